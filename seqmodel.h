@@ -1,0 +1,8178 @@
+#ifndef SEQMODEL_H_INCLUDED
+#define SEQMODEL_H_INCLUDED
+/* ==== [API] Public declarations ================================================================================ */
+#include <stddef.h>
+#include <stdint.h>
+
+#define SQM_VERSION_MAJOR 0
+#define SQM_VERSION_MINOR 1
+#define SQM_VERSION_PATCH 0
+
+/* SQMDEF is the linkage of the public functions. SEQMODEL_STATIC makes them private to the including file. */
+#ifndef SQMDEF
+#  if defined(SEQMODEL_STATIC)
+#    if defined(__GNUC__)
+#      define SQMDEF static __attribute__((unused))
+#    else
+#      define SQMDEF static
+#    endif
+#  else
+#    define SQMDEF extern
+#  endif
+#endif
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* ---- results and errors --------------------------------------------------------------------------------------- */
+typedef enum sqm_result {
+    SQM_OK = 0,
+    SQM_STOPPED = 1,          /* a callback asked to stop; not an error                                           */
+    SQM_E_ARGUMENT = -1,      /* a caller's argument is out of range                                              */
+    SQM_E_MEMORY = -2,        /* memory too small or allocation failed; sqm_error.value = bytes needed            */
+    SQM_E_IO = -3,            /* a file could not be opened, read, mapped or written                              */
+    SQM_E_FORMAT = -4,        /* not a weight file, damaged, or an offset outside the file                        */
+    SQM_E_VERSION = -5,       /* written by a newer major version                                                 */
+    SQM_E_CHECKSUM = -6,      /* the bytes are not those that were written                                        */
+    SQM_E_SHAPE = -7,         /* weights do not fit the recipe                                                    */
+    SQM_E_UNSUPPORTED = -8,   /* op, mixer, option or dtype that this build does not know; the text names it      */
+    SQM_E_LIMIT = -9          /* context length, batch, vocabulary or address space exhausted                     */
+} sqm_result;
+
+typedef struct sqm_error {
+    sqm_result code;
+    int        line;          /* line of seqmodel.h that raised it                                                */
+    uint64_t   value;         /* the number that did not fit: bytes needed, offset, index                         */
+    char       text[180];     /* one English sentence with the numbers, always terminated                         */
+} sqm_error;
+
+SQMDEF const char *sqm_result_name(sqm_result r);      /* "SQM_E_SHAPE"                                           */
+SQMDEF const char *sqm_version(void);                  /* "0.1.0"                                                 */
+SQMDEF const char *sqm_build_info(void);               /* "seqmodel 0.1.0; gcc 12; passes scalar avx2 avx512; openmp" */
+
+/* ---- processor ------------------------------------------------------------------------------------------------ */
+typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON } sqm_isa;
+SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing            */
+SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here              */
+SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2"                                                  */
+
+/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once. Lets an engine or RTOS give its own pool. */
+typedef void (*sqm_task)(void *arg, int32_t i);
+typedef struct sqm_parallel {
+    void  (*run)(void *user, sqm_task fn, void *arg, int32_t n);
+    void   *user;
+    int32_t threads;                                   /* how many pieces to cut work into, >= 1                  */
+} sqm_parallel;
+
+/* ---- tensors -------------------------------------------------------------------------------------------------- */
+/* Element types. The numbers are those in weight files and never change meaning; a better packing is a new number.
+   Q types hold groups of 32 (K types: 256) weights along a row; see [TYPE] for value formulas and byte layouts.    */
+typedef enum sqm_dtype {
+    SQM_F32 = 0, SQM_F16 = 1, SQM_BF16 = 2, SQM_I32 = 3, SQM_I8 = 4, SQM_U8 = 5,
+    SQM_Q8 = 16,              /* s8 code * f16 scale                      8.5  bits a weight    (GGUF Q8_0)          */
+    SQM_Q4 = 17,              /* (u4 code - 8) * f16 scale                4.5                   (GGUF Q4_0)          */
+    SQM_Q4M = 18,             /* u4 code * f16 scale + f16 minimum        5                     (GGUF Q4_1)          */
+    SQM_Q5 = 19,              /* (u5 code - 16) * f16 scale               5.5                   (GGUF Q5_0)          */
+    SQM_Q5M = 20,             /* u5 code * f16 scale + f16 minimum        6                     (GGUF Q5_1)          */
+    SQM_IQ4 = 21,             /* table[u4 code] * f16 scale               4.5                   (GGUF IQ4_NL)        */
+    SQM_Q2K = 22,             /* two-level scales and minima, groups of 16        2.625         (GGUF Q2_K)          */
+    SQM_Q3K = 23,             /* two-level scales, groups of 16                   3.5625        (GGUF Q3_K)          */
+    SQM_Q4K = 24,             /* two-level scales and minima, groups of 32        4.625         (GGUF Q4_K)          */
+    SQM_Q5K = 25,             /* two-level scales and minima, groups of 32        5.625         (GGUF Q5_K)          */
+    SQM_Q6K = 26              /* two-level scales, groups of 16                   6.5625        (GGUF Q6_K)          */
+} sqm_dtype;
+
+typedef enum sqm_layout {
+    SQM_ROWS = 0,             /* row-major, shape[0] outermost; F32 F16 BF16 I32 I8 U8 only                       */
+    SQM_PANELS = 1            /* panels of 16 rows, see [TYPE]; two dimensions [rows, cols]                       */
+} sqm_layout;
+
+#define SQM_MAX_DIMS 4
+typedef struct sqm_tensor {   /* a read-only view of weights; owns nothing                                        */
+    const void *data;
+    sqm_dtype   dtype;
+    sqm_layout  layout;
+    int32_t     ndim;
+    int32_t     shape[SQM_MAX_DIMS];                   /* unused entries are 1                                    */
+} sqm_tensor;
+
+SQMDEF sqm_tensor  sqm_tensor_1d(const void *data, sqm_dtype t, int32_t n);
+SQMDEF sqm_tensor  sqm_tensor_2d(const void *data, sqm_dtype t, sqm_layout layout, int32_t rows, int32_t cols);
+SQMDEF const char *sqm_dtype_name(sqm_dtype t);        /* "q4k"; NULL for a number that is no dtype               */
+/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go together or the size does not fit size_t.   */
+SQMDEF size_t      sqm_tensor_bytes(sqm_dtype t, sqm_layout layout, int32_t ndim, const int32_t *shape);
+
+/* Converts rows [rows, cols] of float32 to `dtype` panels (dst: sqm_tensor_bytes(dtype, SQM_PANELS, ...) bytes). Packs
+   and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml. importance [cols] or NULL weighs the
+   squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT; SQM_E_MEMORY dst_bytes too small.                */
+SQMDEF sqm_result  sqm_pack(void *dst, size_t dst_bytes, sqm_dtype dtype, const float *src, int32_t rows, int32_t cols,
+                            const float *importance, sqm_error *err);
+/* Re-arranges rows of GGUF blocks of ggml type `ggml_type` into panels without changing any value; *dtype says which.
+   dst NULL: only sets *dtype and *bytes.                                                                         */
+SQMDEF sqm_result  sqm_pack_ggml(void *dst, size_t *bytes, sqm_dtype *dtype, uint32_t ggml_type, const void *src,
+                                 size_t src_bytes, int32_t rows, int32_t cols, sqm_error *err);
+/* Writes row `row` of a two-dimensional tensor as cols float32 values, exactly what the format means.            */
+SQMDEF sqm_result  sqm_tensor_row(float *dst, const sqm_tensor *t, int32_t row, sqm_error *err);
+/* All values of a tensor as float32 in row-major order; dst holds n = product of shape values.                   */
+SQMDEF sqm_result  sqm_tensor_values(float *dst, size_t n, const sqm_tensor *t, sqm_error *err);
+
+/* ---- execution context: kernels, threads and scratch of one caller ----------------------------------------------- */
+typedef enum sqm_precision {
+    SQM_FAST = 0,             /* products with quantised weights round activations to 8 bits in groups of 32      */
+    SQM_EXACT = 1             /* every product in float32 with exactly dequantised weights                        */
+} sqm_precision;
+
+typedef struct sqm_exec {     /* fill with sqm_exec_init; then use for any number of calls, one thread at a time  */
+    const struct sqm__kernels *kernels;
+    const sqm_parallel        *parallel;               /* NULL: OpenMP when compiled in, else serial              */
+    int32_t                    threads;
+    sqm_precision              precision;
+    uint8_t                   *scratch;
+    size_t                     scratch_bytes;
+    sqm_error                  error;
+} sqm_exec;
+/* Scratch that products of up to max_rows rows of up to max_cols inputs need; attention see its mixer.           */
+SQMDEF size_t     sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads);
+SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void *scratch, size_t scratch_bytes);
+
+/* ---- operations on float32 rows: no model file needed ---------------------------------------------------------- */
+/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL. w: panels. y and a must not overlap.     */
+SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w, const float *bias);
+
+typedef enum sqm_norm { SQM_NORM_RMS, SQM_NORM_LAYER, SQM_NORM_L2 } sqm_norm;
+/* y [n, dim] = normalised a [n, dim], times gain [dim] or 1, plus bias [dim] or 0. y may be a.
+   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps).           */
+SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
+                                const float *gain, const float *bias, float eps);
+
+typedef enum sqm_act { SQM_ACT_NONE, SQM_ACT_SILU, SQM_ACT_GELU, SQM_ACT_GELU_TANH, SQM_ACT_RELU, SQM_ACT_RELU2,
+                       SQM_ACT_QUICK_GELU, SQM_ACT_SIGMOID, SQM_ACT_TANH, SQM_ACT_EXP, SQM_ACT_SOFTPLUS,
+                       SQM_ACT_COUNT } sqm_act;
+SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind);  /* y may be a     */
+/* y [n, dim] = act(a[:, :dim]) * a[:, dim:]; a [n, 2*dim]                                                        */
+SQMDEF sqm_result sqm_glu(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_act kind);
+/* y [n, dim] = softmax of each row of a times scale; y may be a                                                  */
+SQMDEF sqm_result sqm_softmax(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, float scale);
+
+typedef enum sqm_rope_style { SQM_ROPE_HALF, SQM_ROPE_INTERLEAVED } sqm_rope_style;
+/* Rotates the first `dims` channels of each of `heads` heads in place. rows [n, stride], heads at columns
+   first + h * head_dim; row i has position positions[i], or first_position + i when positions is NULL.
+   inv_freq [dims / 2]; the phase is the float32 product position * inv_freq; attn_factor multiplies sin and cos (1: none). */
+SQMDEF sqm_result sqm_rope(sqm_exec *x, float *rows, int32_t n, int32_t stride, int32_t first, int32_t heads,
+                           int32_t head_dim, int32_t dims, sqm_rope_style style, const float *inv_freq,
+                           float attn_factor, const int32_t *positions, int32_t first_position);
+
+/* ---- sequence mixers -------------------------------------------------------------------------------------------- */
+typedef struct sqm_span {     /* one sequence's rows inside a batch                                               */
+    void   *state;            /* its state block; NULL: start from zero and keep nothing                          */
+    int32_t first_row, rows;  /* rows of the batch that belong to it                                              */
+    int32_t position;         /* absolute position of its first row                                               */
+    int32_t total;            /* length of the sequence when the whole call is done (>= position + rows)          */
+} sqm_span;
+
+/* Named parameters: what a recipe line gives a mixer or op, or a caller gives by hand. A tensor list entry may be NULL. */
+typedef struct sqm_param {
+    const char              *key;
+    double                   number;                   /* when text and tensors are NULL                          */
+    const char              *text;
+    const sqm_tensor *const *tensors;
+    int32_t                  n_tensors;
+} sqm_param;
+
+enum { SQM_MIXER_CAUSAL = 1,        /* row t depends on rows <= t only: forward(T) == T x forward(1)              */
+       SQM_MIXER_WHOLE_ONLY = 2,    /* needs the whole sequence at once                                           */
+       SQM_MIXER_STATE_GROWS = 4 }; /* state size depends on max_context                                          */
+
+typedef struct sqm_mixer {
+    const char *name;         /* "attention"                                                                      */
+    const char *keys;         /* parameters it knows: "heads kv_heads head_dim ..."; others are refused           */
+    size_t      bound_bytes;  /* size of the block that bind fills                                                */
+    uint32_t    flags;
+    size_t      header_bytes; /* at the start of a state: describes its own shape, is never copied between states */
+    /* Checks parameters and weights once. in_width: columns of the input rows; *out_width: columns it writes.    */
+    sqm_result (*bind)(void *bound, const sqm_param *params, int32_t n_params, int32_t in_width, int32_t *out_width,
+                       sqm_error *err);
+    /* Bytes of one sequence's state; a flat block without pointers. 0: stateless.                                */
+    size_t     (*state_bytes)(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype);
+    /* Bytes at the start of the block that matter after `position` tokens: what fork and save copy.              */
+    size_t     (*used_bytes)(const void *bound, const void *state, int32_t position);
+    size_t     (*scratch_bytes)(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads);
+    void       (*reset)(const void *bound, void *state, size_t state_bytes, int32_t max_context, int32_t max_batch,
+                        sqm_dtype kv_dtype);
+    /* in [rows, in_width] -> out [rows, out_width], every span with its own state                                */
+    sqm_result (*forward)(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                          int32_t n_spans);
+} sqm_mixer;
+
+SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer            */
+SQMDEF const sqm_mixer *sqm_mixer_attention(void);     /* one function each, so that linkers drop the others      */
+
+/* ---- model: read-only after opening, any number of threads may use it -------------------------------------------- */
+typedef struct sqm_model sqm_model;
+typedef struct sqm_model_info {
+    int32_t     dim;                                   /* width of the residual stream, r0                        */
+    int32_t     vocab_size;                            /* logits a token; 0: the model has no head                */
+    int32_t     max_context;                           /* positions the model was made for; 0: unlimited          */
+    int32_t     n_ops, n_mixers, n_tensors;
+    int32_t     has_tokenizer;
+    uint64_t    parameters, weight_bytes;
+    const char *name;                                  /* "" when the file has none                               */
+} sqm_model_info;
+
+enum { SQM_OPEN_VERIFY = 1 };                          /* check the checksum of every tensor: reads the whole file */
+typedef struct sqm_open_options {                      /* all zero = defaults                                     */
+    const sqm_mixer *const *mixers;                    /* NULL-terminated. Required by sqm_open; NULL in sqm_load_*: all */
+    uint32_t                flags;
+} sqm_open_options;
+
+/* Zero-copy: the image (8-byte aligned; flash, mapped file, array) stays in place and must outlive the model.    */
+SQMDEF size_t     sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err);
+SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
+                           void *memory, size_t memory_bytes, sqm_error *err);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err);
+#ifndef SEQMODEL_NO_STDIO
+SQMDEF sqm_model *sqm_load_file(const char *path, const sqm_open_options *o, sqm_error *err);
+#endif
+SQMDEF void       sqm_model_free(sqm_model *m);        /* only models from sqm_load_*; NULL is fine               */
+#endif
+SQMDEF void        sqm_model_get_info(const sqm_model *m, sqm_model_info *info);
+SQMDEF sqm_result  sqm_model_tensor(const sqm_model *m, int32_t i, const char **name, sqm_tensor *t);
+SQMDEF sqm_result  sqm_model_find_tensor(const sqm_model *m, const char *name, sqm_tensor *t);
+SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NULL if absent                      */
+
+/* ---- session: everything that changes; one thread at a time ------------------------------------------------------ */
+typedef struct sqm_session sqm_session;
+typedef struct sqm_session_config {                    /* all zero = defaults                                     */
+    int32_t             max_context;                   /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
+    int32_t             max_batch;                     /* rows computed at once; 0: 64                            */
+    int32_t             n_sequences;                   /* independent states (users, beams); 0: 1                 */
+    int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1              */
+    sqm_isa             isa;                           /* 0: best available                                       */
+    sqm_precision       precision;                     /* 0: SQM_FAST                                             */
+    sqm_dtype           kv_dtype;                      /* SQM_F32 (0) or SQM_F16: element type of attention caches */
+    const sqm_parallel *parallel;                      /* NULL: OpenMP or serial                                  */
+} sqm_session_config;
+/* Exact bytes sqm_session_init takes from `memory`; 0 on error.                                                  */
+SQMDEF size_t       sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err);
+SQMDEF sqm_result   sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c,
+                                     void *memory, size_t memory_bytes, sqm_error *err);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_session *sqm_session_create(const sqm_model *m, const sqm_session_config *c, sqm_error *err);
+SQMDEF void         sqm_session_free(sqm_session *s);  /* only sessions from sqm_session_create; NULL is fine     */
+#endif
+SQMDEF const sqm_error *sqm_session_error(const sqm_session *s);           /* details of the last failed call     */
+SQMDEF const sqm_model *sqm_session_model(const sqm_session *s);
+SQMDEF int32_t      sqm_max_context(const sqm_session *s);
+SQMDEF int32_t      sqm_position(const sqm_session *s, int32_t seq);       /* tokens fed so far; -1: no such seq  */
+SQMDEF sqm_result   sqm_reset(sqm_session *s, int32_t seq);                /* back to position 0                  */
+
+/* Feeds tokens [n] to sequence seq; sqm_logits then holds the logits that follow the last one.
+   SQM_E_ARGUMENT bad seq, n < 1 or token outside the vocabulary; SQM_E_LIMIT context full: nothing was fed.      */
+SQMDEF sqm_result   sqm_feed(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n);
+/* The same, and writes the logits after every token: logits [n, vocab_size].                                     */
+SQMDEF sqm_result   sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n, float *logits);
+/* Many sequences in one packed batch; each seq at most once. Results are bit-equal to feeding them one by one.   */
+typedef struct sqm_input {
+    int32_t        seq;
+    const int32_t *tokens;                             /* [n]                                                     */
+    int32_t        n;
+} sqm_input;
+SQMDEF sqm_result   sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int32_t n_inputs);
+SQMDEF const float *sqm_logits(const sqm_session *s, int32_t seq);         /* [vocab_size] until seq's next feed or reset; NULL: none yet */
+
+SQMDEF sqm_result   sqm_fork(sqm_session *s, int32_t from, int32_t to);    /* `to` becomes a copy of `from`       */
+SQMDEF size_t       sqm_state_size(const sqm_session *s, int32_t seq);     /* bytes sqm_state_save writes now     */
+SQMDEF sqm_result   sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t bytes);
+SQMDEF sqm_result   sqm_state_load(sqm_session *s, int32_t seq, const void *src, size_t bytes);
+
+/* ---- tokenizer ---------------------------------------------------------------------------------------------------- */
+enum { SQM_TOKENS_BARE = 1,        /* do not add the begin/end tokens that the model's template adds              */
+       SQM_TOKENS_PLAIN = 2 };     /* read texts like "<|im_end|>" as text, not as special tokens                 */
+/* Text -> ids. Writes at most cap ids; returns how many the text has (call again with room for them), or a negative
+   sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of sqm_tokenize_size(m, bytes) instead. */
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF int32_t     sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens,
+                                int32_t cap, sqm_error *err);
+#endif
+SQMDEF size_t      sqm_tokenize_size(const sqm_model *m, size_t bytes);
+SQMDEF int32_t     sqm_tokenize_in(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens,
+                                   int32_t cap, void *memory, size_t memory_bytes, sqm_error *err);
+/* Bytes of one token as it stands inside running text (may be part of a UTF-8 character); special tokens give their
+   text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap bytes.                  */
+SQMDEF int32_t     sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst, int32_t cap);
+/* Ids -> text as the model's own decoder does it (first-space rules included). Returns bytes needed.             */
+SQMDEF int32_t     sqm_detokenize(const sqm_model *m, const int32_t *tokens, int32_t n, int with_special, char *dst,
+                                  int32_t cap);
+/* Id of a role: "bos" "eos" "unk" "pad", or of a token by its exact text; -1: none.                              */
+SQMDEF int32_t     sqm_token_find(const sqm_model *m, const char *role_or_text);
+SQMDEF int         sqm_token_is_end(const sqm_model *m, int32_t token);    /* does it end a text or a chat turn   */
+
+/* ---- sampling and generation --------------------------------------------------------------------------------------- */
+typedef struct sqm_sampler {                           /* plain data: copy it to fork it. All zero: greedy        */
+    float    temperature;                              /* 0: greedy                                               */
+    int32_t  top_k;                                    /* 0: off                                                  */
+    float    top_p, min_p, typical_p;                  /* 0: off                                                  */
+    float    repeat_penalty;                           /* divides/multiplies logits of recent tokens; 0 or 1: off */
+    float    frequency_penalty, presence_penalty;      /* subtracted from logits of recent tokens; 0: off         */
+    int32_t  penalty_window;                           /* how many recent tokens count; 0: 64                     */
+    uint64_t rng[2];                                   /* set by sqm_sampler_seed                                 */
+} sqm_sampler;
+SQMDEF void    sqm_sampler_seed(sqm_sampler *p, uint64_t seed);
+/* Scratch bytes sqm_sample needs for n logits.                                                                   */
+SQMDEF size_t  sqm_sample_size(int32_t n);
+/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties). Returns the id or a negative sqm_result. */
+SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent, int32_t n_recent,
+                          void *scratch, size_t scratch_bytes);
+
+/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated. Non-zero return stops the generation.    */
+typedef int (*sqm_on_text)(void *user, const char *text, int32_t bytes);
+typedef struct sqm_generate_options {                  /* all zero = defaults; NULL too                           */
+    sqm_sampler       *sampler;                        /* NULL: greedy                                            */
+    int32_t            max_tokens;                     /* 0: until the model ends or the context is full          */
+    const char *const *stop;                           /* NULL-terminated list of texts that end it, or NULL      */
+    uint32_t           token_flags;                    /* SQM_TOKENS_*, for the prompt                            */
+    int32_t            keep_special;                   /* 1: special tokens appear in the text                    */
+} sqm_generate_options;
+typedef struct sqm_generate_stats {
+    int32_t prompt_tokens, new_tokens;
+    int32_t reason;                                    /* SQM_END_*                                               */
+} sqm_generate_stats;
+enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQM_END_CALLBACK };
+/* Feeds prompt after what sequence seq already holds and streams the continuation. stats may be NULL.            */
+SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
+                               sqm_on_text on_text, void *user, sqm_generate_stats *stats);
+
+/* ---- writing weight files (tools) ------------------------------------------------------------------------------------ */
+#if !defined(SEQMODEL_NO_STDIO) && !defined(SEQMODEL_NO_WRITER) && !defined(SEQMODEL_NO_MALLOC)
+typedef struct sqm_writer sqm_writer;
+/* Use: open, meta*, tokenizer?, declare every tensor in order of use, recipe, then data for each tensor in the same order, close.
+   The writer keeps the first error; later calls do nothing; close reports it and removes the file. Output goes to a
+   temporary name beside path and is renamed on success: no partial file is ever left.                            */
+SQMDEF sqm_writer *sqm_writer_open(const char *path, sqm_error *err);
+SQMDEF void        sqm_writer_meta(sqm_writer *w, const char *key, const char *value);
+SQMDEF void        sqm_writer_tokenizer(sqm_writer *w, const void *blob, size_t bytes);
+SQMDEF void        sqm_writer_declare(sqm_writer *w, const char *name, sqm_dtype t, sqm_layout layout, int32_t ndim,
+                                      const int32_t *shape);
+SQMDEF void        sqm_writer_recipe(sqm_writer *w, const char *text);     /* text form, see [RECIPE]; '\n' lines */
+SQMDEF void        sqm_writer_data(sqm_writer *w, const void *data, size_t bytes);  /* may come in pieces         */
+SQMDEF sqm_result  sqm_writer_close(sqm_writer *w, sqm_error *err);
+SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file                                    */
+#endif
+
+#ifdef __cplusplus
+}
+#endif
+#endif /* SEQMODEL_H_INCLUDED */
+#if defined(SEQMODEL_IMPLEMENTATION) && !defined(SEQMODEL_IMPLEMENTED) && !defined(SQM__PASS)
+#define SEQMODEL_IMPLEMENTED
+#define SQM__IMPLEMENTING               /* until the end of this inclusion; passes of [KERN] include the file again   */
+
+/* ==== [CONF] Configuration ======================================================================================
+   Every SEQMODEL_* macro is read here, once, and becomes an SQM__HAVE_* that is 0 or 1. All SQM__ macros are
+   undefined at the end of the file. Tested by tests/matrix.sh: each macro alone and all together.                 */
+#ifdef SEQMODEL_NO_MALLOC
+#  define SQM__HAVE_MALLOC 0
+#else
+#  define SQM__HAVE_MALLOC 1
+#endif
+#ifdef SEQMODEL_NO_STDIO
+#  define SQM__HAVE_STDIO 0
+#else
+#  define SQM__HAVE_STDIO 1
+#endif
+#ifdef SEQMODEL_NO_TOKENIZER
+#  define SQM__HAVE_TOKENIZER 0
+#else
+#  define SQM__HAVE_TOKENIZER 1
+#endif
+#ifdef SEQMODEL_NO_ERROR_TEXT
+#  define SQM__HAVE_ERROR_TEXT 0
+#else
+#  define SQM__HAVE_ERROR_TEXT 1
+#endif
+#if defined(SEQMODEL_NO_WRITER) || !SQM__HAVE_MALLOC || !SQM__HAVE_STDIO
+#  define SQM__HAVE_WRITER 0
+#else
+#  define SQM__HAVE_WRITER 1
+#endif
+#if SQM__HAVE_STDIO && (defined(__unix__) || defined(__APPLE__)) && !defined(SEQMODEL_NO_MMAP)
+#  define SQM__HAVE_MMAP 1
+#else
+#  define SQM__HAVE_MMAP 0
+#endif
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_X86 1
+#else
+#  define SQM__HAVE_X86 0
+#endif
+#if defined(__aarch64__) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_NEON 1
+#else
+#  define SQM__HAVE_NEON 0
+#endif
+#ifndef SEQMODEL_HEADER                 /* the name under which this file can include itself, once per instruction set */
+#  define SEQMODEL_HEADER "seqmodel.h"
+#endif
+
+/* ==== [PLAT] Platform ============================================================================================
+   What differs between compilers and machines, and the error sink. Calls nothing above it.
+   Tested by tests/test_plat.c.                                                                                     */
+#include <string.h>
+#include <stdarg.h>
+#include <math.h>
+#if SQM__HAVE_MALLOC
+#  include <stdlib.h>
+#endif
+#if SQM__HAVE_STDIO
+#  include <stdio.h>
+#endif
+#if SQM__HAVE_MMAP
+#  include <fcntl.h>
+#  include <sys/mman.h>
+#  include <sys/stat.h>
+#  include <unistd.h>
+#endif
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
+
+#ifdef SEQMODEL_ASSERT
+#  define SQM__ASSERT(condition) SEQMODEL_ASSERT(condition)
+#else
+#  define SQM__ASSERT(condition) ((void)0)
+#endif
+#if defined(__GNUC__)
+#  define SQM__INLINE static inline __attribute__((always_inline, unused))
+#  define SQM__UNUSED __attribute__((unused))
+#  define SQM__RESTRICT __restrict__
+#else
+#  define SQM__INLINE static inline
+#  define SQM__UNUSED
+#  define SQM__RESTRICT
+#endif
+#if defined(__clang__)
+#  define SQM__UNROLL _Pragma("unroll")
+#elif defined(__GNUC__)
+#  define SQM__UNROLL _Pragma("GCC unroll 16")
+#else
+#  define SQM__UNROLL
+#endif
+/* Results must not depend on the user's flags: no silent fused multiply-adds, no -ffast-math rewrites. */
+#if defined(__clang__)
+#  pragma clang fp contract(off)
+#elif defined(__GNUC__)
+#  pragma GCC push_options
+#  pragma GCC optimize ("no-fast-math", "fp-contract=off")
+#endif
+#define SQM__COUNT(array) ((int32_t)(sizeof(array) / sizeof((array)[0])))
+
+SQM__INLINE uint16_t sqm__load_u16(const void *p) { uint16_t v; memcpy(&v, p, 2); return v; }
+SQM__INLINE uint32_t sqm__load_u32(const void *p) { uint32_t v; memcpy(&v, p, 4); return v; }
+SQM__INLINE uint64_t sqm__load_u64(const void *p) { uint64_t v; memcpy(&v, p, 8); return v; }
+SQM__INLINE float    sqm__load_f32(const void *p) { float v; memcpy(&v, p, 4); return v; }
+SQM__INLINE void     sqm__store_u16(void *p, uint16_t v) { memcpy(p, &v, 2); }
+SQM__INLINE void     sqm__store_u32(void *p, uint32_t v) { memcpy(p, &v, 4); }
+SQM__INLINE uint32_t sqm__bits(float x) { uint32_t u; memcpy(&u, &x, 4); return u; }
+SQM__INLINE float    sqm__float(uint32_t u) { float x; memcpy(&x, &u, 4); return x; }
+SQM__INLINE int32_t  sqm__min(int32_t a, int32_t b) { return a < b ? a : b; }
+SQM__INLINE int32_t  sqm__max(int32_t a, int32_t b) { return a > b ? a : b; }
+SQM__INLINE size_t   sqm__align_up(size_t n, size_t align) { return (n + align - 1) / align * align; }
+SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b != 0); }
+
+SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
+
+/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in double; the sum
+   is rounded to odd there, so that the last rounding to float is the only one that counts (Boldo & Melquiond 2008). */
+SQM__INLINE float sqm__fma(float a, float b, float c)
+{
+#if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
+    return __builtin_fmaf(a, b, c);
+#else
+    const double product = (double)a * (double)b;
+    const double addend = (double)c;
+    double sum = product + addend;
+    const double virtual_addend = sum - product;
+    const double lost = (product - (sum - virtual_addend)) + (addend - virtual_addend);
+    uint64_t bits;
+    memcpy(&bits, &sum, 8);
+    if (lost != 0.0 && (bits & 1) == 0) {              /* inexact and even: step towards the lost part to make it odd */
+        if ((lost > 0.0) == (sum > 0.0)) bits++; else bits--;
+        memcpy(&sum, &bits, 8);
+    }
+    return (float)sum;
+#endif
+}
+
+#if SQM__HAVE_ERROR_TEXT
+static size_t sqm__put_number(char *dst, size_t room, uint64_t v, int negative)
+{
+    char digits[24];
+    size_t n = 0, used = 0;
+    do { digits[n++] = (char)('0' + (int)(v % 10)); v /= 10; } while (v);
+    if (negative) digits[n++] = '-';
+    while (n && used < room) dst[used++] = digits[--n];
+    return used;
+}
+
+/* Formats %s (text), %d (int32_t) and %z (size_t or uint64_t as uint64_t) into dst; the rest is copied. */
+static void sqm__format(char *dst, size_t room, const char *format, va_list args)
+{
+    size_t used = 0;
+    for (room--; *format && used < room; format++) {
+        if (*format != '%') { dst[used++] = *format; continue; }
+        format++;
+        if (*format == 's') {
+            const char *s = va_arg(args, const char *);
+            while (s && *s && used < room) { dst[used++] = (*s >= 0 && *s < 32) ? '?' : *s; s++; }
+        } else if (*format == 'd') {
+            const int32_t v = va_arg(args, int32_t);
+            used += sqm__put_number(dst + used, room - used, v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v, v < 0);
+        } else if (*format == 'z') {
+            used += sqm__put_number(dst + used, room - used, va_arg(args, uint64_t), 0);
+        } else {
+            break;
+        }
+    }
+    dst[used] = 0;
+}
+#endif
+
+/* Records an error and returns its code, so that callers write: return sqm__fail(...). err may be NULL. */
+static sqm_result sqm__fail(sqm_error *err, sqm_result code, int line, uint64_t value, const char *format, ...)
+{
+    if (err) {
+        err->code = code;
+        err->line = line;
+        err->value = value;
+        err->text[0] = 0;
+#if SQM__HAVE_ERROR_TEXT
+        va_list args;
+        va_start(args, format);
+        sqm__format(err->text, sizeof(err->text), format, args);
+        va_end(args);
+#endif
+    }
+    (void)format;
+    return code;
+}
+#if SQM__HAVE_ERROR_TEXT
+#  define SQM__FAIL(err, code, value, ...) return sqm__fail((err), (code), __LINE__, (uint64_t)(value), __VA_ARGS__)
+#else
+#  define SQM__FAIL(err, code, value, ...) return sqm__fail((err), (code), __LINE__, (uint64_t)(value), "")
+#endif
+#define SQM__TRY(call) do { const sqm_result sqm__r = (call); if (sqm__r != SQM_OK) return sqm__r; } while (0)
+
+static int sqm__same_text(const char *a, const char *b) { return a && b && strcmp(a, b) == 0; }
+
+SQMDEF const char *sqm_result_name(sqm_result r)
+{
+    switch (r) {
+    case SQM_OK:            return "SQM_OK";
+    case SQM_STOPPED:       return "SQM_STOPPED";
+    case SQM_E_ARGUMENT:    return "SQM_E_ARGUMENT";
+    case SQM_E_MEMORY:      return "SQM_E_MEMORY";
+    case SQM_E_IO:          return "SQM_E_IO";
+    case SQM_E_FORMAT:      return "SQM_E_FORMAT";
+    case SQM_E_VERSION:     return "SQM_E_VERSION";
+    case SQM_E_CHECKSUM:    return "SQM_E_CHECKSUM";
+    case SQM_E_SHAPE:       return "SQM_E_SHAPE";
+    case SQM_E_UNSUPPORTED: return "SQM_E_UNSUPPORTED";
+    case SQM_E_LIMIT:       return "SQM_E_LIMIT";
+    }
+    return "unknown result";
+}
+
+/* ==== [MEM] Arena ================================================================================================
+   A bump allocator over caller's memory. With base == NULL it only counts: the code that sizes an object is the code
+   that lays it out, so sizes are exact by construction. Tested by tests/test_mem.c.                                */
+typedef struct sqm__arena {
+    uint8_t *base;            /* NULL: count only                                                                  */
+    size_t   size, used;      /* used may pass size; then full is set and pushes return NULL                       */
+    int32_t  full;
+} sqm__arena;
+
+/* The base's own misalignment is not counted: bases must be aligned to 64 by the caller or by sqm__arena_open.     */
+static void *sqm__arena_push(sqm__arena *a, size_t bytes, size_t align)
+{
+    const size_t at = sqm__align_up(a->used, align);
+    if (at < a->used || bytes > (size_t)-1 - at) { a->full = 1; return NULL; }
+    a->used = at + bytes;
+    if (!a->base) return NULL;
+    if (a->used > a->size) { a->full = 1; return NULL; }
+    return a->base + at;
+}
+
+/* ==== [TYPE] Element types and quantised formats ===========================================================
+   What the bytes of a tensor mean. Layouts are frozen: files hold these bytes and kernels read them in place.
+   Calls [PLAT] only. Tested by tests/test_type.c (bit for bit against the gguf package, make_type_data.py).
+
+   SQM_PANELS stores a weight [rows, cols] as ceil(rows / 16) panels of 16 rows; missing rows are zero codes
+   and zero scales. A panel is a run of units along k (cols), the last one filled with zero codes:
+     f32 f16 bf16           unit = 1 k: 16 elements, one of each row
+     q8 q4 q4m q5 q5m iq4   unit = 32 k: codes, then f16 scale[16] (then f16 minimum[16])
+     q2k .. q6k             unit = 256 k (cols must be a multiple): 8 blocks of 32 k of codes, then the scales
+   Codes of 32 k are built from these parts, row = row in the panel, c = 0..3:
+     bytes     512 bytes, byte (j*16 + row)*4 + c: code of k = 4j + c, j = 0..7
+     nibbles   256 bytes, byte (j*16 + row)*4 + c: low half k = 4j + c, high half k = 16 + 4j + c, j = 0..3
+     bits       64 bytes, byte row*4 + c: bit j belongs to k = 4j + c, j = 0..7
+     pairs     128 bytes, byte p*64 + row*4 + c: bits 2i, 2i+1 belong to k = 16p + 4i + c, p = 0..1, i = 0..3
+   and make these units (sc, m: index [group of k][row]; the number is the unit's size in bytes):
+     q8   bytes;                f16 scale[16]                                scale * s8 code               544
+     q4   nibbles;              f16 scale[16]                                scale * (code - 8)            288
+     q4m  nibbles;              f16 scale[16], minimum[16]                   scale * code + minimum        320
+     q5   nibbles, bits=4;      f16 scale[16]                                scale * (code - 16)           352
+     q5m  nibbles, bits=4;      f16 scale[16], minimum[16]                   scale * code + minimum        384
+     iq4  nibbles;              f16 scale[16]                                scale * table[code]           288
+     q4k  8 nibbles;            f16 d[16], dmin[16]; u8 sc[8][16], m[8][16]  (d*sc)*code - dmin*m         2368
+     q5k  8 (nibbles, bits=4);  f16 d[16], dmin[16]; u8 sc[8][16], m[8][16]  (d*sc)*code - dmin*m         2880
+     q6k  8 (nibbles, pairs=4); f16 d[16]; s8 sc[16][16]                     (d*sc)*(code - 32)           3360
+     q3k  8 (pairs=0, bits=2);  f16 d[16]; s8 sc[16][16]                     (d*sc)*(code - 4)            1824
+     q2k  8 pairs=0;            f16 d[16], dmin[16]; u8 s[16][16]            d*(s&15)*code - dmin*(s>>4)  1344
+   (bits=4: these are bit 4 of the code.) Products of an f16 with such small integers are exact in float32, so
+   at most the final sum rounds: the value is the same with and without fused multiply-add, and equal to
+   GGML's. */
+#define SQM__PANEL_ROWS 16
+
+typedef struct sqm__dtype_info {
+    const char *name;
+    uint16_t    dtype;        /* sqm_dtype */
+    uint16_t    row_bytes;    /* bytes an element in SQM_ROWS; 0: not allowed there */
+    uint16_t    unit_k;       /* columns a unit of a panel; 0: not allowed in SQM_PANELS */
+    uint16_t    unit_bytes;
+    uint16_t    code_bytes;   /* quantised: codes of 32 k; else 0 */
+} sqm__dtype_info;
+
+static const sqm__dtype_info sqm__dtypes[] = {
+    { "f32",  SQM_F32,  4, 1, 64, 0 },
+    { "f16",  SQM_F16,  2, 1, 32, 0 },
+    { "bf16", SQM_BF16, 2, 1, 32, 0 },
+    { "i32",  SQM_I32,  4, 0, 0, 0 },
+    { "i8",   SQM_I8,   1, 0, 0, 0 },
+    { "u8",   SQM_U8,   1, 0, 0, 0 },
+    { "q8",   SQM_Q8,   0, 32, 544, 512 },
+    { "q4",   SQM_Q4,   0, 32, 288, 256 },
+    { "q4m",  SQM_Q4M,  0, 32, 320, 256 },
+    { "q5",   SQM_Q5,   0, 32, 352, 320 },
+    { "q5m",  SQM_Q5M,  0, 32, 384, 320 },
+    { "iq4",  SQM_IQ4,  0, 32, 288, 256 },
+    { "q2k",  SQM_Q2K,  0, 256, 1344, 128 },
+    { "q3k",  SQM_Q3K,  0, 256, 1824, 192 },
+    { "q4k",  SQM_Q4K,  0, 256, 2368, 256 },
+    { "q5k",  SQM_Q5K,  0, 256, 2880, 320 },
+    { "q6k",  SQM_Q6K,  0, 256, 3360, 384 }
+};
+
+/* Levels of iq4 (IQ4_NL of GGML). */
+static const int8_t sqm__iq4_table[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
+                                           1, 13, 25, 38, 53, 69, 89, 113 };
+
+static const sqm__dtype_info *sqm__dtype_find(uint32_t dtype)
+{
+    for (int32_t i = 0; i < SQM__COUNT(sqm__dtypes); i++) {
+        if (sqm__dtypes[i].dtype == dtype) return &sqm__dtypes[i];
+    }
+    return NULL;
+}
+
+SQMDEF const char *sqm_dtype_name(sqm_dtype t)
+{
+    const sqm__dtype_info *info = sqm__dtype_find((uint32_t)t);
+    return info ? info->name : NULL;
+}
+
+/* ---- half floats --------------------------------------------------------------------------------------- */
+SQM__INLINE float sqm__f16_to_f32(uint16_t h)
+{
+    const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
+    const uint32_t exponent = (uint32_t)h >> 10 & 31u;
+    const uint32_t fraction = (uint32_t)h & 0x3ffu;
+    if (exponent == 31) return sqm__float(sign | 0x7f800000u | fraction << 13);
+    if (exponent == 0) return sqm__float(sign | sqm__bits((float)fraction * (1.0f / 16777216.0f)));
+    return sqm__float(sign | (exponent + 112u) << 23 | fraction << 13);
+}
+
+/* Rounds to nearest, ties to even; too large values become infinite, NaN stays NaN (quiet). */
+SQM__INLINE uint16_t sqm__f32_to_f16(float x)
+{
+    const uint32_t u = sqm__bits(x);
+    const uint32_t sign = u >> 16 & 0x8000u;
+    const uint32_t a = u & 0x7fffffffu;
+    if (a > 0x7f800000u) return (uint16_t)(sign | 0x7e00u | (a >> 13 & 0x3ffu));
+    if (a >= 0x477ff000u) return (uint16_t)(sign | 0x7c00u);              /* 65520 and more */
+    if (a >= 0x38800000u) return (uint16_t)(sign | (a + 0xfffu + (a >> 13 & 1u) - 0x38000000u) >> 13);
+    if (a < 0x33000000u) return (uint16_t)sign;  /* less than half the smallest, 2^-25 */
+    {
+        const uint32_t shift = 126u - (a >> 23);  /* 14..24: denormal, in steps of 2^-24 */
+        const uint32_t m = (a & 0x7fffffu) | 0x800000u;
+        const uint32_t half = 1u << (shift - 1), rest = m & ((1u << shift) - 1u);
+        const uint32_t r = m >> shift;
+        return (uint16_t)(sign | (r + (rest > half || (rest == half && (r & 1u)))));
+    }
+}
+
+SQM__INLINE float sqm__bf16_to_f32(uint16_t h) { return sqm__float((uint32_t)h << 16); }
+
+SQM__INLINE uint16_t sqm__f32_to_bf16(float x)
+{
+    const uint32_t u = sqm__bits(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return (uint16_t)(u >> 16 | 0x40u);
+    return (uint16_t)((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
+}
+
+SQM__INLINE int sqm__is_finite(float x) { return (sqm__bits(x) & 0x7f800000u) != 0x7f800000u; }
+
+/* ---- sizes --------------------------------------------------------------------------------------------- */
+/* Bytes of one panel of `cols` columns; 0: the dtype has no panels or cols does not fit it. Below 2^37. */
+static uint64_t sqm__panel_bytes(sqm_dtype t, int32_t cols)
+{
+    const sqm__dtype_info *info = sqm__dtype_find((uint32_t)t);
+    if (!info || !info->unit_k || cols < 1) return 0;
+    if (info->unit_k == 256 && cols % 256 != 0) return 0;
+    return (uint64_t)sqm__ceil_div(cols, info->unit_k) * info->unit_bytes;
+}
+
+/* sqm_tensor_bytes in 64 bits: what a file needs whatever the machine's size_t is. */
+static uint64_t sqm__tensor_bytes64(sqm_dtype t, sqm_layout layout, int32_t ndim, const int32_t *shape)
+{
+    const sqm__dtype_info *info = sqm__dtype_find((uint32_t)t);
+    if (!info || !shape || ndim < 1 || ndim > SQM_MAX_DIMS) return 0;
+    if (layout == SQM_PANELS) {  /* at most 2^27 panels of less than 2^37 bytes: cannot wrap */
+        if (ndim != 2 || shape[0] < 1) return 0;
+        return (uint64_t)sqm__ceil_div(shape[0], SQM__PANEL_ROWS) * sqm__panel_bytes(t, shape[1]);
+    }
+    if (layout != SQM_ROWS || !info->row_bytes) return 0;
+    uint64_t bytes = info->row_bytes;
+    for (int32_t i = 0; i < ndim; i++) {
+        if (shape[i] < 1 || bytes > UINT64_MAX / (uint64_t)shape[i]) return 0;
+        bytes *= (uint64_t)shape[i];
+    }
+    return bytes;
+}
+
+SQMDEF size_t sqm_tensor_bytes(sqm_dtype t, sqm_layout layout, int32_t ndim, const int32_t *shape)
+{
+    const uint64_t bytes = sqm__tensor_bytes64(t, layout, ndim, shape);
+    return bytes > (uint64_t)SIZE_MAX ? 0 : (size_t)bytes;
+}
+
+SQMDEF sqm_tensor sqm_tensor_1d(const void *data, sqm_dtype t, int32_t n)
+{
+    sqm_tensor view;
+    view.data = data;
+    view.dtype = t;
+    view.layout = SQM_ROWS;
+    view.ndim = 1;
+    view.shape[0] = n;
+    view.shape[1] = view.shape[2] = view.shape[3] = 1;
+    return view;
+}
+
+SQMDEF sqm_tensor sqm_tensor_2d(const void *data, sqm_dtype t, sqm_layout layout, int32_t rows, int32_t cols)
+{
+    sqm_tensor view = sqm_tensor_1d(data, t, rows);
+    view.layout = layout;
+    view.ndim = 2;
+    view.shape[1] = cols;
+    return view;
+}
+
+/* ---- reading panels ------------------------------------------------------------------------------------ */
+static void sqm__get_nibbles(uint8_t *code, const uint8_t *part, int32_t row)
+{
+    for (int32_t k = 0; k < 16; k++) {
+        const uint8_t byte = part[((k >> 2) * SQM__PANEL_ROWS + row) * 4 + (k & 3)];
+        code[k] = (uint8_t)(byte & 15);
+        code[k + 16] = (uint8_t)(byte >> 4);
+    }
+}
+
+static void sqm__get_bits(uint8_t *code, const uint8_t *part, int32_t row, int32_t shift)
+{
+    for (int32_t k = 0; k < 32; k++) {
+        const int32_t bit = part[row * 4 + (k & 3)] >> (k >> 2) & 1;
+        code[k] = (uint8_t)(code[k] | bit << shift);
+    }
+}
+
+static void sqm__get_pairs(uint8_t *code, const uint8_t *part, int32_t row, int32_t shift)
+{
+    for (int32_t k = 0; k < 32; k++) {
+        const int32_t pair = part[(k >> 4) * 64 + row * 4 + (k & 3)] >> (2 * (k >> 2 & 3)) & 3;
+        code[k] = (uint8_t)(code[k] | pair << shift);
+    }
+}
+
+/* The 32 integers that a row's scale multiplies: codes less their offset. block: codes of 32 k. */
+static void sqm__block_levels(int8_t *level, const uint8_t *block, sqm_dtype t, int32_t row)
+{
+    uint8_t code[32] = { 0 };
+    int32_t offset = 0;
+    switch (t) {
+    case SQM_Q8:
+        for (int32_t k = 0; k < 32; k++) code[k] = block[((k >> 2) * SQM__PANEL_ROWS + row) * 4 + (k & 3)];
+        memcpy(level, code, 32);
+        return;
+    case SQM_IQ4:
+        sqm__get_nibbles(code, block, row);
+        for (int32_t k = 0; k < 32; k++) level[k] = sqm__iq4_table[code[k]];
+        return;
+    case SQM_Q5:
+    case SQM_Q5M:
+    case SQM_Q5K:
+        offset = t == SQM_Q5 ? 16 : 0;
+        sqm__get_nibbles(code, block, row);
+        sqm__get_bits(code, block + 256, row, 4);
+        break;
+    case SQM_Q6K:
+        offset = 32;
+        sqm__get_nibbles(code, block, row);
+        sqm__get_pairs(code, block + 256, row, 4);
+        break;
+    case SQM_Q3K:
+        offset = 4;
+        sqm__get_pairs(code, block, row, 0);
+        sqm__get_bits(code, block + 128, row, 2);
+        break;
+    case SQM_Q2K: sqm__get_pairs(code, block, row, 0); break;
+    default:                                           /* q4, q4m, q4k */
+        offset = t == SQM_Q4 ? 8 : 0;
+        sqm__get_nibbles(code, block, row);
+        break;
+    }
+    for (int32_t k = 0; k < 32; k++) level[k] = (int8_t)(code[k] - offset);
+}
+
+/* Factor and subtrahend of the two halves (16 k each) of block b of a unit: value = factor * level - minus.
+   Taking away +0 leaves every value as it is, -0 included. */
+static void sqm__block_factors(float *factor, float *minus, const uint8_t *unit, const sqm__dtype_info *info,
+                               int32_t b, int32_t row)
+{
+    const uint8_t *d = unit + (size_t)info->code_bytes * (size_t)(info->unit_k / 32);
+    const float scale = sqm__f16_to_f32(sqm__load_u16(d + 2 * row));
+    const uint8_t *fine = d + 32 + row;                /* one-level types: nothing or the minima follow */
+    for (int32_t h = 0; h < 2; h++) {
+        const int32_t g16 = (2 * b + h) * SQM__PANEL_ROWS, g32 = b * SQM__PANEL_ROWS;
+        minus[h] = 0.0f;
+        switch ((sqm_dtype)info->dtype) {
+        case SQM_Q4M:
+        case SQM_Q5M:
+            factor[h] = scale;
+            minus[h] = -sqm__f16_to_f32(sqm__load_u16(d + 32 + 2 * row));
+            break;
+        case SQM_Q4K:
+        case SQM_Q5K:
+            factor[h] = scale * (float)fine[32 + g32];
+            minus[h] = sqm__f16_to_f32(sqm__load_u16(d + 32 + 2 * row)) * (float)fine[32 + 128 + g32];
+            break;
+        case SQM_Q2K:
+            factor[h] = scale * (float)(fine[32 + g16] & 15);
+            minus[h] = sqm__f16_to_f32(sqm__load_u16(d + 32 + 2 * row)) * (float)(fine[32 + g16] >> 4);
+            break;
+        case SQM_Q3K:
+        case SQM_Q6K: {
+            int8_t sc;
+            memcpy(&sc, fine + g16, 1);
+            factor[h] = scale * (float)sc;
+            break;
+        }
+        default: factor[h] = scale; break;
+        }
+    }
+}
+
+/* Values of one row of a panel at k = k0 .. k0 + n - 1, `stride` floats apart; k0 a multiple of the unit. */
+static void sqm__dequantize_strided(float *dst, int32_t stride, const uint8_t *panel,
+                                    const sqm__dtype_info *info, int32_t row, int32_t k0, int32_t n)
+{
+    const uint8_t *unit = panel + (size_t)(k0 / info->unit_k) * info->unit_bytes;
+    for (int32_t k = 0; k < n; k++) {
+        if (info->code_bytes == 0) {
+            float v;
+            if (info->dtype == SQM_F32) v = sqm__load_f32(unit + 4 * row);
+            else if (info->dtype == SQM_F16) v = sqm__f16_to_f32(sqm__load_u16(unit + 2 * row));
+            else v = sqm__bf16_to_f32(sqm__load_u16(unit + 2 * row));
+            dst[(size_t)k * (size_t)stride] = v;
+            unit += info->unit_bytes;
+            continue;
+        }
+        int8_t level[32];
+        float factor[2], minus[2];
+        const int32_t b = k % info->unit_k / 32, count = sqm__min(32, n - k);
+        sqm__block_levels(level, unit + (size_t)b * info->code_bytes, (sqm_dtype)info->dtype, row);
+        sqm__block_factors(factor, minus, unit, info, b, row);
+        for (int32_t i = 0; i < count; i++) {
+            dst[(size_t)(k + i) * (size_t)stride] = factor[i >> 4] * (float)level[i] - minus[i >> 4];
+        }
+        k += count - 1;
+        if ((k + 1) % info->unit_k == 0) unit += info->unit_bytes;
+    }
+}
+
+/* Values of a whole panel: dst [n][16] for k = k0 .. k0 + n - 1, k0 a multiple of the unit. */
+SQM__UNUSED
+static void sqm__dequantize_panel(float *dst, const void *panel, sqm_dtype t, int32_t k0, int32_t n)
+{
+    const sqm__dtype_info *info = sqm__dtype_find((uint32_t)t);
+    SQM__ASSERT(info && info->unit_k && k0 % info->unit_k == 0);
+    for (int32_t row = 0; row < SQM__PANEL_ROWS; row++) {
+        sqm__dequantize_strided(dst + row, SQM__PANEL_ROWS, (const uint8_t *)panel, info, row, k0, n);
+    }
+}
+
+/* n elements of a plain array as float32. */
+static void sqm__dequantize_plain(float *dst, const uint8_t *src, sqm_dtype t, size_t n)
+{
+    for (size_t i = 0; i < n; i++) {
+        switch (t) {
+        case SQM_F32:  dst[i] = sqm__load_f32(src + 4 * i); break;
+        case SQM_F16:  dst[i] = sqm__f16_to_f32(sqm__load_u16(src + 2 * i)); break;
+        case SQM_BF16: dst[i] = sqm__bf16_to_f32(sqm__load_u16(src + 2 * i)); break;
+        case SQM_I32: {
+            int32_t v;
+            memcpy(&v, src + 4 * i, 4);
+            dst[i] = (float)v;
+            break;
+        }
+        case SQM_I8: {
+            int8_t v;
+            memcpy(&v, src + i, 1);
+            dst[i] = (float)v;
+            break;
+        }
+        default: dst[i] = (float)src[i]; break;        /* SQM_U8 */
+        }
+    }
+}
+
+static sqm_result sqm__check_tensor(const sqm_tensor *t, sqm_error *err)
+{
+    if (!t || !t->data) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tensor is NULL");
+    if (!sqm_dtype_name(t->dtype)) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, t->dtype, "tensor has unknown dtype %d", (int32_t)t->dtype);
+    }
+    if (!sqm_tensor_bytes(t->dtype, t->layout, t->ndim, t->shape)) {
+        SQM__FAIL(err, SQM_E_ARGUMENT, t->ndim,
+                  "dtype %s, layout %d and shape [%d, %d] in %d dimensions do not go together",
+                  sqm_dtype_name(t->dtype), (int32_t)t->layout, t->shape[0], t->shape[1], t->ndim);
+    }
+    return SQM_OK;
+}
+
+/* Row of a tensor that sqm__check_tensor accepted, `row` in range. */
+static void sqm__tensor_row(float *dst, const sqm_tensor *t, int32_t row)
+{
+    const sqm__dtype_info *info = sqm__dtype_find((uint32_t)t->dtype);
+    const uint8_t *data = (const uint8_t *)t->data;
+    const int32_t cols = t->shape[1];
+    if (t->layout == SQM_ROWS) {
+        sqm__dequantize_plain(dst, data + (size_t)row * (size_t)cols * info->row_bytes, t->dtype,
+                              (size_t)cols);
+        return;
+    }
+    data += (size_t)(row / SQM__PANEL_ROWS) * (size_t)sqm__panel_bytes(t->dtype, cols);
+    sqm__dequantize_strided(dst, 1, data, info, row % SQM__PANEL_ROWS, 0, cols);
+}
+
+SQMDEF sqm_result sqm_tensor_row(float *dst, const sqm_tensor *t, int32_t row, sqm_error *err)
+{
+    SQM__TRY(sqm__check_tensor(t, err));
+    if (!dst) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "destination of a tensor row is NULL");
+    if (t->ndim != 2) {
+        SQM__FAIL(err, SQM_E_ARGUMENT, t->ndim, "tensor has %d dimensions, rows need 2", t->ndim);
+    }
+    if (row < 0 || row >= t->shape[0]) {
+        SQM__FAIL(err, SQM_E_ARGUMENT, row, "row %d is outside the tensor of %d rows", row, t->shape[0]);
+    }
+    sqm__tensor_row(dst, t, row);
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_tensor_values(float *dst, size_t n, const sqm_tensor *t, sqm_error *err)
+{
+    SQM__TRY(sqm__check_tensor(t, err));
+    if (!dst) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "destination of tensor values is NULL");
+    uint64_t count = 1;  /* panels: two dimensions; rows: the bytes did not wrap */
+    for (int32_t i = 0; i < t->ndim; i++) count *= (uint64_t)t->shape[i];
+    if (n != count) {
+        SQM__FAIL(err, SQM_E_ARGUMENT, count, "tensor has %z values, destination holds %z", count,
+                  (uint64_t)n);
+    }
+    if (t->layout == SQM_ROWS) {
+        sqm__dequantize_plain(dst, (const uint8_t *)t->data, t->dtype, n);
+        return SQM_OK;
+    }
+    for (int32_t row = 0; row < t->shape[0]; row++, dst += t->shape[1]) sqm__tensor_row(dst, t, row);
+    return SQM_OK;
+}
+
+/* ---- writing panels (destinations start as zero bytes) ------------------------------------------------- */
+static void sqm__put_nibbles(uint8_t *part, const uint8_t *code, int32_t row)
+{
+    for (int32_t k = 0; k < 16; k++) {
+        uint8_t *byte = part + ((k >> 2) * SQM__PANEL_ROWS + row) * 4 + (k & 3);
+        *byte = (uint8_t)((code[k] & 15) | (code[k + 16] & 15) << 4);
+    }
+}
+
+static void sqm__put_bits(uint8_t *part, const uint8_t *code, int32_t row, int32_t shift)
+{
+    for (int32_t k = 0; k < 32; k++) {
+        uint8_t *byte = part + row * 4 + (k & 3);
+        *byte = (uint8_t)(*byte | (code[k] >> shift & 1) << (k >> 2));
+    }
+}
+
+static void sqm__put_pairs(uint8_t *part, const uint8_t *code, int32_t row, int32_t shift)
+{
+    for (int32_t k = 0; k < 32; k++) {
+        uint8_t *byte = part + (k >> 4) * 64 + row * 4 + (k & 3);
+        *byte = (uint8_t)(*byte | (code[k] >> shift & 3) << (2 * (k >> 2 & 3)));
+    }
+}
+
+/* Inverse of sqm__block_levels, before offsets are taken away. */
+static void sqm__put_codes(uint8_t *block, sqm_dtype t, int32_t row, const uint8_t *code)
+{
+    switch (t) {
+    case SQM_Q8:
+        for (int32_t k = 0; k < 32; k++) block[((k >> 2) * SQM__PANEL_ROWS + row) * 4 + (k & 3)] = code[k];
+        break;
+    case SQM_Q5:
+    case SQM_Q5M:
+    case SQM_Q5K: sqm__put_nibbles(block, code, row); sqm__put_bits(block + 256, code, row, 4); break;
+    case SQM_Q6K: sqm__put_nibbles(block, code, row); sqm__put_pairs(block + 256, code, row, 4); break;
+    case SQM_Q3K: sqm__put_pairs(block, code, row, 0); sqm__put_bits(block + 128, code, row, 2); break;
+    case SQM_Q2K: sqm__put_pairs(block, code, row, 0); break;
+    default:      sqm__put_nibbles(block, code, row); break;
+    }
+}
+
+/* ---- quantiser ----------------------------------------------------------------------------------------- */
+/* One group of a row while it is quantised. w: importance; all sums are double, their products exact, so the
+   choice of scale does not depend on fused multiply-add. */
+typedef struct sqm__group {
+    float    x[32], w[32];
+    int32_t  n;               /* columns present, 1..32 */
+    uint8_t  code[32];
+    uint16_t scale, minimum;  /* f16 */
+    double   error;           /* weighted squared error of code, scale and minimum */
+} sqm__group;
+
+/* Nearest of the codes 0..top for (x - minimum) / scale + offset. */
+SQM__INLINE uint8_t sqm__nearest_code(float x, float minimum, float inverse, float offset, float top)
+{
+    float p = (x - minimum) * inverse;
+    if (!(p > -offset)) p = -offset;  /* clamped first: no product meets a sum, nothing can fuse */
+    if (p > top - offset) p = top - offset;
+    return (uint8_t)(p + (offset + 0.5f));
+}
+
+/* Tries scale and minimum, rounded to f16, with the best codes for them; keeps them if the error is smaller.
+   Returns the codes in `code`, 0 when the f16 numbers are unusable. offset 8: symmetric, minimum 0. */
+static int sqm__group_try(sqm__group *g, uint8_t *code, float scale, float minimum, int32_t offset)
+{
+    const uint16_t scale16 = sqm__f32_to_f16(scale), minimum16 = sqm__f32_to_f16(minimum);
+    const float s = sqm__f16_to_f32(scale16), m = sqm__f16_to_f32(minimum16);
+    if (!sqm__is_finite(s) || !sqm__is_finite(m)) return 0;
+    const float inverse = s == 0.0f ? 0.0f : 1.0f / s;
+    double error = 0.0;
+    for (int32_t k = 0; k < g->n; k++) {
+        code[k] = sqm__nearest_code(g->x[k], m, inverse, (float)offset, 15.0f);
+        const float e = g->x[k] - (s * (float)(code[k] - offset) + m);
+        const float weighted = g->w[k] * e;
+        error += (double)weighted * (double)e;
+    }
+    if (error < g->error) {
+        g->error = error;
+        g->scale = scale16;
+        g->minimum = minimum16;
+        memcpy(g->code, code, 32);
+    }
+    return s != 0.0f;
+}
+
+/* Least squares for fixed codes of a symmetric group: scale = sum(w x q) / sum(w q^2). */
+static float sqm__fit_scale(const sqm__group *g, const uint8_t *code)
+{
+    double xq = 0.0, qq = 0.0;
+    for (int32_t k = 0; k < g->n; k++) {
+        const int32_t q = code[k] - 8;
+        const float weighted = g->w[k] * g->x[k];
+        xq += (double)weighted * (double)q;
+        qq += (double)g->w[k] * (double)(q * q);
+    }
+    return qq > 0.0 ? (float)(xq / qq) : 0.0f;
+}
+
+/* Least squares for fixed codes: x ~ scale * q + minimum. Returns 0 when all codes are equal. */
+static int sqm__fit_line(const sqm__group *g, const uint8_t *code, float *scale, float *minimum)
+{
+    double w = 0.0, wq = 0.0, spread = 0.0, slope = 0.0, rest = 0.0;
+    for (int32_t k = 0; k < g->n; k++) {
+        w += (double)g->w[k];
+        wq += (double)g->w[k] * (double)code[k];
+    }
+    if (!(w > 0.0)) return 0;
+    const double mean = wq / w;
+    for (int32_t k = 0; k < g->n; k++) {               /* about the mean code: no cancellation */
+        const float q = (float)((double)code[k] - mean), weighted = g->w[k] * q;
+        spread += (double)weighted * (double)q;
+        slope += (double)weighted * (double)g->x[k];
+    }
+    if (!(spread > 0.0)) return 0;
+    *scale = (float)(slope / spread);
+    for (int32_t k = 0; k < g->n; k++) {
+        const float left = (float)((double)g->x[k] - (double)*scale * (double)code[k]);
+        rest += (double)g->w[k] * (double)left;
+    }
+    *minimum = (float)(rest / w);
+    return 1;
+}
+
+/* Symmetric 4 bits: the largest value is tried at levels near -8 and near +7, each scale refined by least
+   squares. */
+static void sqm__quantize_q4(sqm__group *g)
+{
+    uint8_t code[32];
+    float largest = 0.0f;
+    for (int32_t k = 0; k < g->n; k++) {
+        if ((g->x[k] < 0.0f ? -g->x[k] : g->x[k]) > (largest < 0.0f ? -largest : largest)) largest = g->x[k];
+    }
+    memset(code, 8, sizeof(code));
+    sqm__group_try(g, code, 0.0f, 0.0f, 8);
+    for (int32_t step = 0; step < 18; step++) {
+        const float level = step < 9 ? -(7.0f + 0.25f * (float)step) : 6.0f + 0.25f * (float)(step - 9);
+        if (sqm__group_try(g, code, largest / level, 0.0f, 8)) {
+            sqm__group_try(g, code, sqm__fit_scale(g, code), 0.0f, 8);
+        }
+    }
+}
+
+/* 4 bits with a minimum: ranges from narrower to wider than the values', centred, refined twice by least
+   squares. */
+static void sqm__quantize_q4m(sqm__group *g)
+{
+    uint8_t code[32];
+    float low = g->x[0], high = g->x[0], scale, minimum;
+    for (int32_t k = 1; k < g->n; k++) {
+        if (g->x[k] < low) low = g->x[k];
+        if (g->x[k] > high) high = g->x[k];
+    }
+    memset(code, 0, sizeof(code));
+    const float middle = 0.5f * low + 0.5f * high;
+    sqm__group_try(g, code, 0.0f, middle, 0);
+    for (int32_t step = 0; step < 9; step++) {
+        scale = (high - low) / (13.0f + 0.5f * (float)step);
+        minimum = sqm__fma(-7.5f, scale, middle);
+        for (int32_t round = 0; round < 3; round++) {
+            if (!sqm__group_try(g, code, scale, minimum, 0)) break;
+            if (!sqm__fit_line(g, code, &scale, &minimum)) break;
+        }
+    }
+}
+
+/* 8 bits: scale = largest / 127, rounded to f16, and the nearest codes for that rounded scale. */
+static void sqm__quantize_q8(sqm__group *g)
+{
+    float largest = 0.0f;
+    for (int32_t k = 0; k < g->n; k++) {
+        const float a = g->x[k] < 0.0f ? -g->x[k] : g->x[k];
+        if (a > largest) largest = a;
+    }
+    g->scale = sqm__f32_to_f16(largest / 127.0f);
+    const float s = sqm__f16_to_f32(g->scale), inverse = s == 0.0f ? 0.0f : 1.0f / s;
+    for (int32_t k = 0; k < g->n; k++) {
+        float p = g->x[k] * inverse;
+        if (!(p > -127.0f)) p = -127.0f;
+        if (p > 127.0f) p = 127.0f;
+        const int32_t q = (int32_t)(p + (p < 0.0f ? -0.5f : 0.5f));
+        g->code[k] = (uint8_t)(q & 255);
+    }
+}
+
+/* Quantises up to 32 columns of a row into `row` of a unit. */
+static void sqm__pack_group(uint8_t *unit, const sqm__dtype_info *info, int32_t row, const float *src,
+                            int32_t n, const float *importance)
+{
+    sqm__group g;
+    float heaviest = 0.0f;
+    memset(&g, 0, sizeof(g));
+    memcpy(g.x, src, (size_t)n * sizeof(float));
+    g.n = n;
+    g.error = 1.0e300;
+    for (int32_t k = 0; importance && k < n; k++) {
+        if (importance[k] > heaviest) heaviest = importance[k];
+    }
+    for (int32_t k = 0; k < n; k++) g.w[k] = heaviest > 0.0f ? importance[k] / heaviest : 1.0f;
+    if (info->dtype == SQM_Q8) sqm__quantize_q8(&g);
+    else if (info->dtype == SQM_Q4) sqm__quantize_q4(&g);
+    else sqm__quantize_q4m(&g);
+    sqm__put_codes(unit, (sqm_dtype)info->dtype, row, g.code);
+    sqm__store_u16(unit + info->code_bytes + 2 * row, g.scale);
+    if (info->dtype == SQM_Q4M) sqm__store_u16(unit + info->code_bytes + 32 + 2 * row, g.minimum);
+}
+
+/* One value into a panel of a float type; 0: finite, but beyond the type's range. */
+static int sqm__put_float(uint8_t *unit, sqm_dtype t, int32_t row, float x)
+{
+    if (t == SQM_F32) {
+        sqm__store_u32(unit + 4 * row, sqm__bits(x));
+        return 1;
+    }
+    const uint16_t h = t == SQM_F16 ? sqm__f32_to_f16(x) : sqm__f32_to_bf16(x);
+    sqm__store_u16(unit + 2 * row, h);
+    return !sqm__is_finite(x) || sqm__is_finite(t == SQM_F16 ? sqm__f16_to_f32(h) : sqm__bf16_to_f32(h));
+}
+
+/* Largest magnitude whose scale (and minimum) still fit in f16. */
+static float sqm__quantize_limit(sqm_dtype t)
+{
+    if (t == SQM_Q8) return 127.0f * 65504.0f;
+    return t == SQM_Q4 ? 8.0f * 65504.0f : 65504.0f;
+}
+
+static sqm_result sqm__pack_row(uint8_t *panel, const sqm__dtype_info *info, int32_t row, const float *src,
+                                int32_t cols, const float *importance, sqm_error *err)
+{
+    const sqm_dtype t = (sqm_dtype)info->dtype;
+    const int32_t in_panel = row % SQM__PANEL_ROWS;
+    for (int32_t k = 0; info->unit_k == 1 && k < cols; k++) {
+        if (!sqm__put_float(panel + (size_t)k * info->unit_bytes, t, in_panel, src[k])) {
+            SQM__FAIL(err, SQM_E_LIMIT, row, "value at row %d, column %d is too large for %s", row, k,
+                      info->name);
+        }
+    }
+    if (info->unit_k == 1) return SQM_OK;
+    const float limit = sqm__quantize_limit(t);
+    for (int32_t k = 0; k < cols; k++) {
+        if (!sqm__is_finite(src[k])) {
+            SQM__FAIL(err, SQM_E_ARGUMENT, row, "value at row %d, column %d is not finite: %s cannot hold it",
+                      row, k, info->name);
+        }
+        if (src[k] > limit || src[k] < -limit) {
+            SQM__FAIL(err, SQM_E_LIMIT, row, "value at row %d, column %d is too large for %s", row, k,
+                      info->name);
+        }
+    }
+    for (int32_t k = 0; k < cols; k += 32) {
+        sqm__pack_group(panel + (size_t)(k / 32) * info->unit_bytes, info, in_panel, src + k,
+                        sqm__min(32, cols - k), importance ? importance + k : NULL);
+    }
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_pack(void *dst, size_t dst_bytes, sqm_dtype dtype, const float *src, int32_t rows,
+                           int32_t cols, const float *importance, sqm_error *err)
+{
+    const sqm__dtype_info *info = sqm__dtype_find((uint32_t)dtype);
+    const int32_t shape[2] = { rows, cols };
+    const size_t need = sqm_tensor_bytes(dtype, SQM_PANELS, 2, shape);
+    if (!dst || !src) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "source or destination of sqm_pack is NULL");
+    if (!info || !info->unit_k || info->unit_k == 256 || dtype == SQM_Q5 || dtype == SQM_Q5M ||
+        dtype == SQM_IQ4) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, dtype, "sqm_pack writes f32 f16 bf16 q8 q4 q4m, not %s",
+                  info ? info->name : "an unknown dtype");
+    }
+    if (!need) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "a tensor of shape [%d, %d] cannot be packed", rows, cols);
+    if (dst_bytes < need) {
+        SQM__FAIL(err, SQM_E_MEMORY, need, "packing [%d, %d] as %s needs %z bytes, destination has %z", rows,
+                  cols, info->name, (uint64_t)need, (uint64_t)dst_bytes);
+    }
+    for (int32_t k = 0; importance && k < cols; k++) {
+        if (!sqm__is_finite(importance[k]) || importance[k] < 0.0f) {
+            SQM__FAIL(err, SQM_E_ARGUMENT, k, "importance of column %d is negative or not finite", k);
+        }
+    }
+    const size_t panel_bytes = (size_t)sqm__panel_bytes(dtype, cols);
+    memset(dst, 0, need);
+    for (int32_t row = 0; row < rows; row++) {
+        uint8_t *panel = (uint8_t *)dst + (size_t)(row / SQM__PANEL_ROWS) * panel_bytes;
+        SQM__TRY(sqm__pack_row(panel, info, row, src + (size_t)row * (size_t)cols, cols, importance, err));
+    }
+    return SQM_OK;
+}
+
+/* ---- import of GGML blocks ----------------------------------------------------------------------------- */
+typedef struct sqm__ggml_info {
+    uint16_t type, dtype, block_k, block_bytes;
+} sqm__ggml_info;
+
+/* Numbers and block sizes of ggml_type in ggml.h and block_* in ggml-common.h. */
+static const sqm__ggml_info sqm__ggml_types[] = {
+    { 0, SQM_F32, 1, 4 },      { 1, SQM_F16, 1, 2 },      { 2, SQM_Q4, 32, 18 },     { 3, SQM_Q4M, 32, 20 },
+    { 6, SQM_Q5, 32, 22 },     { 7, SQM_Q5M, 32, 24 },    { 8, SQM_Q8, 32, 34 },     { 10, SQM_Q2K, 256, 84 },
+    { 11, SQM_Q3K, 256, 110 }, { 12, SQM_Q4K, 256, 144 }, { 13, SQM_Q5K, 256, 176 },
+    { 14, SQM_Q6K, 256, 210 }, { 20, SQM_IQ4, 32, 18 },   { 30, SQM_BF16, 1, 2 }
+};
+
+/* Two-bit codes of block b (32 k) of a K block: ql[k], four blocks of 32 share 32 bytes. */
+SQM__INLINE uint8_t sqm__ggml_pair(const uint8_t *q, int32_t b, int32_t k)
+{
+    return (uint8_t)(q[(b >> 2) * 32 + k] >> (2 * (b & 3)) & 3);
+}
+
+/* Codes of the 32 k of block b of one GGML block of a type with 32 or 256 k, in order of k. */
+static void sqm__ggml_codes(uint8_t *code, sqm_dtype t, const uint8_t *src, int32_t b)
+{
+    const int32_t q_at = t == SQM_Q4M ? 4 : t == SQM_Q5 ? 6 : t == SQM_Q5M ? 8 : 2;
+    for (int32_t k = 0; k < 32; k++) {
+        int32_t v = 0;
+        switch (t) {
+        case SQM_Q8: v = src[2 + k]; break;
+        case SQM_Q2K: v = sqm__ggml_pair(src + 16, b, k); break;
+        case SQM_Q3K: v = sqm__ggml_pair(src + 32, b, k) | (src[k] >> b & 1) << 2; break;
+        case SQM_Q4K: v = src[16 + (b >> 1) * 32 + k] >> (4 * (b & 1)) & 15; break;
+        case SQM_Q5K:
+            v = src[48 + (b >> 1) * 32 + k] >> (4 * (b & 1)) & 15;
+            v |= (src[16 + k] >> b & 1) << 4;
+            break;
+        case SQM_Q6K:
+            v = src[(b >> 2) * 64 + (b & 1) * 32 + k] >> (4 * (b >> 1 & 1)) & 15;
+            v |= sqm__ggml_pair(src + 128, b, k) << 4;
+            break;
+        default:
+            v = src[q_at + (k & 15)] >> (k < 16 ? 0 : 4) & 15;
+            if (t == SQM_Q5 || t == SQM_Q5M) v |= (src[q_at - 4 + (k >> 3)] >> (k & 7) & 1) << 4;
+            break;
+        }
+        code[k] = (uint8_t)v;
+    }
+}
+
+/* Scales of q4k, q5k: 8 six-bit scales and 8 six-bit minima in 12 bytes. */
+static void sqm__ggml_scales_k4(uint8_t *fine, const uint8_t *s)
+{
+    for (int32_t g = 0; g < 8; g++) {
+        const int32_t sc = g < 4 ? s[g] & 63 : (s[g + 4] & 15) | s[g - 4] >> 6 << 4;
+        const int32_t m = g < 4 ? s[g + 4] & 63 : s[g + 4] >> 4 | s[g] >> 6 << 4;
+        fine[g * SQM__PANEL_ROWS] = (uint8_t)sc;
+        fine[128 + g * SQM__PANEL_ROWS] = (uint8_t)m;
+    }
+}
+
+/* Scales of one GGML block into `row` of a unit's scales (d: first byte after the unit's codes). */
+static void sqm__ggml_scales(uint8_t *d, sqm_dtype t, int32_t row, const uint8_t *src)
+{
+    uint8_t *fine = d + 32 + row;
+    switch (t) {
+    case SQM_Q4M:
+    case SQM_Q5M:
+        memcpy(d + 2 * row, src, 2);
+        memcpy(d + 32 + 2 * row, src + 2, 2);
+        break;
+    case SQM_Q2K:
+        memcpy(d + 2 * row, src + 80, 2);
+        memcpy(d + 32 + 2 * row, src + 82, 2);
+        for (int32_t g = 0; g < 16; g++) fine[32 + g * SQM__PANEL_ROWS] = src[g];
+        break;
+    case SQM_Q3K:  /* six bits: low 4 at byte g % 8, high 2 at byte 8 + g % 4 */
+        memcpy(d + 2 * row, src + 108, 2);
+        for (int32_t g = 0; g < 16; g++) {
+            const int32_t low = src[96 + (g & 7)] >> (4 * (g >> 3)) & 15;
+            const int32_t high = src[104 + (g & 3)] >> (2 * (g >> 2)) & 3;
+            fine[g * SQM__PANEL_ROWS] = (uint8_t)(((low | high << 4) - 32) & 255);
+        }
+        break;
+    case SQM_Q4K:
+    case SQM_Q5K:
+        memcpy(d + 2 * row, src, 2);
+        memcpy(d + 32 + 2 * row, src + 2, 2);
+        sqm__ggml_scales_k4(fine + 32, src + 4);
+        break;
+    case SQM_Q6K:
+        memcpy(d + 2 * row, src + 208, 2);
+        for (int32_t g = 0; g < 16; g++) fine[g * SQM__PANEL_ROWS] = src[192 + g];
+        break;
+    default: memcpy(d + 2 * row, src, 2); break;
+    }
+}
+
+static void sqm__pack_ggml_block(uint8_t *unit, const sqm__dtype_info *info, int32_t row, const uint8_t *src)
+{
+    const sqm_dtype t = (sqm_dtype)info->dtype;
+    uint8_t code[32];
+    if (info->unit_k == 1) {
+        const size_t size = info->row_bytes;
+        memcpy(unit + (size_t)row * size, src, size);
+        return;
+    }
+    for (int32_t b = 0; b < info->unit_k / 32; b++) {
+        sqm__ggml_codes(code, t, src, b);
+        sqm__put_codes(unit + (size_t)b * info->code_bytes, t, row, code);
+    }
+    sqm__ggml_scales(unit + (size_t)(info->unit_k / 32) * info->code_bytes, t, row, src);
+}
+
+static const sqm__ggml_info *sqm__ggml_find(uint32_t ggml_type)
+{
+    for (int32_t i = 0; i < SQM__COUNT(sqm__ggml_types); i++) {
+        if (sqm__ggml_types[i].type == ggml_type) return &sqm__ggml_types[i];
+    }
+    return NULL;
+}
+
+SQMDEF sqm_result sqm_pack_ggml(void *dst, size_t *bytes, sqm_dtype *dtype, uint32_t ggml_type,
+                                const void *src, size_t src_bytes, int32_t rows, int32_t cols, sqm_error *err)
+{
+    const sqm__ggml_info *from = sqm__ggml_find(ggml_type);
+    const int32_t shape[2] = { rows, cols };
+    if (!bytes || !dtype) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "bytes or dtype of sqm_pack_ggml is NULL");
+    if (!from) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, ggml_type, "GGML type %z is not supported", (uint64_t)ggml_type);
+    }
+    if (rows < 1 || cols < 1 || cols % from->block_k != 0) {
+        SQM__FAIL(err, SQM_E_SHAPE, cols, "[%d, %d] does not consist of GGML blocks of %d", rows, cols,
+                  (int32_t)from->block_k);
+    }
+    const size_t need = sqm_tensor_bytes((sqm_dtype)from->dtype, SQM_PANELS, 2, shape);
+    if (!need) SQM__FAIL(err, SQM_E_LIMIT, 0, "a tensor [%d, %d] does not fit the address space", rows, cols);
+    *dtype = (sqm_dtype)from->dtype;
+    if (!dst) {
+        *bytes = need;
+        return SQM_OK;
+    }
+    const size_t blocks = (size_t)(cols / from->block_k), row_bytes = blocks * from->block_bytes;
+    if (!src || src_bytes / row_bytes < (size_t)rows) {
+        SQM__FAIL(err, SQM_E_ARGUMENT, src_bytes, "%z source bytes are too few for %d rows of %z bytes",
+                  (uint64_t)src_bytes, rows, (uint64_t)row_bytes);
+    }
+    if (*bytes < need) {
+        SQM__FAIL(err, SQM_E_MEMORY, need, "packing [%d, %d] needs %z bytes, destination has %z", rows, cols,
+                  (uint64_t)need, (uint64_t)*bytes);
+    }
+    const sqm__dtype_info *info = sqm__dtype_find(from->dtype);
+    const size_t panel_bytes = (size_t)sqm__panel_bytes((sqm_dtype)from->dtype, cols);
+    memset(dst, 0, need);
+    for (int32_t row = 0; row < rows; row++) {
+        uint8_t *unit = (uint8_t *)dst + (size_t)(row / SQM__PANEL_ROWS) * panel_bytes;
+        const uint8_t *block = (const uint8_t *)src + (size_t)row * row_bytes;
+        for (size_t i = 0; i < blocks; i++, unit += info->unit_bytes, block += from->block_bytes) {
+            sqm__pack_ggml_block(unit, info, row % SQM__PANEL_ROWS, block);
+        }
+    }
+    *bytes = need;
+    return SQM_OK;
+}
+/* ==== [CPU] Detection ============================================================================================
+   CPUID and XGETBV by hand: __builtin_cpu_supports is missing under some compilers. Nothing is cached (no globals). */
+#if SQM__HAVE_X86
+#include <cpuid.h>
+SQM__INLINE uint32_t sqm__cpu_xcr0(void)
+{
+    uint32_t eax, edx;
+    __asm__ volatile("xgetbv" : "=a"(eax), "=d"(edx) : "c"(0));
+    return eax;
+}
+static int sqm__cpu_has_x86(sqm_isa isa)
+{
+    uint32_t a, b, c, d, b7 = 0, c7 = 0;
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0;                 /* OSXSAVE                      */
+    {
+        const uint32_t state = sqm__cpu_xcr0();
+        const int avx_basics = (c >> 12 & 1) && (c >> 28 & 1) && (c >> 29 & 1);      /* FMA, AVX, F16C              */
+        uint32_t a7, d7;
+        if (!__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7)) return 0;
+        if ((state & 6) != 6 || !avx_basics || !(b7 >> 5 & 1)) return 0;             /* AVX2                         */
+        if (isa == SQM_ISA_AVX2) return 1;
+        return (state & 0xe6) == 0xe6 && (b7 >> 16 & 1) && (b7 >> 17 & 1) && (b7 >> 30 & 1) && (b7 >> 31 & 1) &&
+               (c7 >> 11 & 1);                                                       /* F, DQ, BW, VL, VNNI          */
+    }
+}
+#endif
+
+SQMDEF int sqm_cpu_has(sqm_isa isa)
+{
+    switch (isa) {
+    case SQM_ISA_AUTO:
+    case SQM_ISA_SCALAR: return 1;
+#if SQM__HAVE_X86
+    case SQM_ISA_AVX2:
+    case SQM_ISA_AVX512: return sqm__cpu_has_x86(isa);
+#endif
+#if SQM__HAVE_NEON
+    case SQM_ISA_NEON:   return 1;
+#endif
+    default:             return 0;
+    }
+}
+
+SQMDEF sqm_isa sqm_cpu_best_isa(void)
+{
+    if (sqm_cpu_has(SQM_ISA_AVX512)) return SQM_ISA_AVX512;
+    if (sqm_cpu_has(SQM_ISA_AVX2)) return SQM_ISA_AVX2;
+    if (sqm_cpu_has(SQM_ISA_NEON)) return SQM_ISA_NEON;
+    return SQM_ISA_SCALAR;
+}
+
+SQMDEF const char *sqm_isa_name(sqm_isa isa)
+{
+    switch (isa) {
+    case SQM_ISA_AUTO:   return "auto";
+    case SQM_ISA_SCALAR: return "scalar";
+    case SQM_ISA_AVX2:   return "avx2";
+    case SQM_ISA_AVX512: return "avx512";
+    case SQM_ISA_NEON:   return "neon";
+    }
+    return "unknown";
+}
+/* ==== [KERN] Kernels =============================================================================================
+   Inner loops, written once over a vocabulary of 16-lane vectors and compiled once per instruction set: this file
+   includes itself with SQM__PASS set, between target pragmas. A lane is an output row (or a key, a channel), so
+   nothing is summed across lanes but in vsum, whose tree is the same everywhere: every pass gives the same bits.
+   Kernels are serial and take ranges; threads live in [OPS] and [MIX]. Everything was checked before it comes here.
+   Tested by tests/test_kern.c (every pass of this machine against the scalar one, bit for bit).                    */
+#define SQM__LANES 16                   /* rows of a panel, lanes of a vector                                      */
+#define SQM__GROUP 32                   /* activations that share one 8-bit scale                                  */
+#define SQM__CHUNK 256                  /* k dequantised at once in exact products                                 */
+#define SQM__TILE_KEYS 64               /* keys of an attention tile; tiles start at multiples of it               */
+
+/* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
+typedef struct sqm__gemm {
+    float         *y;                   /* [n_tokens] rows of y_stride floats; this matrix's columns start at y    */
+    const float   *x;                   /* [n_tokens] rows of x_stride floats                                      */
+    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product             */
+    const float   *code_scales;         /* [n_tokens, groups]                                                      */
+    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes                                */
+    const uint8_t *panels;
+    size_t         panel_bytes, y_stride, x_stride;
+    const float   *bias;                /* [n_rows] or NULL                                                        */
+    float          scale;               /* 1: none                                                                 */
+    int32_t        add;                 /* 1: y += result                                                          */
+    int32_t        n_tokens, n_rows, n_cols;
+    sqm_dtype      dtype;
+} sqm__gemm;
+
+/* Query vectors of one key/value head against a run of key tiles. */
+typedef struct sqm__attend {
+    float         *q;                   /* [n_vectors, head_dim], already scaled                                   */
+    float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values                       */
+    float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials                     */
+    float         *scores;              /* [n_vectors, SQM__TILE_KEYS]                                             */
+    const int32_t *position;            /* [n_vectors] absolute position of each query                             */
+    int32_t        n_vectors, head_dim, v_pad;
+    int32_t        window;              /* 0: none                                                                 */
+    float          softcap;             /* 0: none                                                                 */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16                                  */
+} sqm__attend;
+
+typedef struct sqm__kernels {
+    sqm_isa isa;
+    void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
+    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n);
+    void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias, float eps);
+    void (*activate)(float *y, const float *x, size_t n, int32_t kind);
+    void (*glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind);
+    void (*softmax)(float *y, const float *x, int32_t n, float scale);
+    void (*softcap)(float *y, const float *x, size_t n, float cap);
+    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values [v_pad/16][64][16]. */
+    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key, int32_t n_keys);
+} sqm__kernels;
+#define SQM__BLOCK 64                   /* tokens whose sums are kept while a chunk of weights is in L1            */
+#define SQM__WORK_FLOATS ((SQM__CHUNK + 4 * SQM__BLOCK) * SQM__LANES)          /* `work` of gemm, per thread        */
+
+static const float sqm__key_numbers[SQM__TILE_KEYS] = {
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63
+};
+#if SQM__HAVE_X86
+#  include <immintrin.h>
+#elif SQM__HAVE_NEON
+#  include <arm_neon.h>
+#endif
+#define SQM__CAT2(a, b) a##_##b
+#define SQM__CAT(a, b) SQM__CAT2(a, b)
+#define SQM__NAME(name) SQM__CAT(sqm__##name, SQM__PASS_NAME)
+#define SQM__PASS_SCALAR 1
+#define SQM__PASS_AVX2   2
+#define SQM__PASS_AVX512 3
+#define SQM__PASS_NEON   4
+
+#define SQM__PASS SQM__PASS_SCALAR
+#define SQM__PASS_NAME scalar
+#include SEQMODEL_HEADER
+#undef SQM__PASS
+#undef SQM__PASS_NAME
+
+#if SQM__HAVE_X86
+#  if defined(__clang__)
+#    pragma clang attribute push(__attribute__((target("avx2,fma,f16c"))), apply_to = function)
+#  else
+#    pragma GCC push_options
+#    pragma GCC target("avx2,fma,f16c")
+#  endif
+#  define SQM__PASS SQM__PASS_AVX2
+#  define SQM__PASS_NAME avx2
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#  if defined(__clang__)
+#    pragma clang attribute pop
+#    pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
+#  else
+#    pragma GCC pop_options
+#    pragma GCC push_options
+#    pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
+#    if __GNUC__ < 13                   /* the AVX-512 headers of g++ <= 12 warn about themselves                  */
+#      pragma GCC diagnostic push
+#      pragma GCC diagnostic ignored "-Wuninitialized"
+#      pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
+#    endif
+#  endif
+#  define SQM__PASS SQM__PASS_AVX512
+#  define SQM__PASS_NAME avx512
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#  if defined(__clang__)
+#    pragma clang attribute pop
+#  else
+#    if __GNUC__ < 13
+#      pragma GCC diagnostic pop
+#    endif
+#    pragma GCC pop_options
+#  endif
+#endif
+
+#if SQM__HAVE_NEON
+#  define SQM__PASS SQM__PASS_NEON
+#  define SQM__PASS_NAME neon
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#endif
+
+static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
+{
+    if (isa == SQM_ISA_AUTO) isa = sqm_cpu_best_isa();
+    if (!sqm_cpu_has(isa)) return NULL;
+    switch (isa) {
+#if SQM__HAVE_X86
+    case SQM_ISA_AVX512: return &sqm__table_avx512;
+    case SQM_ISA_AVX2:   return &sqm__table_avx2;
+#endif
+#if SQM__HAVE_NEON
+    case SQM_ISA_NEON:   return &sqm__table_neon;
+#endif
+    default:             return &sqm__table_scalar;
+    }
+}
+#endif /* SEQMODEL_IMPLEMENTATION, first part; a pass reads only what follows */
+
+#ifdef SQM__PASS
+/* ---- vocabulary of the scalar pass: the definition that the others imitate ------------------------------------- */
+#if SQM__PASS == SQM__PASS_SCALAR
+#define v16 sqm__v16_scalar
+#define w16 sqm__w16_scalar
+#define b64 sqm__b64_scalar
+typedef struct { float v[16]; } v16;
+typedef struct { int32_t v[16]; } w16;
+typedef struct { uint8_t v[64]; } b64;
+/* Small before fast here: this pass serves machines without vector units, whose memory is small too. */
+#define SQM__LANEWISE static inline SQM__UNUSED
+#define SQM__SPECIAL static SQM__UNUSED  /* one copy of a kernel; types and tile shapes are run-time arguments     */
+#define SQM__WIDE
+#define SQM__EACH for (int i = 0; i < 16; i++)
+SQM__LANEWISE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = x; return r; }
+SQM__LANEWISE v16 SQM__NAME(load)(const float *p) { v16 r; memcpy(&r, p, 64); return r; }
+SQM__LANEWISE void SQM__NAME(store)(float *p, v16 a) { memcpy(p, &a, 64); }
+SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i)); return r; }
+SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = sqm__bf16_to_f32(sqm__load_u16(p + 2 * i)); return r; }
+SQM__LANEWISE v16 SQM__NAME(load_u8)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = (float)p[i]; return r; }
+SQM__LANEWISE v16 SQM__NAME(load_s8)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = (float)(int8_t)p[i]; return r; }
+SQM__LANEWISE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] += b.v[i]; return a; }
+SQM__LANEWISE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] -= b.v[i]; return a; }
+SQM__LANEWISE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] *= b.v[i]; return a; }
+SQM__LANEWISE v16 SQM__NAME(div)(v16 a, v16 b) { SQM__EACH a.v[i] /= b.v[i]; return a; }
+SQM__LANEWISE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { SQM__EACH c.v[i] = sqm__fma(a.v[i], b.v[i], c.v[i]); return c; }
+SQM__LANEWISE v16 SQM__NAME(max)(v16 a, v16 b) { SQM__EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
+SQM__LANEWISE v16 SQM__NAME(min)(v16 a, v16 b) { SQM__EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
+SQM__LANEWISE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = sqm__float(sqm__bits(a.v[i]) & 0x7fffffffu); return a; }
+SQM__LANEWISE v16 SQM__NAME(copysign)(v16 a, v16 s) { SQM__EACH a.v[i] = sqm__float((sqm__bits(a.v[i]) & 0x7fffffffu) | (sqm__bits(s.v[i]) & 0x80000000u)); return a; }
+SQM__LANEWISE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no) { v16 r; SQM__EACH r.v[i] = a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; return r; }
+SQM__LANEWISE v16 SQM__NAME(shift_exponent)(v16 p, v16 t) { SQM__EACH p.v[i] = sqm__float(sqm__bits(p.v[i]) + (sqm__bits(t.v[i]) << 23)); return p; }
+SQM__LANEWISE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = (float)a.v[i]; return r; }
+SQM__LANEWISE float SQM__NAME(sum)(v16 a)
+{
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] += a.v[i + half];
+    return a.v[0];
+}
+SQM__LANEWISE float SQM__NAME(max_lane)(v16 a)
+{
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) a.v[i] = a.v[i] > a.v[i + half] ? a.v[i] : a.v[i + half];
+    return a.v[0];
+}
+SQM__LANEWISE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = x; return r; }
+SQM__LANEWISE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; memcpy(&r, p, 64); return r; }
+SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, int left, uint8_t mask)
+{
+    for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(((a.v[i] >> right) << left) & mask);
+    return a;
+}
+SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b) { for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]); return a; }
+SQM__LANEWISE b64 SQM__NAME(lookup)(const int8_t *table, b64 a) { for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)table[a.v[i] & 15]; return a; }
+SQM__LANEWISE v16 SQM__NAME(byte_u)(b64 a, int c) { v16 r; SQM__EACH r.v[i] = (float)a.v[4 * i + c]; return r; }
+SQM__LANEWISE v16 SQM__NAME(byte_s)(b64 a, int c) { v16 r; SQM__EACH r.v[i] = (float)(int8_t)a.v[4 * i + c]; return r; }
+#define SQM__SIGNED_OFFSET 0            /* what dot_s adds to signed weight codes                                  */
+SQM__LANEWISE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
+{
+    SQM__EACH acc.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i + 3] * x[3];
+    return acc;
+}
+SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
+{
+    SQM__EACH acc.v[i] += (int8_t)w.v[4 * i] * x[0] + (int8_t)w.v[4 * i + 1] * x[1] + (int8_t)w.v[4 * i + 2] * x[2] +
+                          (int8_t)w.v[4 * i + 3] * x[3];
+    return acc;
+}
+#undef SQM__EACH
+#undef SQM__LANEWISE
+#define SQM__TILE_P 2                   /* panels and tokens of a register tile                                    */
+#define SQM__TILE_T 4
+#define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products                             */
+#define SQM__TILE_ROWS 1                /* panels at once for a single token                                       */
+
+/* ---- vocabulary of the AVX2 pass ---------------------------------------------------------------------------------- */
+#elif SQM__PASS == SQM__PASS_AVX2
+#define SQM__SPECIAL SQM__INLINE        /* a copy of a kernel for each type and tile shape                              */
+#define SQM__WIDE SQM__UNROLL
+#define v16 sqm__v16_avx2
+#define w16 sqm__w16_avx2
+#define b64 sqm__b64_avx2
+typedef struct { __m256 a, b; } v16;
+typedef struct { __m256i a, b; } w16;
+typedef struct { __m256i a, b; } b64;
+SQM__INLINE v16 SQM__NAME(pair)(__m256 a, __m256 b) { v16 r; r.a = a; r.b = b; return r; }
+SQM__INLINE v16 SQM__NAME(set1)(float x) { const __m256 v = _mm256_set1_ps(x); return SQM__NAME(pair)(v, v); }
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { return SQM__NAME(pair)(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 v) { _mm256_storeu_ps(p, v.a); _mm256_storeu_ps(p + 8, v.b); }
+SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
+SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    return SQM__NAME(pair)(_mm256_cvtph_ps(SQM__NAME(load16)(p)), _mm256_cvtph_ps(SQM__NAME(load16)(p + 16)));
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    return SQM__NAME(pair)(
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(SQM__NAME(load16)(p)), 16)),
+        _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(SQM__NAME(load16)(p + 16)), 16)));
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    const __m128i v = SQM__NAME(load16)(p);
+    return SQM__NAME(pair)(_mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(v)),
+                           _mm256_cvtepi32_ps(_mm256_cvtepu8_epi32(_mm_srli_si128(v, 8))));
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    const __m128i v = SQM__NAME(load16)(p);
+    return SQM__NAME(pair)(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
+                           _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))));
+}
+SQM__INLINE v16 SQM__NAME(add)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(sub)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(mul)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(div)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(fma)(v16 x, v16 y, v16 z)
+{
+    return SQM__NAME(pair)(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b));
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(min)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(abs)(v16 x)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return SQM__NAME(pair)(_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b));
+}
+SQM__INLINE v16 SQM__NAME(copysign)(v16 x, v16 s)
+{
+    const __m256 sign = _mm256_set1_ps(-0.0f);
+    return SQM__NAME(pair)(_mm256_or_ps(_mm256_andnot_ps(sign, x.a), _mm256_and_ps(sign, s.a)),
+                           _mm256_or_ps(_mm256_andnot_ps(sign, x.b), _mm256_and_ps(sign, s.b)));
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 x, v16 y, v16 yes, v16 no)
+{
+    return SQM__NAME(pair)(_mm256_blendv_ps(no.a, yes.a, _mm256_cmp_ps(x.a, y.a, _CMP_LT_OQ)),
+                           _mm256_blendv_ps(no.b, yes.b, _mm256_cmp_ps(x.b, y.b, _CMP_LT_OQ)));
+}
+SQM__INLINE __m256 SQM__NAME(shift8)(__m256 p, __m256 t)
+{
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    return SQM__NAME(pair)(SQM__NAME(shift8)(p.a, t.a), SQM__NAME(shift8)(p.b, t.b));
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 x) { return SQM__NAME(pair)(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }
+SQM__INLINE float SQM__NAME(sum)(v16 x)
+{
+    const __m256 s8 = _mm256_add_ps(x.a, x.b);
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 x)
+{
+    const __m256 s8 = _mm256_max_ps(x.a, x.b);
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; r.a = r.b = _mm256_set1_epi32(x); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; r.a = SQM__NAME(load32)(p); r.b = SQM__NAME(load32)(p + 32); return r; }
+SQM__INLINE __m256i SQM__NAME(bits32)(__m256i x, int right, int left, uint8_t mask)
+{
+    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy                      */
+    case -4: x = _mm256_slli_epi16(x, 4); break;
+    case -3: x = _mm256_slli_epi16(x, 3); break;
+    case -2: x = _mm256_slli_epi16(x, 2); break;
+    case -1: x = _mm256_slli_epi16(x, 1); break;
+    case 1:  x = _mm256_srli_epi16(x, 1); break;
+    case 2:  x = _mm256_srli_epi16(x, 2); break;
+    case 3:  x = _mm256_srli_epi16(x, 3); break;
+    case 4:  x = _mm256_srli_epi16(x, 4); break;
+    case 5:  x = _mm256_srli_epi16(x, 5); break;
+    case 6:  x = _mm256_srli_epi16(x, 6); break;
+    case 7:  x = _mm256_srli_epi16(x, 7); break;
+    default: break;
+    }
+    return _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
+}
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+{
+    x.a = SQM__NAME(bits32)(x.a, right, left, mask);
+    x.b = SQM__NAME(bits32)(x.b, right, left, mask);
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 x, b64 y) { x.a = _mm256_or_si256(x.a, y.a); x.b = _mm256_or_si256(x.b, y.b); return x; }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    __m128i t;
+    memcpy(&t, table, 16);
+    {
+        const __m256i wide = _mm256_broadcastsi128_si256(t);
+        x.a = _mm256_shuffle_epi8(wide, x.a);
+        x.b = _mm256_shuffle_epi8(wide, x.b);
+    }
+    return x;
+}
+SQM__INLINE __m256 SQM__NAME(byte8)(__m256i x, int c, int is_signed)
+{
+    switch (c) {
+    case 0: x = _mm256_slli_epi32(x, 24); break;
+    case 1: x = _mm256_slli_epi32(x, 16); break;
+    case 2: x = _mm256_slli_epi32(x, 8); break;
+    default: break;
+    }
+    return _mm256_cvtepi32_ps(is_signed ? _mm256_srai_epi32(x, 24) : _mm256_srli_epi32(x, 24));
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c) { return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 0), SQM__NAME(byte8)(x.b, c, 0)); }
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 1), SQM__NAME(byte8)(x.b, c, 1)); }
+#define SQM__SIGNED_OFFSET 0
+SQM__INLINE __m256i SQM__NAME(four)(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return _mm256_set1_epi32(v); }
+/* unsigned codes up to 63: pairs of products fit 16 bits */
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
+{
+    const __m256i v = SQM__NAME(four)(x), ones = _mm256_set1_epi16(1);
+    acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(_mm256_maddubs_epi16(w.a, v), ones));
+    acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones));
+    return acc;
+}
+/* signed codes: |w| times x with w's sign. |x| <= 127, so that pairs fit 16 bits and negation is safe */
+SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
+{
+    const __m256i v = SQM__NAME(four)(x), ones = _mm256_set1_epi16(1);
+    acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w.a), _mm256_sign_epi8(v, w.a)), ones));
+    acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(
+        _mm256_maddubs_epi16(_mm256_abs_epi8(w.b), _mm256_sign_epi8(v, w.b)), ones));
+    return acc;
+}
+#define SQM__TILE_P 1
+#define SQM__TILE_T 6
+#define SQM__TILE_Q 2
+#define SQM__TILE_ROWS 4
+
+/* ---- vocabulary of the AVX-512 pass ------------------------------------------------------------------------------- */
+#elif SQM__PASS == SQM__PASS_AVX512
+#define SQM__SPECIAL SQM__INLINE
+#define SQM__WIDE SQM__UNROLL
+#define v16 __m512
+#define w16 __m512i
+#define b64 __m512i
+SQM__INLINE v16 SQM__NAME(set1)(float x) { return _mm512_set1_ps(x); }
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { return _mm512_loadu_ps(p); }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { _mm512_storeu_ps(p, a); }
+SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
+SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return _mm512_cvtph_ps(SQM__NAME(load32)(p)); }
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(SQM__NAME(load32)(p)), 16));
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(SQM__NAME(load16)(p))); }
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(SQM__NAME(load16)(p))); }
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return _mm512_add_ps(a, b); }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { return _mm512_div_ps(a, b); }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, b, c); }
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return _mm512_max_ps(a, b); }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return _mm512_min_ps(a, b); }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    return _mm512_or_ps(SQM__NAME(abs)(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(a, b, _CMP_LT_OQ), no, yes);
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { return _mm512_cvtepi32_ps(a); }
+SQM__INLINE float SQM__NAME(sum)(v16 a)
+{
+    const __m256 s8 = _mm256_add_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a)
+{
+    const __m256 s8 = _mm256_max_ps(_mm512_castps512_ps256(a), _mm512_extractf32x8_ps(a, 1));
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(s8), _mm256_extractf128_ps(s8, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { return _mm512_set1_epi32(x); }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+{
+    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy                      */
+    case -4: x = _mm512_slli_epi16(x, 4); break;
+    case -3: x = _mm512_slli_epi16(x, 3); break;
+    case -2: x = _mm512_slli_epi16(x, 2); break;
+    case -1: x = _mm512_slli_epi16(x, 1); break;
+    case 1:  x = _mm512_srli_epi16(x, 1); break;
+    case 2:  x = _mm512_srli_epi16(x, 2); break;
+    case 3:  x = _mm512_srli_epi16(x, 3); break;
+    case 4:  x = _mm512_srli_epi16(x, 4); break;
+    case 5:  x = _mm512_srli_epi16(x, 5); break;
+    case 6:  x = _mm512_srli_epi16(x, 6); break;
+    case 7:  x = _mm512_srli_epi16(x, 7); break;
+    default: break;
+    }
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { return _mm512_or_si512(a, b); }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    __m128i t;
+    memcpy(&t, table, 16);
+    return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(t), x);
+}
+SQM__INLINE v16 SQM__NAME(byte)(b64 x, int c, int is_signed)
+{
+    switch (c) {
+    case 0: x = _mm512_slli_epi32(x, 24); break;
+    case 1: x = _mm512_slli_epi32(x, 16); break;
+    case 2: x = _mm512_slli_epi32(x, 8); break;
+    default: break;
+    }
+    return _mm512_cvtepi32_ps(is_signed ? _mm512_srai_epi32(x, 24) : _mm512_srli_epi32(x, 24));
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c) { return SQM__NAME(byte)(x, c, 0); }
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(byte)(x, c, 1); }
+/* VNNI wants unsigned weights: signed codes are offset by 128 and the kernel starts from -128 * sum(x). */
+#define SQM__SIGNED_OFFSET 128
+SQM__INLINE __m512i SQM__NAME(four)(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return _mm512_set1_epi32(v); }
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return _mm512_dpbusd_epi32(acc, w, SQM__NAME(four)(x)); }
+SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
+{
+    return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
+}
+#define SQM__TILE_P 2
+#define SQM__TILE_T 12
+#define SQM__TILE_Q 8
+#define SQM__TILE_ROWS 4
+
+/* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------------------- */
+#elif SQM__PASS == SQM__PASS_NEON
+#define SQM__SPECIAL SQM__INLINE
+#define SQM__WIDE SQM__UNROLL
+#define v16 sqm__v16_neon
+#define w16 sqm__w16_neon
+#define b64 sqm__b64_neon
+typedef struct { float32x4_t v[4]; } v16;
+typedef struct { int32x4_t v[4]; } w16;
+typedef struct { uint8x16_t v[4]; } b64;
+#define SQM__EACH SQM__UNROLL for (int i = 0; i < 4; i++)
+SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = vdupq_n_f32(x); return r; }
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { v16 r; SQM__EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH vst1q_f32(p + 4 * i, a.v[i]); }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH { uint16x4_t h; memcpy(&h, p + 8 * i, 8); r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(h)); }
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH { uint16x4_t h; memcpy(&h, p + 8 * i, 8); r.v[i] = vreinterpretq_f32_u32(vshll_n_u16(h, 16)); }
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    const uint8x16_t b = vld1q_u8(p);
+    const uint16x8_t low = vmovl_u8(vget_low_u8(b)), high = vmovl_u8(vget_high_u8(b));
+    v16 r;
+    r.v[0] = vcvtq_f32_u32(vmovl_u16(vget_low_u16(low)));
+    r.v[1] = vcvtq_f32_u32(vmovl_u16(vget_high_u16(low)));
+    r.v[2] = vcvtq_f32_u32(vmovl_u16(vget_low_u16(high)));
+    r.v[3] = vcvtq_f32_u32(vmovl_u16(vget_high_u16(high)));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    const int8x16_t b = vreinterpretq_s8_u8(vld1q_u8(p));
+    const int16x8_t low = vmovl_s8(vget_low_s8(b)), high = vmovl_s8(vget_high_s8(b));
+    v16 r;
+    r.v[0] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(low)));
+    r.v[1] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(low)));
+    r.v[2] = vcvtq_f32_s32(vmovl_s16(vget_low_s16(high)));
+    r.v[3] = vcvtq_f32_s32(vmovl_s16(vget_high_s16(high)));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { SQM__EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { SQM__EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]); return c; }
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { SQM__EACH a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { SQM__EACH a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    SQM__EACH a.v[i] = vbslq_f32(vdupq_n_u32(0x80000000u), s.v[i], a.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    SQM__EACH a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), yes.v[i], no.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    SQM__EACH p.v[i] = vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p.v[i]),
+                                                       vshlq_n_u32(vreinterpretq_u32_f32(t.v[i]), 23)));
+    return p;
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
+SQM__INLINE float SQM__NAME(sum)(v16 a)
+{
+    const float32x4_t s4 = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+    const float32x2_t s2 = vadd_f32(vget_low_f32(s4), vget_high_f32(s4));
+    return vget_lane_f32(s2, 0) + vget_lane_f32(s2, 1);
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a)
+{
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[2]), vmaxq_f32(a.v[1], a.v[3])));
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = vdupq_n_s32(x); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; SQM__EACH r.v[i] = vld1q_u8(p + 16 * i); return r; }
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+{
+    const int8x16_t shift = vdupq_n_s8((int8_t)(left - right));
+    SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    const uint8x16_t t = vreinterpretq_u8_s8(vld1q_s8(table));
+    SQM__EACH x.v[i] = vqtbl1q_u8(t, x.v[i]);
+    return x;
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_u32(vshrq_n_u32(vshlq_u32(vreinterpretq_u32_u8(x.v[i]), vdupq_n_s32(24 - 8 * c)), 24));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(
+        vshlq_u32(vreinterpretq_u32_u8(x.v[i]), vdupq_n_s32(24 - 8 * c))), 24));
+    return r;
+}
+#define SQM__SIGNED_OFFSET 0
+SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
+{
+    int32_t four;
+    memcpy(&four, x, 4);
+    {
+        const int8x16_t v = vreinterpretq_s8_s32(vdupq_n_s32(four));
+        SQM__EACH {
+            const int8x16_t u = vreinterpretq_s8_u8(w.v[i]);
+#if defined(__ARM_FEATURE_DOTPROD)
+            acc.v[i] = vdotq_s32(acc.v[i], u, v);
+#else
+            const int32x4_t low = vpaddlq_s16(vmull_s8(vget_low_s8(u), vget_low_s8(v)));
+            const int32x4_t high = vpaddlq_s16(vmull_s8(vget_high_s8(u), vget_high_s8(v)));
+            acc.v[i] = vaddq_s32(acc.v[i], vpaddq_s32(low, high));
+#endif
+        }
+    }
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__NAME(dot_s)(acc, w, x); }  /* codes <= 63 */
+#undef SQM__EACH
+#define SQM__TILE_P 1
+#define SQM__TILE_T 5
+#define SQM__TILE_Q 2
+#define SQM__TILE_ROWS 2
+#endif
+
+/* ---- the kernels ------------------------------------------------------------------------------------------------ */
+#define SQM__SET1 SQM__NAME(set1)
+#define SQM__ADD  SQM__NAME(add)
+#define SQM__SUB  SQM__NAME(sub)
+#define SQM__MUL  SQM__NAME(mul)
+#define SQM__MADD SQM__NAME(fma)
+
+/* 16 weights of one k */
+SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
+{
+    if (dtype == SQM_F16) return SQM__NAME(load_f16)(w);
+    if (dtype == SQM_BF16) return SQM__NAME(load_bf16)(w);
+    return SQM__NAME(load)((const float *)(const void *)w);
+}
+
+/* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] * w[p][k][lane],
+   one chain of fused multiply-adds in increasing k whatever P and T are. */
+SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride, const uint8_t *w,
+                                 size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype, const int32_t P,
+                                 const int32_t T)
+{
+    const size_t step = dtype == SQM_F32 ? 64 : 32;
+    v16 sum[SQM__TILE_T > SQM__TILE_ROWS ? SQM__TILE_T * SQM__TILE_P : SQM__TILE_ROWS * SQM__TILE_P];
+    SQM__WIDE for (int32_t t = 0; t < T; t++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            sum[t * P + p] = resume ? SQM__NAME(load)(acc + (size_t)t * acc_stride + 16 * p) : SQM__SET1(0.0f);
+    for (int32_t k = 0; k < n; k++) {
+        v16 weight[SQM__TILE_P > SQM__TILE_ROWS ? SQM__TILE_P : SQM__TILE_ROWS];
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            weight[p] = SQM__NAME(element)(w + (size_t)p * panel_bytes + (size_t)k * step, dtype);
+        SQM__WIDE for (int32_t t = 0; t < T; t++) {
+            const v16 value = SQM__SET1(x[(size_t)t * x_stride + (size_t)k]);
+            SQM__WIDE for (int32_t p = 0; p < P; p++) sum[t * P + p] = SQM__MADD(value, weight[p], sum[t * P + p]);
+        }
+    }
+    SQM__WIDE for (int32_t t = 0; t < T; t++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
+}
+
+/* All rows of x against P panels, in tiles of as many rows as registers hold. */
+SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                                  const uint8_t *w, size_t panel_bytes, int32_t n, int32_t resume,
+                                  const sqm_dtype dtype, const int32_t P)
+{
+    int32_t t = 0;
+    for (; t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
+        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w, panel_bytes, n,
+                        resume, dtype, P, SQM__TILE_T);
+    for (; t + 3 <= n_rows; t += 3)
+        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w, panel_bytes, n,
+                        resume, dtype, P, 3);
+    for (; t < n_rows; t++)
+        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w, panel_bytes, n,
+                        resume, dtype, P, 1);
+}
+
+/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and values alike. */
+SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                                       const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
+                                       int32_t resume, const sqm_dtype dtype)
+{
+    int32_t p = 0;
+    if (n_rows == 1)
+        for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n, resume,
+                            dtype, SQM__TILE_ROWS, 1);
+    if (SQM__TILE_P > 1)
+    for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
+        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes, panel_bytes, n,
+                         resume, dtype, SQM__TILE_P);
+    for (; p < n_panels; p++)
+        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes, panel_bytes, n,
+                         resume, dtype, 1);
+}
+static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                               const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n, int32_t resume,
+                               sqm_dtype dtype)
+{
+    if (dtype == SQM_F16)
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
+    else if (dtype == SQM_BF16)
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
+    else
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
+}
+
+/* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
+SQM__SPECIAL void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32_t t, int32_t panel)
+{
+    const int32_t first = panel * SQM__LANES, count = sqm__min(SQM__LANES, g->n_rows - first);
+    float *y = g->y + (size_t)t * g->y_stride + first;
+    float part[2 * SQM__LANES];
+    v16 sum = SQM__NAME(load)(sums);
+    if (count == SQM__LANES) {
+        if (g->bias) sum = SQM__ADD(sum, SQM__NAME(load)(g->bias + first));
+        sum = SQM__MUL(sum, SQM__SET1(g->scale));
+        if (g->add) sum = SQM__ADD(SQM__NAME(load)(y), sum);
+        SQM__NAME(store)(y, sum);
+        return;
+    }
+    SQM__NAME(store)(part, sum);
+    for (int32_t i = 0; i < count; i++) {
+        float value = part[i];
+        if (g->bias) value += g->bias[first + i];
+        value *= g->scale;
+        y[i] = g->add ? y[i] + value : value;
+    }
+}
+
+static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    for (int32_t panel = first; panel < last; panel += 4) {
+        const int32_t n_panels = sqm__min(4, last - panel);
+        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
+            const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
+            SQM__NAME(product)(work, 4 * SQM__LANES, g->x + (size_t)t * g->x_stride, g->x_stride, n,
+                               g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n_panels, g->n_cols, 0,
+                               g->dtype);
+            for (int32_t i = 0; i < n; i++)
+                for (int32_t p = 0; p < n_panels; p++)
+                    SQM__NAME(finish)(g, work + (i * 4 + p) * SQM__LANES, t + i, panel + p);
+        }
+    }
+}
+
+/* ---- quantised weights: codes and scales as they lie in a panel ------------------------------------------------- */
+SQM__SPECIAL int SQM__NAME(is_signed)(const sqm_dtype d) { return d == SQM_Q8 || d == SQM_IQ4; }
+SQM__SPECIAL int SQM__NAME(has_min)(const sqm_dtype d)
+{
+    return d == SQM_Q4M || d == SQM_Q5M || d == SQM_Q2K || d == SQM_Q4K || d == SQM_Q5K;
+}
+SQM__SPECIAL int32_t SQM__NAME(zero_code)(const sqm_dtype d)
+{
+    return d == SQM_Q4 ? 8 : d == SQM_Q5 ? 16 : d == SQM_Q6K ? 32 : d == SQM_Q3K ? 4 : 0;
+}
+SQM__SPECIAL int SQM__NAME(small_groups)(const sqm_dtype d) { return d == SQM_Q2K || d == SQM_Q3K || d == SQM_Q6K; }
+SQM__SPECIAL int32_t SQM__NAME(sub_units)(const sqm_dtype d) { return d >= SQM_Q2K ? 8 : 1; }
+SQM__SPECIAL size_t SQM__NAME(code_bytes)(const sqm_dtype d)         /* of 32 k                                      */
+{
+    return d == SQM_Q8 ? 512 : d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K ? 320 : d == SQM_Q6K ? 384 :
+           d == SQM_Q3K ? 192 : d == SQM_Q2K ? 128 : 256;
+}
+SQM__SPECIAL size_t SQM__NAME(unit_bytes)(const sqm_dtype d)
+{
+    const size_t codes = SQM__NAME(code_bytes)(d) * (size_t)SQM__NAME(sub_units)(d);
+    return codes + (d == SQM_Q4K || d == SQM_Q5K || d == SQM_Q2K ? 320u : d == SQM_Q3K || d == SQM_Q6K ? 288u :
+                    SQM__NAME(has_min)(d) ? 64u : 32u);
+}
+
+/* Are code bits spread over several planes, so that the shifts depend on j */
+SQM__SPECIAL int SQM__NAME(planes)(const sqm_dtype d)
+{
+    return !(d == SQM_Q8 || d == SQM_Q4 || d == SQM_Q4M || d == SQM_Q4K || d == SQM_IQ4);
+}
+/* Codes of k = 16 * high + 4 * j on for the formats without planes; j may be a run-time number. */
+SQM__SPECIAL b64 SQM__NAME(codes_simple)(const uint8_t *p, int j, const int high, const sqm_dtype d)
+{
+    b64 low;
+    if (d == SQM_Q8) return SQM__NAME(bytes)(p + 64 * (4 * high + j));
+    low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * j), 4 * high, 0, 15);
+    return d == SQM_IQ4 ? SQM__NAME(lookup)(sqm__iq4_table, low) : low;
+}
+/* Codes of k = 4*j .. 4*j + 3 for the 16 rows; low bits and high bits of a code lie in separate planes. */
+SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int j, const sqm_dtype d)
+{
+    if (d == SQM_Q8) return SQM__NAME(bytes)(p + 64 * j);
+    if (d == SQM_Q2K || d == SQM_Q3K) {
+        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * (j / 4)), 2 * (j % 4), 0, 3);
+        if (d == SQM_Q2K) return low;
+        return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 128), j, 2, 4));
+    }
+    {
+        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * (j % 4)), 4 * (j / 4), 0, 15);
+        if (d == SQM_IQ4) return SQM__NAME(lookup)(sqm__iq4_table, low);
+        if (d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K)
+            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256), j, 4, 16));
+        if (d == SQM_Q6K)
+            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256 + 64 * (j / 4)), 2 * (j % 4), 4, 48));
+        return low;
+    }
+}
+
+/* Scale and minimum of group g (32 k, or 16 k in Q2K Q3K Q6K) of a unit. */
+SQM__SPECIAL void SQM__NAME(group_scale)(v16 *scale, v16 *min, const uint8_t *unit, int32_t g, const sqm_dtype d)
+{
+    const uint8_t *s = unit + SQM__NAME(code_bytes)(d) * (size_t)SQM__NAME(sub_units)(d);
+    *scale = SQM__NAME(load_f16)(s);
+    *min = SQM__SET1(0.0f);
+    if (d == SQM_Q4M || d == SQM_Q5M) {
+        *min = SQM__NAME(load_f16)(s + 32);
+    } else if (d == SQM_Q4K || d == SQM_Q5K) {
+        *scale = SQM__MUL(*scale, SQM__NAME(load_u8)(s + 64 + 16 * g));
+        *min = SQM__MUL(SQM__NAME(load_f16)(s + 32), SQM__NAME(load_u8)(s + 192 + 16 * g));
+    } else if (d == SQM_Q6K || d == SQM_Q3K) {
+        *scale = SQM__MUL(*scale, SQM__NAME(load_s8)(s + 32 + 16 * g));
+    } else if (d == SQM_Q2K) {
+        uint8_t low[16], high[16];
+        for (int i = 0; i < 16; i++) {
+            low[i] = (uint8_t)(s[64 + 16 * g + i] & 15);
+            high[i] = (uint8_t)(s[64 + 16 * g + i] >> 4);
+        }
+        *scale = SQM__MUL(*scale, SQM__NAME(load_u8)(low));
+        *min = SQM__MUL(SQM__NAME(load_f16)(s + 32), SQM__NAME(load_u8)(high));
+    }
+}
+
+/* Weights of 32 k from `codes` on as float32 [32][16], rounded exactly as the format defines. */
+static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, sqm_dtype d)
+{
+    const int32_t sub = group % SQM__NAME(sub_units)(d);
+    const uint8_t *unit = panel + SQM__NAME(unit_bytes)(d) * (size_t)(group / SQM__NAME(sub_units)(d));
+    const uint8_t *codes = unit + (size_t)sub * SQM__NAME(code_bytes)(d);
+    const v16 zero = SQM__SET1((float)SQM__NAME(zero_code)(d));
+    v16 scale, min;
+    SQM__NAME(group_scale)(&scale, &min, unit, SQM__NAME(small_groups)(d) ? 2 * sub : sub, d);
+    for (int j = 0; j < 8; j++) {
+        const b64 quad = SQM__NAME(codes)(codes, j, d);
+        if (j == 4 && SQM__NAME(small_groups)(d)) SQM__NAME(group_scale)(&scale, &min, unit, 2 * sub + 1, d);
+        SQM__WIDE for (int c = 0; c < 4; c++) {
+            v16 v = SQM__NAME(is_signed)(d) ? SQM__NAME(byte_s)(quad, c) : SQM__NAME(byte_u)(quad, c);
+            if (SQM__NAME(zero_code)(d)) v = SQM__SUB(v, zero);
+            v = SQM__MUL(scale, v);
+            if (d == SQM_Q4M || d == SQM_Q5M) v = SQM__ADD(v, min);
+            else if (SQM__NAME(has_min)(d)) v = SQM__SUB(v, min);
+            SQM__NAME(store)(dst + (4 * j + c) * SQM__LANES, v);
+        }
+    }
+}
+/* Exact product with quantised weights: a chunk of a panel is expanded once for a block of tokens. */
+static void SQM__NAME(gemm_exact)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    float *weights = work, *sums = work + SQM__CHUNK * SQM__LANES;
+    for (int32_t panel = first; panel < last; panel++) {
+        const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
+        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
+            const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
+            for (int32_t k = 0; k < g->n_cols; k += SQM__CHUNK) {
+                const int32_t width = sqm__min(SQM__CHUNK, g->n_cols - k);
+                for (int32_t i = 0; i < width; i += SQM__GROUP)
+                    SQM__NAME(expand)(weights + i * SQM__LANES, w, (k + i) / SQM__GROUP, g->dtype);
+                SQM__NAME(product)(sums, SQM__LANES, g->x + (size_t)t * g->x_stride + k, g->x_stride, n,
+                                   (const uint8_t *)weights, 0, 1, width, k > 0, SQM_F32);
+            }
+            for (int32_t i = 0; i < n; i++) SQM__NAME(finish)(g, sums + i * SQM__LANES, t + i, panel);
+        }
+    }
+}
+
+SQM__SPECIAL void SQM__NAME(dot_quad)(w16 *dot, const int8_t *x, size_t stride, b64 quad, const sqm_dtype d, const int32_t T)
+{
+    SQM__WIDE for (int32_t t = 0; t < T; t++)
+        dot[t] = SQM__NAME(is_signed)(d) ? SQM__NAME(dot_s)(dot[t], quad, x + (size_t)t * stride)
+                                         : SQM__NAME(dot_u)(dot[t], quad, x + (size_t)t * stride);
+}
+/* 8-bit product of T tokens with one panel: integer dots of a group are exact, one fused multiply-add adds each to the
+   sum in increasing k; minima add min * (scale of x) * (sum of codes of x). */
+SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, const sqm_dtype d, const int32_t T)
+{
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP), halves = SQM__NAME(small_groups)(d) ? 2 : 1;
+    const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const size_t stride = (size_t)n_groups;
+    const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
+    const float *scales = g->code_scales + (size_t)token * stride;
+    const int32_t *sums = g->code_sums + (size_t)token * stride * 2;
+    const int8_t *x = g->codes + (size_t)token * stride * SQM__GROUP;
+    v16 sum[SQM__TILE_Q];
+    float out[SQM__LANES];
+    SQM__WIDE for (int32_t t = 0; t < T; t++) sum[t] = SQM__SET1(0.0f);
+    for (int32_t group = 0; group < n_groups; group++) {
+        const int32_t sub = group % SQM__NAME(sub_units)(d);
+        const uint8_t *codes = unit + (size_t)sub * SQM__NAME(code_bytes)(d);
+        SQM__WIDE for (int32_t half = 0; half < halves; half++) {
+            w16 dot[SQM__TILE_Q];
+            v16 scale, min;
+            int32_t code_sum[SQM__TILE_Q];
+            SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                const int32_t *s = sums + ((size_t)t * stride + (size_t)group) * 2;
+                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                dot[t] = SQM__NAME(int1)(-offset * code_sum[t]);
+            }
+            SQM__WIDE for (int high = 0; high < 2 / halves; high++) {
+                const int first = 4 * (high + half);
+                if (SQM__NAME(planes)(d)) {
+                    SQM__WIDE for (int j = 0; j < 4; j++)
+                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j), stride * SQM__GROUP,
+                                            SQM__NAME(codes)(codes, first + j, d), d, T);
+                } else {
+                    for (int j = 0; j < 4; j++)
+                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j), stride * SQM__GROUP,
+                                            SQM__NAME(codes_simple)(codes, j, high + half, d), d, T);
+                }
+            }
+            SQM__NAME(group_scale)(&scale, &min, unit, halves * sub + half, d);
+            SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                const float x_scale = scales[(size_t)t * stride + (size_t)group];
+                sum[t] = SQM__MADD(SQM__NAME(from_int)(dot[t]), SQM__MUL(scale, SQM__SET1(x_scale)), sum[t]);
+                if (SQM__NAME(has_min)(d)) {
+                    const float weight = x_scale * (float)code_sum[t];
+                    sum[t] = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), sum[t]);
+                }
+            }
+        }
+        if (sub == SQM__NAME(sub_units)(d) - 1) unit += SQM__NAME(unit_bytes)(d);
+    }
+    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+        SQM__NAME(store)(out, sum[t]);
+        SQM__NAME(finish)(g, out, token + t, panel);
+    }
+}
+SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d)
+{
+    for (int32_t panel = first; panel < last; panel++) {
+        int32_t t = 0;
+        for (; t + SQM__TILE_Q <= g->n_tokens; t += SQM__TILE_Q) SQM__NAME(tile_codes)(g, t, panel, d, SQM__TILE_Q);
+        for (; t < g->n_tokens; t++) SQM__NAME(tile_codes)(g, t, panel, d, 1);
+    }
+}
+
+static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    if (g->dtype < SQM_Q8) { SQM__NAME(gemm_float)(g, first, last, work); return; }
+    if (!g->codes) { SQM__NAME(gemm_exact)(g, first, last, work); return; }
+    switch (g->dtype) {
+    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8); break;
+    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
+    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M); break;
+    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5); break;
+    case SQM_Q5M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5M); break;
+    case SQM_IQ4: SQM__NAME(gemm_codes)(g, first, last, SQM_IQ4); break;
+    case SQM_Q2K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q2K); break;
+    case SQM_Q3K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q3K); break;
+    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K); break;
+    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K); break;
+    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K); break;
+    default: break;
+    }
+}
+
+/* ---- rows: loads that end early ----------------------------------------------------------------------------------- */
+SQM__SPECIAL v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
+{
+    float part[SQM__LANES];
+    if (n >= SQM__LANES) return SQM__NAME(load)(p);
+    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? p[i] : fill;
+    return SQM__NAME(load)(part);
+}
+SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
+{
+    float part[SQM__LANES];
+    if (n >= SQM__LANES) { SQM__NAME(store)(p, v); return; }
+    SQM__NAME(store)(part, v);
+    for (int32_t i = 0; i < n; i++) p[i] = part[i];
+}
+
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. */
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n)
+{
+    const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits         */
+    for (int32_t k = 0; k < n; k += SQM__GROUP) {
+        v16 half[2];
+        float largest, inverse, rounded[2 * SQM__LANES];
+        half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
+        half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f) : SQM__SET1(0.0f);
+        largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
+        inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
+        *scales++ = largest / 127.0f;
+        for (int i = 0; i < 2; i++)
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
+        for (int i = 0; i < 2; i++) {
+            int32_t sum = 0;
+            for (int lane = 0; lane < SQM__LANES; lane++) {
+                const int8_t code = (int8_t)(uint8_t)(sqm__bits(rounded[i * SQM__LANES + lane]) & 0xffu);
+                codes[i * SQM__LANES + lane] = code;
+                sum += code;
+            }
+            *sums++ = sum;
+        }
+        codes += SQM__GROUP;
+    }
+}
+
+static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
+                                 float eps)
+{
+    v16 total = SQM__SET1(0.0f), squares = SQM__SET1(0.0f), mean = SQM__SET1(0.0f), inverse;
+    float second;
+    if (kind == SQM_NORM_LAYER) {
+        for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+        mean = SQM__SET1(SQM__NAME(sum)(total) / (float)n);
+    }
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
+        if (kind == SQM_NORM_LAYER) {   /* missing lanes must not become -mean                                      */
+            v = SQM__SUB(v, mean);
+            if (n - i < SQM__LANES) {
+                float part[SQM__LANES];
+                SQM__NAME(store)(part, v);
+                v = SQM__NAME(load_n)(part, n - i, 0.0f);
+            }
+        }
+        squares = SQM__MADD(v, v, squares);
+    }
+    second = SQM__NAME(sum)(squares);
+    if (kind != SQM_NORM_L2) second /= (float)n;
+    inverse = SQM__SET1(1.0f / sqm__sqrt(second + eps));
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
+        if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, mean);
+        v = SQM__MUL(v, inverse);
+        if (gain) v = SQM__MUL(v, SQM__NAME(load_n)(gain + i, n - i, 0.0f));
+        if (bias) v = SQM__ADD(v, SQM__NAME(load_n)(bias + i, n - i, 0.0f));
+        SQM__NAME(store_n)(y + i, v, n - i);
+    }
+}
+
+/* ---- elementary functions: the same polynomials in every pass ------------------------------------------------------ */
+/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
+SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
+{
+    const v16 magic = SQM__SET1(12582912.0f), low = SQM__SET1(-86.5f);
+    const v16 clamped = SQM__NAME(min)(SQM__NAME(max)(x, low), SQM__SET1(88.3f));
+    const v16 t = SQM__MADD(clamped, SQM__SET1(1.44269504f), magic), n = SQM__SUB(t, magic);
+    const v16 r = SQM__MADD(n, SQM__SET1(2.12194440e-4f), SQM__MADD(n, SQM__SET1(-0.693359375f), clamped));
+    v16 p = SQM__SET1(1.394111150e-3f);
+    p = SQM__MADD(p, r, SQM__SET1(8.363176361e-3f));
+    p = SQM__MADD(p, r, SQM__SET1(4.166637528e-2f));
+    p = SQM__MADD(p, r, SQM__SET1(1.666657700e-1f));
+    p = SQM__MADD(p, r, SQM__SET1(5.000000027e-1f));
+    p = SQM__ADD(SQM__MADD(p, SQM__MUL(r, r), r), SQM__SET1(1.0f));
+    return SQM__NAME(less)(x, low, SQM__SET1(0.0f), SQM__NAME(shift_exponent)(p, t));
+}
+SQM__SPECIAL v16 SQM__NAME(sigmoid)(v16 x)
+{
+    const v16 one = SQM__SET1(1.0f);
+    return SQM__NAME(div)(one, SQM__ADD(one, SQM__NAME(exp)(SQM__SUB(SQM__SET1(0.0f), x))));
+}
+/* x + x^3 P(x^2) near 0, 1 - 2 / (e^2|x| + 1) beyond */
+SQM__SPECIAL v16 SQM__NAME(tanh)(v16 x)
+{
+    const v16 size = SQM__NAME(abs)(x), square = SQM__MUL(x, x), one = SQM__SET1(1.0f);
+    const v16 far = SQM__SUB(one, SQM__NAME(div)(SQM__SET1(2.0f), SQM__ADD(SQM__NAME(exp)(SQM__ADD(size, size)), one)));
+    v16 p = SQM__SET1(2.282840541e-3f);
+    p = SQM__MADD(p, square, SQM__SET1(-8.342024290e-3f));
+    p = SQM__MADD(p, square, SQM__SET1(2.177159514e-2f));
+    p = SQM__MADD(p, square, SQM__SET1(-5.396028931e-2f));
+    p = SQM__MADD(p, square, SQM__SET1(1.333331436e-1f));
+    p = SQM__MADD(p, square, SQM__SET1(-3.333333343e-1f));
+    p = SQM__MADD(SQM__MUL(p, square), x, x);
+    return SQM__NAME(less)(size, SQM__SET1(0.64f), p, SQM__NAME(copysign)(far, x));
+}
+/* x P(x^2) on |x| < 1, 1 - e^-Q(|x|) beyond */
+SQM__SPECIAL v16 SQM__NAME(erf)(v16 x)
+{
+    const v16 size = SQM__NAME(min)(SQM__NAME(abs)(x), SQM__SET1(4.0f)), square = SQM__MUL(x, x);
+    v16 p = SQM__SET1(-9.680136527e-6f), q = SQM__SET1(-2.513264183e-7f);
+    p = SQM__MADD(p, square, SQM__SET1(1.127054453e-4f));
+    p = SQM__MADD(p, square, SQM__SET1(-8.484711455e-4f));
+    p = SQM__MADD(p, square, SQM__SET1(5.221074878e-3f));
+    p = SQM__MADD(p, square, SQM__SET1(-2.686544582e-2f));
+    p = SQM__MADD(p, square, SQM__SET1(1.128378275e-1f));
+    p = SQM__MADD(p, square, SQM__SET1(-3.761263848e-1f));
+    p = SQM__MUL(SQM__MADD(p, square, SQM__SET1(1.128379167f)), x);
+    q = SQM__MADD(q, size, SQM__SET1(2.531480547e-5f));
+    q = SQM__MADD(q, size, SQM__SET1(-4.637879999e-4f));
+    q = SQM__MADD(q, size, SQM__SET1(4.282382554e-3f));
+    q = SQM__MADD(q, size, SQM__SET1(-2.537355559e-2f));
+    q = SQM__MADD(q, size, SQM__SET1(1.086389975e-1f));
+    q = SQM__MADD(q, size, SQM__SET1(6.330396128e-1f));
+    q = SQM__MADD(q, size, SQM__SET1(1.129661157f));
+    q = SQM__MADD(q, size, SQM__SET1(-2.043598632e-4f));
+    q = SQM__SUB(SQM__SET1(1.0f), SQM__NAME(exp)(SQM__SUB(SQM__SET1(0.0f), q)));
+    return SQM__NAME(less)(SQM__NAME(abs)(x), SQM__SET1(1.0f), p, SQM__NAME(copysign)(q, x));
+}
+/* log(1 + e) on 0 <= e <= 1 as 2 atanh(e / (2 + e)) */
+SQM__SPECIAL v16 SQM__NAME(log1p01)(v16 e)
+{
+    const v16 s = SQM__NAME(div)(e, SQM__ADD(SQM__SET1(2.0f), e)), square = SQM__MUL(s, s);
+    v16 p = SQM__SET1(1.0f / 15.0f);
+    p = SQM__MADD(p, square, SQM__SET1(1.0f / 13.0f));
+    p = SQM__MADD(p, square, SQM__SET1(1.0f / 11.0f));
+    p = SQM__MADD(p, square, SQM__SET1(1.0f / 9.0f));
+    p = SQM__MADD(p, square, SQM__SET1(1.0f / 7.0f));
+    p = SQM__MADD(p, square, SQM__SET1(1.0f / 5.0f));
+    p = SQM__MADD(p, square, SQM__SET1(1.0f / 3.0f));
+    p = SQM__MADD(p, square, SQM__SET1(1.0f));
+    return SQM__MUL(SQM__ADD(s, s), p);
+}
+
+SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
+{
+    const v16 zero = SQM__SET1(0.0f);
+    switch (kind) {
+    case SQM_ACT_SILU:       return SQM__MUL(x, SQM__NAME(sigmoid)(x));
+    case SQM_ACT_GELU:
+        return SQM__MUL(SQM__MUL(SQM__SET1(0.5f), x),
+                        SQM__ADD(SQM__SET1(1.0f), SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f)))));
+    case SQM_ACT_GELU_TANH: {           /* x (1 + tanh u) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)     */
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(SQM__MUL(SQM__MUL(x, x), x), SQM__SET1(0.044715f), x));
+        return SQM__MUL(x, SQM__NAME(sigmoid)(u));
+    }
+    case SQM_ACT_RELU:       return SQM__NAME(max)(x, zero);
+    case SQM_ACT_RELU2: {
+        const v16 positive = SQM__NAME(max)(x, zero);
+        return SQM__MUL(positive, positive);
+    }
+    case SQM_ACT_QUICK_GELU: return SQM__MUL(x, SQM__NAME(sigmoid)(SQM__MUL(SQM__SET1(1.702f), x)));
+    case SQM_ACT_SIGMOID:    return SQM__NAME(sigmoid)(x);
+    case SQM_ACT_TANH:       return SQM__NAME(tanh)(x);
+    case SQM_ACT_EXP:        return SQM__NAME(exp)(x);
+    case SQM_ACT_SOFTPLUS:
+        return SQM__ADD(SQM__NAME(max)(x, zero),
+                        SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
+    default:                 return x;
+    }
+}
+/* y = act(x) * up, or act(x) when up is NULL */
+SQM__SPECIAL void SQM__NAME(act_rows)(float *y, const float *x, const float *up, size_t n, const int32_t kind)
+{
+    for (size_t i = 0; i < n; i += SQM__LANES) {
+        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+        v16 v = SQM__NAME(act)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
+        if (up) v = SQM__MUL(v, SQM__NAME(load_n)(up + i, left, 0.0f));
+        SQM__NAME(store_n)(y + i, v, left);
+    }
+}
+static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind)
+{
+    switch (kind) {
+    case SQM_ACT_SILU:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SILU); break;
+    case SQM_ACT_GELU:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_GELU); break;
+    case SQM_ACT_GELU_TANH:  SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_GELU_TANH); break;
+    case SQM_ACT_RELU:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_RELU); break;
+    case SQM_ACT_RELU2:      SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_RELU2); break;
+    case SQM_ACT_QUICK_GELU: SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_QUICK_GELU); break;
+    case SQM_ACT_SIGMOID:    SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SIGMOID); break;
+    case SQM_ACT_TANH:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_TANH); break;
+    case SQM_ACT_EXP:        SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_EXP); break;
+    case SQM_ACT_SOFTPLUS:   SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SOFTPLUS); break;
+    default:                 SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_NONE); break;
+    }
+}
+static void SQM__NAME(activate)(float *y, const float *x, size_t n, int32_t kind) { SQM__NAME(glu)(y, x, NULL, n, kind); }
+
+/* y = softmax(scale * x): largest first, then exponentials and their sum by lanes */
+static void SQM__NAME(softmax)(float *y, const float *x, int32_t n, float scale)
+{
+    const v16 factor = SQM__SET1(scale);
+    v16 largest = SQM__SET1(-3.0e38f), total = SQM__SET1(0.0f);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        const v16 v = SQM__MUL(SQM__NAME(load_n)(x + i, n - i, x[0]), factor);
+        largest = SQM__NAME(max)(largest, v);
+    }
+    largest = SQM__SET1(SQM__NAME(max_lane)(largest));
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        v16 e = SQM__NAME(exp)(SQM__SUB(SQM__MUL(SQM__NAME(load_n)(x + i, n - i, 0.0f), factor), largest));
+        SQM__NAME(store_n)(y + i, e, n - i);
+        total = SQM__ADD(total, SQM__NAME(load_n)(y + i, n - i, 0.0f));
+    }
+    total = SQM__SET1(SQM__NAME(sum)(total));
+    for (int32_t i = 0; i < n; i += SQM__LANES)
+        SQM__NAME(store_n)(y + i, SQM__NAME(div)(SQM__NAME(load_n)(y + i, n - i, 0.0f), total), n - i);
+}
+
+/* y = cap * tanh(x / cap) */
+static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
+{
+    const v16 factor = SQM__SET1(cap);
+    for (size_t i = 0; i < n; i += SQM__LANES) {
+        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+        const v16 v = SQM__NAME(tanh)(SQM__NAME(div)(SQM__NAME(load_n)(x + i, left, 0.0f), factor));
+        SQM__NAME(store_n)(y + i, SQM__MUL(v, factor), left);
+    }
+}
+
+/* ---- attention ------------------------------------------------------------------------------------------------------- */
+/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high) weigh 0.
+   Returns the factor by which earlier sums shrink. */
+SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high)
+{
+    float *scores = a->scores + (size_t)m * SQM__TILE_KEYS, lanes[SQM__LANES];
+    const v16 never = SQM__SET1(-3.0e38f);
+    v16 s[4], largest;
+    SQM__WIDE for (int i = 0; i < 4; i++) {
+        s[i] = never;
+        if (16 * i >= high || 16 * i + 16 <= low) continue;
+        s[i] = SQM__NAME(load)(scores + 16 * i);
+        if (a->softcap > 0.0f) {
+            const v16 cap = SQM__SET1(a->softcap);
+            s[i] = SQM__MUL(SQM__NAME(tanh)(SQM__NAME(div)(s[i], cap)), cap);
+        }
+        if (16 * i < low || 16 * i + 16 > high) {
+            const v16 key = SQM__NAME(load)(sqm__key_numbers + 16 * i);
+            s[i] = SQM__NAME(less)(key, SQM__SET1((float)high), s[i], never);
+            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low), never, s[i]);
+        }
+    }
+    largest = SQM__NAME(max)(SQM__NAME(max)(s[0], s[1]), SQM__NAME(max)(s[2], s[3]));
+    {
+        const float before = a->max[m], here = SQM__NAME(max_lane)(largest), now = here > before ? here : before;
+        const v16 top = SQM__SET1(now);
+        SQM__WIDE for (int i = 0; i < 4; i++) {
+            s[i] = SQM__NAME(exp)(SQM__SUB(s[i], top));
+            SQM__NAME(store)(scores + 16 * i, s[i]);
+        }
+        SQM__NAME(store)(lanes, SQM__NAME(exp)(SQM__SUB(SQM__SET1(before), top)));
+        a->max[m] = now;
+        a->sum[m] = a->sum[m] * lanes[0] + SQM__NAME(sum)(SQM__ADD(SQM__ADD(s[0], s[1]), SQM__ADD(s[2], s[3])));
+    }
+    return lanes[0];
+}
+
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
+                                   int32_t n_keys)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : 2;
+    const int32_t n_panels = sqm__ceil_div(n_keys, SQM__LANES);
+    SQM__NAME(product)(a->scores, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors, keys,
+                       (size_t)a->head_dim * SQM__LANES * element, n_panels, a->head_dim, 0, a->dtype);
+    for (int32_t m = 0; m < a->n_vectors; m++) {
+        const int32_t end = a->position[m] - first_key + 1;          /* keys before this one are not in the future  */
+        const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
+        float shrink;
+        if (high <= low) {
+            memset(a->scores + (size_t)m * SQM__TILE_KEYS, 0, SQM__TILE_KEYS * sizeof(float));
+            continue;
+        }
+        shrink = SQM__NAME(weigh_tile)(a, m, low, high);
+        for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
+            SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
+    }
+    SQM__NAME(product)(a->acc, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors, values,
+                       SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
+}
+
+static const sqm__kernels SQM__NAME(table) = {
+#if SQM__PASS == SQM__PASS_SCALAR
+    SQM_ISA_SCALAR,
+#elif SQM__PASS == SQM__PASS_AVX2
+    SQM_ISA_AVX2,
+#elif SQM__PASS == SQM__PASS_AVX512
+    SQM_ISA_AVX512,
+#else
+    SQM_ISA_NEON,
+#endif
+    SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu), SQM__NAME(softmax),
+    SQM__NAME(softcap), SQM__NAME(attend_tile)
+};
+#undef v16
+#undef w16
+#undef b64
+#undef SQM__SIGNED_OFFSET
+#undef SQM__TILE_P
+#undef SQM__TILE_T
+#undef SQM__TILE_Q
+#undef SQM__TILE_ROWS
+#undef SQM__SPECIAL
+#undef SQM__WIDE
+#undef SQM__SET1
+#undef SQM__ADD
+#undef SQM__SUB
+#undef SQM__MUL
+#undef SQM__MADD
+#endif /* SQM__PASS */
+
+#if defined(SQM__IMPLEMENTING) && !defined(SQM__PASS)
+/* ==== [OPS] Tensor operations ====================================================================================
+   Checks arguments, splits rows over threads, calls [KERN]. Rows are split, sums never, so that the number of threads
+   does not change a bit. Tested by tests/test_ops.c.                                                               */
+
+/* Runs fn(arg, 0 .. n - 1) on the caller's pool, OpenMP's, or one after another. */
+static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
+{
+    if (n > 1 && x->parallel) {
+        x->parallel->run(x->parallel->user, fn, arg, n);
+        return;
+    }
+#ifdef _OPENMP
+    if (n > 1 && x->threads > 1) {
+        int i;
+#pragma omp parallel for num_threads(x->threads) schedule(static)
+        for (i = 0; i < (int)n; i++) fn(arg, (int32_t)i);
+        return;
+    }
+#endif
+    for (int32_t i = 0; i < n; i++) fn(arg, i);
+}
+
+/* Pieces worth cutting `work` elementary operations into. */
+static int32_t sqm__pieces(const sqm_exec *x, size_t work)
+{
+    const size_t useful = work / 32768 + 1;
+    return useful < (size_t)x->threads ? (int32_t)useful : x->threads;
+}
+
+/* Start of piece i when n things are cut into `pieces`. */
+SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces) { return (int32_t)((int64_t)n * i / pieces); }
+
+/* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
+static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
+{
+    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
+    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8, 64) +
+           (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+}
+
+SQMDEF size_t sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads)
+{
+    if (max_rows < 1 || max_cols < 1) return 0;
+    return sqm__linear_scratch(max_rows, max_cols, threads > 0 ? threads : 1) + 64;
+}
+
+static int32_t sqm__default_threads(const sqm_parallel *parallel)
+{
+    if (parallel) return sqm__max(1, parallel->threads);
+#ifdef _OPENMP
+    return sqm__max(1, (int32_t)omp_get_max_threads());
+#else
+    return 1;
+#endif
+}
+
+SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void *scratch, size_t scratch_bytes)
+{
+    const size_t skip = (size_t)(64 - (uintptr_t)scratch % 64) % 64;
+    memset(x, 0, sizeof(*x));
+    if (threads < 0 || threads > 1024)
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, threads, "%d threads: must be 0 (default) to 1024", threads);
+    x->kernels = sqm__kernels_of(isa);
+    if (!x->kernels)
+        SQM__FAIL(&x->error, SQM_E_UNSUPPORTED, isa, "instruction set %s is not available here", sqm_isa_name(isa));
+    x->threads = threads > 0 ? threads : 1;
+    if (scratch && scratch_bytes > skip) {
+        x->scratch = (uint8_t *)scratch + skip;
+        x->scratch_bytes = scratch_bytes - skip;
+    }
+    return SQM_OK;
+}
+
+/* ---- linear maps ------------------------------------------------------------------------------------------------- */
+#define SQM__MAX_WEIGHTS 64
+typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bias), outputs side by side              */
+    const sqm_tensor    *weights;       /* [n_weights] panels with the same number of columns                         */
+    const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none                               */
+    int32_t              n_weights;
+    int32_t              add;           /* 1: y += result                                                             */
+    float                scale;
+} sqm__linear;
+
+typedef struct sqm__linear_job {
+    const sqm_exec    *x;
+    const sqm__linear *linear;
+    float             *y;
+    const float       *a;
+    size_t             y_stride, a_stride;
+    int32_t            n, cols, pieces, n_panels;
+    int8_t            *codes;           /* NULL: exact                                                                */
+    float             *code_scales;
+    int32_t           *code_sums;
+    float             *work;
+} sqm__linear_job;
+
+static void sqm__quantize_task(void *arg, int32_t piece)
+{
+    const sqm__linear_job *job = (const sqm__linear_job *)arg;
+    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales + (size_t)t * groups,
+                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride, job->cols);
+}
+
+/* Panels [first, last) of all weights counted through. */
+static void sqm__linear_task(void *arg, int32_t piece)
+{
+    const sqm__linear_job *job = (const sqm__linear_job *)arg;
+    const sqm__linear *l = job->linear;
+    const int32_t first = sqm__cut(job->n_panels, piece, job->pieces), last = sqm__cut(job->n_panels, piece + 1, job->pieces);
+    int32_t base = 0, column = 0;
+    for (int32_t i = 0; i < l->n_weights; i++) {
+        const sqm_tensor *w = &l->weights[i];
+        const int32_t panels = sqm__ceil_div(w->shape[0], SQM__LANES);
+        const int32_t from = sqm__max(first - base, 0), to = sqm__min(last - base, panels);
+        if (from < to) {
+            sqm__gemm g;
+            g.y = job->y + column;
+            g.x = job->a;
+            g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
+            g.code_scales = job->code_scales;
+            g.code_sums = job->code_sums;
+            g.panels = (const uint8_t *)w->data;
+            g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
+            g.y_stride = job->y_stride;
+            g.x_stride = job->a_stride;
+            g.bias = l->biases ? l->biases[i] : NULL;
+            g.scale = l->scale;
+            g.add = l->add;
+            g.n_tokens = job->n;
+            g.n_rows = w->shape[0];
+            g.n_cols = w->shape[1];
+            g.dtype = w->dtype;
+            job->x->kernels->gemm(&g, from, to, job->work + (size_t)piece * SQM__WORK_FLOATS);
+        }
+        base += panels;
+        column += w->shape[0];
+    }
+}
+
+/* The scratch of x is large enough: callers checked. */
+static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, size_t y_stride, const float *a,
+                            size_t a_stride, int32_t n)
+{
+    sqm__linear_job job;
+    sqm__arena scratch;
+    int quantized = 0;
+    size_t groups;
+    memset(&scratch, 0, sizeof(scratch));
+    scratch.base = x->scratch;
+    scratch.size = x->scratch_bytes;
+    job.x = x; job.linear = l; job.y = y; job.a = a; job.y_stride = y_stride; job.a_stride = a_stride; job.n = n;
+    job.cols = l->weights[0].shape[1];
+    job.n_panels = 0;
+    for (int32_t i = 0; i < l->n_weights; i++) {
+        job.n_panels += sqm__ceil_div(l->weights[i].shape[0], SQM__LANES);
+        quantized |= l->weights[i].dtype >= SQM_Q8;
+    }
+    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
+    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
+    job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
+    job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
+    job.work = (float *)sqm__arena_push(&scratch, (size_t)x->threads * SQM__WORK_FLOATS * sizeof(float), 64);
+    if (x->precision == SQM_EXACT) quantized = 0;
+    if (quantized) {
+        job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
+        sqm__run(x, sqm__quantize_task, &job, job.pieces);
+    } else {
+        job.codes = NULL;
+    }
+    job.pieces = sqm__min(job.n_panels, sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES));
+    sqm__run(x, sqm__linear_task, &job, job.pieces);
+}
+
+static sqm_result sqm__check_panels(const sqm_tensor *w, sqm_error *err)
+{
+    if (!w || !w->data || w->layout != SQM_PANELS || w->ndim != 2 || w->shape[0] < 1 || w->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, w ? w->ndim : 0, "a linear map needs a two-dimensional weight in panels");
+    if (w->dtype >= SQM_Q2K && w->shape[1] % 256)
+        SQM__FAIL(err, SQM_E_SHAPE, w->shape[1], "%s weights need a multiple of 256 columns, not %d",
+                  sqm_dtype_name(w->dtype), w->shape[1]);
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w, const float *bias)
+{
+    sqm__linear l;
+    size_t need;
+    if (!y || !a || n < 1) SQM__FAIL(&x->error, SQM_E_ARGUMENT, n, "matmul: no rows (n = %d)", n);
+    SQM__TRY(sqm__check_panels(w, &x->error));
+    need = sqm__linear_scratch(n, w->shape[1], x->threads);
+    if (need > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "matmul needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                  (uint64_t)x->scratch_bytes);
+    l.weights = w;
+    l.biases = &bias;
+    l.n_weights = 1;
+    l.add = 0;
+    l.scale = 1.0f;
+    sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
+    return SQM_OK;
+}
+
+/* ---- row-wise operations ------------------------------------------------------------------------------------------- */
+typedef struct sqm__rows_job {          /* one operation on the rows of a matrix, cut over threads                     */
+    const sqm_exec *x;
+    float          *y;
+    const float    *a, *gain, *bias;
+    size_t          y_stride, a_stride;
+    int32_t         n, dim, groups, kind, pieces, own;
+    float           number;             /* eps, scale or cap                                                          */
+} sqm__rows_job;
+
+/* groups parts of dim columns each; gain and bias are shared by the groups unless own. */
+static void sqm__normalize_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        for (int32_t g = 0; g < job->groups; g++) {
+            const size_t at = (size_t)g * (size_t)job->dim, affine = job->own ? at : 0;
+            job->x->kernels->normalize(job->y + (size_t)t * job->y_stride + at, job->a + (size_t)t * job->a_stride + at,
+                                       job->dim, job->kind, job->gain ? job->gain + affine : NULL,
+                                       job->bias ? job->bias + affine : NULL, job->number);
+        }
+}
+static void sqm__glu_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++) {
+        const float *a = job->a + (size_t)t * job->a_stride;
+        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim, job->kind);
+    }
+}
+static void sqm__activate_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->activate(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+                                  (size_t)job->dim, job->kind);
+}
+static void sqm__softcap_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->softcap(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+                                 (size_t)job->dim, job->number);
+}
+static void sqm__softmax_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->softmax(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride, job->dim,
+                                 job->number);
+}
+static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride, int32_t n,
+                               int32_t dim)
+{
+    sqm__rows_job job;
+    memset(&job, 0, sizeof(job));
+    job.x = x; job.y = y; job.a = a; job.y_stride = y_stride; job.a_stride = a_stride; job.n = n; job.dim = dim;
+    job.groups = 1;
+    return job;
+}
+static void sqm__rows_run(sqm__rows_job *job, sqm_task task)
+{
+    const size_t work = (size_t)job->n * (size_t)job->dim * (size_t)job->groups * 4;
+    job->pieces = sqm__min(job->n, sqm__pieces(job->x, work));
+    sqm__run(job->x, task, job, job->pieces);
+}
+#define SQM__CHECK_ROWS(x, y, a, n, dim)                                                                               \
+    if (!(y) || !(a) || (n) < 1 || (dim) < 1)                                                                          \
+        SQM__FAIL(&(x)->error, SQM_E_ARGUMENT, (n), "needs rows and columns, has n = %d, dim = %d", (n), (dim))
+
+SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
+                                const float *gain, const float *bias, float eps)
+{
+    sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
+    SQM__CHECK_ROWS(x, y, a, n, dim);
+    job.kind = (int32_t)kind;
+    job.gain = gain;
+    job.bias = bias;
+    job.number = eps;
+    sqm__rows_run(&job, sqm__normalize_task);
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind)
+{
+    if (!y || !a || (int)kind < 0 || kind >= SQM_ACT_COUNT)
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown or there is no data", (int32_t)kind);
+    x->kernels->activate(y, a, n, (int32_t)kind);
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_glu(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_act kind)
+{
+    sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim * 2, n, dim);
+    SQM__CHECK_ROWS(x, y, a, n, dim);
+    if ((int)kind < 0 || kind >= SQM_ACT_COUNT)
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown", (int32_t)kind);
+    job.kind = (int32_t)kind;
+    sqm__rows_run(&job, sqm__glu_task);
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_softmax(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, float scale)
+{
+    sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
+    SQM__CHECK_ROWS(x, y, a, n, dim);
+    job.number = scale;
+    sqm__rows_run(&job, sqm__softmax_task);
+    return SQM_OK;
+}
+
+/* ==== [POS] Positions ============================================================================================
+   Rotary position embedding (Su et al. 2021, arXiv 2104.09864). The phase is the float32 product position * inv_freq, as
+   in the official code; its sine and cosine are computed in double, so that they are the same on every machine.
+   Tested by tests/test_ops.c and tools/sqm-vectors (rope).                                                         */
+
+/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for float results, Taylor series on |r| <= pi/4 */
+static void sqm__sincos(double x, float *sine, float *cosine)
+{
+    const double n = floor(x * 0.63661977236758134 + 0.5);
+    const double r = (x - n * 1.57079632673412561417e+00) - n * 6.07710050650619224932e-11, s = r * r;
+    const double sin_r = r * (1.0 + s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 +
+                         s * (-1.0 / 39916800 + s * (1.0 / 6227020800.0 - s / 1307674368000.0)))))));
+    const double cos_r = 1.0 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 + s * (-1.0 / 3628800 +
+                         s * (1.0 / 479001600.0 - s / 87178291200.0))))));
+    const int64_t quarter = (int64_t)n & 3;
+    const double a = quarter & 1 ? cos_r : sin_r, b = quarter & 1 ? sin_r : cos_r;
+    *sine = (float)(quarter & 2 ? -a : a);
+    *cosine = (float)(quarter == 1 || quarter == 2 ? -b : b);
+}
+
+/* table [dims]: cosines of the dims / 2 channels, then their sines, times attn_factor */
+static void sqm__rope_angles(float *table, int32_t position, const float *inv_freq, int32_t dims, float attn_factor)
+{
+    const int32_t half = dims / 2;
+    for (int32_t i = 0; i < half; i++) {
+        const float phase = (float)position * inv_freq[i];
+        float sine, cosine;
+        sqm__sincos(phase < 0.0f ? -(double)phase : (double)phase, &sine, &cosine);
+        if (phase < 0.0f) sine = -sine;
+        table[i] = cosine * attn_factor;
+        table[half + i] = sine * attn_factor;
+    }
+}
+
+/* (a, b) -> (a cos - b sin, b cos + a sin) on pairs (i, i + dims/2) or (2i, 2i + 1) */
+static void sqm__rope_rotate(float *x, const float *table, int32_t dims, sqm_rope_style style)
+{
+    const int32_t half = dims / 2;
+    for (int32_t i = 0; i < half; i++) {
+        float *first = x + (style == SQM_ROPE_HALF ? i : 2 * i), *second = style == SQM_ROPE_HALF ? first + half : first + 1;
+        const float a = *first, b = *second, cosine = table[i], sine = table[half + i];
+        *first = a * cosine - b * sine;
+        *second = b * cosine + a * sine;
+    }
+}
+
+SQMDEF sqm_result sqm_rope(sqm_exec *x, float *rows, int32_t n, int32_t stride, int32_t first, int32_t heads,
+                           int32_t head_dim, int32_t dims, sqm_rope_style style, const float *inv_freq,
+                           float attn_factor, const int32_t *positions, int32_t first_position)
+{
+    float *table = (float *)(void *)x->scratch;
+    if (!rows || !inv_freq || n < 1 || heads < 1 || dims < 2 || dims % 2 || dims > head_dim || first < 0 ||
+        (int64_t)first + (int64_t)heads * head_dim > stride)
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, dims, "rope: %d of %d channels of %d heads do not fit rows of %d", dims,
+                  head_dim, heads, stride);
+    if ((size_t)dims * sizeof(float) > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, (size_t)dims * sizeof(float), "rope needs %d bytes of scratch", dims * 4);
+    for (int32_t t = 0; t < n; t++) {
+        float *row = rows + (size_t)t * (size_t)stride + first;
+        sqm__rope_angles(table, positions ? positions[t] : first_position + t, inv_freq, dims, attn_factor);
+        for (int32_t h = 0; h < heads; h++) sqm__rope_rotate(row + (size_t)h * (size_t)head_dim, table, dims, style);
+    }
+    return SQM_OK;
+}
+/* ==== [MIX] Sequence mixers ======================================================================================
+   Operations in which rows talk to rows. Each is one sub-section: formula, parameters, bind, state, forward, table
+   entry; nothing about it stands elsewhere except one line in the list at the end. Tested by tests/test_mix_*.c.   */
+
+/* ---- parameters by name ---------------------------------------------------------------------------------------------- */
+static const sqm_param *sqm__param(const sqm_param *params, int32_t n, const char *key)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (sqm__same_text(params[i].key, key)) return &params[i];
+    return NULL;
+}
+static double sqm__param_number(const sqm_param *params, int32_t n, const char *key, double otherwise)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    return p && !p->text && !p->tensors ? p->number : otherwise;
+}
+/* Integer parameter in [low, high]; missing: `otherwise`. */
+static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_t n, const char *key, int32_t otherwise,
+                                 int32_t low, int32_t high, sqm_error *err)
+{
+    const double v = sqm__param_number(params, n, key, (double)otherwise);
+    if (!(v >= (double)low && v <= (double)high) || v != floor(v)) {
+        const int32_t shown = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)shown, "%s = %d must be a whole number from %d to %d", key, shown,
+                  low, high);
+    }
+    *value = (int32_t)v;
+    return SQM_OK;
+}
+static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_t n, const char *key, double otherwise,
+                                   sqm_error *err)
+{
+    const double v = sqm__param_number(params, n, key, otherwise);
+    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s is not a finite number", key);
+    *value = (float)v;
+    return SQM_OK;
+}
+/* The one vector of `count` float32 under `key`; NULL when missing. */
+static sqm_result sqm__param_vector(const float **vector, const sqm_param *params, int32_t n, const char *key, int32_t count,
+                                    sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    *vector = NULL;
+    if (!p) return SQM_OK;
+    if (p->n_tensors != 1 || !p->tensors || !p->tensors[0])
+        SQM__FAIL(err, SQM_E_SHAPE, p->n_tensors, "%s must be one tensor", key);
+    if (p->tensors[0]->dtype != SQM_F32 || p->tensors[0]->layout != SQM_ROWS || p->tensors[0]->ndim != 1 ||
+        p->tensors[0]->shape[0] != count)
+        SQM__FAIL(err, SQM_E_SHAPE, p->tensors[0]->shape[0], "%s must be %d float32 values, has %d", key, count,
+                  p->tensors[0]->shape[0]);
+    *vector = (const float *)p->tensors[0]->data;
+    return SQM_OK;
+}
+
+/* ---- [MIX.attention] causal softmax attention with grouped heads -------------------------------------------------------
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap * tanh(s / softcap)
+   o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij (and sink_h)
+   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied by the recipe;
+   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
+   State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] } in float32 or
+            float16, a ring of tiles when there is a window. Keys and values are thus panels of [KERN]'s dense product.
+   Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online softmax, Milakov
+            & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
+   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss.
+   Traps    scale multiplies q before the product; the window counts the token itself.
+   Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
+typedef struct sqm__attention {
+    int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
+    float        scale, softcap;
+    const float *sinks;                 /* [heads] or NULL                                                             */
+} sqm__attention;
+
+typedef struct sqm__kv_header {         /* first bytes of a state: its own shape, never copied between states           */
+    int32_t   n_tiles;
+    sqm_dtype dtype;
+    int32_t   reserved[14];
+} sqm__kv_header;
+
+static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__attention *a = (sqm__attention *)bound;
+    int64_t width;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->kv_heads, params, n, "kv_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
+    SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
+    SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
+    SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
+    if (a->heads % a->kv_heads)
+        SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads, a->kv_heads);
+    if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
+    width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * a->v_dim;
+    if (width != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
+                  a->kv_heads, a->head_dim, in_width);
+    a->group = a->heads / a->kv_heads;
+    a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
+    a->in_width = in_width;
+    if ((int64_t)a->heads * a->v_dim > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d are too wide", a->heads, a->v_dim);
+    *out_width = a->heads * a->v_dim;
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
+{
+    return (size_t)a->head_dim * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+}
+SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head                      */
+{
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+}
+static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
+{
+    const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
+    if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch                */
+        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1;
+        if (ring < all) return (int32_t)ring;
+    }
+    return (int32_t)all;
+}
+static size_t sqm__attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__attention *a = (const sqm__attention *)bound;
+    const size_t tile = sqm__kv_tile_bytes(a, kv_dtype) * (size_t)a->kv_heads;
+    const size_t tiles = (size_t)sqm__kv_tiles(a, max_context, max_batch);
+    if (tiles > ((size_t)-1 - sizeof(sqm__kv_header)) / tile) return (size_t)-1;
+    return sizeof(sqm__kv_header) + tile * tiles;
+}
+static size_t sqm__attention_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    const sqm__attention *a = (const sqm__attention *)bound;
+    const sqm__kv_header *kv = (const sqm__kv_header *)state;
+    const int32_t tiles = sqm__min(kv->n_tiles, sqm__ceil_div(position, SQM__TILE_KEYS));
+    return sizeof(sqm__kv_header) + sqm__kv_tile_bytes(a, kv->dtype) * (size_t)a->kv_heads * (size_t)tiles;
+}
+static void sqm__attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    sqm__kv_header *kv = (sqm__kv_header *)state;
+    (void)state_bytes;
+    memset(kv, 0, sizeof(*kv));
+    kv->n_tiles = sqm__kv_tiles((const sqm__attention *)bound, max_context, max_batch);
+    kv->dtype = kv_dtype;
+}
+
+/* Query vectors handled together: a block of rows times the query heads of one kv head. */
+SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return sqm__max(1, 24 / a->group); }
+static size_t sqm__attention_piece_bytes(const sqm__attention *a)
+{
+    const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    return sqm__align_up(m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3) * 4, 64);
+}
+static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)max_context;
+    (void)max_batch;
+    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)threads;
+}
+
+typedef struct sqm__attention_job {
+    const sqm__attention *a;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    uint8_t              *scratch;      /* pieces * piece_bytes                                                        */
+    int32_t               n_spans, pieces;
+} sqm__attention_job;
+
+SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t position, int32_t kv_head)
+{
+    const sqm__kv_header *kv = (const sqm__kv_header *)state;
+    const size_t tile = (size_t)(position / SQM__TILE_KEYS % kv->n_tiles);
+    return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads + (size_t)kv_head);
+}
+
+/* Writes key and value of one row and kv head into the tile of its position. */
+static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head, const float *row)
+{
+    const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
+    const int32_t key = position % SQM__TILE_KEYS;
+    uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
+    const float *k = row + (size_t)(a->heads + kv_head) * (size_t)a->head_dim;
+    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim + (size_t)kv_head * (size_t)a->v_dim;
+    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES + (size_t)(key % SQM__LANES);
+    if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
+    if (dtype == SQM_F32) {
+        float *to_keys = (float *)(void *)keys, *to_values = (float *)(void *)values;
+        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = k[i];
+        for (int32_t i = 0; i < a->v_dim; i++)
+            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES + (size_t)(i % SQM__LANES)] = v[i];
+    } else {
+        uint16_t *to_keys = (uint16_t *)(void *)keys, *to_values = (uint16_t *)(void *)values;
+        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = sqm__f32_to_f16(k[i]);
+        for (int32_t i = 0; i < a->v_dim; i++)
+            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES + (size_t)(i % SQM__LANES)] =
+                sqm__f32_to_f16(v[i]);
+    }
+}
+static void sqm__attention_write_task(void *arg, int32_t piece)
+{
+    const sqm__attention_job *job = (const sqm__attention_job *)arg;
+    const sqm__attention *a = job->a;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; h < a->kv_heads; h++)
+            if (unit++ % job->pieces == piece)
+                for (int32_t t = 0; t < job->spans[s].rows; t++)
+                    sqm__kv_write(a, job->spans[s].state, job->spans[s].position + t, h,
+                                  job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
+}
+
+/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. */
+static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *work, const sqm_exec *x, int32_t m,
+                                  int32_t head, float *out)
+{
+    const float *acc = work->acc + (size_t)m * (size_t)a->v_pad;
+    float sum = work->sum[m], shrink = 1.0f;
+    if (a->sinks) {
+        float e[2];
+        const float top = a->sinks[head] > work->max[m] ? a->sinks[head] : work->max[m];
+        e[0] = work->max[m] - top;
+        e[1] = a->sinks[head] - top;
+        x->kernels->activate(e, e, 2, SQM_ACT_EXP);
+        shrink = e[0];
+        sum = sum * e[0] + e[1];
+    }
+    for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
+}
+
+/* Rows [first, first + rows) of a span, for all query heads of one kv head. */
+static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span, int32_t kv_head,
+                                 int32_t first, int32_t rows)
+{
+    const sqm__attention *a = job->a;
+    const sqm__kv_header *kv = (const sqm__kv_header *)span->state;
+    const int32_t n = rows * a->group, last = span->position + first + rows - 1, start = span->position + first;
+    const int32_t oldest = a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
+    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    float *floats = (float *)(void *)scratch;
+    int32_t *positions;
+    sqm__attend work;
+    work.q = floats;                    floats += capacity * (size_t)a->head_dim;
+    work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
+    work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
+    work.max = floats;                  floats += capacity;
+    work.sum = floats;                  floats += capacity;
+    positions = (int32_t *)(void *)floats;
+    work.position = positions;
+    work.n_vectors = n;
+    work.head_dim = a->head_dim;
+    work.v_pad = a->v_pad;
+    work.window = a->window;
+    work.softcap = a->softcap;
+    work.dtype = kv->dtype;
+    memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
+    for (int32_t m = 0; m < n; m++) {
+        const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
+        const float *q = job->in + (size_t)(span->first_row + first + t) * (size_t)a->in_width + (size_t)head * (size_t)a->head_dim;
+        float *to = work.q + (size_t)m * (size_t)a->head_dim;
+        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
+        work.max[m] = -3.0e38f;
+        work.sum[m] = 0.0f;
+        positions[m] = start + t;
+    }
+    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= last; key += SQM__TILE_KEYS) {
+        const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
+        job->x->kernels->attend_tile(&work, keys, keys + sqm__kv_keys_bytes(a, kv->dtype), key,
+                                     sqm__min(SQM__TILE_KEYS, last + 1 - key));
+    }
+    for (int32_t m = 0; m < n; m++) {
+        const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
+        sqm__attention_finish(a, &work, job->x, m, head, job->out +
+                              ((size_t)(span->first_row + first + t) * (size_t)a->heads + (size_t)head) * (size_t)a->v_dim);
+    }
+}
+static void sqm__attention_task(void *arg, int32_t piece)
+{
+    const sqm__attention_job *job = (const sqm__attention_job *)arg;
+    const int32_t block = sqm__attention_block_rows(job->a);
+    uint8_t *scratch = job->scratch + sqm__attention_piece_bytes(job->a) * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t first = 0; first < job->spans[s].rows; first += block)
+            for (int32_t h = 0; h < job->a->kv_heads; h++)
+                if (unit++ % job->pieces == piece)
+                    sqm__attention_block(job, scratch, &job->spans[s], h, first, sqm__min(block, job->spans[s].rows - first));
+}
+
+/* A span without state gets one of its own rows' size in the scratch, behind the pieces. */
+static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__attention *a = (const sqm__attention *)bound;
+    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)x->threads;
+    sqm__attention_job job;
+    size_t work = 0;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        size_t need = pieces_bytes;
+        if (!span.state) need += sqm__attention_state_bytes(a, span.rows, span.rows, SQM_F32);
+        if (need > x->scratch_bytes || !x->scratch)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "attention needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        work += (size_t)span.rows * ((size_t)span.position + (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
+        if (span.state) continue;
+        if (span.position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position, "a span without state must start at position 0, not %d",
+                      span.position);
+        span.state = x->scratch + pieces_bytes;
+        sqm__attention_reset(a, span.state, 0, span.rows, span.rows, SQM_F32);
+        job.spans = &span;
+        job.n_spans = 1;
+        job.pieces = x->threads;
+        sqm__run(x, sqm__attention_write_task, &job, job.pieces);
+        sqm__run(x, sqm__attention_task, &job, job.pieces);
+    }
+    if (!spans[0].state) return SQM_OK;
+    job.spans = spans;
+    job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, work);
+    sqm__run(x, sqm__attention_write_task, &job, job.pieces);
+    sqm__run(x, sqm__attention_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__attention_mixer = {
+    "attention", "heads kv_heads head_dim v_dim scale softcap window sinks", sizeof(sqm__attention),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind, sqm__attention_state_bytes,
+    sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
+
+/* ---- the list of all mixers --------------------------------------------------------------------------------------------- */
+static const sqm_mixer *const sqm__mixers[] = { &sqm__attention_mixer, NULL };
+SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
+
+/* ==== [FILE] Weight file reader ============================================================================
+   A .sqm image is validated once, wholly, and then used in place: nothing is copied, DATA is not touched
+   unless its checksums are asked for. Every number from the file is checked; no arithmetic on it can wrap;
+   after sqm__file_open succeeded all offsets, strings, indices, sizes and dtypes are safe to use.
+   Calls [PLAT], [TYPE]. Tested by tests/test_file.c, tests/fuzz_open.c and tests/read_sqm.py (independent).
+
+   All integers little-endian, all offsets absolute.
+     header          64 bytes
+     section table   32 bytes a section, in order of offset
+     STRS META RECP PARM TLST TENS TOKN   index sections, each at a multiple of 64, with a CRC-32C
+     DATA            tensors at multiples of `alignment`, in order of use, each with a CRC-32C, zeros between
+   STRS   NUL-terminated texts; the first and the last byte are 0, so every offset inside is a safe C string
+   META   pairs of texts, for people and tools
+   RECP   the ops in order of execution; PARM their key=value parameters; TLST the tensor numbers of lists
+   TENS   one entry a tensor, in order of offset
+   TOKN   see [TOK]
+   An unknown section is skipped unless its flag bit 0 says that it is required. */
+#define SQM__FILE_MAJOR    1
+#define SQM__FILE_MINOR    0
+#define SQM__FILE_ENDIAN   0x01020304u
+#define SQM__MAX_SECTIONS  64
+#define SQM__NO_TENSOR     0xffffffffu                 /* "-" in a tensor list */
+
+/* What an op's dst, src, src2 may be besides 0..15, the registers r0..r15. */
+enum { SQM__REGISTERS = 16, SQM__REG_LOGITS = 252, SQM__REG_TOKENS = 253, SQM__REG_POSITIONS = 254,
+       SQM__REG_NONE = 255 };
+enum { SQM__PARAM_INT = 0, SQM__PARAM_FLOAT = 1, SQM__PARAM_TEXT = 2, SQM__PARAM_TENSORS = 3 };
+
+typedef struct sqm__file_header {
+    uint8_t  magic[8];
+    uint16_t minor, major;                             /* any minor is accepted */
+    uint32_t endian;
+    uint64_t file_bytes;
+    uint32_t n_sections, alignment;                    /* alignment: power of two, 64..65536 */
+    uint64_t sections;                                 /* 64 */
+    uint32_t flags;                                    /* 0 */
+    uint32_t crc;                                      /* of header (this field 0) and section table */
+    uint32_t reserved[4];
+} sqm__file_header;
+
+typedef struct sqm__file_section {
+    uint32_t type;                                     /* four letters, first in the lowest byte */
+    uint32_t flags;                                    /* bit 0: refuse the file if the type is unknown */
+    uint64_t offset, bytes;
+    uint32_t count;                                    /* entries; 0 for STRS, TOKN, DATA */
+    uint32_t crc;                                      /* DATA: 0 */
+} sqm__file_section;
+
+typedef struct sqm__file_meta {
+    uint32_t key, value;                               /* STRS */
+} sqm__file_meta;
+
+typedef struct sqm__file_op {
+    uint16_t op;                                       /* SQM__OP_* of [RECIPE] */
+    uint8_t  dst, src, src2, flags;                    /* flags 0 */
+    uint16_t n_params;
+    uint32_t mixer;                                    /* STRS; 0: none */
+    uint32_t first_param;
+    uint32_t reserved[4];
+} sqm__file_op;
+
+typedef struct sqm__file_param {
+    uint32_t key;                                      /* STRS */
+    uint16_t type, count;                              /* SQM__PARAM_*; count of a tensor list, else 0 */
+    uint64_t value;  /* int64 or double bits, STRS offset, first TLST index */
+} sqm__file_param;
+
+typedef struct sqm__file_tensor {
+    uint32_t name, name_hash;                          /* STRS; FNV-1a */
+    uint16_t dtype;
+    uint8_t  ndim, layout;
+    uint32_t crc;                                      /* 0: none */
+    int32_t  shape[4];                                 /* unused: 1 */
+    uint64_t offset, bytes;
+    uint64_t reserved;
+    uint32_t reserved2[2];
+} sqm__file_tensor;
+
+typedef char sqm__check_header[sizeof(sqm__file_header) == 64 &&
+                               offsetof(sqm__file_header, crc) == 44 ? 1 : -1];
+typedef char sqm__check_section[sizeof(sqm__file_section) == 32 ? 1 : -1];
+typedef char sqm__check_op[sizeof(sqm__file_op) == 32 ? 1 : -1];
+typedef char sqm__check_param[sizeof(sqm__file_param) == 16 ? 1 : -1];
+typedef char sqm__check_entry[sizeof(sqm__file_tensor) == 64 &&
+                              offsetof(sqm__file_tensor, offset) == 32 ? 1 : -1];
+
+typedef struct sqm__file {
+    const uint8_t           *image;
+    size_t                   bytes;
+    const char              *strs;
+    uint32_t                 strs_bytes;
+    const sqm__file_meta    *meta;
+    int32_t                  n_meta;
+    const sqm__file_op      *ops;
+    int32_t                  n_ops;
+    const sqm__file_param   *params;
+    int32_t                  n_params;
+    const uint32_t          *lists;
+    int32_t                  n_lists;
+    const sqm__file_tensor  *tensors;
+    int32_t                  n_tensors;
+    const uint8_t           *tokens;                   /* NULL: no tokenizer */
+    size_t                   token_bytes;
+    const sqm__file_section *data;                     /* NULL: no tensors */
+    uint32_t                 alignment;
+} sqm__file;
+
+static const uint8_t sqm__file_magic[8] = { 0x89, 'S', 'Q', 'M', '\r', '\n', 0x1a, '\n' };
+
+/* ---- checksum and hash --------------------------------------------------------------------------------- */
+/* CRC-32C (Castagnoli, reflected 0x82f63b78), a byte at a time. The table is linear: entry i is the exclusive
+   or of the entries of its bits, so the preprocessor can write it. */
+#define SQM__CRC_BIT(i, bit, entry) ((uint32_t)((i) >> (bit) & 1) * (entry))
+#define SQM__CRC_1(i) (SQM__CRC_BIT(i, 0, 0xf26b8303u) ^ SQM__CRC_BIT(i, 1, 0xe13b70f7u) ^          \
+                       SQM__CRC_BIT(i, 2, 0xc79a971fu) ^ SQM__CRC_BIT(i, 3, 0x8ad958cfu) ^          \
+                       SQM__CRC_BIT(i, 4, 0x105ec76fu) ^ SQM__CRC_BIT(i, 5, 0x20bd8edeu) ^          \
+                       SQM__CRC_BIT(i, 6, 0x417b1dbcu) ^ SQM__CRC_BIT(i, 7, 0x82f63b78u))
+#define SQM__CRC_4(i)  SQM__CRC_1(i), SQM__CRC_1((i) + 1), SQM__CRC_1((i) + 2), SQM__CRC_1((i) + 3)
+#define SQM__CRC_16(i) SQM__CRC_4(i), SQM__CRC_4((i) + 4), SQM__CRC_4((i) + 8), SQM__CRC_4((i) + 12)
+#define SQM__CRC_64(i) SQM__CRC_16(i), SQM__CRC_16((i) + 16), SQM__CRC_16((i) + 32), SQM__CRC_16((i) + 48)
+static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), SQM__CRC_64(128),
+                                              SQM__CRC_64(192) };
+#undef SQM__CRC_BIT
+#undef SQM__CRC_1
+#undef SQM__CRC_4
+#undef SQM__CRC_16
+#undef SQM__CRC_64
+
+/* Continues `crc` (0 at the start) over `bytes` bytes. */
+static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
+{
+    const uint8_t *p = (const uint8_t *)data;
+    crc = ~crc;
+    for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
+    return ~crc;
+}
+
+/* FNV-1a of a text. */
+static uint32_t sqm__hash_text(const char *text)
+{
+    uint32_t hash = 2166136261u;
+    for (; *text; text++) hash = (hash ^ (uint32_t)(unsigned char)*text) * 16777619u;
+    return hash;
+}
+
+SQM__INLINE uint32_t sqm__section_type(const char *letters) { return sqm__load_u32(letters); }
+
+/* ---- access after opening ------------------------------------------------------------------------------ */
+/* The text at a STRS offset; "" for an offset outside. */
+static const char *sqm__file_text(const sqm__file *f, uint32_t offset)
+{
+    return offset < f->strs_bytes ? f->strs + offset : "";
+}
+
+static sqm_tensor sqm__file_tensor_view(const sqm__file *f, int32_t index)
+{
+    const sqm__file_tensor *entry = &f->tensors[index];
+    sqm_tensor view;
+    view.data = f->image + (size_t)entry->offset;
+    view.dtype = (sqm_dtype)entry->dtype;
+    view.layout = (sqm_layout)entry->layout;
+    view.ndim = entry->ndim;
+    for (int32_t i = 0; i < SQM_MAX_DIMS; i++) view.shape[i] = entry->shape[i];
+    return view;
+}
+
+/* Index of the first tensor of that name; -1: none. */
+static int32_t sqm__file_find(const sqm__file *f, const char *name)
+{
+    const uint32_t hash = sqm__hash_text(name);
+    for (int32_t i = 0; i < f->n_tensors; i++) {
+        if (f->tensors[i].name_hash == hash && strcmp(sqm__file_text(f, f->tensors[i].name), name) == 0) {
+            return i;
+        }
+    }
+    return -1;
+}
+
+/* Value of a META key; NULL: none. */
+SQM__UNUSED static const char *sqm__file_find_meta(const sqm__file *f, const char *key)
+{
+    for (int32_t i = 0; i < f->n_meta; i++) {
+        if (strcmp(sqm__file_text(f, f->meta[i].key), key) == 0) return sqm__file_text(f, f->meta[i].value);
+    }
+    return NULL;
+}
+
+SQM__INLINE int64_t sqm__file_param_int(const sqm__file_param *p)
+{
+    int64_t v;
+    memcpy(&v, &p->value, 8);
+    return v;
+}
+
+SQM__INLINE double sqm__file_param_float(const sqm__file_param *p)
+{
+    double v;
+    memcpy(&v, &p->value, 8);
+    return v;
+}
+
+/* ---- validation ---------------------------------------------------------------------------------------- */
+static int sqm__is_big_endian(void)
+{
+    const uint16_t one = 1;
+    uint8_t first;
+    memcpy(&first, &one, 1);
+    return first == 0;
+}
+
+/* Says what a file is that is no weight file, for the most likely mistakes. */
+static sqm_result sqm__file_not_ours(const uint8_t *image, sqm_error *err)
+{
+    if (memcmp(image, "GGUF", 4) == 0) {
+        SQM__FAIL(err, SQM_E_FORMAT, 0,
+                  "this is a GGUF file, not a .sqm weight file: convert it with sqm-convert");
+    }
+    if (memcmp(image, "PK\003\004", 4) == 0) {
+        SQM__FAIL(err, SQM_E_FORMAT, 0,
+                  "this is a zip or PyTorch file, not a .sqm weight file: use sqm-convert");
+    }
+    if (memcmp(image, "version https://git-lfs", 23) == 0) {
+        SQM__FAIL(err, SQM_E_FORMAT, 0,
+                  "this is a git-lfs pointer, not the weight file itself: run git lfs pull");
+    }
+    if (memcmp(image + 1, "SQM", 3) == 0) {
+        SQM__FAIL(err, SQM_E_FORMAT, 0, "the first bytes are damaged, as a text-mode transfer does it");
+    }
+    SQM__FAIL(err, SQM_E_FORMAT, 0, "not a .sqm weight file: the first bytes are not its signature");
+}
+
+static sqm_result sqm__file_check_header(const uint8_t *image, size_t bytes, sqm_error *err)
+{
+    sqm__file_header h;
+    if (sqm__is_big_endian()) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "big-endian machines are not supported");
+    if (!image) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "weight image is NULL");
+    if ((uintptr_t)image & 7u) {
+        SQM__FAIL(err, SQM_E_ARGUMENT, (uintptr_t)image & 7u, "weight image must be aligned to 8 bytes");
+    }
+    if (bytes < sizeof(h)) {
+        SQM__FAIL(err, SQM_E_FORMAT, bytes, "weight file has %z bytes, its header alone has 64",
+                  (uint64_t)bytes);
+    }
+    memcpy(&h, image, sizeof(h));
+    if (memcmp(h.magic, sqm__file_magic, 8) != 0) return sqm__file_not_ours(image, err);
+    if (h.endian == 0x04030201u) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, h.endian,
+                  "weight file was written in big-endian order, little is needed");
+    }
+    if (h.endian != SQM__FILE_ENDIAN) {
+        SQM__FAIL(err, SQM_E_FORMAT, h.endian, "byte-order mark of the file is damaged");
+    }
+    if (h.major != SQM__FILE_MAJOR) {
+        SQM__FAIL(err, SQM_E_VERSION, h.major, "weight file has format version %d, this build reads %d",
+                  (int32_t)h.major, (int32_t)SQM__FILE_MAJOR);
+    }
+    if (h.file_bytes > (uint64_t)SIZE_MAX) {
+        SQM__FAIL(err, SQM_E_LIMIT, h.file_bytes, "weight file of %z bytes exceeds the address space",
+                  h.file_bytes);
+    }
+    if (h.file_bytes != bytes) {
+        SQM__FAIL(err, SQM_E_FORMAT, bytes, "weight file has %z bytes, its header says %z: %s",
+                  (uint64_t)bytes, h.file_bytes,
+                  bytes < h.file_bytes ? "it is truncated" : "something was appended");
+    }
+    if (h.n_sections > SQM__MAX_SECTIONS || h.sections != 64 || (bytes - 64) / 32 < h.n_sections) {
+        SQM__FAIL(err, SQM_E_FORMAT, h.n_sections, "section table (%z sections) is damaged",
+                  (uint64_t)h.n_sections);
+    }
+    const uint32_t crc = h.crc;
+    h.crc = 0;
+    if (sqm__crc32c(sqm__crc32c(0, &h, 64), image + 64, (size_t)h.n_sections * 32) != crc) {
+        SQM__FAIL(err, SQM_E_CHECKSUM, crc,
+                  "checksum of header and section table is wrong: the file is damaged");
+    }
+    if (h.alignment < 64 || h.alignment > 65536 || (h.alignment & (h.alignment - 1)) != 0) {
+        SQM__FAIL(err, SQM_E_FORMAT, h.alignment, "alignment %z is no power of two in 64..65536",
+                  (uint64_t)h.alignment);
+    }
+    if (h.flags | h.reserved[0] | h.reserved[1] | h.reserved[2] | h.reserved[3]) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, h.flags,
+                  "weight file uses header fields that this build does not know");
+    }
+    return SQM_OK;
+}
+
+/* Number of entries of an array section whose entries have `size` bytes; -1: count and bytes disagree. */
+static int32_t sqm__section_count(const sqm__file_section *s, size_t size)
+{
+    if (s->count > (uint32_t)INT32_MAX || s->bytes != (uint64_t)s->count * size) return -1;
+    return (int32_t)s->count;
+}
+
+/* Enters a section into f. *bad: its count does not fit. Returns 0 for an unknown type. */
+static int sqm__file_enter(sqm__file *f, const sqm__file_section *s, int *bad)
+{
+    const uint8_t *at = f->image + (size_t)s->offset;
+    const void *entries = at;
+    int32_t n = 0;
+    if (s->type == sqm__section_type("STRS")) {
+        f->strs = (const char *)entries;
+        f->strs_bytes = (uint32_t)s->bytes;
+        *bad = s->bytes < 1 || s->bytes > (uint64_t)INT32_MAX || at[0] != 0 || at[(size_t)s->bytes - 1] != 0;
+    } else if (s->type == sqm__section_type("META")) {
+        f->meta = (const sqm__file_meta *)entries;
+        f->n_meta = n = sqm__section_count(s, sizeof(sqm__file_meta));
+    } else if (s->type == sqm__section_type("RECP")) {
+        f->ops = (const sqm__file_op *)entries;
+        f->n_ops = n = sqm__section_count(s, sizeof(sqm__file_op));
+    } else if (s->type == sqm__section_type("PARM")) {
+        f->params = (const sqm__file_param *)entries;
+        f->n_params = n = sqm__section_count(s, sizeof(sqm__file_param));
+    } else if (s->type == sqm__section_type("TLST")) {
+        f->lists = (const uint32_t *)entries;
+        f->n_lists = n = sqm__section_count(s, sizeof(uint32_t));
+    } else if (s->type == sqm__section_type("TENS")) {
+        f->tensors = (const sqm__file_tensor *)entries;
+        f->n_tensors = n = sqm__section_count(s, sizeof(sqm__file_tensor));
+    } else if (s->type == sqm__section_type("TOKN")) {
+        f->tokens = at;
+        f->token_bytes = (size_t)s->bytes;
+    } else if (s->type == sqm__section_type("DATA")) {
+        f->data = s;
+    } else {
+        return 0;
+    }
+    if (n < 0) *bad = 1;
+    return 1;
+}
+
+/* Sections must lie in order, apart and inside the file; index sections must have the right checksum. */
+static sqm_result sqm__file_check_sections(sqm__file *f, uint32_t flags, sqm_error *err)
+{
+    const uint32_t n = ((const sqm__file_header *)(const void *)f->image)->n_sections;
+    const sqm__file_section *s = (const sqm__file_section *)(const void *)(f->image + 64);
+    uint64_t end = 64 + (uint64_t)n * 32;
+    for (uint32_t i = 0; i < n; i++) {
+        char name[5] = { 0, 0, 0, 0, 0 };
+        memcpy(name, &s[i].type, 4);
+        if (s[i].offset < end || s[i].offset > f->bytes || s[i].bytes > f->bytes - s[i].offset ||
+            s[i].offset % 64 != 0) {
+            SQM__FAIL(err, SQM_E_FORMAT, s[i].offset,
+                      "section %s at %z with %z bytes overlaps or leaves the file", name,
+                      s[i].offset, s[i].bytes);
+        }
+        end = s[i].offset + s[i].bytes;
+        for (uint32_t k = 0; k < i; k++) {
+            if (s[k].type == s[i].type) SQM__FAIL(err, SQM_E_FORMAT, i, "section %s appears twice", name);
+        }
+        int bad = 0;
+        const int known = sqm__file_enter(f, &s[i], &bad);
+        if (!known && (s[i].flags & 1u)) {
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, s[i].type,
+                      "weight file needs section %s, unknown to this build", name);
+        }
+        if (&s[i] != f->data && (known || (flags & SQM_OPEN_VERIFY)) &&
+            sqm__crc32c(0, f->image + (size_t)s[i].offset, (size_t)s[i].bytes) != s[i].crc) {
+            SQM__FAIL(err, SQM_E_CHECKSUM, s[i].crc, "checksum of section %s is wrong: the file is damaged",
+                      name);
+        }
+        if (bad) {
+            SQM__FAIL(err, SQM_E_FORMAT, s[i].bytes, "section %s of %z bytes is damaged", name, s[i].bytes);
+        }
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__file_check_meta(const sqm__file *f, sqm_error *err)
+{
+    for (int32_t i = 0; i < f->n_meta; i++) {
+        if (f->meta[i].key >= f->strs_bytes || f->meta[i].value >= f->strs_bytes) {
+            SQM__FAIL(err, SQM_E_FORMAT, i, "note %d points outside the texts", i);
+        }
+    }
+    return SQM_OK;
+}
+
+/* What a tensor entry says about itself. */
+static sqm_result sqm__file_check_entry(const sqm__file_tensor *e, const char *name, sqm_error *err)
+{
+    if (!name[0] || e->name_hash != sqm__hash_text(name)) {
+        SQM__FAIL(err, SQM_E_FORMAT, e->name, "tensor '%s' has an empty name or a wrong name hash", name);
+    }
+    if (!sqm__dtype_find(e->dtype)) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, e->dtype, "tensor '%s' has dtype %d, unknown to this build", name,
+                  (int32_t)e->dtype);
+    }
+    if (e->layout > SQM_PANELS || (e->reserved | e->reserved2[0] | e->reserved2[1])) {
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "tensor '%s' uses fields that this build does not know", name);
+    }
+    for (int32_t i = e->ndim; i < SQM_MAX_DIMS; i++) {
+        if (e->shape[i] != 1) {
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tensor '%s': unused dimension %d is not 1", name, i);
+        }
+    }
+    const uint64_t need = sqm__tensor_bytes64((sqm_dtype)e->dtype, (sqm_layout)e->layout, e->ndim, e->shape);
+    if (!need || need != e->bytes) {
+        SQM__FAIL(err, SQM_E_FORMAT, e->bytes,
+                  "tensor '%s': %s [%d, %d, %d, %d] takes %z bytes, the file says %z",
+                  name, sqm_dtype_name((sqm_dtype)e->dtype), e->shape[0], e->shape[1], e->shape[2],
+                  e->shape[3], need, e->bytes);
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__file_check_tensors(const sqm__file *f, uint32_t flags, sqm_error *err)
+{
+    uint64_t end = f->data ? f->data->offset : 0;
+    const uint64_t limit = f->data ? f->data->offset + f->data->bytes : 0;
+    for (int32_t i = 0; i < f->n_tensors; i++) {
+        const sqm__file_tensor *e = &f->tensors[i];
+        if (e->name >= f->strs_bytes) {
+            SQM__FAIL(err, SQM_E_FORMAT, i, "name of tensor %d is outside the texts", i);
+        }
+        const char *name = sqm__file_text(f, e->name);
+        SQM__TRY(sqm__file_check_entry(e, name, err));
+        if (e->offset < end || e->offset > limit || e->bytes > limit - e->offset ||
+            e->offset % f->alignment != 0) {
+            SQM__FAIL(err, SQM_E_FORMAT, e->offset,
+                      "tensor '%s' at %z with %z bytes is misaligned, overlaps or leaves the data section",
+                      name, e->offset, e->bytes);
+        }
+        end = e->offset + e->bytes;
+        if ((flags & SQM_OPEN_VERIFY) && e->crc &&
+            sqm__crc32c(0, f->image + (size_t)e->offset, (size_t)e->bytes) != e->crc) {
+            SQM__FAIL(err, SQM_E_CHECKSUM, i, "checksum of tensor '%s' is wrong: the file is damaged", name);
+        }
+    }
+    return SQM_OK;
+}
+
+static int sqm__is_register(uint8_t r) { return r < SQM__REGISTERS || r >= SQM__REG_LOGITS; }
+
+static sqm_result sqm__file_check_params(const sqm__file *f, sqm_error *err)
+{
+    for (int32_t i = 0; i < f->n_lists; i++) {
+        if (f->lists[i] != SQM__NO_TENSOR && f->lists[i] >= (uint32_t)f->n_tensors) {
+            SQM__FAIL(err, SQM_E_FORMAT, i, "recipe names tensor %z of %d", (uint64_t)f->lists[i],
+                      f->n_tensors);
+        }
+    }
+    for (int32_t i = 0; i < f->n_params; i++) {
+        const sqm__file_param *p = &f->params[i];
+        int good = p->key < f->strs_bytes && sqm__file_text(f, p->key)[0] && p->type <= SQM__PARAM_TENSORS;
+        if (p->type == SQM__PARAM_TENSORS) {
+            const uint64_t n = (uint64_t)f->n_lists;
+            good = good && p->count > 0 && p->value <= n && p->count <= n - p->value;
+        } else {
+            good = good && p->count == 0;
+        }
+        if (p->type == SQM__PARAM_TEXT) good = good && p->value < f->strs_bytes;
+        if (p->type == SQM__PARAM_FLOAT) good = good && (p->value >> 52 & 2047u) != 2047u;
+        if (!good) SQM__FAIL(err, SQM_E_FORMAT, i, "parameter %d of the recipe is damaged", i);
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__file_check_ops(const sqm__file *f, sqm_error *err)
+{
+    for (int32_t i = 0; i < f->n_ops; i++) {
+        const sqm__file_op *o = &f->ops[i];
+        const uint32_t n = (uint32_t)f->n_params;
+        if (o->mixer >= f->strs_bytes || o->first_param > n || o->n_params > n - o->first_param) {
+            SQM__FAIL(err, SQM_E_FORMAT, i, "op %d of the recipe points outside its tables", i);
+        }
+        if (!sqm__is_register(o->dst) || !sqm__is_register(o->src) || !sqm__is_register(o->src2)) {
+            SQM__FAIL(err, SQM_E_FORMAT, i, "op %d of the recipe names a register that does not exist", i);
+        }
+        if (o->flags || (o->reserved[0] | o->reserved[1] | o->reserved[2] | o->reserved[3])) {
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, i,
+                      "op %d of the recipe uses fields that this build does not know", i);
+        }
+    }
+    return SQM_OK;
+}
+
+/* Validates an image and makes f an index over it; f is meaningless if this fails. flags: SQM_OPEN_VERIFY. */
+static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, uint32_t flags,
+                                 sqm_error *err)
+{
+    memset(f, 0, sizeof(*f));
+    f->image = (const uint8_t *)image;
+    f->bytes = bytes;
+    f->strs = "";
+    f->strs_bytes = 1;
+    SQM__TRY(sqm__file_check_header(f->image, bytes, err));
+    f->alignment = ((const sqm__file_header *)(const void *)f->image)->alignment;
+    SQM__TRY(sqm__file_check_sections(f, flags, err));
+    SQM__TRY(sqm__file_check_meta(f, err));
+    SQM__TRY(sqm__file_check_tensors(f, flags, err));
+    SQM__TRY(sqm__file_check_params(f, err));
+    return sqm__file_check_ops(f, err);
+}
+
+/* ==== [TOK] Tokenizers =====================================================================================
+   Text to token ids and back, driven by data: the runtime knows no model's name. The TOKN section of a file is
+   one blob that is checked wholly by sqm__tok_open and then read in place (also from flash): nothing is
+   allocated, nothing is built. Everything that depends on a tokenizer's history (which regular expression,
+   which Unicode version, which merge rule) was turned into tables by the converter (tools/tok_import.h).
+
+   Encoding, in this order, each step given by a list in the blob:
+     added tokens   texts that are tokens by themselves ("<|im_end|>") are cut out, leftmost, then longest
+     normalizers    the text between them is rewritten: prefix, replacement, strip, Unicode normal form
+     added tokens   a second list, which is looked for in the normalised text
+     splits         pieces are cut in smaller pieces, step by step, by regular expressions
+     model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest first,
+                    then leftmost. A piece that is known to merge into one token is looked up whole.
+     template       ids before and after, such as begin-of-text
+   Decoding puts the bytes of the tokens side by side, then runs the decoder steps. In vocabularies that write
+   the space as U+2581 token texts are stored with real spaces: that is what they decode to.
+
+   Blob: sqm__tok_header, then n_arrays pairs (byte offset from the blob's start, number of items), by number:
+      0 offsets     u32 [n + 1]  where the texts of tokens begin in `text`; the last is its end
+      1 text        u8           token texts: the bytes that a token decodes to
+      2 attributes  u8 [n]       low 4 bits SQM__TOKEN_*, bit 4: a piece of just this text is this token
+      3 index       (hash, id)   open addressing by sqm__tok_hash, home cell hash * cells >> 32, id ~0: free
+      4 merges      (left, right, rank, id)  open addressing by sqm__pair_hash, left ~0: free
+      5 chars       i32 [256]    id of the one-byte text, -1: none (byte models: the symbol of each byte)
+      6 bytes       i32 [256]    token of a byte for characters that are no token; or empty
+      7 added       (first byte in strings, bytes, id, flags), sorted by bytes
+      8 added_first u32 [257]    index in `added` of the first text that begins with byte b
+      9 added_norm, 10 added_norm_first         the same for the list that normalised text is searched for
+     11 ends        i32          tokens that end a text or a chat turn
+     12 prefix, 13 suffix  i32   the template
+     14 normalizers, 15 splits, 16 decoders     sqm__tok_step
+     17 strings     u8           texts of added tokens and steps
+     18 program     sqm__regex_op         19 classes  sqm__char_class       20 toggles  u32 pairs [from, end)
+     21 firsts      u32 [8] bit sets of first bytes
+     22 category_runs    u32     first code point << 5 | general category (30, 31: Lu where even, where odd,
+                                 else Ll), sorted; empty when no class asks for categories
+     23 category_blocks  u16     run that holds code point 256 * i
+     24 decomposed       (code point, first, second or 0), sorted       25 compositions  u16, indices in 24 by
+     (first, second)    26 combining_runs  u32 code point << 8 | class    27 unstable  u32 pairs [from, end):
+     what the normal form changes or joins to the character before. 24 to 27 are empty without such a step.
+   Arrays begin at multiples of 4. A reader ignores arrays that it does not know and refuses kinds and steps
+   that it does not know, so tables can be added. Hash chains are at most *_probe cells long.
+
+   Invalid UTF-8 is never an error: a byte that is not part of a character counts as one character of category
+   So, byte models and byte fallback keep it, so that text comes back as it was.
+   Calls [PLAT], [MEM]. Tested by tests/test_tok.c, tests/fuzz_tok.c and the strings of 8 real tokenizers.     */
+
+#if SQM__HAVE_TOKENIZER
+#define SQM__TOK_VERSION 1
+#define SQM__TOK_NONE 0xffffffffu
+#define SQM__TOK_MAX_TEXT 0x3fffffffu                  /* bytes of one text; positions are uint32_t */
+
+enum { SQM__TOK_BYTES = 1, SQM__TOK_BYTE_BPE = 2, SQM__TOK_CHAR_BPE = 3,
+       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_TRIE = 6 };        /* 4 to 6: not yet */
+enum { SQM__TOK_FUSE_UNK = 1 };                        /* flags: neighbouring unknown characters are one token */
+enum { SQM__TOKEN_NORMAL = 0, SQM__TOKEN_SPECIAL = 1, SQM__TOKEN_ADDED = 2, SQM__TOKEN_BYTE = 3,
+       SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16 };
+enum { SQM__ADDED_SPECIAL = 1, SQM__ADDED_LSTRIP = 2, SQM__ADDED_RSTRIP = 4, SQM__ADDED_WORD = 8 };
+enum { SQM__A_OFFSETS, SQM__A_TEXT, SQM__A_ATTRIBUTES, SQM__A_INDEX, SQM__A_MERGES, SQM__A_CHARS,
+       SQM__A_BYTES, SQM__A_ADDED, SQM__A_ADDED_FIRST, SQM__A_NORMAL, SQM__A_NORMAL_FIRST, SQM__A_ENDS,
+       SQM__A_PREFIX, SQM__A_SUFFIX, SQM__A_NORMALIZERS, SQM__A_SPLITS, SQM__A_DECODERS, SQM__A_STRINGS,
+       SQM__A_PROGRAM, SQM__A_CLASSES, SQM__A_TOGGLES, SQM__A_FIRSTS, SQM__A_RUNS, SQM__A_BLOCKS,
+       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_COUNT };
+
+typedef struct sqm__tok_header {                       /* 64 bytes */
+    uint32_t version, kind, flags;
+    int32_t  n_tokens;
+    uint32_t max_token_bytes, index_probe, merge_probe;
+    uint32_t regex_frames;                             /* backtrack stack that the programs need */
+    int32_t  role[4];                                  /* bos eos unk pad; -1: none */
+    int32_t  model_unk;                                /* for characters without a token; -1: dropped */
+    uint32_t word_class, space_class;                  /* for added tokens with a strip or word flag; ~0: none */
+    uint32_t n_arrays;
+} sqm__tok_header;
+
+/* Normalizers: 1 prepend a (flags 1: unless the text begins with it, 2: only where the whole text begins),
+   2 replace a by b, 3 strip white space (flags 1 left, 2 right), 4 canonical normal form NFC.
+   Splits: 1 regular expression, ops a .. a + a_bytes of the program, flags = behaviour, + 256 to exchange
+   matches and gaps; 2 before each space after a byte that is no space and not one of the bytes of a.
+   Decoders: 1 strip up to `flags` bytes a from the start.                                                     */
+enum { SQM__NORM_PREPEND = 1, SQM__NORM_REPLACE = 2, SQM__NORM_STRIP = 3, SQM__NORM_NFC = 4 };
+enum { SQM__SPLIT_REGEX = 1, SQM__SPLIT_SPACES = 2, SQM__SPLIT_INVERT = 256, SQM__MAX_SPLITS = 8 };
+enum { SQM__SPLIT_ISOLATED, SQM__SPLIT_REMOVED, SQM__SPLIT_WITH_PREVIOUS, SQM__SPLIT_WITH_NEXT,
+       SQM__SPLIT_CONTIGUOUS };
+enum { SQM__DECODE_STRIP = 1 };
+typedef struct sqm__tok_step {
+    uint32_t kind, flags, a, a_bytes, b, b_bytes, reserved[2];
+} sqm__tok_step;
+
+typedef struct sqm__tok_added { uint32_t first, bytes; int32_t id; uint32_t flags; } sqm__tok_added;
+typedef struct sqm__tok_cell { uint32_t hash, id; } sqm__tok_cell;
+typedef struct sqm__tok_merge { uint32_t left, right, rank, id; } sqm__tok_merge;
+typedef struct sqm__decomposition { uint32_t code, first, second; } sqm__decomposition;
+
+/* Set of characters: c < 128: bit of ascii; else its category's bit of `categories`, exchanged if c lies in one
+   of the n_toggles ranges from first_toggle.                                                                  */
+typedef struct sqm__char_class { uint32_t ascii[4], categories, first_toggle, n_toggles, reserved; } sqm__char_class;
+
+/* A backtracking program; targets count from the first op of the program. */
+enum { SQM__RE_MATCH, SQM__RE_CLASS /* a: class */, SQM__RE_LOOP /* a: class, b..c times, greedy */,
+       SQM__RE_LOOP_ALL /* the same, gives nothing back */, SQM__RE_JUMP /* a */,
+       SQM__RE_SPLIT /* next op; if that fails, a */,
+       SQM__RE_SPLIT_FIRST /* the same, but a at once if the next byte is not in set b */,
+       SQM__RE_LOOK, SQM__RE_LOOK_NOT /* what follows up to LOOK_END must (not) match here; then a */,
+       SQM__RE_LOOK_END, SQM__RE_ATOMIC, SQM__RE_ATOMIC_END, SQM__RE_BEGIN, SQM__RE_END, SQM__RE_LINE_BEGIN,
+       SQM__RE_LINE_END, SQM__RE_EDGE /* between a character of class a and none */, SQM__RE_NO_EDGE,
+       SQM__RE_COUNT };
+typedef struct sqm__regex_op { uint32_t op, a, b, c; } sqm__regex_op;
+
+typedef struct sqm__tok {
+    const uint8_t         *blob;
+    const sqm__tok_header *h;
+    const void            *array[SQM__A_COUNT];
+    uint32_t               count[SQM__A_COUNT];
+} sqm__tok;
+
+SQM__INLINE const uint8_t *sqm__tok_u8(const sqm__tok *t, int a) { return (const uint8_t *)t->array[a]; }
+SQM__INLINE const uint32_t *sqm__tok_u32(const sqm__tok *t, int a) { return (const uint32_t *)t->array[a]; }
+SQM__INLINE const int32_t *sqm__tok_i32(const sqm__tok *t, int a) { return (const int32_t *)t->array[a]; }
+SQM__INLINE const sqm__tok_step *sqm__tok_steps(const sqm__tok *t, int a)
+{
+    return (const sqm__tok_step *)t->array[a];
+}
+SQM__INLINE const sqm__char_class *sqm__tok_class(const sqm__tok *t, uint32_t i)
+{
+    return (const sqm__char_class *)t->array[SQM__A_CLASSES] + i;
+}
+static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_tokens; }
+
+/* ---- opening: every number is checked here ----------------------------------------------------------------- */
+static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
+{
+    static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1, 16, 32,
+                                                 8, 32, 4, 2, 12, 2, 4, 8 };
+    const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
+    const uint8_t *table = t->blob + sizeof(sqm__tok_header);
+    if (t->h->n_arrays > room)
+        SQM__FAIL(err, SQM_E_FORMAT, t->h->n_arrays, "tokenizer: %z arrays in %z bytes", (uint64_t)t->h->n_arrays,
+                  (uint64_t)bytes);
+    for (uint32_t i = 0; i < SQM__A_COUNT; i++) {
+        uint32_t offset = 0, n = 0;
+        if (i < t->h->n_arrays) {
+            offset = sqm__load_u32(table + 8 * i);
+            n = sqm__load_u32(table + 8 * i + 4);
+        }
+        if (offset % 4 || offset > bytes || n > (bytes - offset) / sizes[i])
+            SQM__FAIL(err, SQM_E_FORMAT, offset, "tokenizer: array %d, %z items at byte %z, blob of %z bytes", (int32_t)i,
+                      (uint64_t)n, (uint64_t)offset, (uint64_t)bytes);
+        t->array[i] = t->blob + offset;
+        t->count[i] = n;
+    }
+    return SQM_OK;
+}
+
+static int sqm__tok_ids_fit(const int32_t *ids, uint32_t n, int32_t least, int32_t n_tokens)
+{
+    for (uint32_t i = 0; i < n; i++) {
+        if (ids[i] < least || ids[i] >= n_tokens) return 0;
+    }
+    return 1;
+}
+
+static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
+{
+    const uint32_t n = (uint32_t)t->h->n_tokens, *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
+    if (t->count[SQM__A_OFFSETS] != n + 1 || t->count[SQM__A_ATTRIBUTES] != n || t->count[SQM__A_CHARS] != 256 ||
+        (t->count[SQM__A_BYTES] && t->count[SQM__A_BYTES] != 256))
+        SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: tables do not have the size that %z tokens need", (uint64_t)n);
+    for (uint32_t i = 0; i < n; i++) {
+        if (offsets[i] > offsets[i + 1] || offsets[i + 1] - offsets[i] > t->h->max_token_bytes)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: text of token %z", (uint64_t)i);
+    }
+    if (offsets[n] > t->count[SQM__A_TEXT])
+        SQM__FAIL(err, SQM_E_FORMAT, offsets[n], "tokenizer: texts end at %z, there are %z bytes",
+                  (uint64_t)offsets[n], (uint64_t)t->count[SQM__A_TEXT]);
+    if (!sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_CHARS), 256, -1, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_BYTES), t->count[SQM__A_BYTES], 0, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_ENDS), t->count[SQM__A_ENDS], 0, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_PREFIX), t->count[SQM__A_PREFIX], 0, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_SUFFIX), t->count[SQM__A_SUFFIX], 0, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(t->h->role, 4, -1, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(&t->h->model_unk, 1, -1, t->h->n_tokens))
+        SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: an id is not one of the %z tokens", (uint64_t)n);
+    if (t->count[SQM__A_PREFIX] > 1024 || t->count[SQM__A_SUFFIX] > 1024)
+        SQM__FAIL(err, SQM_E_FORMAT, t->count[SQM__A_PREFIX], "tokenizer: the template is too long");
+    return SQM_OK;
+}
+
+static sqm_result sqm__tok_check_hashes(const sqm__tok *t, sqm_error *err)
+{
+    const sqm__tok_cell *cells = (const sqm__tok_cell *)t->array[SQM__A_INDEX];
+    const sqm__tok_merge *merges = (const sqm__tok_merge *)t->array[SQM__A_MERGES];
+    const uint32_t n = (uint32_t)t->h->n_tokens;
+    for (uint32_t i = 0; i < t->count[SQM__A_INDEX]; i++) {
+        if (cells[i].id >= n && cells[i].id != SQM__TOK_NONE)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: index cell %z holds id %z", (uint64_t)i, (uint64_t)cells[i].id);
+    }
+    for (uint32_t i = 0; i < t->count[SQM__A_MERGES]; i++) {
+        if (merges[i].left != SQM__TOK_NONE &&
+            (merges[i].left >= n || merges[i].right >= n || merges[i].id >= n || merges[i].rank == SQM__TOK_NONE))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: merge cell %z holds an id outside the %z tokens", (uint64_t)i,
+                      (uint64_t)n);
+    }
+    if (t->h->index_probe > t->count[SQM__A_INDEX] || t->h->merge_probe > t->count[SQM__A_MERGES] ||
+        t->h->index_probe > 4096 || t->h->merge_probe > 4096)
+        SQM__FAIL(err, SQM_E_FORMAT, t->h->index_probe, "tokenizer: hash chains are too long");
+    return SQM_OK;
+}
+
+static sqm_result sqm__tok_check_added(const sqm__tok *t, int list, sqm_error *err)
+{
+    const sqm__tok_added *added = (const sqm__tok_added *)t->array[list];
+    const uint32_t n = t->count[list], *first = sqm__tok_u32(t, list + 1), strings = t->count[SQM__A_STRINGS];
+    if (n == 0) return SQM_OK;
+    if (t->count[list + 1] != 257) SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: added tokens have no table of first bytes");
+    for (uint32_t i = 0; i < 257; i++) {
+        if (first[i] > n || (i && first[i] < first[i - 1]))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: first added token of byte %z", (uint64_t)i);
+    }
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t strip = SQM__ADDED_LSTRIP | SQM__ADDED_RSTRIP;
+        if (added[i].bytes == 0 || added[i].first > strings || added[i].bytes > strings - added[i].first ||
+            !sqm__tok_ids_fit(&added[i].id, 1, 0, t->h->n_tokens) ||
+            ((added[i].flags & strip) && t->h->space_class >= t->count[SQM__A_CLASSES]) ||
+            ((added[i].flags & SQM__ADDED_WORD) && t->h->word_class >= t->count[SQM__A_CLASSES]))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: added token %z", (uint64_t)i);
+    }
+    return SQM_OK;
+}
+
+static int sqm__tok_string_fits(const sqm__tok *t, uint32_t first, uint32_t bytes)
+{
+    return first <= t->count[SQM__A_STRINGS] && bytes <= t->count[SQM__A_STRINGS] - first;
+}
+
+static sqm_result sqm__tok_check_program(const sqm__tok *t, uint32_t first, uint32_t n, sqm_error *err)
+{
+    const sqm__regex_op *ops = (const sqm__regex_op *)t->array[SQM__A_PROGRAM];
+    if (n == 0 || first > t->count[SQM__A_PROGRAM] || n > t->count[SQM__A_PROGRAM] - first)
+        SQM__FAIL(err, SQM_E_FORMAT, first, "tokenizer: regular expression outside the program");
+    if (ops[first + n - 1].op != SQM__RE_MATCH)
+        SQM__FAIL(err, SQM_E_FORMAT, first, "tokenizer: a regular expression does not end");
+    for (uint32_t i = first; i < first + n; i++) {
+        const uint32_t op = ops[i].op, a = ops[i].a;
+        const int uses_class = op == SQM__RE_CLASS || op == SQM__RE_LOOP || op == SQM__RE_LOOP_ALL ||
+                               op == SQM__RE_EDGE || op == SQM__RE_NO_EDGE;
+        const int jumps = op == SQM__RE_JUMP || op == SQM__RE_SPLIT || op == SQM__RE_SPLIT_FIRST ||
+                          op == SQM__RE_LOOK || op == SQM__RE_LOOK_NOT;
+        if (op >= SQM__RE_COUNT)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, op, "tokenizer: regular expression op %z is not known", (uint64_t)op);
+        if ((uses_class && a >= t->count[SQM__A_CLASSES]) || (jumps && a >= n) ||
+            (op == SQM__RE_SPLIT_FIRST && ops[i].b >= t->count[SQM__A_FIRSTS]))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: regular expression op %z points nowhere", (uint64_t)i);
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__tok_check_steps(const sqm__tok *t, sqm_error *err)
+{
+    const sqm__tok_step *norm = sqm__tok_steps(t, SQM__A_NORMALIZERS), *split = sqm__tok_steps(t, SQM__A_SPLITS);
+    const sqm__tok_step *decode = sqm__tok_steps(t, SQM__A_DECODERS);
+    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++) {
+        if (norm[i].kind < SQM__NORM_PREPEND || norm[i].kind > SQM__NORM_NFC)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, norm[i].kind, "tokenizer: normalizer %z is not known",
+                      (uint64_t)norm[i].kind);
+        if (!sqm__tok_string_fits(t, norm[i].a, norm[i].a_bytes) || !sqm__tok_string_fits(t, norm[i].b, norm[i].b_bytes) ||
+            (norm[i].kind == SQM__NORM_REPLACE && norm[i].a_bytes == 0) || i >= 16 ||
+            (norm[i].kind == SQM__NORM_STRIP && t->h->space_class >= t->count[SQM__A_CLASSES]))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: normalizer %z is damaged", (uint64_t)i);
+    }
+    if (t->count[SQM__A_SPLITS] > SQM__MAX_SPLITS)
+        SQM__FAIL(err, SQM_E_LIMIT, t->count[SQM__A_SPLITS], "tokenizer: %z split steps, at most %d",
+                  (uint64_t)t->count[SQM__A_SPLITS], (int32_t)SQM__MAX_SPLITS);
+    for (uint32_t i = 0; i < t->count[SQM__A_SPLITS]; i++) {
+        const uint32_t behaviour = split[i].flags & ~(uint32_t)SQM__SPLIT_INVERT;
+        if ((split[i].kind != SQM__SPLIT_REGEX && split[i].kind != SQM__SPLIT_SPACES) || behaviour > SQM__SPLIT_CONTIGUOUS)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, split[i].kind, "tokenizer: split step %z with flags %z is not known",
+                      (uint64_t)split[i].kind, (uint64_t)split[i].flags);
+        if (split[i].kind == SQM__SPLIT_REGEX)
+            SQM__TRY(sqm__tok_check_program(t, split[i].a, split[i].a_bytes, err));
+        else if (!sqm__tok_string_fits(t, split[i].a, split[i].a_bytes))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: split step %z is damaged", (uint64_t)i);
+    }
+    for (uint32_t i = 0; i < t->count[SQM__A_DECODERS]; i++) {
+        if (decode[i].kind != SQM__DECODE_STRIP || i >= 4)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, decode[i].kind, "tokenizer: decoder %z is not known",
+                      (uint64_t)decode[i].kind);
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__tok_check_unicode(const sqm__tok *t, sqm_error *err)
+{
+    const sqm__char_class *classes = sqm__tok_class(t, 0);
+    const uint16_t *blocks = (const uint16_t *)t->array[SQM__A_BLOCKS];
+    const uint16_t *compositions = (const uint16_t *)t->array[SQM__A_COMPOSITIONS];
+    for (uint32_t i = 0; i < t->count[SQM__A_CLASSES]; i++) {
+        if (classes[i].first_toggle > t->count[SQM__A_TOGGLES] ||
+            classes[i].n_toggles > t->count[SQM__A_TOGGLES] - classes[i].first_toggle)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: ranges of character class %z", (uint64_t)i);
+    }
+    for (uint32_t i = 0; i < t->count[SQM__A_BLOCKS]; i++) {
+        if (blocks[i] >= t->count[SQM__A_RUNS])
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: category block %z", (uint64_t)i);
+    }
+    for (uint32_t i = 0; i < t->count[SQM__A_COMPOSITIONS]; i++) {
+        if (compositions[i] >= t->count[SQM__A_DECOMPOSED])
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: composition %z", (uint64_t)i);
+    }
+    return SQM_OK;
+}
+
+/* Fills *t with a view of the blob (4-byte aligned, stays in place). */
+static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, sqm_error *err)
+{
+    memset(t, 0, sizeof(*t));
+    if ((uintptr_t)blob % 4) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tokenizer: the blob is not aligned to 4 bytes");
+    if (bytes < sizeof(sqm__tok_header) || bytes > SQM__TOK_NONE)
+        SQM__FAIL(err, SQM_E_FORMAT, bytes, "tokenizer: a blob of %z bytes", (uint64_t)bytes);
+    t->blob = blob;
+    t->h = (const sqm__tok_header *)(const void *)blob;
+    if (t->h->version != SQM__TOK_VERSION)
+        SQM__FAIL(err, SQM_E_VERSION, t->h->version, "tokenizer: layout %z, this build knows %d",
+                  (uint64_t)t->h->version, (int32_t)SQM__TOK_VERSION);
+    if (t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported", (uint64_t)t->h->kind);
+    if (t->h->n_tokens < 1 || t->h->n_tokens > 0x0fffffff || t->h->regex_frames > 65536)
+        SQM__FAIL(err, SQM_E_FORMAT, t->h->n_tokens, "tokenizer: %d tokens, %z regular expression frames", t->h->n_tokens,
+                  (uint64_t)t->h->regex_frames);
+    SQM__TRY(sqm__tok_arrays(t, bytes, err));
+    SQM__TRY(sqm__tok_check_tokens(t, err));
+    SQM__TRY(sqm__tok_check_hashes(t, err));
+    SQM__TRY(sqm__tok_check_added(t, SQM__A_ADDED, err));
+    SQM__TRY(sqm__tok_check_added(t, SQM__A_NORMAL, err));
+    SQM__TRY(sqm__tok_check_steps(t, err));
+    return sqm__tok_check_unicode(t, err);
+}
+
+/* ---- characters ---------------------------------------------------------------------------------------------- */
+/* Length of the character at p < end and its code point; an invalid byte is one character, 0x110000 + byte. */
+static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *code)
+{
+    const size_t room = (size_t)(end - p);
+    const uint32_t a = p[0];
+    *code = a < 0x80 ? a : 0x110000u + a;
+    if (a < 0xc2 || a > 0xf4 || room < 2 || (p[1] & 0xc0) != 0x80) return 1;
+    if (a < 0xe0) {
+        *code = (a & 0x1f) << 6 | (p[1] & 0x3fu);
+        return 2;
+    }
+    if (room < 3 || (p[2] & 0xc0) != 0x80) return 1;
+    if (a < 0xf0) {
+        if ((a == 0xe0 && p[1] < 0xa0) || (a == 0xed && p[1] > 0x9f)) return 1;
+        *code = (a & 0x0f) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
+        return 3;
+    }
+    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f)) return 1;
+    *code = (a & 0x07) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
+    return 4;
+}
+
+/* Length of the character that ends at `at`, in the division that sqm__utf8_next makes from `first` on. */
+static uint32_t sqm__utf8_before(const uint8_t *text, uint32_t first, uint32_t at)
+{
+    uint32_t code;
+    if ((text[at - 1] & 0xc0) != 0x80) return 1;
+    for (uint32_t n = 2; n <= 4 && n <= at - first; n++) {
+        if ((text[at - n] & 0xc0) != 0x80) return sqm__utf8_next(text + at - n, text + at, &code) == n ? n : 1;
+    }
+    return 1;
+}
+
+static uint32_t sqm__utf8_put(uint8_t *dst, uint32_t c)
+{
+    if (c < 0x80 || c > 0x10ffff) { dst[0] = (uint8_t)(c & 255u); return 1; }
+    if (c < 0x800) {
+        dst[0] = (uint8_t)(0xc0 | c >> 6);
+        dst[1] = (uint8_t)(0x80 | (c & 63));
+        return 2;
+    }
+    if (c < 0x10000) {
+        dst[0] = (uint8_t)(0xe0 | c >> 12);
+        dst[1] = (uint8_t)(0x80 | (c >> 6 & 63));
+        dst[2] = (uint8_t)(0x80 | (c & 63));
+        return 3;
+    }
+    dst[0] = (uint8_t)(0xf0 | c >> 18);
+    dst[1] = (uint8_t)(0x80 | (c >> 12 & 63));
+    dst[2] = (uint8_t)(0x80 | (c >> 6 & 63));
+    dst[3] = (uint8_t)(0x80 | (c & 63));
+    return 4;
+}
+
+/* Index of the last of n sorted values that is <= v, in [low, n); low when there is none. */
+static uint32_t sqm__last_not_above(const uint32_t *values, uint32_t low, uint32_t n, uint32_t v)
+{
+    while (low + 1 < n) {
+        const uint32_t middle = low + (n - low) / 2;
+        if (values[middle] <= v) low = middle; else n = middle;
+    }
+    return low;
+}
+
+static uint32_t sqm__category(const sqm__tok *t, uint32_t c)
+{
+    const uint32_t *runs = sqm__tok_u32(t, SQM__A_RUNS), n_blocks = t->count[SQM__A_BLOCKS], block = c >> 8;
+    const uint16_t *blocks = (const uint16_t *)t->array[SQM__A_BLOCKS];
+    uint32_t low = 0, end = t->count[SQM__A_RUNS], k;
+    if (c > 0x10ffff || end == 0) return 21;           /* So, as the replacement character */
+    if (block < n_blocks) low = blocks[block];
+    else if (n_blocks) low = blocks[n_blocks - 1];
+    if (block + 1 < n_blocks && blocks[block + 1] + 1u < end) end = blocks[block + 1] + 1u;
+    k = runs[sqm__last_not_above(runs, low, end, c << 5 | 31)] & 31;
+    if (k < 30) return k;
+    return (c & 1) == (k & 1) ? 0 : 1;
+}
+
+static int sqm__in_ranges(const uint32_t *ranges, uint32_t n, uint32_t c)
+{
+    uint32_t low = 0, high = n;
+    while (low < high) {                               /* the first range that ends after c */
+        const uint32_t middle = low + (high - low) / 2;
+        if (ranges[2 * middle + 1] <= c) low = middle + 1; else high = middle;
+    }
+    return low < n && ranges[2 * low] <= c;
+}
+
+static int sqm__class_has(const sqm__tok *t, const sqm__char_class *k, uint32_t c)
+{
+    int in;
+    if (c < 128) return (int)(k->ascii[c >> 5] >> (c & 31) & 1);
+    in = (int)(k->categories >> sqm__category(t, c) & 1);
+    if (k->n_toggles && sqm__in_ranges(sqm__tok_u32(t, SQM__A_TOGGLES) + 2 * (size_t)k->first_toggle, k->n_toggles, c))
+        in = !in;
+    return in;
+}
+
+/* ---- one encoding: what all steps share ------------------------------------------------------------------------- */
+typedef struct sqm__regex_frame { uint32_t op, at, low; } sqm__regex_frame;
+
+typedef struct sqm__tok_run {
+    const sqm__tok   *t;
+    uint32_t          flags;
+    int32_t          *ids;
+    int32_t           cap, n;                          /* n counts on when ids are full */
+    uint8_t          *buffer[2];                       /* normalizers write from one to the other */
+    uint32_t          buffer_bytes;
+    uint32_t         *symbol, *rank, *merged, *previous, *next;                    /* [max_symbols] each */
+    uint32_t          max_symbols;
+    uint64_t         *heap;                            /* [2 * max_symbols]; the normal form's work space too */
+    sqm__regex_frame *frames;                          /* [regex_frames] */
+    uint64_t          steps;                           /* regular expression steps that are left */
+    sqm_result        result;
+    sqm_error        *err;
+} sqm__tok_run;
+
+SQM__INLINE void sqm__tok_emit(sqm__tok_run *r, int32_t id)
+{
+    if (r->n < r->cap) r->ids[r->n] = id;
+    r->n++;
+}
+
+/* Bytes that a text of n bytes may have between normalizers; 0: more than can be handled. The normal form of
+   a text is at most three times as long (Unicode Standard Annex 15, section "Detecting Normalization Forms"). */
+static size_t sqm__tok_bound(const sqm__tok *t, size_t n)
+{
+    const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_NORMALIZERS);
+    size_t most = n;
+    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++, step++) {
+        if (most > SQM__TOK_MAX_TEXT) return 0;
+        if (step->a_bytes > SQM__TOK_MAX_TEXT) return 0;
+        if (step->kind == SQM__NORM_PREPEND) n += step->a_bytes;
+        if (step->kind == SQM__NORM_NFC) n *= 3;
+        if (step->kind == SQM__NORM_REPLACE && step->b_bytes > step->a_bytes) {
+            const size_t times = step->b_bytes / step->a_bytes + (step->b_bytes % step->a_bytes != 0);
+            if (n > SQM__TOK_MAX_TEXT / times) return 0;
+            n *= times;
+        }
+        if (n > most) most = n;
+    }
+    return most > SQM__TOK_MAX_TEXT ? 0 : most;
+}
+
+/* Lays the work space out for a text of `bytes` bytes; with a counting arena it is its size. */
+static int sqm__tok_layout(sqm__tok_run *r, const sqm__tok *t, size_t bytes, sqm__arena *a)
+{
+    const size_t bound = sqm__tok_bound(t, bytes), normalizers = t->count[SQM__A_NORMALIZERS];
+    const size_t symbols = t->count[SQM__A_MERGES] ? bound : 0;
+    const size_t heap = symbols || normalizers ? 2 * bound + 64 : 0;
+    if ((bytes && !bound) || bound > (size_t)-1 / 64) return 0;
+    r->buffer_bytes = (uint32_t)bound;
+    r->max_symbols = (uint32_t)symbols;
+    r->heap = (uint64_t *)sqm__arena_push(a, heap * 8, 8);
+    r->symbol = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->rank = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->merged = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->previous = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->next = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->frames = (sqm__regex_frame *)sqm__arena_push(a, t->h->regex_frames * sizeof(sqm__regex_frame), 4);
+    r->buffer[0] = (uint8_t *)sqm__arena_push(a, normalizers > 0 ? bound : 0, 1);
+    r->buffer[1] = (uint8_t *)sqm__arena_push(a, normalizers > 1 ? bound : 0, 1);
+    return !a->full;
+}
+
+/* ---- regular expressions ------------------------------------------------------------------------------------------- */
+enum { SQM__FRAME_PLAIN = -1, SQM__FRAME_LOOK = -2, SQM__FRAME_LOOK_NOT = -3, SQM__FRAME_ATOMIC = -4 };
+
+typedef struct sqm__regex {           /* a match attempt inside text[begin, end) */
+    sqm__tok_run         *r;
+    const sqm__regex_op  *ops;
+    const uint8_t        *text;
+    uint32_t              begin, end, at, op, n_frames;
+} sqm__regex;
+
+SQM__INLINE uint32_t sqm__regex_one(const sqm__regex *x, const sqm__char_class *k, uint32_t at)
+{
+    uint32_t c, n;
+    if (at >= x->end) return 0;
+    c = x->text[at];
+    if (c < 128) return k->ascii[c >> 5] >> (c & 31) & 1;
+    n = sqm__utf8_next(x->text + at, x->text + x->end, &c);
+    return sqm__class_has(x->r->t, k, c) ? n : 0;
+}
+
+/* low: how far a greedy loop can give back, or SQM__FRAME_*. */
+static int sqm__regex_push(sqm__regex *x, uint32_t op, uint32_t low)
+{
+    sqm__regex_frame *f;
+    if (x->n_frames >= x->r->t->h->regex_frames) {
+        x->r->result = sqm__fail(x->r->err, SQM_E_LIMIT, __LINE__, x->at,
+                                 "tokenizer: the regular expression needs more than %z frames at byte %z",
+                                 (uint64_t)x->n_frames, (uint64_t)x->at);
+        return 0;
+    }
+    f = &x->r->frames[x->n_frames++];
+    f->op = op;
+    f->at = x->at;
+    f->low = low;
+    return 1;
+}
+
+/* Goes back to the latest choice that has another way; 0: there is none. */
+static int sqm__regex_back(sqm__regex *x)
+{
+    while (x->n_frames) {
+        sqm__regex_frame *f = &x->r->frames[x->n_frames - 1];
+        const int32_t kind = (int32_t)f->low;
+        if (kind >= 0) {                               /* a greedy loop gives back one character */
+            f->at -= sqm__utf8_before(x->text, f->low, f->at);
+            x->at = f->at;
+            x->op = f->op;
+            if (f->at <= f->low) x->n_frames--;
+            return 1;
+        }
+        x->n_frames--;
+        if (kind == SQM__FRAME_PLAIN) {
+            x->at = f->at;
+            x->op = f->op;
+            return 1;
+        }
+        if (kind == SQM__FRAME_LOOK_NOT) {             /* what must not match did not */
+            x->at = f->at;
+            x->op = x->ops[f->op].a;
+            return 1;
+        }
+    }
+    return 0;
+}
+
+static int sqm__regex_loop(sqm__regex *x, const sqm__regex_op *o)
+{
+    const sqm__char_class *k = sqm__tok_class(x->r->t, o->a);
+    uint32_t n = 0, low = x->at, at = x->at;
+    while (n < o->c) {
+        const uint32_t bytes = sqm__regex_one(x, k, at);
+        if (!bytes) break;
+        at += bytes;
+        if (++n == o->b) low = at;
+    }
+    if (n < o->b) return 0;
+    x->r->steps = x->r->steps > n ? x->r->steps - n : 0;
+    x->at = at;
+    x->op++;
+    return o->op == SQM__RE_LOOP_ALL || at == low || sqm__regex_push(x, x->op, low);
+}
+
+/* Drops the frames down to the latest look-ahead (or atomic group); 0: it was a negative one, or damage. */
+static int sqm__regex_close(sqm__regex *x, int atomic)
+{
+    while (x->n_frames) {
+        const sqm__regex_frame *f = &x->r->frames[--x->n_frames];
+        const int32_t kind = (int32_t)f->low;
+        if (atomic && kind == SQM__FRAME_ATOMIC) { x->op++; return 1; }
+        if (atomic || (kind != SQM__FRAME_LOOK && kind != SQM__FRAME_LOOK_NOT)) continue;
+        if (kind == SQM__FRAME_LOOK_NOT) return 0;
+        x->at = f->at;
+        x->op = x->ops[f->op].a;
+        return 1;
+    }
+    return 0;
+}
+
+static int sqm__regex_assert(const sqm__regex *x, const sqm__regex_op *o)
+{
+    const sqm__char_class *k = sqm__tok_class(x->r->t, o->a);
+    int before, after;
+    switch (o->op) {
+    case SQM__RE_BEGIN:      return x->at == x->begin;
+    case SQM__RE_END:        return x->at == x->end;
+    case SQM__RE_LINE_BEGIN: return x->at == x->begin || x->text[x->at - 1] == '\n';
+    case SQM__RE_LINE_END:   return x->at == x->end || x->text[x->at] == '\n';
+    default:
+        before = x->at > x->begin && sqm__regex_one(x, k, x->at - sqm__utf8_before(x->text, x->begin, x->at));
+        after = sqm__regex_one(x, k, x->at) != 0;
+        return (before != after) == (o->op == SQM__RE_EDGE);
+    }
+}
+
+/* End of the match that begins at `at`; `at` itself when there is none (an empty match is none). */
+static uint32_t sqm__regex_match(sqm__regex *x, uint32_t at)
+{
+    const uint32_t start = at;
+    x->at = at;
+    x->op = 0;
+    x->n_frames = 0;
+    while (x->r->result == SQM_OK) {
+        const sqm__regex_op *o = &x->ops[x->op];
+        int ok = 1;
+        uint32_t n;
+        if (x->r->steps == 0) {
+            x->r->result = sqm__fail(x->r->err, SQM_E_LIMIT, __LINE__, start,
+                                     "tokenizer: the regular expression takes too many steps at byte %z", (uint64_t)start);
+            break;
+        }
+        x->r->steps--;
+        switch (o->op) {
+        case SQM__RE_MATCH: return x->at;
+        case SQM__RE_CLASS:
+            n = sqm__regex_one(x, sqm__tok_class(x->r->t, o->a), x->at);
+            x->at += n;
+            x->op++;
+            ok = n != 0;
+            break;
+        case SQM__RE_LOOP:
+        case SQM__RE_LOOP_ALL: ok = sqm__regex_loop(x, o); break;
+        case SQM__RE_JUMP: x->op = o->a; break;
+        case SQM__RE_SPLIT_FIRST:
+            n = x->at < x->end ? x->text[x->at] : 0;
+            if (x->at >= x->end || !(sqm__tok_u32(x->r->t, SQM__A_FIRSTS)[8 * (size_t)o->b + (n >> 5)] >> (n & 31) & 1)) {
+                x->op = o->a;
+                break;
+            }
+            /* fall through */
+        case SQM__RE_SPLIT: ok = sqm__regex_push(x, o->a, (uint32_t)SQM__FRAME_PLAIN); x->op++; break;
+        case SQM__RE_LOOK: ok = sqm__regex_push(x, x->op, (uint32_t)SQM__FRAME_LOOK); x->op++; break;
+        case SQM__RE_LOOK_NOT: ok = sqm__regex_push(x, x->op, (uint32_t)SQM__FRAME_LOOK_NOT); x->op++; break;
+        case SQM__RE_LOOK_END: ok = sqm__regex_close(x, 0); break;
+        case SQM__RE_ATOMIC: ok = sqm__regex_push(x, x->op, (uint32_t)SQM__FRAME_ATOMIC); x->op++; break;
+        case SQM__RE_ATOMIC_END: ok = sqm__regex_close(x, 1); break;
+        default: ok = sqm__regex_assert(x, o); x->op++; break;
+        }
+        if (!ok && (x->r->result != SQM_OK || !sqm__regex_back(x))) break;
+    }
+    return start;
+}
+
+/* ---- splits: each step cuts the pieces of the step before it ------------------------------------------------------- */
+typedef struct sqm__span { uint32_t begin, end; int32_t match; } sqm__span;
+
+typedef struct sqm__splitter {
+    const sqm__tok_step *step;
+    uint32_t             begin, at, end;               /* the piece it cuts, and how far it is */
+    sqm__span            ahead;                        /* found, but not handed out yet */
+    int32_t              n_ahead;
+} sqm__splitter;
+
+/* The next stretch that is a match, or lies between matches; 0: the piece is used up. */
+static int sqm__next_span(sqm__tok_run *r, const uint8_t *text, sqm__splitter *s, sqm__span *span)
+{
+    sqm__regex x;
+    uint32_t code, at = s->at, end = at;
+    if (s->n_ahead) { *span = s->ahead; s->n_ahead = 0; return 1; }
+    if (s->at >= s->end) return 0;
+    memset(&x, 0, sizeof(x));
+    x.r = r;
+    x.ops = (const sqm__regex_op *)r->t->array[SQM__A_PROGRAM] + s->step->a;
+    x.text = text;
+    x.begin = s->begin;
+    x.end = s->end;
+    while (at < s->end && r->result == SQM_OK) {
+        end = sqm__regex_match(&x, at);
+        if (end > at) break;
+        at += sqm__utf8_next(text + at, text + s->end, &code);
+    }
+    if (r->result != SQM_OK) return 0;
+    span->match = 1;
+    span->begin = at;
+    span->end = end;
+    if (at > s->at) {                                  /* a gap comes first */
+        if (at < s->end) { s->ahead = *span; s->n_ahead = 1; }
+        span->match = 0;
+        span->begin = s->at;
+        span->end = at;
+    }
+    s->at = at < s->end ? end : s->end;
+    if (s->step->flags & SQM__SPLIT_INVERT) {
+        span->match = !span->match;
+        s->ahead.match = !s->ahead.match;
+    }
+    return 1;
+}
+
+/* The next piece of a regular expression step, by its behaviour. */
+static int sqm__next_match(sqm__tok_run *r, const uint8_t *text, sqm__splitter *s, sqm__span *piece)
+{
+    const uint32_t behaviour = s->step->flags & ~(uint32_t)SQM__SPLIT_INVERT;
+    sqm__span more;
+    do {
+        if (!sqm__next_span(r, text, s, piece)) return 0;
+    } while (behaviour == SQM__SPLIT_REMOVED && piece->match);
+    if (behaviour <= SQM__SPLIT_REMOVED) return 1;
+    while (sqm__next_span(r, text, s, &more)) {
+        const int joins = behaviour == SQM__SPLIT_CONTIGUOUS ? more.match == piece->match
+                        : behaviour == SQM__SPLIT_WITH_PREVIOUS ? more.match && !piece->match
+                                                                : !more.match && piece->match;
+        if (!joins) { s->ahead = more; s->n_ahead = 1; break; }
+        piece->end = more.end;
+        if (behaviour != SQM__SPLIT_CONTIGUOUS) break;
+    }
+    return r->result == SQM_OK;
+}
+
+/* The next piece of a step that cuts before spaces. */
+static int sqm__next_word(const sqm__tok *t, const uint8_t *text, sqm__splitter *s, sqm__span *piece)
+{
+    const uint8_t *except = sqm__tok_u8(t, SQM__A_STRINGS) + s->step->a;
+    uint32_t at = s->at;
+    if (at >= s->end) return 0;
+    piece->begin = at;
+    for (at++; at < s->end; at++) {
+        if (text[at] != ' ' || text[at - 1] == ' ') continue;
+        if (s->step->a_bytes && memchr(except, text[at - 1], s->step->a_bytes)) continue;
+        break;
+    }
+    piece->end = s->at = at;
+    return 1;
+}
+
+/* ---- merging ----------------------------------------------------------------------------------------------------------- */
+static uint32_t sqm__tok_hash(const uint8_t *p, uint32_t n)
+{
+    uint32_t h = n * 0x9e3779b1u;
+    for (; n >= 4; n -= 4, p += 4) {
+        h = (h ^ sqm__load_u32(p)) * 0x85ebca6bu;
+        h ^= h >> 15;
+    }
+    if (n) h = (h ^ (p[0] | (uint32_t)p[n >> 1] << 8 | (uint32_t)p[n - 1] << 16)) * 0x85ebca6bu;
+    h = (h ^ h >> 16) * 0xc2b2ae35u;
+    return h ^ h >> 13;
+}
+
+SQM__INLINE uint32_t sqm__pair_hash(uint32_t left, uint32_t right)
+{
+    uint32_t h = (left * 0x9e3779b1u) ^ (right * 0x85ebca77u);
+    h = (h ^ h >> 15) * 0xc2b2ae35u;
+    return h ^ h >> 13;
+}
+
+/* Id of the token with this text and (attributes & mask) == want, or -1. */
+static int32_t sqm__tok_lookup(const sqm__tok *t, const uint8_t *text, uint32_t n, uint32_t mask, uint32_t want)
+{
+    const sqm__tok_cell *cells = (const sqm__tok_cell *)t->array[SQM__A_INDEX];
+    const uint32_t *offsets = sqm__tok_u32(t, SQM__A_OFFSETS), n_cells = t->count[SQM__A_INDEX];
+    const uint32_t hash = sqm__tok_hash(text, n);
+    uint32_t cell = (uint32_t)((uint64_t)hash * n_cells >> 32);
+    for (uint32_t i = 0; i < t->h->index_probe && cells[cell].id != SQM__TOK_NONE; i++) {
+        const uint32_t id = cells[cell].id;
+        if (cells[cell].hash == hash && offsets[id + 1] - offsets[id] == n &&
+            (sqm__tok_u8(t, SQM__A_ATTRIBUTES)[id] & mask) == want &&
+            memcmp(sqm__tok_u8(t, SQM__A_TEXT) + offsets[id], text, n) == 0)
+            return (int32_t)id;
+        if (++cell == n_cells) cell = 0;
+    }
+    return -1;
+}
+
+/* Rank of the merge of two neighbours and the token it gives; SQM__TOK_NONE: they do not merge. */
+SQM__INLINE uint32_t sqm__tok_pair(const sqm__tok *t, uint32_t left, uint32_t right, uint32_t *merged)
+{
+    const sqm__tok_merge *cells = (const sqm__tok_merge *)t->array[SQM__A_MERGES];
+    const uint32_t n_cells = t->count[SQM__A_MERGES];
+    uint32_t cell = (uint32_t)((uint64_t)sqm__pair_hash(left, right) * n_cells >> 32);
+    for (uint32_t i = 0; i < t->h->merge_probe && cells[cell].left != SQM__TOK_NONE; i++) {
+        if (cells[cell].left == left && cells[cell].right == right) {
+            *merged = cells[cell].id;
+            return cells[cell].rank;
+        }
+        if (++cell == n_cells) cell = 0;
+    }
+    *merged = 0;
+    return SQM__TOK_NONE;
+}
+
+/* The first symbols of text: characters or bytes. Returns how many; with ids == 0 they are emitted instead. */
+static uint32_t sqm__first_symbols(sqm__tok_run *r, const uint8_t *text, uint32_t bytes, uint32_t *symbols)
+{
+    const sqm__tok *t = r->t;
+    const int32_t *chars = sqm__tok_i32(t, SQM__A_CHARS), *fallback = sqm__tok_i32(t, SQM__A_BYTES);
+    const int fuse = (t->h->flags & SQM__TOK_FUSE_UNK) != 0, by_char = t->h->kind == SQM__TOK_CHAR_BPE;
+    uint32_t n = 0, length, code;
+    int after_unk = 0;
+    for (uint32_t at = 0; at < bytes; at += length) {
+        int32_t id = chars[text[at]];
+        length = 1;
+        if (by_char && text[at] >= 128) {
+            length = sqm__utf8_next(text + at, text + bytes, &code);
+            id = code > 0x10ffff ? -1 : sqm__tok_lookup(t, text + at, length, SQM__TOKEN_TYPE, SQM__TOKEN_NORMAL);
+        }
+        if (id < 0 && t->count[SQM__A_BYTES]) {        /* byte fallback */
+            for (uint32_t k = 0; k < length; k++) {
+                if (symbols) symbols[n++] = (uint32_t)fallback[text[at + k]];
+                else sqm__tok_emit(r, fallback[text[at + k]]);
+            }
+            continue;
+        }
+        if (id < 0) {
+            if (t->h->model_unk < 0 || (fuse && after_unk)) continue;
+            id = t->h->model_unk;
+            after_unk = 1;
+        } else {
+            after_unk = 0;
+        }
+        if (symbols) symbols[n++] = (uint32_t)id; else sqm__tok_emit(r, id);
+    }
+    return n;
+}
+
+/* Short pieces: the lowest rank is looked for from the left each time. Returns how many symbols remain. */
+static uint32_t sqm__merge_few(const sqm__tok_run *r, uint32_t n)
+{
+    uint32_t *symbol = r->symbol, *rank = r->rank, *merged = r->merged;
+    for (uint32_t i = 0; i + 1 < n; i++) rank[i] = sqm__tok_pair(r->t, symbol[i], symbol[i + 1], &merged[i]);
+    while (n > 1) {
+        uint32_t best = 0;
+        for (uint32_t i = 1; i + 1 < n; i++) {
+            if (rank[i] < rank[best]) best = i;
+        }
+        if (rank[best] == SQM__TOK_NONE) break;
+        symbol[best] = merged[best];
+        n--;
+        for (uint32_t i = best + 1; i < n; i++) {
+            symbol[i] = symbol[i + 1];
+            rank[i] = rank[i + 1];
+            merged[i] = merged[i + 1];
+        }
+        if (best + 1 < n) rank[best] = sqm__tok_pair(r->t, symbol[best], symbol[best + 1], &merged[best]);
+        if (best > 0) rank[best - 1] = sqm__tok_pair(r->t, symbol[best - 1], symbol[best], &merged[best - 1]);
+    }
+    return n;
+}
+
+static void sqm__heap_push(uint64_t *heap, uint32_t n, uint64_t key)
+{
+    while (n > 0 && heap[(n - 1) / 2] > key) {
+        heap[n] = heap[(n - 1) / 2];
+        n = (n - 1) / 2;
+    }
+    heap[n] = key;
+}
+
+/* Removes heap[0] from n keys. */
+static void sqm__heap_pop(uint64_t *heap, uint32_t n)
+{
+    const uint64_t key = heap[--n];
+    uint32_t i = 0;
+    for (;;) {
+        uint32_t child = 2 * i + 1;
+        if (child >= n) break;
+        if (child + 1 < n && heap[child + 1] < heap[child]) child++;
+        if (heap[child] >= key) break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = key;
+}
+
+/* Long pieces: a linked list and a heap of (rank, position). A key is stale when the pair at its position has
+   another rank by now. Every merge takes one key and adds at most two, so 2 n are enough. */
+static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
+{
+    uint32_t *symbol = r->symbol, *rank = r->rank, *merged = r->merged, *previous = r->previous, *next = r->next;
+    uint32_t n_heap = 0, left = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        previous[i] = i - 1;                           /* of 0: SQM__TOK_NONE */
+        next[i] = i + 1 < n ? i + 1 : SQM__TOK_NONE;
+        rank[i] = i + 1 < n ? sqm__tok_pair(r->t, symbol[i], symbol[i + 1], &merged[i]) : SQM__TOK_NONE;
+        if (rank[i] != SQM__TOK_NONE) sqm__heap_push(r->heap, n_heap++, (uint64_t)rank[i] << 32 | i);
+    }
+    while (n_heap) {
+        const uint64_t key = r->heap[0];
+        const uint32_t i = (uint32_t)(key & 0xffffffffu);
+        uint32_t gone, at[2];
+        sqm__heap_pop(r->heap, n_heap--);
+        if (rank[i] != (uint32_t)(key >> 32)) continue;
+        gone = next[i];
+        symbol[i] = merged[i];
+        next[i] = next[gone];
+        if (next[i] != SQM__TOK_NONE) previous[next[i]] = i;
+        rank[gone] = SQM__TOK_NONE;
+        at[0] = i;
+        at[1] = previous[i];
+        for (int k = 0; k < 2; k++) {
+            const uint32_t p = at[k];
+            if (p == SQM__TOK_NONE) continue;
+            rank[p] = next[p] == SQM__TOK_NONE ? SQM__TOK_NONE : sqm__tok_pair(r->t, symbol[p], symbol[next[p]], &merged[p]);
+            if (rank[p] != SQM__TOK_NONE) sqm__heap_push(r->heap, n_heap++, (uint64_t)rank[p] << 32 | p);
+        }
+    }
+    for (uint32_t i = 0; n && i != SQM__TOK_NONE; i = next[i]) symbol[left++] = symbol[i];
+    return left;
+}
+
+static void sqm__tok_piece(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    uint32_t n;
+    if (!r->max_symbols) { sqm__first_symbols(r, text, bytes, NULL); return; }
+    if (bytes <= r->t->h->max_token_bytes) {
+        const int32_t id = sqm__tok_lookup(r->t, text, bytes, SQM__TOKEN_WHOLE, SQM__TOKEN_WHOLE);
+        if (id >= 0) { sqm__tok_emit(r, id); return; }
+    }
+    n = sqm__first_symbols(r, text, bytes, r->symbol);
+    n = n <= 64 ? sqm__merge_few(r, n) : sqm__merge_many(r, n);
+    for (uint32_t i = 0; i < n; i++) sqm__tok_emit(r, (int32_t)r->symbol[i]);
+}
+
+/* Cuts normalised text into pieces and encodes them. */
+static void sqm__tok_pieces(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    sqm__splitter levels[SQM__MAX_SPLITS];
+    const uint32_t n = r->t->count[SQM__A_SPLITS];
+    uint32_t level = 0;
+    sqm__span piece;
+    if (bytes == 0) return;
+    if (n == 0) { sqm__tok_piece(r, text, bytes); return; }
+    memset(levels, 0, sizeof(levels));
+    levels[0].end = bytes;
+    for (uint32_t i = 0; i < n; i++) levels[i].step = sqm__tok_steps(r->t, SQM__A_SPLITS) + i;
+    while (r->result == SQM_OK) {
+        sqm__splitter *s = &levels[level];
+        const int more = s->step->kind == SQM__SPLIT_REGEX ? sqm__next_match(r, text, s, &piece)
+                                                           : sqm__next_word(r->t, text, s, &piece);
+        if (!more) {
+            if (level == 0) return;
+            level--;
+        } else if (level + 1 < n) {
+            s = &levels[++level];
+            s->begin = s->at = piece.begin;
+            s->end = piece.end;
+            s->n_ahead = 0;
+        } else {
+            sqm__tok_piece(r, text + piece.begin, piece.end - piece.begin);
+        }
+    }
+}
+
+/* ---- normalizers ----------------------------------------------------------------------------------------------------------- */
+static int sqm__tok_begins(const uint8_t *text, uint32_t bytes, const uint8_t *start, uint32_t n)
+{
+    return n <= bytes && memcmp(text, start, n) == 0;
+}
+
+static uint32_t sqm__norm_replace(uint8_t *dst, const uint8_t *text, uint32_t bytes, const uint8_t *a, uint32_t a_bytes,
+                                  const uint8_t *b, uint32_t b_bytes)
+{
+    uint32_t n = 0, at = 0;
+    while (at < bytes) {
+        const uint8_t *hit = (const uint8_t *)memchr(text + at, a[0], bytes - at);
+        const uint32_t plain = hit ? (uint32_t)(hit - text) - at : bytes - at;
+        memcpy(dst + n, text + at, plain);
+        n += plain;
+        at += plain;
+        if (!hit) break;
+        if (sqm__tok_begins(hit, bytes - at, a, a_bytes)) {
+            if (b_bytes) memcpy(dst + n, b, b_bytes);
+            n += b_bytes;
+            at += a_bytes;
+        } else {
+            dst[n++] = text[at++];
+        }
+    }
+    return n;
+}
+
+static const uint8_t *sqm__norm_strip(const sqm__tok *t, const uint8_t *text, uint32_t *bytes, uint32_t flags)
+{
+    const sqm__char_class *space = sqm__tok_class(t, t->h->space_class);
+    uint32_t code, n;
+    while ((flags & 1) && *bytes) {
+        n = sqm__utf8_next(text, text + *bytes, &code);
+        if (!sqm__class_has(t, space, code)) break;
+        text += n;
+        *bytes -= n;
+    }
+    while ((flags & 2) && *bytes) {
+        n = sqm__utf8_before(text, 0, *bytes);
+        sqm__utf8_next(text + *bytes - n, text + *bytes, &code);
+        if (!sqm__class_has(t, space, code)) break;
+        *bytes -= n;
+    }
+    return text;
+}
+
+/* ---- canonical normal form ------------------------------------------------------------------------------------------------- */
+static uint32_t sqm__combining_class(const sqm__tok *t, uint32_t c)
+{
+    const uint32_t *runs = sqm__tok_u32(t, SQM__A_COMBINING), n = t->count[SQM__A_COMBINING];
+    if (c > 0x10ffff || n == 0 || runs[0] >> 8 > c) return 0;
+    return runs[sqm__last_not_above(runs, 0, n, c << 8 | 255)] & 255;
+}
+
+/* Appends the full decomposition of c; the first code point of a decomposition may have one itself. */
+static uint32_t sqm__decompose(const sqm__tok *t, uint32_t c, uint32_t *out, uint32_t n, uint32_t room)
+{
+    const sqm__decomposition *table = (const sqm__decomposition *)t->array[SQM__A_DECOMPOSED];
+    uint32_t tail[8], n_tail = 0;
+    if (c - 0xac00u < 11172u) {                        /* Hangul syllable: algorithmic */
+        const uint32_t s = c - 0xac00u;
+        if (s % 28) tail[n_tail++] = 0x11a7 + s % 28;
+        tail[n_tail++] = 0x1161 + s / 28 % 21;
+        c = 0x1100 + s / 588;
+    }
+    while (n_tail < 8) {
+        uint32_t low = 0, high = t->count[SQM__A_DECOMPOSED];
+        while (low < high) {
+            const uint32_t middle = low + (high - low) / 2;
+            if (table[middle].code < c) low = middle + 1; else high = middle;
+        }
+        if (low == t->count[SQM__A_DECOMPOSED] || table[low].code != c) break;
+        c = table[low].first;
+        if (table[low].second) tail[n_tail++] = table[low].second;
+        else if (c == table[low].code) break;
+    }
+    if (n < room) out[n++] = c;
+    while (n_tail && n < room) out[n++] = tail[--n_tail];
+    return n;
+}
+
+/* The code point that a, b compose to, or 0. */
+static uint32_t sqm__compose(const sqm__tok *t, uint32_t a, uint32_t b)
+{
+    const sqm__decomposition *table = (const sqm__decomposition *)t->array[SQM__A_DECOMPOSED];
+    const uint16_t *order = (const uint16_t *)t->array[SQM__A_COMPOSITIONS];
+    uint32_t low = 0, high = t->count[SQM__A_COMPOSITIONS];
+    if (a - 0x1100u < 19 && b - 0x1161u < 21) return 0xac00 + ((a - 0x1100) * 21 + (b - 0x1161)) * 28;
+    if (a - 0xac00u < 11172u && (a - 0xac00) % 28 == 0 && b - 0x11a8u < 27) return a + (b - 0x11a7);
+    while (low < high) {
+        const uint32_t middle = low + (high - low) / 2;
+        const sqm__decomposition *d = &table[order[middle]];
+        if (d->first < a || (d->first == a && d->second < b)) low = middle + 1; else high = middle;
+    }
+    if (low == t->count[SQM__A_COMPOSITIONS]) return 0;
+    return table[order[low]].first == a && table[order[low]].second == b ? table[order[low]].code : 0;
+}
+
+/* Sorts each run of combining marks by class, marks of one class stay in order: counting sort, as runs may be long. */
+static void sqm__order_marks(const sqm__tok *t, uint32_t *c, uint32_t n, uint32_t *sorted)
+{
+    for (uint32_t first = 0; first < n; first++) {
+        uint32_t start[257], end = first, ordered = 1, last = 0;
+        for (; end < n; end++) {
+            const uint32_t k = sqm__combining_class(t, c[end]);
+            if (k == 0) break;
+            if (k < last) ordered = 0;
+            last = k;
+        }
+        if (ordered) { first = end; continue; }        /* c[end] is a starter */
+        memset(start, 0, sizeof(start));
+        for (uint32_t i = first; i < end; i++) start[sqm__combining_class(t, c[i]) + 1]++;
+        for (uint32_t k = 1; k < 257; k++) start[k] += start[k - 1];
+        for (uint32_t i = first; i < end; i++) sorted[start[sqm__combining_class(t, c[i])]++] = c[i];
+        memcpy(c + first, sorted, (end - first) * sizeof(*c));
+        first = end;
+    }
+}
+
+/* Composes n ordered code points in place; returns how many remain. */
+static uint32_t sqm__compose_all(const sqm__tok *t, uint32_t *c, uint32_t n)
+{
+    uint32_t out = 0, starter = SQM__TOK_NONE, last_class = 0;
+    for (uint32_t i = 0; i < n; i++) {
+        const uint32_t k = sqm__combining_class(t, c[i]);
+        if (starter != SQM__TOK_NONE && (last_class < k || out == starter + 1)) {
+            const uint32_t whole = sqm__compose(t, c[starter], c[i]);
+            if (whole) { c[starter] = whole; continue; }
+        }
+        if (k == 0) starter = out;
+        last_class = k;
+        c[out++] = c[i];
+    }
+    return out;
+}
+
+/* Normalises text[from, to), which begins with a character that NFC keeps, or where the text begins. */
+static uint32_t sqm__nfc_stretch(sqm__tok_run *r, uint8_t *dst, uint32_t room, const uint8_t *text, uint32_t from, uint32_t to)
+{
+    uint32_t *codes = (uint32_t *)(void *)r->heap;
+    const uint32_t most = 2 * (r->buffer_bytes + 32);  /* the heap holds twice as many */
+    uint32_t n = 0, bytes = 0, code;
+    for (uint32_t at = from; at < to;) {
+        at += sqm__utf8_next(text + at, text + to, &code);
+        n = sqm__decompose(r->t, code, codes, n, most);
+    }
+    sqm__order_marks(r->t, codes, n, codes + most);
+    n = sqm__compose_all(r->t, codes, n);
+    for (uint32_t i = 0; i < n; i++) {
+        uint8_t c[4];
+        const uint32_t k = sqm__utf8_put(c, codes[i]);
+        if (k > room - bytes) {                        /* only with damaged tables */
+            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, room, "tokenizer: the normal form is too long");
+            return bytes;
+        }
+        memcpy(dst + bytes, c, k);
+        bytes += k;
+    }
+    return bytes;
+}
+
+static int sqm__nfc_stable(const sqm__tok *t, uint32_t c)
+{
+    const uint32_t *unstable = sqm__tok_u32(t, SQM__A_UNSTABLE), n = t->count[SQM__A_UNSTABLE];
+    return n == 0 || c < unstable[0] || !sqm__in_ranges(unstable, n, c);
+}
+
+/* Most text is stable and is copied; unstable characters take the stable one before them along. */
+static uint32_t sqm__norm_nfc(sqm__tok_run *r, uint8_t *dst, const uint8_t *text, uint32_t bytes)
+{
+    uint32_t n = 0, copied = 0, starter = 0, at = 0, end, code, length;
+    while (at < bytes && r->result == SQM_OK) {
+        length = sqm__utf8_next(text + at, text + bytes, &code);
+        end = at + length;
+        if (sqm__nfc_stable(r->t, code)) {
+            starter = at;
+            at = end;
+            continue;
+        }
+        for (; end < bytes; end += length) {
+            length = sqm__utf8_next(text + end, text + bytes, &code);
+            if (sqm__nfc_stable(r->t, code)) break;
+        }
+        if (starter - copied > r->buffer_bytes - n) break;
+        memcpy(dst + n, text + copied, starter - copied);
+        n += starter - copied;
+        n += sqm__nfc_stretch(r, dst + n, r->buffer_bytes - n, text, starter, end);
+        copied = starter = at = end;
+    }
+    if (bytes - copied > r->buffer_bytes - n) {
+        if (r->result == SQM_OK)
+            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, bytes, "tokenizer: the normal form is too long");
+        return 0;
+    }
+    memcpy(dst + n, text + copied, bytes - copied);
+    return n + bytes - copied;
+}
+
+/* Applies the normalizers; returns the text where it lies now. is_start: nothing of the whole text is before it. */
+static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, uint32_t *bytes, int is_start)
+{
+    const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS);
+    const sqm__tok_step *step = sqm__tok_steps(r->t, SQM__A_NORMALIZERS);
+    int which = 0;
+    for (uint32_t i = 0; i < r->t->count[SQM__A_NORMALIZERS] && *bytes; i++, step++) {
+        const uint8_t *a = strings + step->a;
+        uint8_t *dst = r->buffer[which];
+        switch (step->kind) {
+        case SQM__NORM_PREPEND:
+            if ((step->flags & 2) && !is_start) continue;
+            if ((step->flags & 1) && sqm__tok_begins(text, *bytes, a, step->a_bytes)) continue;
+            memcpy(dst, a, step->a_bytes);
+            memcpy(dst + step->a_bytes, text, *bytes);
+            *bytes += step->a_bytes;
+            break;
+        case SQM__NORM_REPLACE:
+            *bytes = sqm__norm_replace(dst, text, *bytes, a, step->a_bytes, strings + step->b, step->b_bytes);
+            break;
+        case SQM__NORM_STRIP:
+            text = sqm__norm_strip(r->t, text, bytes, step->flags);
+            continue;
+        default:
+            *bytes = sqm__norm_nfc(r, dst, text, *bytes);
+            break;
+        }
+        text = dst;
+        which = !which;
+    }
+    return text;
+}
+
+/* ---- added tokens ---------------------------------------------------------------------------------------------------------- */
+typedef struct sqm__added_hit { uint32_t begin, end, resume; int32_t id; } sqm__added_hit;
+
+/* The longest text of the list that text[at, bytes) begins with. */
+static const sqm__tok_added *sqm__added_at(const sqm__tok *t, int list, const uint8_t *text, uint32_t at, uint32_t bytes)
+{
+    const sqm__tok_added *added = (const sqm__tok_added *)t->array[list], *best = NULL;
+    const uint32_t *first = sqm__tok_u32(t, list + 1);
+    const uint8_t *strings = sqm__tok_u8(t, SQM__A_STRINGS);
+    uint32_t low = first[text[at]], high = first[text[at] + 1];
+    for (uint32_t k = 1; low < high; k++) {            /* all of [low, high) agree in their first k bytes */
+        uint32_t a, b;
+        if (added[low].bytes == k) best = &added[low++];
+        if (at + k >= bytes) break;
+        for (a = low, b = high; a < b;) {              /* those whose byte k is not below the text's ... */
+            const uint32_t m = a + (b - a) / 2;
+            if (added[m].bytes > k && strings[added[m].first + k] >= text[at + k]) b = m; else a = m + 1;
+        }
+        low = a;
+        for (b = high; a < b;) {                       /* ... and not above it */
+            const uint32_t m = a + (b - a) / 2;
+            if (added[m].bytes > k && strings[added[m].first + k] > text[at + k]) b = m; else a = m + 1;
+        }
+        high = a;
+    }
+    return best;
+}
+
+static int sqm__is_class(const sqm__tok *t, uint32_t k, const uint8_t *text, uint32_t at, uint32_t bytes, uint32_t *length)
+{
+    uint32_t code;
+    *length = sqm__utf8_next(text + at, text + bytes, &code);
+    return sqm__class_has(t, sqm__tok_class(t, k), code);
+}
+
+/* Is the token text[at, end) not a word of its own? */
+static int sqm__inside_word(const sqm__tok *t, const uint8_t *text, uint32_t at, uint32_t end, uint32_t bytes)
+{
+    const uint32_t word = t->h->word_class;
+    uint32_t n;
+    if (at > 0 && sqm__is_class(t, word, text, at - sqm__utf8_before(text, 0, at), at, &n)) return 1;
+    return end < bytes && sqm__is_class(t, word, text, end, bytes, &n);
+}
+
+/* Finds the next added token from `at` on; `floor`: what lies before it is taken already. */
+static int sqm__added_next(const sqm__tok_run *r, int list, const uint8_t *text, uint32_t floor, uint32_t at, uint32_t bytes,
+                           sqm__added_hit *hit)
+{
+    const sqm__tok *t = r->t;
+    const uint32_t *first = sqm__tok_u32(t, list + 1);
+    uint32_t n;
+    if (t->count[list] == 0) return 0;
+    for (; at < bytes; at++) {
+        const sqm__tok_added *found;
+        if (first[text[at]] == first[text[at] + 1]) continue;
+        found = sqm__added_at(t, list, text, at, bytes);
+        if (!found) continue;
+        hit->begin = at;
+        hit->resume = hit->end = at + found->bytes;
+        hit->id = found->id;
+        if (((found->flags & SQM__ADDED_SPECIAL) && (r->flags & SQM_TOKENS_PLAIN)) ||
+            ((found->flags & SQM__ADDED_WORD) && sqm__inside_word(t, text, at, hit->end, bytes))) {
+            at = hit->end - 1;
+            continue;
+        }
+        while ((found->flags & SQM__ADDED_LSTRIP) && hit->begin > floor) {
+            const uint32_t before = hit->begin - sqm__utf8_before(text, floor, hit->begin);
+            if (!sqm__is_class(t, t->h->space_class, text, before, hit->begin, &n)) break;
+            hit->begin = before;
+        }
+        while ((found->flags & SQM__ADDED_RSTRIP) && hit->end < bytes) {
+            if (!sqm__is_class(t, t->h->space_class, text, hit->end, bytes, &n)) break;
+            hit->end += n;
+        }
+        return 1;
+    }
+    return 0;
+}
+
+/* Cuts text at the tokens of a list; what lies between goes on to the next stage. */
+static void sqm__tok_stage(sqm__tok_run *r, int list, const uint8_t *text, uint32_t bytes)
+{
+    sqm__added_hit hit;
+    uint32_t at = 0, scan = 0;
+    while (r->result == SQM_OK) {
+        const int found = sqm__added_next(r, list, text, at, scan, bytes, &hit);
+        const uint32_t end = found ? hit.begin : bytes;
+        if (end > at && list == SQM__A_NORMAL) {
+            sqm__tok_pieces(r, text + at, end - at);
+        } else if (end > at) {
+            uint32_t n = end - at;
+            const uint8_t *normal = sqm__normalize_text(r, text + at, &n, at == 0);
+            if (r->result == SQM_OK) sqm__tok_stage(r, SQM__A_NORMAL, normal, n);
+        }
+        if (!found) return;
+        sqm__tok_emit(r, hit.id);
+        at = hit.end;
+        scan = hit.resume;
+    }
+}
+
+/* ---- entry points ------------------------------------------------------------------------------------------------------------ */
+/* Bytes of work space that encoding a text of `bytes` bytes takes; 0: none, or the text is too long. */
+static size_t sqm__tok_scratch(const sqm__tok *t, size_t bytes)
+{
+    sqm__arena a;
+    sqm__tok_run r;
+    memset(&a, 0, sizeof(a));
+    memset(&r, 0, sizeof(r));
+    return sqm__tok_layout(&r, t, bytes, &a) ? a.used : 0;
+}
+
+static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes, uint32_t flags, int32_t *ids, int32_t cap,
+                               void *scratch, size_t scratch_bytes, sqm_error *err)
+{
+    sqm__arena a;
+    sqm__tok_run r;
+    memset(&a, 0, sizeof(a));
+    memset(&r, 0, sizeof(r));
+    if ((bytes && !text) || cap < 0 || (cap && !ids) || (flags & ~(uint32_t)(SQM_TOKENS_BARE | SQM_TOKENS_PLAIN)))
+        SQM__FAIL(err, SQM_E_ARGUMENT, flags, "tokenize: no text, no room for ids, or flags %z", (uint64_t)flags);
+    if ((uintptr_t)scratch % 8) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tokenize: the memory is not aligned to 8 bytes");
+    if (!sqm__tok_layout(&r, t, bytes, &a))
+        SQM__FAIL(err, SQM_E_LIMIT, bytes, "tokenize: a text of %z bytes is too long", (uint64_t)bytes);
+    if (a.used > scratch_bytes || (a.used && !scratch))
+        SQM__FAIL(err, SQM_E_MEMORY, a.used, "tokenize: %z bytes of memory are needed, %z given", (uint64_t)a.used,
+                  (uint64_t)scratch_bytes);
+    if (a.used) {
+        memset(&a, 0, sizeof(a));
+        a.base = (uint8_t *)scratch;
+        a.size = scratch_bytes;
+        sqm__tok_layout(&r, t, bytes, &a);
+    }
+    r.t = t;
+    r.flags = flags;
+    r.ids = ids;
+    r.cap = cap;
+    r.err = err;
+    r.steps = 65536 + 512 * (uint64_t)bytes;           /* real expressions take about 10 a character */
+    for (uint32_t i = 0; !(flags & SQM_TOKENS_BARE) && i < t->count[SQM__A_PREFIX]; i++)
+        sqm__tok_emit(&r, sqm__tok_i32(t, SQM__A_PREFIX)[i]);
+    sqm__tok_stage(&r, SQM__A_ADDED, (const uint8_t *)text, (uint32_t)bytes);
+    for (uint32_t i = 0; !(flags & SQM_TOKENS_BARE) && i < t->count[SQM__A_SUFFIX]; i++)
+        sqm__tok_emit(&r, sqm__tok_i32(t, SQM__A_SUFFIX)[i]);
+    return r.result == SQM_OK ? r.n : (int32_t)r.result;
+}
+
+/* Text of a token; NULL with n = 0 for ids outside and, without with_special, for special tokens. */
+static const uint8_t *sqm__tok_text(const sqm__tok *t, int32_t id, int with_special, uint32_t *n)
+{
+    const uint32_t *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
+    *n = 0;
+    if (id < 0 || id >= t->h->n_tokens) return NULL;
+    if (!with_special && (sqm__tok_u8(t, SQM__A_ATTRIBUTES)[id] & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL) return NULL;
+    *n = offsets[id + 1] - offsets[id];
+    return sqm__tok_u8(t, SQM__A_TEXT) + offsets[id];
+}
+
+static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst, int32_t cap)
+{
+    const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_DECODERS);
+    uint32_t strip[4] = { 0, 0, 0, 0 }, n_steps = t->count[SQM__A_DECODERS];
+    uint64_t used = 0;
+    for (uint32_t k = 0; k < n_steps; k++) strip[k] = step[k].flags;
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t bytes;
+        const uint8_t *text = sqm__tok_text(t, ids[i], with_special, &bytes);
+        for (uint32_t k = 0; k < n_steps && used == 0 && bytes; k++) {
+            while (bytes && strip[k] && text[0] == step[k].a) { text++; bytes--; strip[k]--; }
+            if (bytes) strip[k] = 0;
+        }
+        if (!bytes) continue;
+        if (used < (uint64_t)(uint32_t)cap) {
+            const uint64_t room = (uint64_t)(uint32_t)cap - used;
+            memcpy(dst + used, text, (size_t)(bytes < room ? bytes : room));
+        }
+        used += bytes;
+    }
+    return used > 0x7fffffffu ? (int32_t)SQM_E_LIMIT : (int32_t)used;
+}
+
+static int32_t sqm__tok_find(const sqm__tok *t, const char *text)
+{
+    static const char *const roles[4] = { "bos", "eos", "unk", "pad" };
+    const size_t n = strlen(text);
+    for (int i = 0; i < 4; i++) {
+        if (sqm__same_text(text, roles[i])) return t->h->role[i];
+    }
+    if (n == 0 || n > SQM__TOK_MAX_TEXT) return -1;
+    for (int list = SQM__A_ADDED; list <= SQM__A_NORMAL; list += SQM__A_NORMAL - SQM__A_ADDED) {
+        const sqm__tok_added *added = t->count[list] ? sqm__added_at(t, list, (const uint8_t *)text, 0, (uint32_t)n) : NULL;
+        if (added && added->bytes == n) return added->id;
+    }
+    return sqm__tok_lookup(t, (const uint8_t *)text, (uint32_t)n, 0, 0);
+}
+
+static int sqm__tok_is_end(const sqm__tok *t, int32_t id)
+{
+    for (uint32_t i = 0; i < t->count[SQM__A_ENDS]; i++) {
+        if (sqm__tok_i32(t, SQM__A_ENDS)[i] == id) return 1;
+    }
+    return 0;
+}
+
+#else /* SEQMODEL_NO_TOKENIZER */
+typedef struct sqm__tok { int32_t none; } sqm__tok;
+#endif
+/* ==== [RECIPE] Models as lists of ops ============================================================================
+   A model file holds a list of ops over registers r0 .. r15 (rows of float32; r0 is the residual stream by custom). The
+   list is bound once at open: names become numbers, every shape, register and weight is checked; after that a forward pass
+   cannot fail. There are no jumps, so binding is one pass. The header knows no architecture names.
+
+   Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is an absent entry):
+     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or by position + offset
+     norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1]         scale * (rS W^T + b), outputs side by side
+     rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@ long_from=
+                    ntk_factor= ntk_length=]
+     mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots count themselves
+     act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
+     add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
+     head    logits rS  w=@A [b=@ scale= softcap=]
+   Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check.                                       */
+enum { SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU, SQM__OP_ADD,
+       SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_COUNT };
+
+static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
+    { "", "", 0 },
+    { "embed",   "w scale offset add", 1 },
+    { "norm",    "kind eps w b first count groups", 1 },
+    { "linear",  "w b scale add", 1 },
+    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length", 1 },
+    { "mix",     "", 1 },               /* the mixer knows its keys                                                    */
+    { "act",     "kind", 1 },
+    { "glu",     "act", 1 },
+    { "add",     "", 2 },
+    { "mul",     "", 2 },
+    { "scale",   "by", 1 },
+    { "copy",    "first count", 1 },
+    { "softcap", "cap", 1 },
+    { "head",    "w b scale softcap", 1 }
+};
+
+typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same                    */
+    const float *freq, *freq_long;      /* [dims / 2]; freq_long used when the sequence is longer than long_from        */
+    float        attn_factor, ntk_factor;
+    int32_t      dims, long_from, ntk_length;
+} sqm__rope_table;
+
+typedef struct sqm__op {
+    int32_t          kind, dst, src, src2, line;
+    int32_t          in_width, out_width;
+    sqm__linear      linear;            /* linear, head                                                                */
+    sqm_tensor       table;             /* embed                                                                       */
+    const float     *gain, *bias;       /* norm                                                                        */
+    float            number;            /* eps, scale, by or cap                                                       */
+    int32_t          choice;            /* norm or activation kind, rope style                                         */
+    int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
+    const sqm_mixer *mixer;
+    void            *bound;
+} sqm__op;
+
+struct sqm_model {
+    sqm__file         file;
+    sqm__tok          tok;
+    int32_t           has_tok;
+    sqm__op          *ops;
+    int32_t           n_ops, n_slots, n_ropes, n_mixers;
+    int32_t           width[SQM__REGISTERS];           /* widest content of each register; 0: unused                  */
+    int32_t           vocab_size, n_tokens, max_context;
+    sqm__rope_table  *ropes;
+    sqm_tensor       *views;            /* [n_lists] tensors by position in the file's tensor lists                    */
+    const sqm_tensor **view_pointers;   /* [n_lists] into views, NULL when absent                                      */
+    const float     **vectors;          /* [n_lists] data of plain float32 entries, else NULL                          */
+    void             *owned_memory;     /* sqm_load_*: to free                                                         */
+    void             *owned_image;      /* sqm_load_file: to unmap or free                                             */
+    size_t            owned_bytes;
+};
+
+static const sqm__tok *sqm__model_tok(const sqm_model *m) { return m && m->has_tok ? &m->tok : NULL; }
+
+/* ---- binding ----------------------------------------------------------------------------------------------------------- */
+typedef struct sqm__binder {            /* what lives only while a recipe is bound                                     */
+    sqm_model               *m;
+    const sqm_mixer *const  *mixers;
+    sqm_param               *params;    /* room for the longest op                                                     */
+    int32_t                  n_params, line;
+    int32_t                  width[SQM__REGISTERS];     /* current content; 0: nothing written yet                     */
+    sqm_error               *err;
+} sqm__binder;
+
+static int sqm__has_word(const char *words, const char *word)
+{
+    const size_t n = strlen(word);
+    for (const char *at = words; n && (at = strstr(at, word)) != NULL; at++)
+        if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return 1;
+    return 0;
+}
+static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (sqm__same_text(names[i], name)) return i;
+    return -1;
+}
+static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
+static const char *const sqm__style_names[] = { "half", "interleaved" };
+static const char *const sqm__act_names[SQM_ACT_COUNT] = { "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu",
+                                                           "sigmoid", "tanh", "exp", "softplus" };
+
+static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names, int32_t n)
+{
+    const sqm_param *p = sqm__param(b->params, b->n_params, key);
+    *choice = p && p->text ? sqm__choose(names, n, p->text) : -1;
+    if (*choice < 0)
+        SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d: %s = '%s' is unknown", b->line, key,
+                  p && p->text ? p->text : "(missing)");
+    return SQM_OK;
+}
+
+/* The op's parameters by name, tensors resolved; unknown keys are errors. */
+static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const char *keys)
+{
+    const sqm__file *f = &b->m->file;
+    b->n_params = (int32_t)op->n_params;
+    for (int32_t i = 0; i < b->n_params; i++) {
+        const sqm__file_param *from = &f->params[op->first_param + (uint32_t)i];
+        sqm_param *to = &b->params[i];
+        memset(to, 0, sizeof(*to));
+        to->key = sqm__file_text(f, from->key);
+        if (!sqm__has_word(keys, to->key))
+            SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d (%s): unknown option '%s'", b->line,
+                      sqm__op_kinds[op->op].name, to->key);
+        if (from->type == 0) {
+            int64_t v;
+            memcpy(&v, &from->value, 8);
+            to->number = (double)v;
+        } else if (from->type == 1) {
+            memcpy(&to->number, &from->value, 8);
+        } else if (from->type == 2) {
+            to->text = sqm__file_text(f, (uint32_t)from->value);
+        } else {
+            to->tensors = b->m->view_pointers + from->value;
+            to->n_tensors = (int32_t)from->count;
+        }
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
+{
+    const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params, "b");
+    int64_t width = 0;
+    if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line, SQM__MAX_WEIGHTS);
+    if (bias && bias->n_tensors != w->n_tensors)
+        SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line, w->n_tensors,
+                  bias->n_tensors);
+    for (int32_t i = 0; i < w->n_tensors; i++) {
+        const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__check_panels(t, b->err));
+        if (t->shape[1] != op->in_width)
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1], "op %d: weight %d is [%d, %d], the rows have %d columns", b->line, i,
+                      t->shape[0], t->shape[1], op->in_width);
+        if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != t->shape[0]))
+            SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: bias %d must be %d float32 values, has %d", b->line, i,
+                      t->shape[0], v->shape[0]);
+        width += t->shape[0];
+    }
+    if (width > INT32_MAX) SQM__FAIL(b->err, SQM_E_LIMIT, (uint64_t)width, "op %d: outputs are too wide", b->line);
+    op->linear.weights = b->m->views + (w->tensors - b->m->view_pointers);
+    op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
+    op->linear.n_weights = w->n_tensors;
+    op->linear.add = op->add;
+    SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
+    op->out_width = (int32_t)width;
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
+{
+    const sqm_param *w = sqm__param(b->params, b->n_params, "w");
+    const sqm_tensor *t = w && w->n_tensors == 1 ? w->tensors[0] : NULL;
+    sqm_model *m = b->m;
+    if (op->src != SQM__REG_TOKENS && op->src != SQM__REG_POSITIONS)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: embed reads tokens or positions, not register %d", b->line, op->src);
+    if (!t || t->ndim != 2 || t->dtype == SQM_I32)
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: embed needs one two-dimensional table in w=", b->line);
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err));
+    SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "offset", 0, 0, t->shape[0] - 1, b->err));
+    op->table = *t;
+    op->out_width = t->shape[1];
+    if (op->src == SQM__REG_TOKENS) {
+        if (m->n_tokens == 0 || t->shape[0] < m->n_tokens) m->n_tokens = t->shape[0];
+    } else {
+        const int32_t rows = t->shape[0] - op->offset;
+        if (m->max_context == 0 || rows < m->max_context) m->max_context = rows;
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_norm(sqm__binder *b, sqm__op *op)
+{
+    const sqm_param *gain = sqm__param(b->params, b->n_params, "w");
+    int32_t size;
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__norm_names, SQM__COUNT(sqm__norm_names)));
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "eps", 0.0, b->err));
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
+                            op->in_width - op->first, b->err));
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->count, b->err));
+    if (op->count % op->groups)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->count, "op %d: %d columns do not divide into %d groups", b->line, op->count, op->groups);
+    if (op->count != op->in_width && op->dst != op->src)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->dst, "op %d: a norm of some columns works in place only", b->line);
+    size = op->count / op->groups;
+    if (gain && gain->n_tensors == 1 && gain->tensors[0] && gain->tensors[0]->shape[0] == op->count && op->groups > 1) {
+        op->own = 1;
+        size = op->count;
+    }
+    SQM__TRY(sqm__param_vector(&op->gain, b->params, b->n_params, "w", size, b->err));
+    SQM__TRY(sqm__param_vector(&op->bias, b->params, b->n_params, "b", size, b->err));
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
+{
+    sqm_model *m = b->m;
+    sqm__rope_table r;
+    int32_t rows;
+    memset(&r, 0, sizeof(r));
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "heads", 1, 1, 1 << 16, b->err));
+    SQM__TRY(sqm__param_int(&op->head_dim, b->params, b->n_params, "head_dim", 0, 2, 1 << 16, b->err));
+    SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
+    if (op->dst != op->src || r.dims % 2 || op->first + (int64_t)op->heads * op->head_dim > op->in_width)
+        SQM__FAIL(b->err, SQM_E_SHAPE, r.dims, "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
+                  op->heads, op->head_dim, op->first, op->in_width);
+    SQM__TRY(sqm__param_vector(&r.freq, b->params, b->n_params, "freq", r.dims / 2, b->err));
+    SQM__TRY(sqm__param_vector(&r.freq_long, b->params, b->n_params, "freq_long", r.dims / 2, b->err));
+    SQM__TRY(sqm__param_float(&r.attn_factor, b->params, b->n_params, "attn_factor", 1.0, b->err));
+    SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
+    SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
+    if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
+    if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
+        SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2", b->line);
+    for (rows = 0; rows < m->n_ropes; rows++)
+        if (memcmp(&m->ropes[rows], &r, sizeof(r)) == 0) break;
+    if (rows == m->n_ropes) m->ropes[m->n_ropes++] = r;
+    op->rope = rows;
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_mix(sqm__binder *b, sqm__op *op)
+{
+    sqm_result r;
+    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: a mixer cannot work in place", b->line);
+    r = op->mixer->bind(op->bound, b->params, b->n_params, op->in_width, &op->out_width, b->err);
+    if (r != SQM_OK) return r;
+    op->slot = b->m->n_slots++;
+    b->m->n_mixers++;
+    return SQM_OK;
+}
+
+/* One op whose registers and parameters are already known. */
+static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
+{
+    switch (op->kind) {
+    case SQM__OP_EMBED:  return sqm__bind_embed(b, op);
+    case SQM__OP_NORM:   return sqm__bind_norm(b, op);
+    case SQM__OP_ROPE:   return sqm__bind_rope(b, op);
+    case SQM__OP_MIX:    return sqm__bind_mix(b, op);
+    case SQM__OP_LINEAR:
+        if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place", b->line);
+        return sqm__bind_linear(b, op);
+    case SQM__OP_HEAD:
+        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "softcap", 0.0, b->err));
+        SQM__TRY(sqm__bind_linear(b, op));
+        b->m->vocab_size = op->out_width;
+        return SQM_OK;
+    case SQM__OP_ACT:
+        op->out_width = op->in_width;
+        return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
+    case SQM__OP_GLU:
+        op->out_width = op->in_width / 2;
+        if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d", b->line, op->in_width);
+        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    case SQM__OP_ADD: case SQM__OP_MUL:
+        op->out_width = op->in_width;
+        if (b->width[op->src2] != op->in_width)
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line, op->src,
+                      op->in_width, op->src2, b->width[op->src2]);
+        return SQM_OK;
+    case SQM__OP_SCALE:
+        op->out_width = op->in_width;
+        return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
+    case SQM__OP_SOFTCAP:
+        op->out_width = op->in_width;
+        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
+        if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0", b->line);
+        return SQM_OK;
+    default:                            /* copy                                                                        */
+        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+        SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
+                                op->in_width - op->first, b->err));
+        op->out_width = op->count;
+        if (op->dst == op->src && op->first) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: copy onto itself", b->line);
+        return SQM_OK;
+    }
+}
+
+/* Sources must hold something; then width of the first is the op's input width. */
+static sqm_result sqm__bind_sources(sqm__binder *b, sqm__op *op)
+{
+    const int32_t n = sqm__op_kinds[op->kind].n_sources;
+    if (op->kind == SQM__OP_EMBED) return SQM_OK;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t reg = i ? op->src2 : op->src;
+        if (reg < 0 || reg >= SQM__REGISTERS || b->width[reg] == 0)
+            SQM__FAIL(b->err, SQM_E_FORMAT, reg, "op %d (%s): reads register %d, which nothing has written", b->line,
+                      sqm__op_kinds[op->kind].name, reg);
+    }
+    op->in_width = b->width[op->src];
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op *op)
+{
+    sqm_model *m = b->m;
+    const int is_head = from->op == SQM__OP_HEAD;
+    op->kind = from->op;
+    op->dst = from->dst;
+    op->src = from->src;
+    op->src2 = from->src2;
+    op->line = b->line;
+    if (is_head ? op->dst != SQM__REG_LOGITS : op->dst >= SQM__REGISTERS)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d (%s): cannot write register %d", b->line,
+                  sqm__op_kinds[op->kind].name, op->dst);
+    if (m->vocab_size) SQM__FAIL(b->err, SQM_E_FORMAT, b->line, "op %d: nothing may follow the head", b->line);
+    SQM__TRY(sqm__bind_sources(b, op));
+    SQM__TRY(sqm__bind_params(b, from, op->kind == SQM__OP_MIX ? op->mixer->keys : sqm__op_kinds[op->kind].keys));
+    SQM__TRY(sqm__param_int(&op->add, b->params, b->n_params, "add", 0, 0, 1, b->err));
+    SQM__TRY(sqm__bind_kind(b, op));
+    if (op->add && b->width[op->dst] != op->out_width)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: adds %d columns to r%d, which has %d", b->line, op->out_width,
+                  op->dst, b->width[op->dst]);
+    if (!is_head) {
+        b->width[op->dst] = op->out_width;
+        m->width[op->dst] = sqm__max(m->width[op->dst], op->out_width);
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const char *name)
+{
+    for (; mixers && *mixers; mixers++)
+        if (sqm__same_text((*mixers)->name, name)) return *mixers;
+    return NULL;
+}
+
+/* ---- opening -------------------------------------------------------------------------------------------------------------- */
+/* Lays a model out in the arena; with a counting arena only its size comes out. */
+static sqm_result sqm__model_layout(sqm_model **out, sqm_param **params, sqm__arena *arena, const sqm__file *f,
+                                    const sqm_mixer *const *mixers, sqm_error *err)
+{
+    sqm_model *m = (sqm_model *)sqm__arena_push(arena, sizeof(sqm_model), 16), empty;
+    int32_t most = 1;
+    if (!m) m = &empty;
+    memset(m, 0, sizeof(*m));
+    m->file = *f;
+    m->n_ops = f->n_ops;
+    m->ops = (sqm__op *)sqm__arena_push(arena, (size_t)f->n_ops * sizeof(sqm__op), 16);
+    m->ropes = (sqm__rope_table *)sqm__arena_push(arena, (size_t)f->n_ops * sizeof(sqm__rope_table), 16);
+    m->views = (sqm_tensor *)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(sqm_tensor), 16);
+    m->view_pointers = (const sqm_tensor **)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(void *), 16);
+    m->vectors = (const float **)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(void *), 16);
+    for (int32_t i = 0; i < f->n_ops; i++) {
+        const sqm__file_op *op = &f->ops[i];
+        const sqm_mixer *mixer = NULL;
+        void *bound = NULL;
+        if (op->op < 1 || op->op >= SQM__OP_COUNT)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, op->op, "op %d has the unknown number %d", i, (int32_t)op->op);
+        if (op->op == SQM__OP_MIX) {
+            mixer = sqm__find_mixer(mixers, sqm__file_text(f, op->mixer));
+            if (!mixer)
+                SQM__FAIL(err, SQM_E_UNSUPPORTED, i, "op %d: mixer '%s' is not among those given", i, sqm__file_text(f, op->mixer));
+            bound = sqm__arena_push(arena, mixer->bound_bytes, 16);
+        }
+        if (m->ops && !arena->full) {
+            memset(&m->ops[i], 0, sizeof(sqm__op));
+            m->ops[i].mixer = mixer;
+            m->ops[i].bound = bound;
+        }
+        most = sqm__max(most, (int32_t)op->n_params);
+    }
+    *params = (sqm_param *)sqm__arena_push(arena, (size_t)most * sizeof(sqm_param), 16);
+    *out = m == &empty ? NULL : m;
+    return SQM_OK;
+}
+
+static void sqm__model_views(sqm_model *m)
+{
+    for (int32_t i = 0; i < m->file.n_lists; i++) {
+        const uint32_t index = m->file.lists[i];
+        m->view_pointers[i] = NULL;
+        m->vectors[i] = NULL;
+        memset(&m->views[i], 0, sizeof(sqm_tensor));
+        if (index == 0xffffffffu) continue;
+        m->views[i] = sqm__file_tensor_view(&m->file, (int32_t)index);
+        m->view_pointers[i] = &m->views[i];
+        if (m->views[i].dtype == SQM_F32 && m->views[i].layout == SQM_ROWS) m->vectors[i] = (const float *)m->views[i].data;
+    }
+}
+
+/* Decimal number at the start of a text, 0 when there is none or it is too large. */
+static int32_t sqm__parse_count(const char *text)
+{
+    int64_t v = 0;
+    for (; text && *text >= '0' && *text <= '9' && v <= INT32_MAX; text++) v = v * 10 + (*text - '0');
+    return v <= INT32_MAX ? (int32_t)v : 0;
+}
+
+static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mixer *const *mixers, sqm_error *err)
+{
+    sqm__binder b;
+    memset(&b, 0, sizeof(b));
+    b.m = m;
+    b.mixers = mixers;
+    b.params = params;
+    b.err = err;
+    m->max_context = sqm__parse_count(sqm_model_meta(m, "max_context"));
+    sqm__model_views(m);
+    for (int32_t i = 0; i < m->n_ops; i++) {
+        b.line = i;
+        SQM__TRY(sqm__bind_op(&b, &m->file.ops[i], &m->ops[i]));
+    }
+    if (m->n_tokens == 0) SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe has no embed of tokens");
+    if (m->vocab_size == 0) SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe has no head");
+#if SQM__HAVE_TOKENIZER
+    if (m->file.token_bytes) {
+        SQM__TRY(sqm__tok_open(&m->tok, m->file.tokens, m->file.token_bytes, err));
+        m->has_tok = 1;
+        if (sqm__tok_count(&m->tok) > m->n_tokens)
+            SQM__FAIL(err, SQM_E_SHAPE, sqm__tok_count(&m->tok), "the tokenizer has %d tokens, the model %d",
+                      sqm__tok_count(&m->tok), m->n_tokens);
+    }
+#endif
+    return SQM_OK;
+}
+
+SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+{
+    sqm__file f;
+    sqm__arena arena;
+    sqm_model *m;
+    sqm_param *params;
+    memset(&arena, 0, sizeof(arena));
+    if (sqm__file_open(&f, image, image_bytes, 0, err) != SQM_OK) return 0;
+    if (sqm__model_layout(&m, &params, &arena, &f, o ? o->mixers : NULL, err) != SQM_OK) return 0;
+    if (arena.full) {
+        (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, 0, "the model index does not fit the address space");
+        return 0;
+    }
+    return sqm__align_up(arena.used, 16);
+}
+
+SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
+                           void *memory, size_t memory_bytes, sqm_error *err)
+{
+    const size_t need = sqm_open_size(image, image_bytes, o, err);
+    sqm__file f;
+    sqm__arena arena;
+    sqm_model *m = NULL;
+    sqm_param *params;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_open needs somewhere to put the model");
+    *out = NULL;
+    if (!need) return err ? err->code : sqm__file_open(&f, image, image_bytes, 0, NULL) == SQM_OK ? SQM_E_UNSUPPORTED : SQM_E_FORMAT;
+    if (!memory || memory_bytes < need || (uintptr_t)memory % 16)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 16, was given %z", (uint64_t)need,
+                  (uint64_t)memory_bytes);
+    memset(&arena, 0, sizeof(arena));
+    arena.base = (uint8_t *)memory;
+    arena.size = memory_bytes;
+    SQM__TRY(sqm__file_open(&f, image, image_bytes, o ? o->flags : 0, err));
+    SQM__TRY(sqm__model_layout(&m, &params, &arena, &f, o ? o->mixers : NULL, err));
+    SQM__TRY(sqm__model_bind(m, params, o ? o->mixers : NULL, err));
+    *out = m;
+    return SQM_OK;
+}
+
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+{
+    sqm_open_options all;
+    sqm_model *m = NULL;
+    void *memory;
+    size_t need;
+    memset(&all, 0, sizeof(all));
+    if (o) all = *o;
+    if (!all.mixers) all.mixers = sqm_all_mixers();
+    need = sqm_open_size(image, image_bytes, &all, err);
+    if (!need) return NULL;
+    memory = malloc(need);
+    if (!memory) {
+        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory for the model index: %z bytes", (uint64_t)need);
+        return NULL;
+    }
+    if (sqm_open(&m, image, image_bytes, &all, memory, need, err) != SQM_OK) {
+        free(memory);
+        return NULL;
+    }
+    m->owned_memory = memory;
+    return m;
+}
+
+#if SQM__HAVE_STDIO
+/* The whole file: mapped where the system can, else read into memory aligned to 64. */
+#if SQM__HAVE_MMAP
+static void *sqm__map_file(const char *path, size_t *bytes, sqm_error *err)
+{
+    struct stat info;
+    void *image = MAP_FAILED;
+    const int fd = open(path, O_RDONLY);
+    *bytes = 0;
+    if (fd < 0) { (void)sqm__fail(err, SQM_E_IO, __LINE__, 0, "cannot open '%s'", path); return NULL; }
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 && (uint64_t)info.st_size <= (size_t)-1) {
+        *bytes = (size_t)info.st_size;
+        image = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, fd, 0);
+    }
+    (void)close(fd);
+    if (image == MAP_FAILED) {
+        (void)sqm__fail(err, SQM_E_IO, __LINE__, *bytes, "cannot map '%s' (%z bytes)", path, (uint64_t)*bytes);
+        return NULL;
+    }
+    return image;
+}
+static void sqm__unmap_file(void *image, size_t bytes) { (void)munmap(image, bytes); }
+#else
+static void *sqm__map_file(const char *path, size_t *bytes, sqm_error *err)
+{
+    FILE *file = fopen(path, "rb");
+    long size = -1;
+    uint8_t *raw = NULL, *image = NULL;
+    *bytes = 0;
+    if (!file) { (void)sqm__fail(err, SQM_E_IO, __LINE__, 0, "cannot open '%s'", path); return NULL; }
+    if (fseek(file, 0, SEEK_END) == 0) size = ftell(file);
+    if (size > 0 && fseek(file, 0, SEEK_SET) == 0) raw = (uint8_t *)malloc((size_t)size + 128);
+    if (raw) {                          /* the pointer to free stands right before the image                            */
+        image = raw + 64 + (64 - ((uintptr_t)raw + 64) % 64) % 64;
+        memcpy(image - sizeof(raw), &raw, sizeof(raw));
+        *bytes = (size_t)size;
+        if (fread(image, 1, *bytes, file) != *bytes) { free(raw); image = NULL; }
+    }
+    (void)fclose(file);
+    if (!image) (void)sqm__fail(err, SQM_E_IO, __LINE__, *bytes, "cannot read '%s'", path);
+    return image;
+}
+static void sqm__unmap_file(void *image, size_t bytes)
+{
+    void *raw;
+    (void)bytes;
+    memcpy(&raw, (uint8_t *)image - sizeof(raw), sizeof(raw));
+    free(raw);
+}
+#endif
+
+SQMDEF sqm_model *sqm_load_file(const char *path, const sqm_open_options *o, sqm_error *err)
+{
+    size_t bytes;
+    sqm_model *m;
+    void *image;
+    if (!path) { (void)sqm__fail(err, SQM_E_ARGUMENT, __LINE__, 0, "no file name"); return NULL; }
+    image = sqm__map_file(path, &bytes, err);
+    if (!image) return NULL;
+    m = sqm_load_memory(image, bytes, o, err);
+    if (!m) { sqm__unmap_file(image, bytes); return NULL; }
+    m->owned_image = image;
+    m->owned_bytes = bytes;
+    return m;
+}
+#endif
+
+SQMDEF void sqm_model_free(sqm_model *m)
+{
+    if (!m) return;
+#if SQM__HAVE_STDIO
+    if (m->owned_image) sqm__unmap_file(m->owned_image, m->owned_bytes);
+#endif
+    free(m->owned_memory);
+}
+#endif
+
+/* ---- what is inside ---------------------------------------------------------------------------------------------------------- */
+SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key)
+{
+    if (!m || !key) return NULL;
+    for (int32_t i = 0; i < m->file.n_meta; i++)
+        if (sqm__same_text(sqm__file_text(&m->file, m->file.meta[i].key), key))
+            return sqm__file_text(&m->file, m->file.meta[i].value);
+    return NULL;
+}
+
+SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)
+{
+    const char *name = sqm_model_meta(m, "name");
+    memset(info, 0, sizeof(*info));
+    info->dim = m->width[0];
+    info->vocab_size = m->vocab_size;
+    info->max_context = m->max_context;
+    info->n_ops = m->n_ops;
+    info->n_mixers = m->n_mixers;
+    info->n_tensors = m->file.n_tensors;
+    info->has_tokenizer = m->has_tok;
+    info->name = name ? name : "";
+    for (int32_t i = 0; i < m->file.n_tensors; i++) {
+        const sqm__file_tensor *t = &m->file.tensors[i];
+        uint64_t n = 1;
+        for (int d = 0; d < SQM_MAX_DIMS; d++) n *= (uint64_t)t->shape[d];
+        info->parameters += n;
+        info->weight_bytes += t->bytes;
+    }
+}
+
+SQMDEF sqm_result sqm_model_tensor(const sqm_model *m, int32_t i, const char **name, sqm_tensor *t)
+{
+    if (!m || i < 0 || i >= m->file.n_tensors) return SQM_E_ARGUMENT;
+    if (name) *name = sqm__file_text(&m->file, m->file.tensors[i].name);
+    if (t) *t = sqm__file_tensor_view(&m->file, i);
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_model_find_tensor(const sqm_model *m, const char *name, sqm_tensor *t)
+{
+    const int32_t i = m && name ? sqm__file_find(&m->file, name) : -1;
+    return i < 0 ? SQM_E_ARGUMENT : sqm_model_tensor(m, i, NULL, t);
+}
+/* ==== [SESS] Sessions ============================================================================================
+   All that changes while a model runs: registers, states, scratch, logits, in one block whose size is known before it
+   exists. Feeding cuts the rows of one or many sequences into batches and runs the recipe over each; all checks come first,
+   so a refused call leaves the session as it was. Tested by tests/test_sess.c (splits, batches, threads, fork, save). */
+struct sqm_session {
+    const sqm_model    *model;
+    sqm_session_config  config;         /* with defaults filled in                                                     */
+    sqm_exec            exec;
+    float              *registers[SQM__REGISTERS];
+    float             **rope_tables;    /* [n_ropes] [max_batch, dims]                                                 */
+    float              *head_rows;      /* rows gathered for the head                                                  */
+    float              *logits;         /* [n_sequences, vocab_size]                                                   */
+    uint8_t            *states;         /* [n_sequences, state_bytes]                                                  */
+    size_t             *slot_offset;    /* [n_slots + 1] within a sequence's states                                    */
+    size_t              state_bytes;
+    int32_t            *position;       /* [n_sequences] tokens fed                                                    */
+    uint8_t            *has_logits;     /* [n_sequences]                                                               */
+    sqm_span           *spans;          /* [n_sequences] of the current batch                                          */
+    int32_t            *span_seq;       /* [n_sequences] whose spans they are                                          */
+    const int32_t     **row_tokens;     /* [n_sequences] tokens of each span                                           */
+    int32_t             n_spans, n_rows;
+    float              *all_logits;     /* sqm_feed_all: where the batch's logits go, else NULL                        */
+    uint8_t            *wants_logits;   /* [n_sequences] the span ends its input                                       */
+    void               *owned_memory;
+};
+
+/* ---- layout ------------------------------------------------------------------------------------------------------------ */
+static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
+{
+    size_t most = sqm_sample_size(m->vocab_size) + 1024;
+    for (int32_t i = 0; i < m->n_ops; i++) {
+        const sqm__op *op = &m->ops[i];
+        size_t need = 0;
+        if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
+            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+        if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
+        if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
+        if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch, c->threads);
+        if (need > most) most = need;
+    }
+    return sqm__align_up(most, 64);
+}
+
+/* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit size_t. */
+static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
+{
+    int32_t slot = 0;
+    *total = 0;
+    for (int32_t i = 0; i < m->n_ops; i++) {
+        const sqm__op *op = &m->ops[i];
+        size_t bytes;
+        if (op->kind != SQM__OP_MIX) continue;
+        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, c->kv_dtype);
+        if (bytes > (size_t)-1 / 2 - *total) return 0;
+        if (offsets) offsets[slot] = *total;
+        slot++;
+        *total = sqm__align_up(*total + bytes, 64);
+    }
+    if (offsets) offsets[slot] = *total;
+    return 1;
+}
+
+static void *sqm__push_product(sqm__arena *a, size_t n, size_t each, size_t align)
+{
+    if (each && n > (size_t)-1 / 2 / each) { a->full = 1; return NULL; }
+    return sqm__arena_push(a, n * each, align);
+}
+
+static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sqm_model *m, const sqm_session_config *c,
+                                      sqm_error *err)
+{
+    sqm_session empty, *s = (sqm_session *)sqm__arena_push(a, sizeof(sqm_session), 64);
+    const size_t rows = (size_t)c->max_batch, seqs = (size_t)c->n_sequences;
+    if (!s) s = &empty;
+    memset(s, 0, sizeof(*s));
+    s->model = m;
+    s->config = *c;
+    s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizeof(size_t), 16);
+    s->position = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
+    s->has_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
+    s->wants_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
+    s->spans = (sqm_span *)sqm__push_product(a, seqs, sizeof(sqm_span), 16);
+    s->span_seq = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
+    s->row_tokens = (const int32_t **)sqm__push_product(a, seqs, sizeof(int32_t *), 16);
+    s->rope_tables = (float **)sqm__arena_push(a, (size_t)m->n_ropes * sizeof(float *), 16);
+    for (int32_t i = 0; i < m->n_ropes; i++) {
+        float *table = (float *)sqm__push_product(a, rows * (size_t)m->ropes[i].dims, sizeof(float), 64);
+        if (s->rope_tables && !a->full) s->rope_tables[i] = table;
+    }
+    for (int32_t i = 0; i < SQM__REGISTERS; i++)
+        s->registers[i] = (float *)sqm__push_product(a, rows * (size_t)m->width[i], sizeof(float), 64);
+    s->head_rows = (float *)sqm__push_product(a, seqs * (size_t)m->ops[m->n_ops - 1].in_width, sizeof(float), 64);
+    s->logits = (float *)sqm__push_product(a, seqs * (size_t)m->vocab_size, sizeof(float), 64);
+    s->exec.scratch_bytes = sqm__session_scratch_bytes(m, c);
+    s->exec.scratch = (uint8_t *)sqm__arena_push(a, s->exec.scratch_bytes, 64);
+    if (!sqm__session_slots(a->base && !a->full ? s->slot_offset : NULL, &s->state_bytes, m, c)) a->full = 1;
+    s->states = (uint8_t *)sqm__push_product(a, seqs, s->state_bytes, 64);
+    *out = s == &empty ? NULL : s;
+    if (a->full && !a->base)
+        SQM__FAIL(err, SQM_E_LIMIT, 0, "a session of %d sequences of %d tokens does not fit the address space",
+                  c->n_sequences, c->max_context);
+    return SQM_OK;
+}
+
+/* The caller's configuration with defaults filled in and every field checked. */
+static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model *m, const sqm_session_config *c,
+                                        sqm_error *err)
+{
+    memset(to, 0, sizeof(*to));
+    if (!m) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "no model");
+    if (c) *to = *c;
+    if (to->max_context == 0) to->max_context = m->max_context ? m->max_context : 2048;
+    if (to->max_batch == 0) to->max_batch = sqm__min(64, to->max_context);
+    if (to->n_sequences == 0) to->n_sequences = 1;
+    if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
+    if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
+    if (to->max_context < 1 || to->max_context > (1 << 30) || (m->max_context && to->max_context > m->max_context))
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->max_context, "max_context = %d must be 1 to %d", to->max_context,
+                  m->max_context ? m->max_context : 1 << 30);
+    if (to->max_batch < 1 || to->max_batch > 65536)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->max_batch, "max_batch = %d must be 1 to 65536", to->max_batch);
+    if (to->n_sequences < 1 || to->n_sequences > 65536)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->n_sequences, "n_sequences = %d must be 1 to 65536", to->n_sequences);
+    if (to->threads < 1 || to->threads > 1024)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->threads, "threads = %d must be 1 to 1024", to->threads);
+    if (!sqm__kernels_of(to->isa))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, to->isa, "instruction set %s is not available here", sqm_isa_name(to->isa));
+    if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT", (int32_t)to->precision);
+    if (to->kv_dtype != SQM_F32 && to->kv_dtype != SQM_F16)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16", (int32_t)to->kv_dtype);
+    return SQM_OK;
+}
+
+SQMDEF size_t sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err)
+{
+    sqm_session_config config;
+    sqm__arena a;
+    sqm_session *s;
+    memset(&a, 0, sizeof(a));
+    if (sqm__session_defaults(&config, m, c, err) != SQM_OK) return 0;
+    if (sqm__session_layout(&s, &a, m, &config, err) != SQM_OK) return 0;
+    return a.used;
+}
+
+SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c, void *memory,
+                                   size_t memory_bytes, sqm_error *err)
+{
+    const size_t need = sqm_session_size(m, c, err);
+    sqm_session_config config;
+    sqm__arena a;
+    sqm_session *s;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_session_init needs somewhere to put the session");
+    *out = NULL;
+    SQM__TRY(sqm__session_defaults(&config, m, c, err));
+    if (!need) return SQM_E_LIMIT;
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the session needs %z bytes aligned to 64, was given %z", (uint64_t)need,
+                  (uint64_t)memory_bytes);
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory_bytes;
+    SQM__TRY(sqm__session_layout(&s, &a, m, &config, err));
+    s->exec.kernels = sqm__kernels_of(config.isa);
+    s->exec.parallel = config.parallel;
+    s->exec.threads = config.threads;
+    s->exec.precision = config.precision;
+    for (int32_t seq = 0; seq < config.n_sequences; seq++) {
+        s->position[seq] = 0;
+        s->has_logits[seq] = 0;
+        (void)sqm_reset(s, seq);
+    }
+    *out = s;
+    return SQM_OK;
+}
+
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_session *sqm_session_create(const sqm_model *m, const sqm_session_config *c, sqm_error *err)
+{
+    const size_t need = sqm_session_size(m, c, err);
+    sqm_session *s = NULL;
+    uint8_t *memory;
+    if (!need) return NULL;
+    memory = need > (size_t)-1 - 64 ? NULL : (uint8_t *)malloc(need + 64);
+    if (!memory) {
+        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory for the session: %z bytes; a smaller "
+                        "max_context or n_sequences needs less", (uint64_t)need);
+        return NULL;
+    }
+    if (sqm_session_init(&s, m, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
+        free(memory);
+        return NULL;
+    }
+    s->owned_memory = memory;
+    return s;
+}
+SQMDEF void sqm_session_free(sqm_session *s)
+{
+    if (s) free(s->owned_memory);
+}
+#endif
+
+SQMDEF const sqm_error *sqm_session_error(const sqm_session *s) { return &s->exec.error; }
+SQMDEF const sqm_model *sqm_session_model(const sqm_session *s) { return s->model; }
+SQMDEF int32_t sqm_max_context(const sqm_session *s) { return s->config.max_context; }
+SQMDEF int32_t sqm_position(const sqm_session *s, int32_t seq)
+{
+    return seq < 0 || seq >= s->config.n_sequences ? -1 : s->position[seq];
+}
+SQMDEF const float *sqm_logits(const sqm_session *s, int32_t seq)
+{
+    if (seq < 0 || seq >= s->config.n_sequences || !s->has_logits[seq]) return NULL;
+    return s->logits + (size_t)seq * (size_t)s->model->vocab_size;
+}
+/* For [GEN]: memory that no feed is using between two calls. */
+static void *sqm__session_scratch(sqm_session *s, size_t *bytes)
+{
+    *bytes = s->exec.scratch_bytes;
+    return s->exec.scratch;
+}
+static sqm_error *sqm__session_err(sqm_session *s) { return &s->exec.error; }
+
+/* ---- running a batch ------------------------------------------------------------------------------------------------------ */
+static void sqm__run_embed(sqm_session *s, const sqm__op *op)
+{
+    float *y = s->registers[op->dst];
+    const size_t width = (size_t)op->out_width;
+    for (int32_t i = 0; i < s->n_spans; i++)
+        for (int32_t t = 0; t < s->spans[i].rows; t++) {
+            float *row = y + (size_t)(s->spans[i].first_row + t) * width;
+            const int32_t index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : s->spans[i].position + t + op->offset;
+            float *to = op->add ? (float *)(void *)s->exec.scratch : row;
+            sqm__tensor_row(to, &op->table, index);
+            for (size_t k = 0; k < width; k++) to[k] *= op->number;
+            if (op->add) for (size_t k = 0; k < width; k++) row[k] += to[k];
+        }
+}
+
+static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+{
+    const sqm__rope_table *r = &s->model->ropes[op->rope];
+    const size_t stride = (size_t)op->out_width;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
+        const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
+        for (int32_t h = 0; h < op->heads; h++)
+            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
+    }
+}
+
+/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with this call. */
+static void sqm__rope_prepare(sqm_session *s)
+{
+    for (int32_t i = 0; i < s->model->n_ropes; i++) {
+        const sqm__rope_table *r = &s->model->ropes[i];
+        float *scaled = (float *)(void *)s->exec.scratch;
+        for (int32_t j = 0; j < s->n_spans; j++) {
+            const sqm_span *span = &s->spans[j];
+            const float *freq = r->freq_long && span->total > r->long_from ? r->freq_long : r->freq;
+            if (r->ntk_factor > 0.0f && span->total > r->ntk_length) {
+                const double growth = (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
+                for (int32_t k = 0; k < r->dims / 2; k++)
+                    scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
+                freq = scaled;
+            }
+            for (int32_t t = 0; t < span->rows; t++)
+                sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims, span->position + t,
+                                 freq, r->dims, r->attn_factor);
+        }
+    }
+}
+
+/* y = a + b, a * b, a * number or a on the columns of an op */
+static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->out_width, a_width = (size_t)op->in_width;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        float *y = s->registers[op->dst] + (size_t)t * width;
+        const float *a = s->registers[op->src] + (size_t)t * a_width + op->first;
+        if (op->kind == SQM__OP_ADD || op->kind == SQM__OP_MUL) {
+            const float *b = s->registers[op->src2] + (size_t)t * width;
+            if (op->kind == SQM__OP_ADD) for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] + b[i];
+            else for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] * b[i];
+        } else if (op->kind == SQM__OP_SCALE) {
+            for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] * op->number;
+        } else if (y != a) {
+            memcpy(y, a, (size_t)op->out_width * sizeof(float));
+        }
+    }
+}
+
+static void sqm__run_rows(sqm_session *s, const sqm__op *op)
+{
+    const size_t y_stride = (size_t)op->out_width, a_stride = (size_t)op->in_width;
+    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, y_stride,
+                                  s->registers[op->src] + op->first, a_stride, s->n_rows, op->out_width);
+    job.kind = op->choice;
+    job.number = op->number;
+    switch (op->kind) {
+    case SQM__OP_NORM:
+        job.dim = op->count / op->groups;
+        job.groups = op->groups;
+        job.own = op->own;
+        job.gain = op->gain;
+        job.bias = op->bias;
+        sqm__rows_run(&job, sqm__normalize_task);
+        break;
+    case SQM__OP_ACT: sqm__rows_run(&job, sqm__activate_task); break;
+    case SQM__OP_GLU: sqm__rows_run(&job, sqm__glu_task); break;
+    default:          sqm__rows_run(&job, sqm__softcap_task); break;
+    }
+}
+
+static void sqm__run_mix(sqm_session *s, const sqm__op *op)
+{
+    float *out = s->registers[op->dst];
+    for (int32_t i = 0; i < s->n_spans; i++)
+        s->spans[i].state = s->states + (size_t)s->span_seq[i] * s->state_bytes + s->slot_offset[op->slot];
+    (void)op->mixer->forward(op->bound, &s->exec, out, s->registers[op->src], s->spans, s->n_spans);
+}
+
+/* Logits of n rows that follow one another, to n rows of logits that do. */
+static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, const float *rows, int32_t n)
+{
+    sqm__linear_run(&s->exec, &op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
+    if (op->number > 0.0f)
+        s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
+}
+
+/* The head runs only on rows whose logits someone can see; runs of consecutive sequences make one product. */
+static void sqm__run_head(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->in_width;
+    int32_t n = 0, first_seq = 0;
+    if (s->all_logits) {
+        sqm__head_rows(s, op, s->all_logits, s->registers[op->src], s->n_rows);
+        return;
+    }
+    for (int32_t i = 0; i <= s->n_spans; i++) {
+        const int wanted = i < s->n_spans && s->wants_logits[i];
+        if (n > 0 && (!wanted || s->span_seq[i] != first_seq + n)) {
+            sqm__head_rows(s, op, s->logits + (size_t)first_seq * (size_t)op->out_width, s->head_rows, n);
+            n = 0;
+        }
+        if (!wanted) continue;
+        if (n == 0) first_seq = s->span_seq[i];
+        memcpy(s->head_rows + (size_t)n * width, s->registers[op->src] +
+               (size_t)(s->spans[i].first_row + s->spans[i].rows - 1) * width, width * sizeof(float));
+        n++;
+    }
+}
+
+static void sqm__run_batch(sqm_session *s)
+{
+    const sqm_model *m = s->model;
+    sqm__rope_prepare(s);
+    for (int32_t i = 0; i < m->n_ops; i++) {
+        const sqm__op *op = &m->ops[i];
+        switch (op->kind) {
+        case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
+        case SQM__OP_LINEAR:
+            sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width, s->registers[op->src],
+                            (size_t)op->in_width, s->n_rows);
+            break;
+        case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
+        case SQM__OP_MIX:    sqm__run_mix(s, op); break;
+        case SQM__OP_NORM:
+        case SQM__OP_ACT:
+        case SQM__OP_GLU:
+        case SQM__OP_SOFTCAP: sqm__run_rows(s, op); break;
+        case SQM__OP_HEAD:   sqm__run_head(s, op); break;
+        default:             sqm__run_elementwise(s, op); break;
+        }
+    }
+    for (int32_t i = 0; i < s->n_spans; i++) s->position[s->span_seq[i]] += s->spans[i].rows;
+    s->n_spans = 0;
+    s->n_rows = 0;
+}
+
+/* ---- feeding ---------------------------------------------------------------------------------------------------------------- */
+static sqm_result sqm__check_seq(sqm_session *s, int32_t seq)
+{
+    if (seq < 0 || seq >= s->config.n_sequences)
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, seq, "sequence %d does not exist, the session has %d", seq,
+                  s->config.n_sequences);
+    return SQM_OK;
+}
+
+static sqm_result sqm__check_input(sqm_session *s, const sqm_input *in)
+{
+    SQM__TRY(sqm__check_seq(s, in->seq));
+    if (!in->tokens || in->n < 1)
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, in->n, "sequence %d: nothing to feed (n = %d)", in->seq, in->n);
+    if (in->n > s->config.max_context - s->position[in->seq])
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, in->n, "sequence %d: %d tokens after %d do not fit the context of %d", in->seq,
+                  in->n, s->position[in->seq], s->config.max_context);
+    for (int32_t t = 0; t < in->n; t++)
+        if (in->tokens[t] < 0 || in->tokens[t] >= s->model->n_tokens)
+            SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, (uint64_t)(int64_t)in->tokens[t], "token %d at index %d is outside the "
+                      "vocabulary of %d", in->tokens[t], t, s->model->n_tokens);
+    return SQM_OK;
+}
+
+/* Cuts one input into the running batch; a full batch is run. */
+static void sqm__feed_input(sqm_session *s, const sqm_input *in)
+{
+    const int32_t total = s->position[in->seq] + in->n;
+    int32_t done = 0;
+    s->has_logits[in->seq] = 0;
+    while (done < in->n) {
+        const int32_t rows = sqm__min(in->n - done, s->config.max_batch - s->n_rows), i = s->n_spans++;
+        sqm_span *span = &s->spans[i];
+        span->state = NULL;
+        span->first_row = s->n_rows;
+        span->rows = rows;
+        span->position = s->position[in->seq];
+        span->total = total;
+        s->span_seq[i] = in->seq;
+        s->row_tokens[i] = in->tokens + done;
+        s->wants_logits[i] = (uint8_t)(done + rows == in->n);
+        s->n_rows += rows;
+        done += rows;
+        if (s->n_rows == s->config.max_batch || done < in->n) sqm__run_batch(s);
+    }
+}
+
+SQMDEF sqm_result sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int32_t n_inputs)
+{
+    if (!inputs || n_inputs < 1) SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, n_inputs, "no inputs (n = %d)", n_inputs);
+    for (int32_t i = 0; i < n_inputs; i++) {
+        SQM__TRY(sqm__check_input(s, &inputs[i]));
+        for (int32_t j = 0; j < i; j++)
+            if (inputs[j].seq == inputs[i].seq)
+                SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, inputs[i].seq, "sequence %d stands twice in one batch", inputs[i].seq);
+    }
+    s->all_logits = NULL;
+    for (int32_t i = 0; i < n_inputs; i++) sqm__feed_input(s, &inputs[i]);
+    if (s->n_rows) sqm__run_batch(s);
+    for (int32_t i = 0; i < n_inputs; i++) s->has_logits[inputs[i].seq] = 1;
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_feed(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n)
+{
+    sqm_input in;
+    in.seq = seq;
+    in.tokens = tokens;
+    in.n = n;
+    return sqm_feed_batch(s, &in, 1);
+}
+
+SQMDEF sqm_result sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n, float *logits)
+{
+    const size_t vocab = (size_t)s->model->vocab_size;
+    const int32_t start = sqm_position(s, seq);
+    sqm_input in;
+    in.seq = seq;
+    in.tokens = tokens;
+    in.n = n;
+    if (!logits) SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, 0, "sqm_feed_all needs room for the logits");
+    SQM__TRY(sqm__check_input(s, &in));
+    for (int32_t done = 0; done < n; done += s->config.max_batch) {
+        in.tokens = tokens + done;
+        in.n = sqm__min(s->config.max_batch, n - done);
+        s->all_logits = logits + (size_t)done * vocab;
+        s->spans[0].total = start + n;
+        s->spans[0].state = NULL;
+        s->spans[0].first_row = 0;
+        s->spans[0].rows = in.n;
+        s->spans[0].position = s->position[seq];
+        s->span_seq[0] = seq;
+        s->row_tokens[0] = in.tokens;
+        s->n_spans = 1;
+        s->n_rows = in.n;
+        sqm__run_batch(s);
+    }
+    s->all_logits = NULL;
+    memcpy(s->logits + (size_t)seq * vocab, logits + (size_t)(n - 1) * vocab, vocab * sizeof(float));
+    s->has_logits[seq] = 1;
+    return SQM_OK;
+}
+
+/* ---- states -------------------------------------------------------------------------------------------------------------------- */
+SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
+{
+    SQM__TRY(sqm__check_seq(s, seq));
+    s->position[seq] = 0;
+    s->has_logits[seq] = 0;
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        if (op->kind == SQM__OP_MIX)
+            op->mixer->reset(op->bound, s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot],
+                             s->slot_offset[op->slot + 1] - s->slot_offset[op->slot], s->config.max_context,
+                             s->config.max_batch, s->config.kv_dtype);
+    }
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
+{
+    const size_t vocab = (size_t)s->model->vocab_size;
+    SQM__TRY(sqm__check_seq(s, from));
+    SQM__TRY(sqm__check_seq(s, to));
+    if (from == to) return SQM_OK;
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        if (op->kind == SQM__OP_MIX) {
+            const uint8_t *src = s->states + (size_t)from * s->state_bytes + s->slot_offset[op->slot];
+            uint8_t *dst = s->states + (size_t)to * s->state_bytes + s->slot_offset[op->slot];
+            memcpy(dst, src, op->mixer->used_bytes(op->bound, src, s->position[from]));
+        }
+    }
+    s->position[to] = s->position[from];
+    s->has_logits[to] = s->has_logits[from];
+    memcpy(s->logits + (size_t)to * vocab, s->logits + (size_t)from * vocab, vocab * sizeof(float));
+    return SQM_OK;
+}
+
+/* A saved state: this header, the logits, then what each slot holds behind its own header. */
+typedef struct sqm__saved {
+    uint8_t  magic[8];
+    uint32_t model;                     /* checksum of the weight file's header: which model                           */
+    int32_t  position, has_logits, kv_dtype;
+    uint64_t bytes;
+} sqm__saved;
+static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
+
+static uint8_t *sqm__slot(const sqm_session *s, const sqm__op *op, int32_t seq)
+{
+    return s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot];
+}
+
+static size_t sqm__saved_bytes(const sqm_session *s, int32_t seq, int32_t position)
+{
+    size_t bytes = sizeof(sqm__saved) + (size_t)s->model->vocab_size * sizeof(float);
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        if (op->kind == SQM__OP_MIX)
+            bytes += op->mixer->used_bytes(op->bound, sqm__slot(s, op, seq), position) - op->mixer->header_bytes;
+    }
+    return bytes;
+}
+
+SQMDEF size_t sqm_state_size(const sqm_session *s, int32_t seq)
+{
+    return seq < 0 || seq >= s->config.n_sequences ? 0 : sqm__saved_bytes(s, seq, s->position[seq]);
+}
+
+SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t bytes)
+{
+    const size_t need = sqm_state_size(s, seq), logits_bytes = (size_t)s->model->vocab_size * sizeof(float);
+    uint8_t *to = (uint8_t *)dst;
+    sqm__saved header;
+    SQM__TRY(sqm__check_seq(s, seq));
+    if (!dst || bytes < need)
+        SQM__FAIL(&s->exec.error, SQM_E_MEMORY, need, "the state needs %z bytes, was given %z", (uint64_t)need, (uint64_t)bytes);
+    memset(&header, 0, sizeof(header));
+    memcpy(header.magic, sqm__saved_magic, sizeof(header.magic));
+    header.model = sqm__load_u32(s->model->file.image + 44);
+    header.position = s->position[seq];
+    header.has_logits = s->has_logits[seq];
+    header.kv_dtype = (int32_t)s->config.kv_dtype;
+    header.bytes = (uint64_t)need;
+    memcpy(to, &header, sizeof(header));
+    to += sizeof(header);
+    if (s->has_logits[seq]) memcpy(to, s->logits + (size_t)seq * (size_t)s->model->vocab_size, logits_bytes);
+    else memset(to, 0, logits_bytes);
+    to += logits_bytes;
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        if (op->kind == SQM__OP_MIX) {
+            const uint8_t *slot = sqm__slot(s, op, seq);
+            const size_t n = op->mixer->used_bytes(op->bound, slot, s->position[seq]) - op->mixer->header_bytes;
+            memcpy(to, slot + op->mixer->header_bytes, n);
+            to += n;
+        }
+    }
+    return SQM_OK;
+}
+
+SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, size_t bytes)
+{
+    const size_t logits_bytes = (size_t)s->model->vocab_size * sizeof(float);
+    const uint8_t *from = (const uint8_t *)src;
+    sqm__saved header;
+    SQM__TRY(sqm__check_seq(s, seq));
+    if (!src || bytes < sizeof(header))
+        SQM__FAIL(&s->exec.error, SQM_E_FORMAT, bytes, "%z bytes are no saved state", (uint64_t)bytes);
+    memcpy(&header, src, sizeof(header));
+    if (memcmp(header.magic, sqm__saved_magic, sizeof(header.magic)) || header.bytes != (uint64_t)bytes)
+        SQM__FAIL(&s->exec.error, SQM_E_FORMAT, bytes, "%z bytes are no whole saved state", (uint64_t)bytes);
+    if (header.model != sqm__load_u32(s->model->file.image + 44))
+        SQM__FAIL(&s->exec.error, SQM_E_FORMAT, header.model, "the state was saved with another model");
+    if (header.position < 0 || header.position > s->config.max_context)
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position, "a state of %d tokens does not fit the "
+                  "context of %d", header.position, s->config.max_context);
+    if (header.kv_dtype != (int32_t)s->config.kv_dtype || sqm__saved_bytes(s, seq, header.position) != bytes)
+        SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes, "the state has %z bytes; a state of %d tokens has another size in this "
+                  "session (kv_dtype, max_context or max_batch differ)", (uint64_t)bytes, header.position);
+    s->position[seq] = header.position;
+    s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
+    from += sizeof(header);
+    memcpy(s->logits + (size_t)seq * (size_t)s->model->vocab_size, from, logits_bytes);
+    from += logits_bytes;
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        if (op->kind == SQM__OP_MIX) {
+            uint8_t *slot = sqm__slot(s, op, seq);
+            const size_t n = op->mixer->used_bytes(op->bound, slot, header.position) - op->mixer->header_bytes;
+            memcpy(slot + op->mixer->header_bytes, from, n);
+            from += n;
+        }
+    }
+    return SQM_OK;
+}
+
+/* ==== [TEXT] Text and tokens of a model ====================================================================
+   The public side of [TOK]. With SEQMODEL_NO_TOKENIZER, and for models without a tokenizer, every function says
+   that there is none. Calls [TOK], [RECIPE]. Tested by tests/test_tok.c.                                     */
+#if !SQM__HAVE_TOKENIZER
+static size_t sqm__tok_scratch(const sqm__tok *t, size_t bytes) { (void)t; (void)bytes; return 0; }
+static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes, uint32_t flags, int32_t *ids, int32_t cap,
+                               void *scratch, size_t scratch_bytes, sqm_error *err)
+{
+    (void)t; (void)text; (void)bytes; (void)flags; (void)ids; (void)cap; (void)scratch; (void)scratch_bytes;
+    SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "tokenize: this build has no tokenizer");
+}
+static const uint8_t *sqm__tok_text(const sqm__tok *t, int32_t id, int with_special, uint32_t *n)
+{
+    (void)t; (void)id; (void)with_special;
+    *n = 0;
+    return NULL;
+}
+static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst, int32_t cap)
+{
+    (void)t; (void)ids; (void)n; (void)with_special; (void)dst; (void)cap;
+    return (int32_t)SQM_E_UNSUPPORTED;
+}
+static int32_t sqm__tok_find(const sqm__tok *t, const char *text) { (void)t; (void)text; return -1; }
+static int sqm__tok_is_end(const sqm__tok *t, int32_t id) { (void)t; (void)id; return 0; }
+#endif
+
+SQMDEF size_t sqm_tokenize_size(const sqm_model *m, size_t bytes)
+{
+    return m && m->has_tok ? sqm__tok_scratch(&m->tok, bytes) : 0;
+}
+
+SQMDEF int32_t sqm_tokenize_in(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens,
+                               int32_t cap, void *memory, size_t memory_bytes, sqm_error *err)
+{
+    if (!m || !m->has_tok) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "tokenize: the model has no tokenizer");
+    return sqm__tok_encode(&m->tok, text, bytes, flags, tokens, cap, memory, memory_bytes, err);
+}
+
+#if SQM__HAVE_MALLOC
+SQMDEF int32_t sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens, int32_t cap,
+                            sqm_error *err)
+{
+    uint64_t local[96];
+    const size_t need = sqm_tokenize_size(m, bytes);
+    void *memory = need > sizeof(local) ? malloc(need) : local;
+    int32_t n;
+    if (!memory) SQM__FAIL(err, SQM_E_MEMORY, need, "tokenize: no memory, %z bytes are needed", (uint64_t)need);
+    n = sqm_tokenize_in(m, text, bytes, flags, tokens, cap, memory, need > sizeof(local) ? need : sizeof(local), err);
+    if (need > sizeof(local)) free(memory);
+    return n;
+}
+#endif
+
+SQMDEF int32_t sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst, int32_t cap)
+{
+    uint32_t n = 0;
+    const uint8_t *text = m && m->has_tok ? sqm__tok_text(&m->tok, token, with_special, &n) : NULL;
+    if (text && dst && cap > 0) memcpy(dst, text, (size_t)(n < (uint32_t)cap ? n : (uint32_t)cap));
+    return (int32_t)n;
+}
+
+SQMDEF int32_t sqm_detokenize(const sqm_model *m, const int32_t *tokens, int32_t n, int with_special, char *dst, int32_t cap)
+{
+    if (!m || !m->has_tok || n < 0 || (n && !tokens) || cap < 0 || (cap && !dst)) return (int32_t)SQM_E_ARGUMENT;
+    return sqm__tok_decode(&m->tok, tokens, n, with_special, dst, cap);
+}
+
+SQMDEF int32_t sqm_token_find(const sqm_model *m, const char *role_or_text)
+{
+    return m && m->has_tok && role_or_text ? sqm__tok_find(&m->tok, role_or_text) : -1;
+}
+
+SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
+{
+    return m && m->has_tok && sqm__tok_is_end(&m->tok, token);
+}
+/* ==== [GEN] Sampling and generation ========================================================================
+   Picks tokens from logits and turns them into a stream of text. Uses the public API of [SESS] and [TOK], the
+   scratch of a session between two feeds, and no other memory (the prompt's ids: malloc where there is one).
+   The sampler computes with integers after one subtraction and one product: a choice depends on logits,
+   settings and seed alone, on every machine, compiler and flag.
+   Tested by tests/test_gen.c. */
+
+/* ---- random numbers ------------------------------------------------------------------------------------ */
+/* splitmix64 (Steele, Lea, Flood 2014) spreads the seed; xoroshiro128++ (Blackman & Vigna 2019) draws. */
+SQM__INLINE uint64_t sqm__rotate(uint64_t x, int n) { return x << n | x >> (64 - n); }
+
+static uint64_t sqm__splitmix(uint64_t *x)
+{
+    uint64_t z = (*x += 0x9e3779b97f4a7c15u);
+    z = (z ^ z >> 30) * 0xbf58476d1ce4e5b9u;
+    z = (z ^ z >> 27) * 0x94d049bb133111ebu;
+    return z ^ z >> 31;
+}
+
+SQMDEF void sqm_sampler_seed(sqm_sampler *p, uint64_t seed)
+{
+    p->rng[0] = sqm__splitmix(&seed);
+    p->rng[1] = sqm__splitmix(&seed);
+}
+
+static uint64_t sqm__random(uint64_t rng[2])
+{
+    const uint64_t a = rng[0], b = rng[1] ^ rng[0];
+    const uint64_t result = sqm__rotate(a + rng[1], 17) + a;
+    rng[0] = sqm__rotate(a, 49) ^ b ^ b << 21;
+    rng[1] = sqm__rotate(b, 28);
+    return result;
+}
+
+/* A number in [0, n): the upper half of random * n, without 128-bit types. */
+static uint64_t sqm__random_below(uint64_t rng[2], uint64_t n)
+{
+    const uint64_t r = sqm__random(rng), low = 0xffffffffu;
+    const uint64_t a = (r & low) * (n & low), b = (r >> 32) * (n & low), c = (r & low) * (n >> 32);
+    return (r >> 32) * (n >> 32) + (b >> 32) + (c >> 32) + (((a >> 32) + (b & low) + (c & low)) >> 32);
+}
+
+/* ---- candidates -------------------------------------------------------------------------------------------
+   A candidate is one uint64: rank in the upper half, token id in the lower. Smaller is better, and of equal
+   ranks the lower id is better, so that comparing candidates is comparing integers. First the rank is the
+   logit's bits, turned round to fall as the logit rises; then (sqm__sample_distances) the distance from the
+   best logit in units of 2^-24 bits: distance d stands for a probability 2^-d times that of the best. */
+#define SQM__RANK_NEVER 0xff800000u                    /* -inf; NaN ranks after it */
+#define SQM__UNIT_BITS 24
+
+SQM__INLINE uint64_t sqm__candidate(uint32_t rank, int32_t id) { return (uint64_t)rank << 32 | (uint32_t)id; }
+SQM__INLINE uint32_t sqm__rank(uint64_t candidate) { return (uint32_t)(candidate >> 32); }
+SQM__INLINE int32_t  sqm__candidate_id(uint64_t candidate) { return (int32_t)(candidate & 0x7fffffffu); }
+
+SQM__INLINE uint32_t sqm__rank_of_logit(float logit)
+{
+    const uint32_t u = sqm__bits(logit);
+    if ((u & 0x7fffffffu) > 0x7f800000u) return 0xffffffffu;                         /* NaN */
+    if (u & 0x80000000u) return u == 0x80000000u ? 0x7fffffffu : u;                  /* -0 is 0 */
+    return 0x7fffffffu - u;
+}
+
+SQM__INLINE float sqm__logit_of_rank(uint32_t rank)
+{
+    return sqm__float(rank & 0x80000000u ? rank : 0x7fffffffu - rank);
+}
+
+/* 2^38 * 2^-(distance / 2^24), distance < 38 * 2^24; relative error 4e-9 and the unit of the result.
+   Polynomial of degree 6 for 2^-f, f in [0, 1), minimax with the ends held; coefficients times 2^32, their
+   signs alternate. */
+static uint64_t sqm__sample_weight(uint32_t distance)
+{
+    const uint64_t f = distance & ((1u << SQM__UNIT_BITS) - 1);
+    uint64_t p = 466327u;
+    p = 5469618u - (p * f >> SQM__UNIT_BITS);
+    p = 41136673u - (p * f >> SQM__UNIT_BITS);
+    p = 238328358u - (p * f >> SQM__UNIT_BITS);
+    p = 1031755265u - (p * f >> SQM__UNIT_BITS);
+    p = 2977043937u - (p * f >> SQM__UNIT_BITS);
+    p = 4294967296u - (p * f >> SQM__UNIT_BITS);
+    return p << 6 >> (distance >> SQM__UNIT_BITS);
+}
+
+static uint64_t sqm__sample_total(const uint64_t *c, int32_t n)
+{
+    uint64_t total = 0;                                /* at most 2^38 * 2^25: sqm_sample limits n */
+    for (int32_t i = 0; i < n; i++) total += sqm__sample_weight(sqm__rank(c[i]));
+    return total;
+}
+
+/* Heap step: moves entry i down to its place. flip 0: largest at the root; flip ~0: smallest at the root. */
+static void sqm__heap_down(uint64_t *heap, int32_t n, int32_t i, uint64_t flip)
+{
+    const uint64_t moved = heap[i];
+    while (i < n / 2) {
+        int32_t child = 2 * i + 1;
+        if (child + 1 < n && (heap[child + 1] ^ flip) > (heap[child] ^ flip)) child++;
+        if ((heap[child] ^ flip) <= (moved ^ flip)) break;
+        heap[i] = heap[child];
+        i = child;
+    }
+    heap[i] = moved;
+}
+
+/* Moves the k best of n candidates to the front, in any order: a heap of k, its worst at the root, meets the
+   rest. */
+static void sqm__sample_best(uint64_t *c, int32_t n, int32_t k)
+{
+    for (int32_t i = k / 2; i-- > 0;) sqm__heap_down(c, k, i, 0);
+    for (int32_t i = k; i < n; i++) {
+        if (c[i] >= c[0]) continue;
+        c[0] = c[i];
+        sqm__heap_down(c, k, 0, 0);
+    }
+}
+
+/* Ranks become distances at this temperature. Drops what cannot be drawn: -inf, NaN, 38 bits or more from the
+   best. Returns how many are left. */
+static int32_t sqm__sample_distances(uint64_t *c, int32_t n, float temperature)
+{
+    const double scale = 1.4426950408889634 / (double)temperature * 16777216.0;
+    const double limit = 38.0 * 16777216.0;
+    uint32_t best = sqm__rank(c[0]);
+    int32_t kept = 0;
+    for (int32_t i = 1; i < n; i++) if (sqm__rank(c[i]) < best) best = sqm__rank(c[i]);
+    if (best >= SQM__RANK_NEVER) return 0;
+    const double top = (double)sqm__logit_of_rank(best);
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t rank = sqm__rank(c[i]);
+        double distance = 0.0;                         /* of the best, even of +inf: inf - inf would be NaN */
+        if (rank >= SQM__RANK_NEVER) continue;
+        if (rank != best) distance = (top - (double)sqm__logit_of_rank(rank)) * scale;
+        if (distance < limit) c[kept++] = sqm__candidate((uint32_t)distance, sqm__candidate_id(c[i]));
+    }
+    return kept;
+}
+
+/* Keeps the smallest set whose weights reach `share` of all, taking candidates nearest to `center` first.
+   Returns how many it keeps. center 0 is top-p. In the heap, ranks are 2 * |distance - center| + (distance <
+   center). */
+static int32_t sqm__sample_share(uint64_t *c, int32_t n, float share, uint32_t center)
+{
+    const double wanted = (double)share * (double)sqm__sample_total(c, n);
+    const uint64_t target = wanted >= 1.0 ? (uint64_t)wanted : 1;
+    const uint64_t flip = ~(uint64_t)0;
+    uint64_t sum = 0;
+    int32_t left = n;
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t d = sqm__rank(c[i]);
+        c[i] = sqm__candidate(d < center ? (center - d) * 2 + 1 : (d - center) * 2, sqm__candidate_id(c[i]));
+    }
+    for (int32_t i = n / 2; i-- > 0;) sqm__heap_down(c, n, i, flip);
+    while (left > 0 && sum < target) {
+        const uint64_t best = c[0];
+        const uint32_t gap = sqm__rank(best) / 2, d = sqm__rank(best) & 1 ? center - gap : center + gap;
+        c[0] = c[--left];
+        if (left > 0) sqm__heap_down(c, left, 0, flip);
+        c[left] = sqm__candidate(d, sqm__candidate_id(best));
+        sum += sqm__sample_weight(d);
+    }
+    memmove(c, c + left, (size_t)(n - left) * sizeof(*c));
+    return n - left;
+}
+
+/* Locally typical sampling (Meister et al. 2023): first those whose surprise is nearest to the entropy.
+   Surprise minus entropy is distance minus mean distance, so no logarithm is needed. The mean is taken in
+   units of 2^-16 bits: weight >> 14 times distance >> 8 is at most 2^39 (d 2^-d <= 0.54), the sum of 2^25 of
+   them fits. */
+static int32_t sqm__sample_typical(uint64_t *c, int32_t n, float share)
+{
+    uint64_t sum = 0, total = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const uint64_t weight = sqm__sample_weight(sqm__rank(c[i])) >> 14;
+        sum += weight * (sqm__rank(c[i]) >> 8);
+        total += weight;
+    }
+    return sqm__sample_share(c, n, share, (uint32_t)(sum / (total ? total : 1)) << 8);
+}
+
+/* Drops candidates less probable than share times the most probable one that is left. */
+static int32_t sqm__sample_min(uint64_t *c, int32_t n, float share)
+{
+    uint64_t best = c[0];
+    int32_t kept = 0;
+    for (int32_t i = 1; i < n; i++) if (c[i] < best) best = c[i];
+    const double least = (double)(share < 1.0f ? share : 1.0f) * (double)sqm__sample_weight(sqm__rank(best));
+    for (int32_t i = 0; i < n; i++)
+        if ((double)sqm__sample_weight(sqm__rank(c[i])) >= least) c[kept++] = c[i];
+    return kept;
+}
+
+/* ---- the sampler --------------------------------------------------------------------------------------- */
+SQM__INLINE int sqm__sample_penalised(const sqm_sampler *p, int32_t n_recent)
+{
+    const int repeats = p->repeat_penalty > 0.0f && p->repeat_penalty != 1.0f;
+    return n_recent > 0 && (repeats || p->frequency_penalty != 0.0f || p->presence_penalty != 0.0f);
+}
+
+/* Re-ranks the tokens of recent, each once: a positive logit is divided and a negative one multiplied by the
+   repeat penalty (Keskar et al. 2019), then count * frequency + presence is subtracted. While it counts, the
+   lower half of a candidate holds the count, marked by the bit that ids never have. */
+static void sqm__sample_penalise(const sqm_sampler *p, uint64_t *c, const float *logits, int32_t n,
+                                 const int32_t *recent, int32_t n_recent)
+{
+    const float repeat = p->repeat_penalty > 0.0f ? p->repeat_penalty : 1.0f;
+    const uint32_t mark = 0x80000000u;
+    for (int32_t i = 0; i < n_recent; i++) {
+        if (recent[i] < 0 || recent[i] >= n) continue;
+        if (c[recent[i]] & mark) c[recent[i]]++;
+        else c[recent[i]] = mark | 1;
+    }
+    for (int32_t i = 0; i < n_recent; i++) {
+        if (recent[i] < 0 || recent[i] >= n || !(c[recent[i]] & mark)) continue;
+        const float count = (float)(c[recent[i]] & (mark - 1));
+        float logit = logits[recent[i]];
+        logit = logit > 0.0f ? logit / repeat : logit * repeat;
+        logit = sqm__fma(-count, p->frequency_penalty, logit) - p->presence_penalty;
+        c[recent[i]] = sqm__candidate(sqm__rank_of_logit(logit), recent[i]);
+    }
+}
+
+static int32_t sqm__sample_draw(const uint64_t *c, int32_t n, uint64_t rng[2])
+{
+    uint64_t at = sqm__random_below(rng, sqm__sample_total(c, n));
+    for (int32_t i = 0; i + 1 < n; i++) {
+        const uint64_t weight = sqm__sample_weight(sqm__rank(c[i]));
+        if (at < weight) return sqm__candidate_id(c[i]);
+        at -= weight;
+    }
+    return sqm__candidate_id(c[n - 1]);
+}
+
+SQMDEF size_t sqm_sample_size(int32_t n)
+{
+    return n > 0 ? (size_t)n * sizeof(uint64_t) + sizeof(uint64_t) : 0;
+}
+
+SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent,
+                          int32_t n_recent, void *scratch, size_t scratch_bytes)
+{
+    const size_t skip = (size_t)(0 - (uintptr_t)scratch) % sizeof(uint64_t);
+    uint64_t best = sqm__candidate(0xffffffffu, 0);
+    if (!p || !logits || n < 1 || n > 1 << 25) return SQM_E_ARGUMENT;
+    if (n_recent < 0 || (n_recent > 0 && !recent)) return SQM_E_ARGUMENT;
+    const int32_t window = p->penalty_window > 0 ? p->penalty_window : 64;
+    const int32_t counted = sqm__min(window, n_recent);
+    const int greedy = !(p->temperature > 0.0f), penalised = sqm__sample_penalised(p, counted);
+    if (greedy && !penalised) {
+        for (int32_t i = 0; i < n; i++) {
+            const uint32_t rank = sqm__rank_of_logit(logits[i]);
+            if (rank < sqm__rank(best)) best = sqm__candidate(rank, i);
+        }
+        return sqm__rank(best) < SQM__RANK_NEVER ? sqm__candidate_id(best) : (int32_t)SQM_E_ARGUMENT;
+    }
+    if (!scratch || scratch_bytes < (size_t)n * sizeof(uint64_t) + skip) return SQM_E_MEMORY;
+    uint64_t *const c = (uint64_t *)(void *)((uint8_t *)scratch + skip);
+    for (int32_t i = 0; i < n; i++) c[i] = sqm__candidate(sqm__rank_of_logit(logits[i]), i);
+    if (penalised) sqm__sample_penalise(p, c, logits, n, recent + (n_recent - counted), counted);
+    if (greedy) {
+        for (int32_t i = 0; i < n; i++) if (c[i] < best) best = c[i];
+        return sqm__rank(best) < SQM__RANK_NEVER ? sqm__candidate_id(best) : (int32_t)SQM_E_ARGUMENT;
+    }
+    if (p->top_k > 0 && p->top_k < n) { sqm__sample_best(c, n, p->top_k); n = p->top_k; }
+    n = sqm__sample_distances(c, n, p->temperature);
+    if (n == 0) return SQM_E_ARGUMENT;                 /* every logit is NaN or -inf */
+    if (p->typical_p > 0.0f && p->typical_p < 1.0f) n = sqm__sample_typical(c, n, p->typical_p);
+    if (p->top_p > 0.0f && p->top_p < 1.0f) n = sqm__sample_share(c, n, p->top_p, 0);
+    if (p->min_p > 0.0f) n = sqm__sample_min(c, n, p->min_p);
+    if (!(p->rng[0] | p->rng[1])) sqm_sampler_seed(p, 0);
+    return sqm__sample_draw(c, n, p->rng);
+}
+
+/* ---- the text stream --------------------------------------------------------------------------------------
+   Bytes of tokens go in, pieces of text come out: whole characters, U+FFFD for what is no UTF-8, and nothing
+   that may still turn out to be the beginning of a stop text. */
+#define SQM__STREAM_ROOM 320
+#define SQM__STOP_LIMIT 160                            /* bytes of a stop text: half of the room */
+
+typedef struct sqm__stream {
+    sqm_on_text        on_text;                        /* may be NULL */
+    void              *user;
+    const char *const *stop;                           /* may be NULL */
+    int32_t            ended;                          /* SQM_END_STOP_TEXT or _CALLBACK; -1: goes on */
+    int32_t            used;                           /* bytes in text, not yet passed on */
+    int32_t            missing;                        /* bytes that the character in `partial` still lacks */
+    int32_t            partial_bytes;
+    uint8_t            partial[4];
+    uint8_t            low, high;                      /* range of its next byte */
+    char               text[SQM__STREAM_ROOM];
+} sqm__stream;
+
+/* Passes on the first n bytes of text. */
+static void sqm__stream_emit(sqm__stream *s, int32_t n)
+{
+    const char after = s->text[n];
+    if (n <= 0) return;
+    s->text[n] = 0;
+    if (s->on_text && s->on_text(s->user, s->text, n) != 0) s->ended = SQM_END_CALLBACK;
+    s->text[n] = after;
+    s->used -= n;
+    memmove(s->text, s->text + n, (size_t)s->used);
+}
+
+/* How many bytes at the end of text are the beginning of a stop text. */
+static int32_t sqm__stream_undecided(const sqm__stream *s)
+{
+    int32_t most = 0;
+    for (int32_t i = 0; s->stop && s->stop[i]; i++) {
+        const int32_t length = (int32_t)strlen(s->stop[i]);
+        for (int32_t n = sqm__min(length - 1, s->used); n > most; n--)
+            if (memcmp(s->text + s->used - n, s->stop[i], (size_t)n) == 0) most = n;
+    }
+    return most;
+}
+
+/* Length of the longest stop text that text ends with; 0: none. */
+static int32_t sqm__stream_stopped(const sqm__stream *s)
+{
+    int32_t most = 0;
+    for (int32_t i = 0; s->stop && s->stop[i]; i++) {
+        const int32_t length = (int32_t)strlen(s->stop[i]);
+        if (length > most && length <= s->used &&
+            memcmp(s->text + s->used - length, s->stop[i], (size_t)length) == 0) most = length;
+    }
+    return most;
+}
+
+/* Adds one whole character. */
+static void sqm__stream_character(sqm__stream *s, const void *bytes, int32_t n)
+{
+    if (s->ended >= 0) return;
+    if (s->used + n >= SQM__STREAM_ROOM) sqm__stream_emit(s, s->used - sqm__stream_undecided(s));
+    memcpy(s->text + s->used, bytes, (size_t)n);
+    s->used += n;
+    const int32_t stop = sqm__stream_stopped(s);
+    if (stop == 0) return;
+    s->used -= stop;
+    sqm__stream_emit(s, s->used);
+    if (s->ended < 0) s->ended = SQM_END_STOP_TEXT;
+}
+
+static void sqm__stream_replace(sqm__stream *s)
+{
+    s->partial_bytes = 0;
+    sqm__stream_character(s, "\xef\xbf\xbd", 3);
+}
+
+/* UTF-8 as in Unicode table 3-7; what cannot become a character is replaced, one U+FFFD a maximal subpart. */
+static void sqm__stream_byte(sqm__stream *s, uint8_t byte)
+{
+    if (s->partial_bytes > 0) {
+        if (byte >= s->low && byte <= s->high) {
+            s->partial[s->partial_bytes++] = byte;
+            s->low = 0x80;
+            s->high = 0xbf;
+            if (--s->missing > 0) return;
+            const int32_t n = s->partial_bytes;
+            s->partial_bytes = 0;
+            sqm__stream_character(s, s->partial, n);
+            return;
+        }
+        sqm__stream_replace(s);
+    }
+    if (byte < 0x80) { sqm__stream_character(s, &byte, 1); return; }
+    if (byte < 0xc2 || byte > 0xf4) { sqm__stream_replace(s); return; }
+    s->partial[0] = byte;
+    s->partial_bytes = 1;
+    s->missing = byte < 0xe0 ? 1 : byte < 0xf0 ? 2 : 3;
+    s->low = byte == 0xe0 ? 0xa0 : byte == 0xf0 ? 0x90 : 0x80;
+    s->high = byte == 0xed ? 0x9f : byte == 0xf4 ? 0x8f : 0xbf;
+}
+
+static void sqm__stream_push(sqm__stream *s, const char *bytes, int32_t n)
+{
+    for (int32_t i = 0; i < n && s->ended < 0; i++) sqm__stream_byte(s, (uint8_t)bytes[i]);
+    if (s->ended < 0) sqm__stream_emit(s, s->used - sqm__stream_undecided(s));
+}
+
+/* Nothing more comes: passes on what was held back. */
+static void sqm__stream_finish(sqm__stream *s)
+{
+    if (s->partial_bytes > 0) sqm__stream_replace(s);
+    if (s->ended < 0) sqm__stream_emit(s, s->used);
+}
+
+/* ---- generation ---------------------------------------------------------------------------------------- */
+#define SQM__RECENT_ROOM 64                            /* the tokens that penalties in sqm_generate see */
+
+typedef struct sqm__gen {
+    sqm_session                *session;
+    const sqm_model            *model;
+    const sqm_generate_options *options;
+    sqm_error                  *err;
+    int32_t                     seq;
+    int32_t                     text_begins;           /* no text yet: the rule for the first space counts */
+    int32_t                     n_recent;
+    int32_t                     recent[SQM__RECENT_ROOM];
+    sqm_generate_stats          stats;
+} sqm__gen;
+
+static void sqm__gen_remember(sqm__gen *g, int32_t token)
+{
+    if (g->n_recent == SQM__RECENT_ROOM) {
+        g->n_recent--;
+        memmove(g->recent, g->recent + 1, (size_t)g->n_recent * sizeof(*g->recent));
+    }
+    g->recent[g->n_recent++] = token;
+}
+
+#if SQM__HAVE_TOKENIZER
+/* A prompt and the memory to tokenize it in. The ids come to lie at the start of the memory. */
+typedef struct sqm__prompt {
+    const char *text;
+    size_t      bytes;
+    uint32_t    flags;                                 /* SQM_TOKENS_* */
+    uint8_t    *memory;
+    size_t      memory_bytes;
+} sqm__prompt;
+
+/* Returns the number of ids or a negative result. */
+static int32_t sqm__gen_encode(const sqm__gen *g, const sqm__prompt *p)
+{
+    const size_t work = sqm__align_up(sqm_tokenize_size(g->model, p->bytes), 64);
+    if (work > p->memory_bytes)
+        SQM__FAIL(g->err, SQM_E_MEMORY, work, "the prompt of %z bytes needs %z bytes of memory, there are %z",
+                  (uint64_t)p->bytes, (uint64_t)work, (uint64_t)p->memory_bytes);
+    const size_t room = (p->memory_bytes - work) / sizeof(int32_t);
+    const int32_t cap = room < 0x7fffffff ? (int32_t)room : 0x7fffffff;
+    int32_t *const ids = (int32_t *)(void *)(p->memory + work);
+    const int32_t n = sqm_tokenize_in(g->model, p->text, p->bytes, p->flags, ids, cap, p->memory, work,
+                                      g->err);
+    if (n > cap)
+        SQM__FAIL(g->err, SQM_E_MEMORY, n, "the prompt has %d tokens, there is memory for %d", n, cap);
+    if (n > 0) memmove(p->memory, ids, (size_t)n * sizeof(int32_t));
+    return n;
+}
+
+/* Without a prompt: goes on from what the sequence holds, or feeds the token that begins texts. */
+static sqm_result sqm__gen_no_prompt(sqm__gen *g)
+{
+    const int32_t position = sqm_position(g->session, g->seq);
+    int32_t first = sqm_token_find(g->model, "bos");
+    if (sqm_logits(g->session, g->seq)) return SQM_OK;
+    if (position > 0)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, position, "no prompt, and sequence %d has no logits yet", g->seq);
+    if (first < 0) first = sqm_token_find(g->model, "eos");
+    if (first < 0)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "no prompt, and the model has no token that begins texts");
+    sqm__gen_remember(g, first);
+    g->stats.prompt_tokens = 1;
+    return sqm_feed(g->session, g->seq, &first, 1);
+}
+
+static void sqm__gen_note_prompt(sqm__gen *g, const int32_t *ids, int32_t n)
+{
+    char none = 0;
+    for (int32_t i = 0; i < n && g->text_begins; i++)
+        if (sqm_token_text(g->model, ids[i], g->options->keep_special, &none, 0) > 0) g->text_begins = 0;
+    for (int32_t i = sqm__max(0, n - SQM__RECENT_ROOM); i < n; i++) sqm__gen_remember(g, ids[i]);
+}
+
+/* A feed may use all of the scratch where the ids are, so they move away: to the heap, or without one a part
+   at a time to the stack, and the prompt is tokenized again for the next part. */
+static sqm_result sqm__gen_feed_prompt(sqm__gen *g, const sqm__prompt *p, int32_t n)
+{
+#if SQM__HAVE_MALLOC
+    const size_t bytes = (size_t)n * sizeof(int32_t);
+    int32_t *const ids = (int32_t *)malloc(bytes);
+    if (!ids) SQM__FAIL(g->err, SQM_E_MEMORY, bytes, "no memory for the %d tokens of the prompt", n);
+    memcpy(ids, p->memory, bytes);
+    const sqm_result result = sqm_feed(g->session, g->seq, ids, n);
+    free(ids);
+    return result;
+#else
+    int32_t part[64];
+    for (int32_t done = 0; done < n; done += SQM__COUNT(part)) {
+        const int32_t count = sqm__min(n - done, SQM__COUNT(part));
+        if (done > 0 && sqm__gen_encode(g, p) != n) return g->err->code;
+        memcpy(part, p->memory + (size_t)done * sizeof(int32_t), (size_t)count * sizeof(int32_t));
+        SQM__TRY(sqm_feed(g->session, g->seq, part, count));
+    }
+    return SQM_OK;
+#endif
+}
+
+static sqm_result sqm__gen_prompt_in(sqm__gen *g, const sqm__prompt *p)
+{
+    const int32_t limit = sqm_max_context(g->session), room = limit - sqm_position(g->session, g->seq);
+    const int32_t n = sqm__gen_encode(g, p);
+    if (n < 0) return (sqm_result)n;
+    if (n == 0) return sqm__gen_no_prompt(g);
+    if (n > room)
+        SQM__FAIL(g->err, SQM_E_LIMIT, n, "the prompt has %d tokens, the context of %d has room for %d", n,
+                  limit, room);
+    sqm__gen_note_prompt(g, (const int32_t *)(const void *)p->memory, n);
+    g->stats.prompt_tokens = n;
+    return sqm__gen_feed_prompt(g, p, n);
+}
+
+/* Tokenizes in the session's scratch, or if that is too small for the prompt, on the heap. */
+static sqm_result sqm__gen_prompt(sqm__gen *g, const char *text)
+{
+    const int32_t position = sqm_position(g->session, g->seq);
+    sqm__prompt p;
+    p.text = text ? text : "";
+    p.bytes = strlen(p.text);
+    p.flags = g->options->token_flags | (position > 0 ? (uint32_t)SQM_TOKENS_BARE : 0u);
+    p.memory = (uint8_t *)sqm__session_scratch(g->session, &p.memory_bytes);
+    if (p.bytes == 0 && position > 0) return sqm__gen_no_prompt(g);
+#if SQM__HAVE_MALLOC
+    const size_t work = sqm__align_up(sqm_tokenize_size(g->model, p.bytes), 64);
+    const size_t needed = work + 4096 + 2 * sizeof(int32_t) * p.bytes;   /* ids: two a byte */
+    if (p.bytes < (size_t)-1 / 64 && needed > work && needed > p.memory_bytes) {
+        p.memory_bytes = needed;
+        p.memory = (uint8_t *)malloc(needed);
+        if (!p.memory)
+            SQM__FAIL(g->err, SQM_E_MEMORY, needed, "no memory to tokenize %z bytes", (uint64_t)p.bytes);
+        const sqm_result result = sqm__gen_prompt_in(g, &p);
+        free(p.memory);
+        return result;
+    }
+#endif
+    return sqm__gen_prompt_in(g, &p);
+}
+
+/* Gives the text of a token to the stream. The first token of a whole text loses the space that the model's
+   decoder takes from the start of texts: that token alone is decoded one byte shorter than inside running
+   text. */
+static void sqm__gen_text(sqm__gen *g, sqm__stream *stream, int32_t token, char *memory, size_t memory_bytes)
+{
+    const int special = g->options->keep_special != 0;
+    const int32_t cap = memory_bytes < 0x40000000 ? (int32_t)memory_bytes : 0x40000000;
+    const int32_t n = sqm__min(cap, sqm_token_text(g->model, token, special, memory, cap));
+    if (n <= 0) return;
+    const int strip = g->text_begins && memory[0] == ' ' &&
+                      sqm_detokenize(g->model, &token, 1, special, memory + n, cap - n) == n - 1;
+    g->text_begins = 0;
+    sqm__stream_push(stream, memory + strip, n - strip);
+}
+
+/* One step: sample, pass on the text, feed. *done: the reason is in stats. */
+static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *stream, int *done)
+{
+    size_t room = 0;
+    void *const scratch = sqm__session_scratch(g->session, &room);
+    const float *const logits = sqm_logits(g->session, g->seq);
+    sqm_model_info info;
+    *done = 1;
+    g->stats.reason = SQM_END_MAX_TOKENS;
+    if (g->options->max_tokens > 0 && g->stats.new_tokens >= g->options->max_tokens) return SQM_OK;
+    g->stats.reason = SQM_END_CONTEXT;
+    if (sqm_position(g->session, g->seq) >= sqm_max_context(g->session)) return SQM_OK;
+    sqm_model_get_info(g->model, &info);
+    const int32_t token = sqm_sample(sampler, logits, info.vocab_size, g->recent, g->n_recent, scratch, room);
+    if (token == SQM_E_MEMORY)
+        SQM__FAIL(g->err, SQM_E_MEMORY, sqm_sample_size(info.vocab_size),
+                  "scratch of %z bytes is too small to sample", (uint64_t)room);
+    if (token < 0)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, g->stats.new_tokens, "no logit of sequence %d is a number", g->seq);
+    g->stats.reason = SQM_END_MODEL;
+    if (sqm_token_is_end(g->model, token)) return SQM_OK;
+    g->stats.new_tokens++;
+    sqm__gen_remember(g, token);
+    sqm__gen_text(g, stream, token, (char *)scratch, room);
+    g->stats.reason = stream->ended;
+    *done = stream->ended >= 0;
+    return sqm_feed(g->session, g->seq, &token, 1);
+}
+
+static sqm_result sqm__gen_check(const sqm__gen *g)
+{
+    sqm_model_info info;
+    sqm_model_get_info(g->model, &info);
+    if (sqm_position(g->session, g->seq) < 0)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, g->seq, "there is no sequence %d", g->seq);
+    if (info.vocab_size < 1) SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no head");
+    if (!info.has_tokenizer) SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no tokenizer");
+    for (int32_t i = 0; g->options->stop && g->options->stop[i]; i++) {
+        const size_t length = strlen(g->options->stop[i]);
+        if (length < 1 || length > SQM__STOP_LIMIT)
+            SQM__FAIL(g->err, SQM_E_ARGUMENT, length, "stop text %d has %z bytes, not 1 to %d", i,
+                      (uint64_t)length, (int32_t)SQM__STOP_LIMIT);
+    }
+    return SQM_OK;
+}
+
+static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_text, void *user)
+{
+    sqm_sampler greedy;
+    sqm__stream stream;
+    sqm_sampler *const sampler = g->options->sampler ? g->options->sampler : &greedy;
+    int done = 0;
+    memset(&greedy, 0, sizeof(greedy));
+    memset(&stream, 0, sizeof(stream));
+    stream.on_text = on_text;
+    stream.user = user;
+    stream.stop = g->options->stop;
+    stream.ended = -1;
+    SQM__TRY(sqm__gen_check(g));
+    g->text_begins = sqm_position(g->session, g->seq) == 0;
+    SQM__TRY(sqm__gen_prompt(g, prompt));
+    while (!done) SQM__TRY(sqm__gen_step(g, sampler, &stream, &done));
+    if (stream.ended < 0) sqm__stream_finish(&stream);
+    if (stream.ended >= 0) g->stats.reason = stream.ended;
+    return g->stats.reason == SQM_END_CALLBACK ? SQM_STOPPED : SQM_OK;
+}
+#else
+static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_text, void *user)
+{
+    (void)prompt; (void)on_text; (void)user;
+    SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "sqm_generate needs the tokenizer; this build has none");
+}
+#endif
+
+SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
+                               sqm_on_text on_text, void *user, sqm_generate_stats *stats)
+{
+    sqm_generate_options defaults;
+    sqm__gen gen;
+    if (!s) return SQM_E_ARGUMENT;
+    memset(&defaults, 0, sizeof(defaults));
+    memset(&gen, 0, sizeof(gen));
+    gen.session = s;
+    gen.model = sqm_session_model(s);
+    gen.options = o ? o : &defaults;
+    gen.err = sqm__session_err(s);
+    gen.seq = seq;
+    const sqm_result result = sqm__gen_run(&gen, prompt, on_text, user);
+    if (stats) *stats = gen.stats;
+    return result;
+}
+
+/* ==== [WRITE] Weight file writer ===========================================================================
+   For tools. Declarations and recipe text become the index sections of [FILE]; tensor data streams through to
+   a temporary file with running checksums; closing writes the index and renames. Same calls, same bytes.
+   Calls [PLAT], [TYPE], [FILE], [RECIPE]. Tested by tests/test_file.c.
+
+   Recipe text, one op a line:  name dst src [src2] [mixer] {key=value}     # comment
+   Registers: r0..r15 tokens positions logits. Values: integer, float, word, or a tensor list @name,@name,
+   where - stands for an absent tensor. The writer checks the form, sqm_open whether keys and shapes fit. */
+#if SQM__HAVE_STDIO
+/* ---- an op as recipe text ------------------------------------------------------------------------------ */
+static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
+{
+    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" :
+                       r == SQM__REG_POSITIONS ? "positions" : r == SQM__REG_NONE ? "none" : NULL;
+    if (name) { memcpy(dst, name, strlen(name) + 1); return; }
+    snprintf(dst, 12, "r%d", (int)r);
+}
+
+/* Adds text at *used, never beyond room; *used counts what was wanted, as snprintf does. */
+static void sqm__append_text(char *dst, size_t room, size_t *used, const char *text)
+{
+    for (; *text; text++, (*used)++) {
+        if (*used + 1 < room) dst[*used] = *text;
+    }
+}
+
+/* The shortest decimal that reads back as v, with a point or exponent so that it stays a float; dst [32]. The
+   decimal point of the process's locale is undone. */
+static void sqm__float_text(char *dst, double v)
+{
+    char point[8];
+    snprintf(point, sizeof(point), "%.1f", 0.5);
+    for (int digits = 1; digits <= 17; digits++) {
+        snprintf(dst, 32, "%.*g", digits, v);
+        /* 30.0, not 3e+01 */
+        if (strtod(dst, NULL) == v && !(strchr(dst, 'e') && v * v >= 1.0 && v * v < 1e12)) break;
+    }
+    const size_t width = strlen(point) - 2;            /* of the point between "0" and "5" */
+    char *at = strstr(dst, "e") ? NULL : dst;
+    for (char *p = dst; width > 0 && *p; p++) {
+        if (strncmp(p, point + 1, width) != 0) continue;
+        *p = '.';
+        memmove(p + 1, p + width, strlen(p + width) + 1);
+        at = NULL;
+        break;
+    }
+    if (at) memcpy(dst + strlen(dst), ".0", 3);
+}
+
+static void sqm__append_value(char *dst, size_t room, size_t *used, const sqm__file *f,
+                              const sqm__file_param *p)
+{
+    char number[32];
+    if (p->type == SQM__PARAM_INT) {
+        snprintf(number, sizeof(number), "%lld", (long long)sqm__file_param_int(p));
+        sqm__append_text(dst, room, used, number);
+    } else if (p->type == SQM__PARAM_FLOAT) {
+        sqm__float_text(number, sqm__file_param_float(p));
+        sqm__append_text(dst, room, used, number);
+    } else if (p->type == SQM__PARAM_TEXT) {
+        sqm__append_text(dst, room, used, sqm__file_text(f, (uint32_t)p->value));
+    } else {
+        for (uint32_t i = 0; i < p->count; i++) {
+            const uint32_t tensor = f->lists[(uint32_t)p->value + i];
+            if (i) sqm__append_text(dst, room, used, ",");
+            sqm__append_text(dst, room, used, tensor == SQM__NO_TENSOR ? "-" : "@");
+            if (tensor == SQM__NO_TENSOR) continue;
+            sqm__append_text(dst, room, used, sqm__file_text(f, f->tensors[tensor].name));
+        }
+    }
+}
+
+/* Writes op i of an opened file as a recipe line without newline. Returns its length; what does not fit in
+   room bytes (with the final 0) is cut. */
+SQM__UNUSED static size_t sqm__op_text(const sqm__file *f, int32_t i, char *dst, size_t room)
+{
+    const sqm__file_op *o = &f->ops[i];
+    const int known = o->op > 0 && o->op < SQM__OP_COUNT;
+    const uint8_t registers[3] = { o->dst, o->src, o->src2 };
+    char name[24];
+    size_t used = 0;
+    snprintf(name, sizeof(name), "op%d", (int)o->op);
+    sqm__append_text(dst, room, &used, known ? sqm__op_kinds[o->op].name : name);
+    for (int32_t k = 0; k < (known ? 1 + sqm__op_kinds[o->op].n_sources : 3); k++) {
+        sqm__register_name(name, registers[k]);
+        sqm__append_text(dst, room, &used, " ");
+        sqm__append_text(dst, room, &used, name);
+    }
+    if (o->mixer) {
+        sqm__append_text(dst, room, &used, " ");
+        sqm__append_text(dst, room, &used, sqm__file_text(f, o->mixer));
+    }
+    for (uint32_t k = 0; k < o->n_params; k++) {
+        const sqm__file_param *p = &f->params[o->first_param + k];
+        sqm__append_text(dst, room, &used, " ");
+        sqm__append_text(dst, room, &used, sqm__file_text(f, p->key));
+        sqm__append_text(dst, room, &used, "=");
+        sqm__append_value(dst, room, &used, f, p);
+    }
+    if (room) dst[used < room ? used : room - 1] = 0;
+    return used;
+}
+#endif
+
+#if SQM__HAVE_WRITER
+#include <errno.h>
+/* ---- state --------------------------------------------------------------------------------------------- */
+typedef struct sqm__buffer {
+    uint8_t *data;
+    size_t   used, capacity;
+} sqm__buffer;
+
+struct sqm_writer {
+    sqm_error   error;                                 /* the first one; code SQM_OK: none so far */
+    FILE       *stream;
+    char       *path, *part;                           /* final and temporary name */
+    sqm__buffer strs, meta, ops, params, lists, tensors, tokens;          /* sections in the making */
+    sqm__buffer slots;                                 /* hash table over strs: uint32 offsets, 0 = free */
+    uint32_t    n_texts;
+    int32_t     has_tokens;
+    int32_t     laid_out;                              /* offsets are fixed, data has begun */
+    int32_t     tensor;                                /* the one whose data comes next */
+    uint64_t    tensor_done;                           /* bytes of it written */
+    uint64_t    file_bytes, at;                        /* final size; position of the stream */
+    uint64_t    offsets[8], sizes[8];  /* of the sections, in the order of sqm__writer_types */
+};
+
+static const char *const sqm__writer_types[8] = { "STRS", "META", "RECP", "PARM", "TLST", "TENS", "TOKN",
+                                                  "DATA" };
+
+#define SQM__WRITER_FAIL(w, code, value, ...) \
+    sqm__fail(&(w)->error, (code), __LINE__, (uint64_t)(value), __VA_ARGS__)
+
+SQM__INLINE int sqm__writer_ok(const sqm_writer *w) { return w && w->error.code == SQM_OK; }
+
+/* Appends bytes (zeros when src is NULL). Returns 0 and sets the error when memory is short. */
+static int sqm__buffer_add(sqm_writer *w, sqm__buffer *b, const void *src, size_t bytes)
+{
+    if (bytes > b->capacity - b->used) {
+        const size_t capacity = b->capacity / 2 * 3 + bytes + 256;
+        uint8_t *data = NULL;
+        if (capacity > bytes && capacity > b->capacity) data = (uint8_t *)realloc(b->data, capacity);
+        if (!data) {
+            SQM__WRITER_FAIL(w, SQM_E_MEMORY, bytes, "no memory for %z more bytes of the index",
+                             (uint64_t)bytes);
+            return 0;
+        }
+        b->data = data;
+        b->capacity = capacity;
+    }
+    if (src) memcpy(b->data + b->used, src, bytes); else memset(b->data + b->used, 0, bytes);
+    b->used += bytes;
+    return 1;
+}
+
+/* ---- texts --------------------------------------------------------------------------------------------- */
+SQM__INLINE const char *sqm__writer_text(const sqm_writer *w, uint32_t offset)
+{
+    return (const char *)(w->strs.data + offset);
+}
+
+/* Slot of a text in the hash table: where it is or should go. n: its length. */
+static uint32_t *sqm__writer_slot(const sqm_writer *w, const char *text, size_t n)
+{
+    const size_t mask = w->slots.used / 4 - 1;
+    uint32_t *slots = (uint32_t *)(void *)w->slots.data;
+    uint32_t hash = 2166136261u;
+    for (size_t i = 0; i < n; i++) hash = (hash ^ (uint32_t)(unsigned char)text[i]) * 16777619u;
+    for (size_t at = hash & mask;; at = (at + 1) & mask) {
+        const char *there = sqm__writer_text(w, slots[at]);
+        if (!slots[at] || (strncmp(there, text, n) == 0 && there[n] == 0)) return &slots[at];
+    }
+}
+
+/* Doubles the hash table. */
+static int sqm__writer_grow_slots(sqm_writer *w)
+{
+    sqm__buffer old = w->slots;
+    memset(&w->slots, 0, sizeof(w->slots));
+    if (!sqm__buffer_add(w, &w->slots, NULL, old.used ? old.used * 2 : 4 * 1024)) {
+        w->slots = old;
+        return 0;
+    }
+    for (size_t i = 0; i < old.used; i += 4) {
+        const uint32_t offset = sqm__load_u32(old.data + i);
+        if (!offset) continue;
+        *sqm__writer_slot(w, sqm__writer_text(w, offset), strlen(sqm__writer_text(w, offset))) = offset;
+    }
+    free(old.data);
+    return 1;
+}
+
+/* STRS offset of a text of n bytes, each text once; 0 for the empty text or after an error. */
+static uint32_t sqm__writer_intern(sqm_writer *w, const char *text, size_t n)
+{
+    if (n == 0 || !sqm__writer_ok(w)) return 0;
+    if ((size_t)w->n_texts * 2 >= w->slots.used / 4 && !sqm__writer_grow_slots(w)) return 0;
+    uint32_t *slot = sqm__writer_slot(w, text, n);
+    if (*slot) return *slot;
+    if (n > (size_t)INT32_MAX - 1 - w->strs.used) {
+        SQM__WRITER_FAIL(w, SQM_E_LIMIT, n, "names and notes exceed 2 GiB");
+        return 0;
+    }
+    const uint32_t offset = (uint32_t)w->strs.used;
+    if (!sqm__buffer_add(w, &w->strs, text, n) || !sqm__buffer_add(w, &w->strs, NULL, 1)) return 0;
+    w->n_texts++;
+    *slot = offset;
+    return offset;
+}
+
+/* ---- opening and declaring ----------------------------------------------------------------------------- */
+static void sqm__writer_free(sqm_writer *w)
+{
+    sqm__buffer *buffers[8];
+    buffers[0] = &w->strs;
+    buffers[1] = &w->meta;
+    buffers[2] = &w->ops;
+    buffers[3] = &w->params;
+    buffers[4] = &w->lists;
+    buffers[5] = &w->tensors;
+    buffers[6] = &w->tokens;
+    buffers[7] = &w->slots;
+    for (int32_t i = 0; i < 8; i++) free(buffers[i]->data);
+    free(w->path);
+    free(w->part);
+    free(w);
+}
+
+SQMDEF sqm_writer *sqm_writer_open(const char *path, sqm_error *err)
+{
+    if (!path || !path[0]) {
+        sqm__fail(err, SQM_E_ARGUMENT, __LINE__, 0, "path of the weight file is empty");
+        return NULL;
+    }
+    const size_t n = strlen(path);
+    sqm_writer *w = (sqm_writer *)calloc(1, sizeof(*w));
+    if (w) {
+        w->path = (char *)malloc(n + 1);
+        w->part = (char *)malloc(n + 6);
+    }
+    if (!w || !w->path || !w->part || !sqm__buffer_add(w, &w->strs, NULL, 1)) {
+        sqm__fail(err, SQM_E_MEMORY, __LINE__, n, "no memory for a weight file writer");
+        if (w) sqm__writer_free(w);
+        return NULL;
+    }
+    memcpy(w->path, path, n + 1);
+    memcpy(w->part, path, n);
+    memcpy(w->part + n, ".part", 6);
+    w->stream = fopen(w->part, "wb");
+    if (!w->stream) {
+        sqm__fail(err, SQM_E_IO, __LINE__, (uint64_t)errno, "cannot create '%s': %s", w->part,
+                  strerror(errno));
+        sqm__writer_free(w);
+        return NULL;
+    }
+    return w;
+}
+
+SQMDEF void sqm_writer_meta(sqm_writer *w, const char *key, const char *value)
+{
+    if (!sqm__writer_ok(w)) return;
+    if (w->laid_out || !key || !key[0] || !value) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, 0, "note '%s' is empty or comes after tensor data",
+                         key ? key : "");
+        return;
+    }
+    sqm__file_meta entry;
+    entry.key = sqm__writer_intern(w, key, strlen(key));
+    entry.value = sqm__writer_intern(w, value, strlen(value));
+    for (size_t i = 0; i < w->meta.used; i += sizeof(entry)) {
+        if (sqm__load_u32(w->meta.data + i) != entry.key) continue;
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, 0, "note '%s' is given twice", key);
+        return;
+    }
+    sqm__buffer_add(w, &w->meta, &entry, sizeof(entry));
+}
+
+SQMDEF void sqm_writer_tokenizer(sqm_writer *w, const void *blob, size_t bytes)
+{
+    if (!sqm__writer_ok(w)) return;
+    if (w->laid_out || w->has_tokens || !blob || !bytes) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, bytes,
+                         "tokenizer is empty, given twice or comes after tensor data");
+        return;
+    }
+    w->has_tokens = sqm__buffer_add(w, &w->tokens, blob, bytes);
+}
+
+SQM__INLINE int32_t sqm__writer_count(const sqm_writer *w)
+{
+    return (int32_t)(w->tensors.used / sizeof(sqm__file_tensor));
+}
+
+SQM__INLINE sqm__file_tensor *sqm__writer_entry(const sqm_writer *w, int32_t i)
+{
+    return (sqm__file_tensor *)(void *)w->tensors.data + i;
+}
+
+/* Index of the tensor whose name has this STRS offset; -1: none. */
+static int32_t sqm__writer_find(const sqm_writer *w, uint32_t name)
+{
+    for (int32_t i = 0; i < sqm__writer_count(w); i++) {
+        if (sqm__writer_entry(w, i)->name == name) return i;
+    }
+    return -1;
+}
+
+/* Names must survive recipe text: printable, no blank and none of , = # @ */
+static int sqm__is_tensor_name(const char *name)
+{
+    if (!name || !name[0]) return 0;
+    for (const char *c = name; *c; c++) {
+        if ((*c >= 0 && *c <= ' ') || *c == 127 || strchr(",=#@", *c)) return 0;
+    }
+    return 1;
+}
+
+SQMDEF void sqm_writer_declare(sqm_writer *w, const char *name, sqm_dtype t, sqm_layout layout, int32_t ndim,
+                               const int32_t *shape)
+{
+    sqm__file_tensor entry;
+    if (!sqm__writer_ok(w)) return;
+    if (w->laid_out || !sqm__is_tensor_name(name)) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, 0, "tensor '%s' has a bad name or comes after tensor data",
+                         name ? name : "");
+        return;
+    }
+    memset(&entry, 0, sizeof(entry));
+    entry.bytes = sqm__tensor_bytes64(t, layout, ndim, shape);
+    if (!entry.bytes || entry.bytes > (uint64_t)1 << 62) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, ndim,
+                         "tensor '%s': dtype %d, layout %d, shape [%d, %d] do not go together",
+                         name, (int32_t)t, (int32_t)layout, shape && ndim > 0 ? shape[0] : 0,
+                         shape && ndim > 1 ? shape[1] : 1);
+        return;
+    }
+    entry.name = sqm__writer_intern(w, name, strlen(name));
+    entry.name_hash = sqm__hash_text(name);
+    entry.dtype = (uint16_t)t;
+    entry.layout = (uint8_t)layout;
+    entry.ndim = (uint8_t)ndim;
+    for (int32_t i = 0; i < SQM_MAX_DIMS; i++) entry.shape[i] = i < ndim ? shape[i] : 1;
+    if (sqm__writer_find(w, entry.name) >= 0) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, 0, "tensor '%s' is declared twice", name);
+        return;
+    }
+    sqm__buffer_add(w, &w->tensors, &entry, sizeof(entry));
+}
+
+/* ---- recipe text --------------------------------------------------------------------------------------- */
+typedef struct sqm__token {
+    const char *text;
+    size_t      n;
+} sqm__token;
+
+/* A token as text for messages and number parsing; dst [64], cut. */
+static const char *sqm__token_text(char *dst, sqm__token token)
+{
+    const size_t n = token.n < 63 ? token.n : 63;
+    memcpy(dst, token.text, n);
+    dst[n] = 0;
+    return dst;
+}
+
+/* Cuts the next token off [*at, end); n = 0: the line has no more. '#' starts a comment. */
+static sqm__token sqm__next_token(const char **at, const char *end)
+{
+    sqm__token token;
+    while (*at < end && (**at == ' ' || **at == '\t' || **at == '\r')) (*at)++;
+    token.text = *at;
+    while (*at < end && **at != ' ' && **at != '\t' && **at != '\r' && **at != '#') (*at)++;
+    token.n = (size_t)(*at - token.text);
+    return token;
+}
+
+static int sqm__token_is(sqm__token token, const char *text)
+{
+    return strlen(text) == token.n && memcmp(token.text, text, token.n) == 0;
+}
+
+/* Register number of a token; -1: it is none. */
+static int32_t sqm__token_register(sqm__token token)
+{
+    if (sqm__token_is(token, "logits")) return SQM__REG_LOGITS;
+    if (sqm__token_is(token, "tokens")) return SQM__REG_TOKENS;
+    if (sqm__token_is(token, "positions")) return SQM__REG_POSITIONS;
+    char name[16];
+    for (int32_t r = 0; r < SQM__REGISTERS; r++) {
+        snprintf(name, sizeof(name), "r%d", (int)r);
+        if (sqm__token_is(token, name)) return r;
+    }
+    return -1;
+}
+
+/* Is the token [+-]digits? */
+static int sqm__token_is_int(sqm__token token)
+{
+    size_t i = token.n > 1 && (token.text[0] == '-' || token.text[0] == '+') ? 1 : 0;
+    if (i == token.n) return 0;
+    for (; i < token.n; i++) {
+        if (token.text[i] < '0' || token.text[i] > '9') return 0;
+    }
+    return 1;
+}
+
+/* Does the token begin like a number: [+-][.]digit? */
+static int sqm__token_is_number(sqm__token token)
+{
+    size_t i = 0;
+    if (i < token.n && (token.text[i] == '-' || token.text[i] == '+')) i++;
+    if (i < token.n && token.text[i] == '.') i++;
+    return i < token.n && token.text[i] >= '0' && token.text[i] <= '9';
+}
+
+/* Reads a decimal number in any locale; 0: malformed or not finite. */
+static int sqm__parse_float(sqm__token token, double *value)
+{
+    char text[80], point[8];
+    char *end;
+    size_t used = 0;
+    snprintf(point, sizeof(point), "%.1f", 0.5);
+    point[strlen(point) - 1] = 0;                      /* "0" and the locale's decimal point */
+    if (token.n > 63) return 0;
+    for (size_t i = 0; i < token.n; i++) {
+        const char c = token.text[i];
+        if (!((c >= '0' && c <= '9') || c == '.' || c == '-' || c == '+' || c == 'e' || c == 'E')) return 0;
+        if (c != '.') { text[used++] = c; continue; }
+        memcpy(text + used, point + 1, strlen(point + 1));
+        used += strlen(point + 1);
+        if (memchr(token.text + i + 1, '.', token.n - i - 1)) return 0;
+    }
+    text[used] = 0;
+    *value = strtod(text, &end);
+    return *end == 0 && *value - *value == 0.0;
+}
+
+static int sqm__parse_int(sqm__token token, int64_t *value)
+{
+    const int negative = token.text[0] == '-';
+    uint64_t v = 0;
+    for (size_t i = token.text[0] == '-' || token.text[0] == '+'; i < token.n; i++) {
+        const uint64_t digit = (uint64_t)(token.text[i] - '0');
+        if (v > ((uint64_t)INT64_MAX - digit) / 10) return 0;
+        v = v * 10 + digit;
+    }
+    *value = negative ? -(int64_t)v : (int64_t)v;
+    return 1;
+}
+
+/* "@name,-,@name": appends tensor numbers to TLST. */
+static void sqm__writer_list(sqm_writer *w, sqm__token value, sqm__file_param *p, int32_t line)
+{
+    char text[64];
+    size_t at = 0;
+    p->type = SQM__PARAM_TENSORS;
+    p->value = w->lists.used / 4;
+    for (;;) {
+        sqm__token item;
+        uint32_t index = SQM__NO_TENSOR;
+        item.text = value.text + at;
+        item.n = 0;
+        while (at < value.n && value.text[at] != ',') { at++; item.n++; }
+        if (!sqm__token_is(item, "-")) {
+            int32_t found = -1;
+            if (item.n > 1 && item.text[0] == '@') {
+                const uint32_t *slot = w->n_texts ? sqm__writer_slot(w, item.text + 1, item.n - 1) : NULL;
+                found = slot && *slot ? sqm__writer_find(w, *slot) : -1;
+            }
+            if (found < 0) {
+                SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line, "recipe line %d: '%s' is no declared tensor", line,
+                                 sqm__token_text(text, item));
+                return;
+            }
+            index = (uint32_t)found;
+        }
+        if (p->count == UINT16_MAX) {
+            SQM__WRITER_FAIL(w, SQM_E_LIMIT, line, "recipe line %d: tensor list is too long", line);
+            return;
+        }
+        if (!sqm__buffer_add(w, &w->lists, &index, 4)) return;
+        p->count++;
+        if (at == value.n) return;
+        at++;
+    }
+}
+
+/* "key=value" of an op whose parameters begin at number `first`. */
+static void sqm__writer_param(sqm_writer *w, sqm__token token, uint32_t first, int32_t line)
+{
+    char text[64];
+    const char *equals = (const char *)memchr(token.text, '=', token.n);
+    sqm__token key = token, value = token;
+    sqm__file_param p;
+    memset(&p, 0, sizeof(p));
+    key.n = equals ? (size_t)(equals - token.text) : 0;
+    value.text = token.text + key.n + 1;
+    value.n = equals ? token.n - key.n - 1 : 0;
+    if (key.n == 0 || value.n == 0) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line, "recipe line %d: '%s' is not key=value", line,
+                         sqm__token_text(text, token));
+        return;
+    }
+    if (w->params.used / sizeof(p) - first >= UINT16_MAX) {
+        SQM__WRITER_FAIL(w, SQM_E_LIMIT, line, "recipe line %d has too many parameters", line);
+        return;
+    }
+    p.key = sqm__writer_intern(w, key.text, key.n);
+    for (size_t i = first; i < w->params.used / sizeof(p); i++) {
+        if (sqm__load_u32(w->params.data + i * sizeof(p)) != p.key) continue;
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line, "recipe line %d: '%s' is given twice", line,
+                         sqm__token_text(text, key));
+        return;
+    }
+    int64_t integer = 0;
+    double number = 0.0;
+    int good = 1;
+    if (value.text[0] == '@' || sqm__token_is(value, "-") ||
+        (value.n > 1 && memcmp(value.text, "-,", 2) == 0)) {
+        sqm__writer_list(w, value, &p, line);
+    } else if (sqm__token_is_int(value)) {
+        p.type = SQM__PARAM_INT;
+        good = sqm__parse_int(value, &integer);
+        memcpy(&p.value, &integer, 8);
+    } else if (sqm__token_is_number(value)) {
+        p.type = SQM__PARAM_FLOAT;
+        good = sqm__parse_float(value, &number);
+        memcpy(&p.value, &number, 8);
+    } else {
+        p.type = SQM__PARAM_TEXT;
+        p.value = sqm__writer_intern(w, value.text, value.n);
+    }
+    if (!good) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line, "recipe line %d: '%s' is no usable number", line,
+                         sqm__token_text(text, token));
+    }
+    if (sqm__writer_ok(w)) sqm__buffer_add(w, &w->params, &p, sizeof(p));
+}
+
+/* Number of an op's name; 0: there is none. */
+static uint16_t sqm__op_number(sqm__token token)
+{
+    for (int32_t i = 1; i < SQM__OP_COUNT; i++) {
+        if (sqm__token_is(token, sqm__op_kinds[i].name)) return (uint16_t)i;
+    }
+    return 0;
+}
+
+static void sqm__writer_line(sqm_writer *w, const char *at, const char *end, int32_t line)
+{
+    char text[64];
+    sqm__file_op op;
+    sqm__token token = sqm__next_token(&at, end);
+    if (token.n == 0) return;                          /* blank or comment */
+    memset(&op, 0, sizeof(op));
+    op.op = sqm__op_number(token);
+    if (!op.op) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line, "recipe line %d: unknown op '%s'", line,
+                         sqm__token_text(text, token));
+        return;
+    }
+    const char *name = sqm__op_kinds[op.op].name;
+    const int32_t n_registers = 1 + sqm__op_kinds[op.op].n_sources;
+    uint8_t registers[3] = { SQM__REG_NONE, SQM__REG_NONE, SQM__REG_NONE };
+    for (int32_t i = 0; i < n_registers; i++) {
+        token = sqm__next_token(&at, end);
+        const int32_t r = sqm__token_register(token);
+        if (r < 0) {
+            SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line,
+                             "recipe line %d: '%s' is not a register; %s needs %d of them",
+                             line, sqm__token_text(text, token), name, n_registers);
+            return;
+        }
+        registers[i] = (uint8_t)r;
+    }
+    op.dst = registers[0];
+    op.src = registers[1];
+    op.src2 = registers[2];
+    if (op.op == SQM__OP_MIX) {
+        token = sqm__next_token(&at, end);
+        if (token.n == 0 || memchr(token.text, '=', token.n)) {
+            SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, line,
+                             "recipe line %d: %s needs the name of a mixer, not '%s'", line,
+                             name, sqm__token_text(text, token));
+            return;
+        }
+        op.mixer = sqm__writer_intern(w, token.text, token.n);
+    }
+    op.first_param = (uint32_t)(w->params.used / sizeof(sqm__file_param));
+    for (token = sqm__next_token(&at, end); token.n && sqm__writer_ok(w); token = sqm__next_token(&at, end)) {
+        sqm__writer_param(w, token, op.first_param, line);
+    }
+    op.n_params = (uint16_t)(w->params.used / sizeof(sqm__file_param) - op.first_param);
+    if (sqm__writer_ok(w)) sqm__buffer_add(w, &w->ops, &op, sizeof(op));
+}
+
+SQMDEF void sqm_writer_recipe(sqm_writer *w, const char *text)
+{
+    if (!sqm__writer_ok(w)) return;
+    if (w->laid_out || !text) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, 0, "recipe is NULL or comes after tensor data");
+        return;
+    }
+    for (int32_t line = 1; *text && sqm__writer_ok(w); line++) {
+        const char *end = text;
+        while (*end && *end != '\n') end++;
+        sqm__writer_line(w, text, end, line);
+        text = *end ? end + 1 : end;
+    }
+}
+
+/* ---- output -------------------------------------------------------------------------------------------- */
+/* Writes bytes, or zeros when data is NULL. */
+static void sqm__writer_put(sqm_writer *w, const void *data, uint64_t bytes)
+{
+    static const uint8_t zeros[256] = { 0 };
+    while (bytes && sqm__writer_ok(w)) {
+        size_t n = data ? (size_t)bytes : (size_t)(bytes < sizeof(zeros) ? bytes : sizeof(zeros));
+        if (fwrite(data ? data : zeros, 1, n, w->stream) != n) {
+            SQM__WRITER_FAIL(w, SQM_E_IO, errno, "cannot write '%s': %s", w->part, strerror(errno));
+            return;
+        }
+        bytes -= n;
+        w->at += n;
+    }
+}
+
+static const sqm__buffer *sqm__writer_section(const sqm_writer *w, int32_t i)
+{
+    switch (i) {
+    case 0: return &w->strs;
+    case 1: return &w->meta;
+    case 2: return &w->ops;
+    case 3: return &w->params;
+    case 4: return &w->lists;
+    case 5: return &w->tensors;
+    case 6: return &w->tokens;
+    default: return NULL;
+    }
+}
+
+/* Fixes every offset, then writes zeros up to the first tensor: the index follows when checksums are known.
+   */
+static void sqm__writer_lay_out(sqm_writer *w)
+{
+    uint32_t n_sections = 0;
+    w->laid_out = 1;
+    for (int32_t i = 0; i < 8; i++) {
+        w->sizes[i] = i < 7 ? sqm__writer_section(w, i)->used : w->sizes[5] ? 1 : 0;
+        n_sections += w->sizes[i] != 0;
+    }
+    uint64_t at = 64 + (uint64_t)n_sections * 32;
+    for (int32_t i = 0; i < 8; i++) {
+        if (!w->sizes[i]) continue;
+        at = (at + 63) / 64 * 64;
+        w->offsets[i] = at;
+        at += w->sizes[i];
+    }
+    at = w->sizes[7] ? w->offsets[7] : (at + 63) / 64 * 64;
+    const uint64_t front = at;
+    for (int32_t i = 0; i < sqm__writer_count(w); i++) {
+        sqm__file_tensor *entry = sqm__writer_entry(w, i);
+        if (entry->bytes > (uint64_t)INT64_MAX - 64 - at) {
+            SQM__WRITER_FAIL(w, SQM_E_LIMIT, at, "the weight file would exceed 2^63 bytes");
+            return;
+        }
+        entry->offset = at;
+        at = (at + entry->bytes + 63) / 64 * 64;
+    }
+    w->file_bytes = at;
+    w->sizes[7] = at - front;
+    sqm__writer_put(w, NULL, front);
+}
+
+SQMDEF void sqm_writer_data(sqm_writer *w, const void *data, size_t bytes)
+{
+    if (!sqm__writer_ok(w)) return;
+    if (!w->laid_out) sqm__writer_lay_out(w);
+    if (!sqm__writer_ok(w) || !bytes) return;
+    if (!data) { SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, bytes, "tensor data is NULL"); return; }
+    if (w->tensor >= sqm__writer_count(w)) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, bytes, "%z bytes of data after the last tensor", (uint64_t)bytes);
+        return;
+    }
+    sqm__file_tensor *entry = sqm__writer_entry(w, w->tensor);
+    if (bytes > entry->bytes - w->tensor_done) {
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, bytes, "tensor '%s' takes %z bytes, got %z",
+                         sqm__writer_text(w, entry->name), entry->bytes, w->tensor_done + bytes);
+        return;
+    }
+    entry->crc = sqm__crc32c(entry->crc, data, bytes);
+    sqm__writer_put(w, data, bytes);
+    w->tensor_done += bytes;
+    if (w->tensor_done < entry->bytes) return;
+    w->tensor++;
+    w->tensor_done = 0;
+    sqm__writer_put(w, NULL, (64 - w->at % 64) % 64);
+}
+
+/* Header, section table and index sections, over the zeros at the front. */
+static void sqm__writer_index(sqm_writer *w)
+{
+    sqm__file_section table[8];
+    sqm__file_header h;
+    uint32_t n = 0;
+    memset(table, 0, sizeof(table));
+    memset(&h, 0, sizeof(h));
+    for (int32_t i = 0; i < 8; i++) {
+        static const uint32_t entry_bytes[8] = { 0, sizeof(sqm__file_meta), sizeof(sqm__file_op),
+                                                 sizeof(sqm__file_param), 4, sizeof(sqm__file_tensor), 0, 0 };
+        const sqm__buffer *b = sqm__writer_section(w, i);
+        if (!w->sizes[i]) continue;
+        table[n].type = sqm__section_type(sqm__writer_types[i]);
+        table[n].flags = i != 1;                       /* META alone may be skipped */
+        table[n].offset = w->offsets[i];
+        table[n].bytes = w->sizes[i];
+        table[n].count = entry_bytes[i] ? (uint32_t)(w->sizes[i] / entry_bytes[i]) : 0;
+        table[n].crc = b ? sqm__crc32c(0, b->data, b->used) : 0;
+        n++;
+    }
+    memcpy(h.magic, sqm__file_magic, 8);
+    h.minor = SQM__FILE_MINOR;
+    h.major = SQM__FILE_MAJOR;
+    h.endian = SQM__FILE_ENDIAN;
+    h.file_bytes = w->file_bytes;
+    h.n_sections = n;
+    h.alignment = 64;
+    h.sections = 64;
+    h.crc = sqm__crc32c(sqm__crc32c(0, &h, sizeof(h)), table, n * sizeof(table[0]));
+    if (fseek(w->stream, 0, SEEK_SET) != 0) {
+        SQM__WRITER_FAIL(w, SQM_E_IO, errno, "cannot seek in '%s': %s", w->part, strerror(errno));
+        return;
+    }
+    w->at = 0;
+    sqm__writer_put(w, &h, sizeof(h));
+    sqm__writer_put(w, table, n * sizeof(table[0]));
+    for (int32_t i = 0; i < 7; i++) {
+        if (!w->sizes[i]) continue;
+        sqm__writer_put(w, NULL, w->offsets[i] - w->at);
+        sqm__writer_put(w, sqm__writer_section(w, i)->data, w->sizes[i]);
+    }
+}
+
+/* Everything between the last call and a file under its final name. */
+static void sqm__writer_finish(sqm_writer *w)
+{
+    if (sqm__writer_ok(w) && !w->laid_out) sqm__writer_lay_out(w);
+    if (sqm__writer_ok(w) && w->tensor < sqm__writer_count(w)) {
+        const sqm__file_tensor *entry = sqm__writer_entry(w, w->tensor);
+        SQM__WRITER_FAIL(w, SQM_E_ARGUMENT, w->tensor_done,
+                         "tensor '%s' takes %z bytes, got %z before closing",
+                         sqm__writer_text(w, entry->name), entry->bytes, w->tensor_done);
+    }
+    if (sqm__writer_ok(w)) sqm__writer_index(w);
+    if (fclose(w->stream) != 0 && sqm__writer_ok(w)) {
+        SQM__WRITER_FAIL(w, SQM_E_IO, errno, "cannot write '%s': %s", w->part, strerror(errno));
+    }
+    w->stream = NULL;
+    if (sqm__writer_ok(w)) {
+#ifdef _WIN32
+        remove(w->path);                               /* rename does not replace there */
+#endif
+        if (rename(w->part, w->path) != 0) {
+            SQM__WRITER_FAIL(w, SQM_E_IO, errno, "cannot rename '%s': %s", w->part, strerror(errno));
+        }
+    }
+    if (!sqm__writer_ok(w)) remove(w->part);
+}
+
+SQMDEF sqm_result sqm_writer_close(sqm_writer *w, sqm_error *err)
+{
+    if (!w) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "writer is NULL");
+    sqm__writer_finish(w);
+    const sqm_result result = w->error.code;
+    if (result != SQM_OK && err) *err = w->error;
+    sqm__writer_free(w);
+    return result;
+}
+
+SQMDEF void sqm_writer_abort(sqm_writer *w)
+{
+    if (!w) return;
+    fclose(w->stream);
+    remove(w->part);
+    sqm__writer_free(w);
+}
+#endif
+/* ---- end of the implementation: nothing of ours stays defined ---------------------------------------------------- */
+#if defined(__GNUC__) && !defined(__clang__)
+#  pragma GCC pop_options
+#endif
+#endif /* SQM__IMPLEMENTING */

@@ -1,0 +1,694 @@
+/* The converter on checkpoints made here: good ones of every format, then the same damaged in every way. A refused
+   checkpoint must be named in the error and leave no file. Needs POSIX directories.                                 */
+#define _POSIX_C_SOURCE 200809L
+#define SEQMODEL_IMPLEMENTATION
+#include "../seqmodel.h"
+#include "../tools/convert.h"
+#include "check.h"
+#include <sys/types.h>
+
+static char root[64];                 /* temporary directory                                                         */
+static char out_path[128];
+
+/* ---- bytes ------------------------------------------------------------------------------------------------------------ */
+typedef struct bytes { uint8_t *at; size_t n, room; } bytes;
+
+static void put(bytes *b, const void *p, size_t n)
+{
+    if (b->n + n > b->room) {
+        b->room = (b->n + n) * 2 + 256;
+        b->at = (uint8_t *)realloc(b->at, b->room);
+        if (!b->at) abort();
+    }
+    if (n) memcpy(b->at + b->n, p, n);
+    b->n += n;
+}
+static void put_text(bytes *b, const char *s) { put(b, s, strlen(s)); }
+static void put_int(bytes *b, uint64_t v, int n) { for (int i = 0; i < n; i++) { const uint8_t c = (uint8_t)(i < 8 ? v >> 8 * i : 0); put(b, &c, 1); } }
+static void clear(bytes *b) { free(b->at); memset(b, 0, sizeof *b); }
+
+static const char *path_of(const char *name)
+{
+    static char path[160];
+    snprintf(path, sizeof path, "%s/%s", root, name);
+    return path;
+}
+
+static void save(const char *name, const void *p, size_t n)
+{
+    FILE *f = fopen(path_of(name), "wb");
+    CHECK(f != NULL);
+    if (!f) return;
+    CHECK(fwrite(p, 1, n, f) == n);
+    fclose(f);
+}
+
+static void save_text(const char *name, const char *text) { save(name, text, strlen(text)); }
+
+/* ---- the model: a Llama of one layer ------------------------------------------------------------------------------------ */
+enum { DIM = 8, FFN = 12, VOCAB = 10, N_MODEL = 12, MAX_MODEL = 16 };
+typedef struct toy { const char *name, *gguf; int32_t rows, cols; } toy;
+static const toy model_tensors[N_MODEL] = {
+    { "model.embed_tokens.weight", "token_embd.weight", VOCAB, DIM },
+    { "model.layers.0.input_layernorm.weight", "blk.0.attn_norm.weight", DIM, 0 },
+    { "model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight", DIM, DIM },
+    { "model.layers.0.self_attn.k_proj.weight", "blk.0.attn_k.weight", DIM / 2, DIM },
+    { "model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight", DIM / 2, DIM },
+    { "model.layers.0.self_attn.o_proj.weight", "blk.0.attn_output.weight", DIM, DIM },
+    { "model.layers.0.post_attention_layernorm.weight", "blk.0.ffn_norm.weight", DIM, 0 },
+    { "model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight", FFN, DIM },
+    { "model.layers.0.mlp.up_proj.weight", "blk.0.ffn_up.weight", FFN, DIM },
+    { "model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight", DIM, FFN },
+    { "model.norm.weight", "output_norm.weight", DIM, 0 },
+    { "lm_head.weight", "output.weight", VOCAB, DIM }
+};
+static const char good_config[] =
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 8, \"intermediate_size\": 12,"
+    " \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"num_hidden_layers\": 1, \"vocab_size\": 10,"
+    " \"max_position_embeddings\": 32, \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"rope_theta\": 10000.0%s}";
+
+/* Number i of tensor t, exact in half precision too.                                                                */
+static float value_of(int t, int i) { return (float)((t * 37 + i * 11) % 61 - 30) / 32.0f; }
+static int count_of(const toy *t) { return t->rows * (t->cols ? t->cols : 1); }
+
+static void save_config(const char *more)
+{
+    char text[900];
+    snprintf(text, sizeof text, good_config, more);
+    save("config.json", text, strlen(text));
+}
+
+static void put_values(bytes *b, int t)
+{
+    for (int i = 0; i < count_of(&model_tensors[t]); i++) {
+        const float v = value_of(t, i);
+        put(b, &v, 4);
+    }
+}
+
+/* ---- safetensors ----------------------------------------------------------------------------------------------------------- */
+static void header_entry(bytes *h, const char *name, const char *dtype, int rows, int cols, size_t first, size_t end)
+{
+    char text[300];
+    snprintf(text, sizeof text, cols ? "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d, %d], \"data_offsets\": [%zu, %zu]}"
+                                     : "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d%.0d], \"data_offsets\": [%zu, %zu]}",
+             h->n > 1 ? ", " : "", name, dtype, rows, cols, first, end);
+    put_text(h, text);
+}
+
+static void join_safetensors(bytes *file, const bytes *header, const bytes *data)
+{
+    clear(file);
+    put_int(file, header->n, 8);
+    put(file, header->at, header->n);
+    put(file, data->at, data->n);
+}
+
+/* skip: a tensor to leave out (-1: none); extra: text of more header entries.                                       */
+static void make_safetensors(bytes *file, int skip, const char *extra)
+{
+    bytes header = { NULL, 0, 0 }, data = { NULL, 0, 0 };
+    put_text(&header, "{");
+    for (int t = 0; t < N_MODEL; t++) {
+        const size_t first = data.n;
+        if (t == skip) continue;
+        put_values(&data, t);
+        header_entry(&header, model_tensors[t].name, "F32", model_tensors[t].rows, model_tensors[t].cols, first, data.n);
+    }
+    if (*extra) {
+        char text[200];
+        const size_t first = data.n;
+        put_int(&data, 0, 8);
+        put_int(&data, 0, 8);
+        snprintf(text, sizeof text, ", \"%s\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [%zu, %zu]}", extra, first, data.n);
+        put_text(&header, text);
+    }
+    put_text(&header, "}");
+    join_safetensors(file, &header, &data);
+    clear(&header);
+    clear(&data);
+}
+
+/* ---- PyTorch ------------------------------------------------------------------------------------------------------------------ */
+static void pickle_text(bytes *b, const char *s) { put_text(b, "X"); put_int(b, strlen(s), 4); put_text(b, s); }
+static void pickle_int(bytes *b, int v) { put_text(b, "J"); put_int(b, (uint32_t)v, 4); }
+
+static void pickle_tensor(bytes *b, int t, int old)
+{
+    const toy *m = &model_tensors[t];
+    char key[16];
+    snprintf(key, sizeof key, "%d", t);
+    put_text(b, "ctorch._utils\n_rebuild_tensor_v2\n((");
+    pickle_text(b, "storage");
+    put_text(b, "ctorch\nFloatStorage\n");
+    pickle_text(b, key);
+    pickle_text(b, "cpu");
+    pickle_int(b, count_of(m));
+    put_text(b, old ? "NtQ" : "tQ");
+    pickle_int(b, 0);
+    pickle_int(b, m->rows);
+    if (m->cols) pickle_int(b, m->cols);
+    put(b, m->cols ? "\x86" : "\x85", 1);
+    if (m->cols) pickle_int(b, m->cols);
+    pickle_int(b, 1);
+    put(b, m->cols ? "\x86" : "\x85", 1);
+    put(b, "\x89" "ccollections\nOrderedDict\n)RtR", 30);
+}
+
+static void pickle_model(bytes *b, int old)
+{
+    put(b, "\x80\x02", 2);
+    put_text(b, "ccollections\nOrderedDict\n)R(");
+    for (int t = 0; t < N_MODEL; t++) {
+        pickle_text(b, model_tensors[t].name);
+        pickle_tensor(b, t, old);
+    }
+    put_text(b, "u}");
+    pickle_text(b, "_metadata");
+    put_text(b, "}sb.");
+}
+
+typedef struct zip_writer { bytes file, directory; int n; } zip_writer;
+
+static void zip_add(zip_writer *z, const char *name, const bytes *data, size_t claimed)
+{
+    const uint32_t crc = conv_crc32(data->at, data->n);
+    const size_t at = z->file.n;
+    put_int(&z->file, 0x04034b50u, 4);
+    put_int(&z->file, 20, 10);
+    put_int(&z->file, crc, 4);
+    put_int(&z->file, data->n, 4);
+    put_int(&z->file, data->n, 4);
+    put_int(&z->file, strlen(name), 4);
+    put_text(&z->file, name);
+    put(&z->file, data->at, data->n);
+    put_int(&z->directory, 0x02014b50u, 4);
+    put_int(&z->directory, 20, 6);
+    put_int(&z->directory, 0, 6);
+    put_int(&z->directory, crc, 4);
+    put_int(&z->directory, claimed, 4);
+    put_int(&z->directory, claimed, 4);
+    put_int(&z->directory, strlen(name), 2);
+    put_int(&z->directory, 0, 12);
+    put_int(&z->directory, at, 4);
+    put_text(&z->directory, name);
+    z->n++;
+}
+
+static void zip_end(zip_writer *z, bytes *file)
+{
+    const size_t at = z->file.n;
+    put(&z->file, z->directory.at, z->directory.n);
+    put_int(&z->file, 0x06054b50u, 8);
+    put_int(&z->file, (uint64_t)z->n, 2);
+    put_int(&z->file, (uint64_t)z->n, 2);
+    put_int(&z->file, z->directory.n, 4);
+    put_int(&z->file, at, 4);
+    put_int(&z->file, 0, 2);
+    clear(file);
+    put(file, z->file.at, z->file.n);
+    clear(&z->file);
+    clear(&z->directory);
+}
+
+/* more: what the directory claims beyond the real size of tensor 2's data.                                          */
+static void make_zip(bytes *file, const bytes *pickle, size_t more)
+{
+    zip_writer z;
+    memset(&z, 0, sizeof z);
+    zip_add(&z, "archive/data.pkl", pickle, pickle->n);
+    for (int t = 0; t < N_MODEL; t++) {
+        bytes data = { NULL, 0, 0 };
+        char name[40];
+        snprintf(name, sizeof name, "archive/data/%d", t);
+        put_values(&data, t);
+        zip_add(&z, name, &data, data.n + (t == 2 ? more : 0));
+        clear(&data);
+    }
+    zip_end(&z, file);
+}
+
+static void make_torch(bytes *file)
+{
+    bytes pickle = { NULL, 0, 0 };
+    pickle_model(&pickle, 0);
+    make_zip(file, &pickle, 0);
+    clear(&pickle);
+}
+
+static void make_torch_old(bytes *file)
+{
+    clear(file);
+    put(file, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
+    put(file, "\x80\x02M\xe9\x03.", 6);
+    put(file, "\x80\x02}.", 4);
+    pickle_model(file, 1);
+    put(file, "\x80\x02](", 4);
+    for (int t = 0; t < N_MODEL; t++) {
+        char key[16];
+        snprintf(key, sizeof key, "%d", t);
+        pickle_text(file, key);
+    }
+    put_text(file, "e.");
+    for (int t = 0; t < N_MODEL; t++) {
+        put_int(file, (uint64_t)count_of(&model_tensors[t]), 8);
+        put_values(file, t);
+    }
+}
+
+/* ---- GGUF ------------------------------------------------------------------------------------------------------------------------ */
+static void gguf_name(bytes *b, const char *s) { put_int(b, strlen(s), 8); put_text(b, s); }
+static void gguf_u32(bytes *b, const char *key, uint32_t v) { gguf_name(b, key); put_int(b, GGUF_U32, 4); put_int(b, v, 4); }
+
+/* Counts of the header, one more key and the last tensor's offset can be wrong on purpose (0: right).                */
+static void make_gguf(bytes *file, uint64_t n_tensors, uint64_t n_keys, const char *more_key, uint64_t wrong_offset, uint32_t wrong_type)
+{
+    const float eps = 1e-5f;
+    size_t offset = 0;
+    clear(file);
+    put_text(file, "GGUF");
+    put_int(file, 3, 4);
+    put_int(file, n_tensors ? n_tensors : N_MODEL, 8);
+    put_int(file, n_keys ? n_keys : (more_key ? 9 : 8), 8);
+    gguf_name(file, "general.architecture");
+    put_int(file, GGUF_STRING, 4);
+    gguf_name(file, "llama");
+    gguf_u32(file, "llama.context_length", 32);
+    gguf_u32(file, "llama.embedding_length", DIM);
+    gguf_u32(file, "llama.block_count", 1);
+    gguf_u32(file, "llama.feed_forward_length", FFN);
+    gguf_u32(file, "llama.attention.head_count", 2);
+    gguf_u32(file, "llama.attention.head_count_kv", 1);
+    gguf_name(file, "llama.attention.layer_norm_rms_epsilon");
+    put_int(file, GGUF_F32, 4);
+    put(file, &eps, 4);
+    if (more_key) gguf_u32(file, more_key, 7);
+    for (int t = 0; t < N_MODEL; t++) {
+        const toy *m = &model_tensors[t];
+        gguf_name(file, m->gguf);
+        put_int(file, m->cols ? 2 : 1, 4);
+        if (m->cols) put_int(file, (uint64_t)m->cols, 8);
+        put_int(file, (uint64_t)m->rows, 8);
+        put_int(file, t == 2 ? wrong_type : 0, 4);
+        put_int(file, t == N_MODEL - 1 && wrong_offset ? wrong_offset : offset, 8);
+        offset += ((size_t)count_of(m) * 4 + 31) / 32 * 32;
+    }
+    while (file->n % 32) put_int(file, 0, 1);
+    for (int t = 0; t < N_MODEL; t++) {
+        const size_t first = file->n;
+        put_values(file, t);
+        while ((file->n - first) % 32) put_int(file, 0, 1);
+    }
+}
+
+static void make_llama2c(bytes *file)
+{
+    static const int order[11] = { 0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 10 };
+    const int32_t head[7] = { DIM, FFN, 1, 2, 1, -VOCAB, 16 };
+    clear(file);
+    put(file, head, sizeof head);
+    for (int i = 0; i < 11; i++) put_values(file, order[i]);
+    for (int i = 0; i < 16 * 4; i++) put_int(file, 0, 4);
+    put_values(file, 11);
+}
+
+/* ---- running --------------------------------------------------------------------------------------------------------------------- */
+static int file_exists(const char *path) { FILE *f = fopen(path, "rb"); if (f) fclose(f); return f != NULL; }
+
+/* Converts; checks that a file is there exactly when it went well.                                                  */
+static int run(const char *name, convert_report *report, conv_target target)
+{
+    convert_options o;
+    char in[160], temporary[160];
+    int ok;
+    memset(&o, 0, sizeof o);
+    o.target = target;
+    snprintf(in, sizeof in, "%s", path_of(name));
+    remove(out_path);
+    ok = convert_checkpoint(in, out_path, &o, report);
+    CHECK(file_exists(out_path) == ok);
+    CHECK(ok ? !report->error[0] : report->error[0] != 0);
+    snprintf(temporary, sizeof temporary, "%s.tmp", out_path);
+    CHECK(!file_exists(temporary));
+    return ok;
+}
+
+/* The conversion must fail and the error must hold all of `words` (separated by '|').                               */
+static void refuse(const char *name, const char *words, int line)
+{
+    convert_report report;
+    char copy[200];
+    const int ok = run(name, &report, CONV_KEEP);
+    if (check_note(!ok, __FILE__, line)) printf("converted, but should have been refused: %s\n", words);
+    snprintf(copy, sizeof copy, "%s", words);
+    for (char *w = copy, *end; w; w = end) {
+        end = strchr(w, '|');
+        if (end) *end++ = 0;
+        if (check_note(strstr(report.error, w) != NULL, __FILE__, line)) printf("\"%s\" does not say \"%s\"\n", report.error, w);
+    }
+}
+#define REFUSE(name, words) refuse((name), (words), __LINE__)
+
+/* Weights of the output against the values of the checkpoint.                                                       */
+static void check_output(int line)
+{
+    static const struct { const char *out; int t; } pairs[] = { { "embed", 0 }, { "l0.attn_norm", 1 }, { "l0.q", 2 }, { "l0.k", 3 },
+        { "l0.v", 4 }, { "l0.o", 5 }, { "l0.ffn_norm", 6 }, { "l0.gate", 7 }, { "l0.up", 8 }, { "l0.down", 9 }, { "norm", 10 },
+        { "head", 11 } };
+    sqm_error err;
+    sqm_model *m = sqm_load_file(out_path, NULL, &err);
+    float values[VOCAB * FFN];
+    if (check_note(m != NULL, __FILE__, line)) printf("%s\n", err.text);
+    for (size_t i = 0; m && i < sizeof pairs / sizeof *pairs; i++) {
+        sqm_tensor t;
+        const int n = count_of(&model_tensors[pairs[i].t]);
+        int same = 0;
+        if (sqm_model_find_tensor(m, pairs[i].out, &t) == SQM_OK && sqm_tensor_values(values, (size_t)n, &t, &err) == SQM_OK)
+            for (same = 0; same < n && values[same] == value_of(pairs[i].t, same);) same++;
+        if (check_note(same == n, __FILE__, line)) printf("%s differs from the checkpoint\n", pairs[i].out);
+    }
+    sqm_model_free(m);
+}
+
+static void accept_file(const char *name, int line)
+{
+    convert_report report;
+    const int ok = run(name, &report, CONV_KEEP);
+    if (check_note(ok, __FILE__, line)) printf("%s: %s\n", name, report.error);
+    if (ok) check_output(line);
+}
+#define ACCEPT(name) accept_file((name), __LINE__)
+
+/* ---- tests ------------------------------------------------------------------------------------------------------------------------- */
+static void test_good_checkpoints(void)
+{
+    bytes b = { NULL, 0, 0 };
+    convert_report report;
+    save_config("");
+    make_safetensors(&b, -1, "");
+    save("model.safetensors", b.at, b.n);
+    ACCEPT("");
+    ACCEPT("model.safetensors");
+    for (int t = 0; t <= (int)CONV_KEEP; t++) CHECK(run("model.safetensors", &report, (conv_target)t));
+    make_torch(&b);
+    save("a.pth", b.at, b.n);
+    ACCEPT("a.pth");
+    make_torch_old(&b);
+    save("a.pth", b.at, b.n);
+    ACCEPT("a.pth");
+    make_gguf(&b, 0, 0, NULL, 0, 0);
+    save("a.gguf", b.at, b.n);
+    ACCEPT("a.gguf");
+    make_llama2c(&b);
+    save("a.bin", b.at, b.n);
+    ACCEPT("a.bin");
+    clear(&b);
+}
+
+static void test_output_is_deterministic(void)
+{
+    bytes b = { NULL, 0, 0 };
+    convert_report report;
+    char *first, *second;
+    size_t n = 0, m = 0;
+    const char *why;
+    make_safetensors(&b, -1, "");
+    save("model.safetensors", b.at, b.n);
+    CHECK(run("model.safetensors", &report, CONV_TO_Q8));
+    first = json_read_bytes(out_path, 1 << 20, &n, &why);
+    CHECK(run("model.safetensors", &report, CONV_TO_Q8));
+    second = json_read_bytes(out_path, 1 << 20, &m, &why);
+    CHECK(first && second && n == m && memcmp(first, second, n) == 0);
+    free(first);
+    free(second);
+    clear(&b);
+}
+
+static void test_configurations(void)
+{
+    bytes b = { NULL, 0, 0 };
+    make_safetensors(&b, -1, "");
+    save("model.safetensors", b.at, b.n);
+    save_config(", \"use_flux_capacitor\": 3");          REFUSE("", "use_flux_capacitor");
+    save_config(", \"unknown_but_null\": null");         ACCEPT("");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"spiral\", \"factor\": 2.0}");   REFUSE("", "spiral");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\"}");                    REFUSE("", "linear|factor");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -1}");    REFUSE("", "factor");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2, \"twist\": 1}");   REFUSE("", "twist");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 2, \"short_factor\": [1]}");   REFUSE("", "short_factor");
+    save_config(", \"head_dim\": 0");                    REFUSE("", "head_dim");
+    save_config(", \"head_dim\": 2.5");                  REFUSE("", "head_dim");
+    save_config(", \"head_dim\": 8");                    REFUSE("", "q_proj|[8, 8]|[16, 8]");
+    save_config(", \"head_dim\": 268435456");            REFUSE("", "heads");
+    save_config(", \"attention_bias\": true");           REFUSE("", "q_proj.bias|missing");
+    save_config(", \"attention_bias\": \"yes\"");        REFUSE("", "attention_bias");
+    save_config(", \"hidden_size\": 8");                 REFUSE("", "hidden_size");
+    save_config(", \"is_encoder_decoder\": true");       REFUSE("", "is_encoder_decoder");
+    save_config("");
+    save_text("config.json", "{\"model_type\": \"llama\"}");  REFUSE("", "missing");
+    save_text("config.json", "{\"model_type\": \"warp\"}");   REFUSE("", "warp|llama|gpt2");
+    save_text("config.json", "{\"model_type\": \"llama\", \"architectures\": [\"LlamaForTelepathy\"]}");
+    REFUSE("", "LlamaForTelepathy");
+    save_text("config.json", "{\"model_type\": 3}");          REFUSE("", "model_type");
+    save_text("config.json", "[]");                           REFUSE("", "object");
+    save_text("config.json", "{\"model_type");                REFUSE("", "config.json");
+    save_text("config.json", "");                             REFUSE("model.safetensors", "config.json");
+    save_config("");
+    clear(&b);
+}
+
+static void test_wrong_tensors(void)
+{
+    bytes b = { NULL, 0, 0 };
+    make_safetensors(&b, 4, "");
+    save("model.safetensors", b.at, b.n);
+    REFUSE("", "v_proj.weight|missing");
+    make_safetensors(&b, -1, "model.layers.0.self_attn.mystery");
+    save("model.safetensors", b.at, b.n);
+    REFUSE("", "mystery|[4]");
+    make_safetensors(&b, -1, "model.layers.0.self_attn.rotary_emb.inv_freq");
+    save("model.safetensors", b.at, b.n);
+    ACCEPT("");
+    clear(&b);
+}
+
+/* A safetensors file with the given header text and `data` zero bytes.                                              */
+static void save_header(const char *text, size_t data)
+{
+    bytes b = { NULL, 0, 0 };
+    put_int(&b, strlen(text), 8);
+    put_text(&b, text);
+    while (data--) put_int(&b, 0, 1);
+    save("h.safetensors", b.at, b.n);
+    clear(&b);
+}
+
+static void test_safetensors_headers(void)
+{
+    char *deep = (char *)malloc(300001);
+    bytes b = { NULL, 0, 0 };
+    save("h.safetensors", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);     REFUSE("h.safetensors", "h.safetensors|header");
+    save("h.safetensors", "\x05", 1);                                    REFUSE("h.safetensors", "too short");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 9]}}", 8);     REFUSE("h.safetensors", "a|9");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [0, 16]}}", 8);    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [8, 0]}}", 8);     REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [-2], \"data_offsets\": [0, 8]}}", 8);    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F99\", \"shape\": [2], \"data_offsets\": [0, 8]}}", 8);     REFUSE("h.safetensors", "F99");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2]}}", 8);                               REFUSE("h.safetensors", "data_offsets");
+    save_header("{\"a\": 5}", 8);                                                                  REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4], \"data_offsets\": [0, 0]}}", 0);
+    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}", 4);   REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"F32\", \"shape\": [1],"
+                " \"data_offsets\": [0, 4]}}", 4);                                                 REFUSE("h.safetensors", "overlap");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 8]}}", 8);     REFUSE("h.safetensors", "hole");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 8);     REFUSE("h.safetensors", "end");
+    save_header("{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);    REFUSE("h.safetensors", "NUL");
+    save_header("{\"\\u001b[2J\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);   REFUSE("h.safetensors", "missing");
+    memset(deep, '[', 300000);
+    deep[300000] = 0;
+    save_header(deep, 4);                                                                          REFUSE("h.safetensors", "deep");
+    save_header("", 0);                                                                            REFUSE("h.safetensors", "JSON");
+    free(deep);
+    clear(&b);
+}
+
+static void test_shards(void)
+{
+    static const char bad[] = "{\"weight_map\": {\"x\": \"../../etc/passwd\"}}";
+    static const char gone[] = "{\"weight_map\": {\"x\": \"nowhere.safetensors\"}}";
+    static const char other[] = "{\"weight_map\": {\"x\": \"model.safetensors\"}}";
+    bytes b = { NULL, 0, 0 };
+    make_safetensors(&b, -1, "");
+    save("model.safetensors", b.at, b.n);
+    save_text("i.safetensors.index.json", bad);      REFUSE("i.safetensors.index.json", "etc/passwd");
+    save_text("i.safetensors.index.json", gone);    REFUSE("i.safetensors.index.json", "nowhere");
+    save_text("i.safetensors.index.json", other);  REFUSE("i.safetensors.index.json", "tensor x");
+    save_text("i.safetensors.index.json", "{}");               REFUSE("i.safetensors.index.json", "weight_map");
+    clear(&b);
+}
+
+static void try_pickle(const char *text, size_t n, const char *words, int line)
+{
+    bytes pickle = { NULL, 0, 0 }, file = { NULL, 0, 0 };
+    put(&pickle, text, n);
+    make_zip(&file, &pickle, 0);
+    save("p.pth", file.at, file.n);
+    refuse("p.pth", words, line);
+    clear(&pickle);
+    clear(&file);
+}
+#define PICKLE(text, words) try_pickle((text), sizeof(text) - 1, (words), __LINE__)
+
+static void test_pickles(void)
+{
+    PICKLE("\x80\x02" "cos\nsystem\n(X\x02\0\0\0lstR.", "os.system");
+    PICKLE("\x80\x04\x8c\x08" "builtins\x8c\x04" "eval\x93.", "builtins.eval");
+    PICKLE("\x80\x02" "ctorch._utils\n_rebuild_tensor_v2\n)R.", "wrong arguments");
+    PICKLE("\x80\x02" "ctorch\nFloatStorage\n)R.", "storage type");
+    PICKLE("\x80\x02}.", "no dictionary of tensors");
+    PICKLE("\x80\x02N", "ends inside");
+    PICKLE("\x80\x02X\xff\xff\xff\xff" "a.", "ends inside");
+    PICKLE("\x80\x02R.", "stack is empty");
+    PICKLE("\x80\x02u.", "mark");
+    PICKLE("\x80\x02" "e.", "mark");
+    PICKLE("\x80\x02\x87.", "stack is empty");
+    PICKLE("\x80\x02" "h\x05.", "memo");
+    PICKLE("\x80\x02Nr\xff\xff\xff\x7f.", "memo");
+    PICKLE("\x80\x02(((((.", "one value");
+    PICKLE("\x80\x02\xfe.", "unknown operation");
+    PICKLE("\x80\x09N.", "protocol");
+    PICKLE("\x80\x02](N(Ne.", "no list");
+    PICKLE("\x80\x02NQ.", "wrong kind");
+    PICKLE("\x80\x02)Q.", "persistent id");
+    PICKLE("\x80\x02}(X\x01\0\0\0kX\x01\0\0\0vX\x01\0\0\0wu.", "without a value");
+    PICKLE("i", "unknown operation");
+}
+
+static void test_zips(void)
+{
+    bytes pickle = { NULL, 0, 0 }, file = { NULL, 0, 0 };
+    pickle_model(&pickle, 0);
+    make_zip(&file, &pickle, 1 << 20);
+    save("z.pth", file.at, file.n);
+    REFUSE("z.pth", "archive/data/2");
+    make_zip(&file, &pickle, 0);
+    save("z.pth", file.at, file.n - 30);
+    REFUSE("z.pth", "directory");
+    file.at[file.n - 12] = 0xff;                       /* entries in the directory                                   */
+    save("z.pth", file.at, file.n);
+    REFUSE("z.pth", "z.pth");
+    make_zip(&file, &pickle, 0);
+    file.at[60] ^= 1;                                  /* inside data.pkl                                            */
+    save("z.pth", file.at, file.n);
+    REFUSE("z.pth", "data.pkl|checksum");
+    clear(&pickle);
+    clear(&file);
+}
+
+static void test_ggufs(void)
+{
+    bytes b = { NULL, 0, 0 };
+    make_gguf(&b, (uint64_t)1 << 60, 0, NULL, 0, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "tensors");
+    make_gguf(&b, 0, (uint64_t)1 << 60, NULL, 0, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "keys");
+    make_gguf(&b, 0, 0, NULL, 0, 0);
+    for (int i = 0; i < 70000; i++) put_int(&b, 0, 1);
+    save("g.gguf", b.at, b.n);                               REFUSE("g.gguf", "after its last tensor");
+    make_gguf(&b, 0, 0, "llama.mystery", 0, 0);              save("g.gguf", b.at, b.n); REFUSE("g.gguf", "llama.mystery");
+    make_gguf(&b, 0, 0, "llama.expert_count", 0, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "expert_count");
+    make_gguf(&b, 0, 0, "general.alignment", 0, 0);          save("g.gguf", b.at, b.n); REFUSE("g.gguf", "alignment");
+    make_gguf(&b, 0, 0, "split.count", 0, 0);                save("g.gguf", b.at, b.n); REFUSE("g.gguf", "split.count");
+    make_gguf(&b, 0, 0, NULL, (uint64_t)1 << 63, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "output.weight");
+    make_gguf(&b, 0, 0, NULL, 33, 0);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "output.weight");
+    make_gguf(&b, 0, 0, NULL, 32, 0);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "overlap");
+    make_gguf(&b, 0, 0, NULL, 0, 12);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "attn_q");
+    make_gguf(&b, 0, 0, NULL, 0, 99);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "attn_q|99");
+    make_gguf(&b, 0, 0, NULL, 0, 0);
+    b.at[4] = 9;                                             save("g.gguf", b.at, b.n); REFUSE("g.gguf", "version 9");
+    clear(&b);
+}
+
+static void test_strange_files(void)
+{
+    bytes b = { NULL, 0, 0 };
+    save("s.bin", "hello, I am no checkpoint", 25);          REFUSE("s.bin", "s.bin");
+    save("s.bin", "", 0);                                    REFUSE("s.bin", "s.bin");
+    REFUSE("not_there.gguf", "not_there.gguf");
+    make_llama2c(&b);
+    save("s.bin", b.at, b.n - 4);                            REFUSE("s.bin", "llama2.c");
+    clear(&b);
+}
+
+/* Every truncation and every flipped byte: refused or converted, never a crash; at most `limit` bytes in.           */
+static void damage(const char *name, const bytes *whole, size_t limit)
+{
+    convert_report report;
+    long converted = 0;
+    uint8_t *copy = (uint8_t *)malloc(whole->n);
+    if (!copy) abort();
+    for (size_t n = 0; n < whole->n && n < limit; n += 3) {
+        save(name, whole->at, n);
+        converted += run(name, &report, CONV_KEEP);
+    }
+    CHECK(converted == 0);
+    for (size_t i = 0; i < whole->n && i < limit; i++) {
+        memcpy(copy, whole->at, whole->n);
+        copy[i] ^= (uint8_t)(1u << i % 8);
+        if (i % 4 == 3) copy[i] = 0xff;
+        save(name, copy, whole->n);
+        run(name, &report, CONV_KEEP);
+    }
+    free(copy);
+}
+
+static void test_damaged_checkpoints(void)
+{
+    bytes b = { NULL, 0, 0 };
+    save_config("");
+    make_safetensors(&b, -1, "");
+    damage("d.safetensors", &b, 1700);
+    make_torch(&b);
+    damage("d.pth", &b, 3000);
+    make_torch_old(&b);
+    damage("d.pth", &b, 3000);
+    make_gguf(&b, 0, 0, NULL, 0, 0);
+    damage("d.gguf", &b, 1400);
+    make_llama2c(&b);
+    damage("d.bin", &b, 60);
+    clear(&b);
+}
+
+static void clean_up(void)
+{
+    static const char *const names[] = { "config.json", "model.safetensors", "a.pth", "a.gguf", "a.bin", "h.safetensors",
+        "i.safetensors.index.json", "p.pth", "z.pth", "g.gguf", "s.bin", "d.safetensors", "d.pth", "d.gguf", "d.bin", NULL };
+    remove(out_path);
+    for (int i = 0; names[i]; i++) remove(path_of(names[i]));
+    remove(root);
+}
+
+int main(void)
+{
+    const char *places[3] = { getenv("TMPDIR"), "/dev/shm", "/tmp" };   /* many small files: memory is best           */
+    int made = 0;
+    for (int i = 0; i < 3 && !made; i++) {
+        if (!places[i] || !places[i][0]) continue;
+        snprintf(root, sizeof root, "%.40s/sqm-convert-XXXXXX", places[i]);
+        made = mkdtemp(root) != NULL;
+    }
+    if (!made) { printf("cannot make a temporary directory\n"); return 1; }
+    snprintf(out_path, sizeof out_path, "%s/out.sqm", root);
+    test_good_checkpoints();
+    test_output_is_deterministic();
+    test_configurations();
+    test_wrong_tensors();
+    test_safetensors_headers();
+    test_shards();
+    test_pickles();
+    test_zips();
+    test_ggufs();
+    test_strange_files();
+    test_damaged_checkpoints();
+    clean_up();
+    return check_report("test_convert");
+}

@@ -1,0 +1,271 @@
+/* convert.h: a checkpoint in, a .sqm file out, as one function; sqm-convert and sqm-check are its users.
+   Include after the implementation part of seqmodel.h.                                                              */
+#ifndef CONVERT_H_INCLUDED
+#define CONVERT_H_INCLUDED
+#include "conv_base.h"
+#include "conv_safetensors.h"
+#include "conv_torch.h"
+#include "conv_gguf.h"
+#include "conv_llama2c.h"
+#include "conv_write.h"
+#include "arch/list.h"
+
+typedef struct convert_options {
+    conv_target target;
+    const char *config;               /* file that stands for config.json; NULL: the one beside the checkpoint       */
+    const char *tokenizer;            /* file that wins over what stands beside the checkpoint; NULL: none           */
+    void      (*progress)(void *user, uint64_t done, uint64_t all);
+    void       *progress_user;
+} convert_options;
+
+typedef struct convert_report {
+    char     error[512];
+    int      unknown;                 /* failed because no mapping knows the architecture                            */
+    char     architecture[64], format[32], tokenizer[160];
+    uint64_t tensors_in, tensors_out;
+} convert_report;
+
+typedef struct convert_input {        /* where things of a checkpoint are                                            */
+    const char     *path, *directory; /* directory: of config.json and the tokenizer                                 */
+    const char     *format;
+    const conv_file *file;            /* a single file, else NULL                                                    */
+    json_doc        config;
+    gguf_file       gguf;
+    conv_llama2c    llama2c;
+    int             is_gguf, is_llama2c;
+} convert_input;
+
+/* ---- finding the parts of a checkpoint ---------------------------------------------------------------------------------- */
+static int convert__read_directory(conv *c, convert_input *in)
+{
+    static const struct { const char *name, *format; int sharded, torch; } known[] = {
+        { "model.safetensors", "safetensors", 0, 0 }, { "model.safetensors.index.json", "sharded safetensors", 1, 0 },
+        { "pytorch_model.bin", "PyTorch", 0, 1 }, { "pytorch_model.bin.index.json", "sharded PyTorch", 1, 1 }
+    };
+    in->directory = in->path;
+    for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
+        const char *path = conv_join_path(c->env, in->path, known[i].name);
+        if (!conv_file_exists(path)) continue;
+        in->format = known[i].format;
+        if (known[i].sharded) return conv_read_shards(&c->source, path, known[i].torch ? conv_read_torch : conv_read_safetensors);
+        return known[i].torch ? conv_read_torch(&c->source, path) : conv_read_safetensors(&c->source, path);
+    }
+    return conv_fail(c->env, "%s: there is neither model.safetensors nor pytorch_model.bin (nor their index.json)", in->path);
+}
+
+/* The format of a single file shows in its first bytes.                                                             */
+static int convert__read_file(conv *c, convert_input *in)
+{
+    const conv_file *f = conv_open(c->env, in->path);
+    if (!f) return 0;
+    in->file = f;
+    in->directory = conv_directory(c->env, in->path);
+    if (f->bytes >= 4 && memcmp(f->data, "GGUF", 4) == 0) {
+        in->is_gguf = 1;
+        in->format = "GGUF";
+        return gguf_open(&in->gguf, c->env, in->path) && gguf_read_tensors(&in->gguf, &c->source);
+    }
+    if (conv_ends_with(in->path, ".index.json")) {
+        in->format = strstr(in->path, "safetensors") ? "sharded safetensors" : "sharded PyTorch";
+        return conv_read_shards(&c->source, in->path, strstr(in->path, "safetensors") ? conv_read_safetensors : conv_read_torch);
+    }
+    if ((f->bytes >= 4 && conv_u32(f->data) == 0x04034b50u) || f->data[0] == 0x80) {
+        in->format = "PyTorch";
+        return conv_read_torch(&c->source, in->path);
+    }
+    if (conv_ends_with(in->path, ".safetensors") || (f->bytes > 8 && conv_u64(f->data) < f->bytes && f->data[8] == '{')) {
+        in->format = "safetensors";
+        return conv_read_safetensors(&c->source, in->path);
+    }
+    if (conv_llama2c_header(&in->llama2c, f)) {
+        in->is_llama2c = 1;
+        in->format = "llama2.c";
+        return conv_read_llama2c(&c->source, f, &in->llama2c);
+    }
+    return conv_fail(c->env, "%s: neither safetensors, PyTorch, GGUF nor llama2.c (a llama2.c file must have exactly the size "
+                     "that its header asks for)", in->path);
+}
+
+static int convert__is_directory(conv *c, const char *path)
+{
+    return !conv_file_exists(path) && conv_file_exists(conv_join_path(c->env, path, "config.json"));
+}
+
+static int convert__read_config(conv *c, convert_input *in, const char *other)
+{
+    const char *path = other ? other : conv_join_path(c->env, in->directory, "config.json");
+    if (!conv_file_exists(path)) return conv_fail(c->env, "%s: there is no config.json beside the checkpoint", path);
+    if (!json_read_file(&in->config, path)) return conv_fail(c->env, "%s: %s", path, in->config.error);
+    c->config = in->config.root;
+    if (!json_is(c->config, JSON_OBJECT)) return conv_fail(c->env, "%s: not a JSON object", path);
+    c->config_seen = (uint8_t *)conv_alloc(c->env, (uint64_t)json_count(c->config) + 1, 1);
+    c->architecture = conv_copy_text(c->env, json_text(json_get(c->config, "model_type"), ""),
+                                     strlen(json_text(json_get(c->config, "model_type"), "")));
+    if (!*c->architecture) return conv_fail(c->env, "%s: key \"model_type\" is missing", path);
+    return !c->env->failed;
+}
+
+/* ---- mapping ------------------------------------------------------------------------------------------------------------------ */
+static const conv_arch *convert__find_arch(conv *c, const conv_arch *archs, const char *class_name)
+{
+    char known[360];
+    size_t used = 0;
+    known[0] = 0;
+    for (int i = 0; archs[i].name; i++) {
+        if (strcmp(archs[i].name, c->architecture) == 0) {
+            if (!class_name || strcmp(class_name, archs[i].class_name) == 0) return &archs[i];
+            conv_fail(c->env, "class \"%.60s\" of architecture \"%.60s\" is not known, only %s is", class_name, c->architecture,
+                      archs[i].class_name);
+            c->env->unknown = 1;
+            return NULL;
+        }
+        used += (size_t)snprintf(known + used, used < sizeof known ? sizeof known - used : 0, "%s%s", i ? " " : "", archs[i].name);
+        if (used >= sizeof known) used = sizeof known - 1;
+    }
+    conv_fail(c->env, "architecture \"%.60s\" is not known; known are: %s", c->architecture, known);
+    c->env->unknown = 1;
+    return NULL;
+}
+
+static int convert__map(conv *c, convert_input *in, const convert_options *o)
+{
+    const conv_arch *arch;
+    if (in->is_llama2c) {
+        c->architecture = "llama2.c";
+        arch_llama2c(c, &in->llama2c);
+    } else if (in->is_gguf) {
+        const char *name = gguf_text(&in->gguf, gguf_find(&in->gguf, "general.architecture"));
+        if (!name) return conv_fail(c->env, "%s: key general.architecture is missing", in->path);
+        c->architecture = name;
+        c->gguf = &in->gguf;
+        arch = convert__find_arch(c, conv_gguf_archs, NULL);
+        if (!arch) return 0;
+        arch->map(c);
+        if (!c->env->failed) conv_check_unread_gguf(c);
+    } else {
+        if (!convert__read_config(c, in, o->config)) return 0;
+        arch = convert__find_arch(c, conv_hf_archs, json_text(json_at(json_get(c->config, "architectures"), 0), NULL));
+        if (!arch) return 0;
+        arch->map(c);
+        if (!c->env->failed) conv_check_unread_keys(c);
+    }
+    return !c->env->failed && conv_check_unused_tensors(c);
+}
+
+/* ---- notes --------------------------------------------------------------------------------------------------------------------- */
+static void convert__put_template(conv *c, sqm_writer *w, const json_value *v)
+{
+    if (json_is(v, JSON_STRING)) { sqm_writer_meta(w, "chat_template", v->text); return; }
+    for (uint32_t i = 0; json_is(v, JSON_ARRAY) && i < json_count(v); i++) {       /* several, by name               */
+        const json_value *text = json_get(json_at(v, i), "template");
+        if (json_text_is(json_get(json_at(v, i), "name"), "default") && json_is(text, JSON_STRING))
+            sqm_writer_meta(w, "chat_template", text->text);
+    }
+    (void)c;
+}
+
+/* chat_template.jinja wins over the key in tokenizer_config.json.                                                   */
+static void convert__chat_template(conv *c, const convert_input *in, sqm_writer *w)
+{
+    const char *jinja = conv_join_path(c->env, in->directory, "chat_template.jinja");
+    const char *json = conv_join_path(c->env, in->directory, "tokenizer_config.json");
+    json_doc doc;
+    if (in->is_llama2c) return;
+    if (in->is_gguf) {
+        const char *text = gguf_text(&in->gguf, gguf_find(&in->gguf, "tokenizer.chat_template"));
+        if (text) sqm_writer_meta(w, "chat_template", text);
+    } else if (conv_file_exists(jinja)) {
+        const conv_file *f = conv_open(c->env, jinja);
+        if (f) sqm_writer_meta(w, "chat_template", conv_copy_text(c->env, f->data, (size_t)f->bytes));
+    } else if (conv_file_exists(json)) {
+        if (!json_read_file(&doc, json)) { conv_fail(c->env, "%s: %s", json, doc.error); return; }
+        convert__put_template(c, w, json_get(doc.root, "chat_template"));
+        json_free(&doc);
+    }
+}
+
+static const char *convert__name(conv *c, const convert_input *in)
+{
+    const char *name = NULL;
+    char *copy;
+    size_t n;
+    if (in->is_gguf) name = gguf_text(&in->gguf, gguf_find(&in->gguf, "general.name"));
+    if (c->config) name = json_text(json_get(c->config, "_name_or_path"), NULL);
+    if (name && *name && !strchr(name, '\\') && *name != '/' && *name != '.') return name;
+    copy = (char *)(uintptr_t)conv_copy_text(c->env, in->path, strlen(in->path));
+    for (n = strlen(copy); n > 1 && copy[n - 1] == '/'; n--) copy[n - 1] = 0;
+    return conv_base_name(copy);
+}
+
+static void convert__notes(conv *c, const convert_input *in, sqm_writer *w)
+{
+    const char *license = in->is_gguf ? gguf_text(&in->gguf, gguf_find(&in->gguf, "general.license")) : NULL;
+    sqm_writer_meta(w, "name", convert__name(c, in));
+    sqm_writer_meta(w, "architecture", c->architecture);
+    sqm_writer_meta(w, "source", in->format);
+    if (license) sqm_writer_meta(w, "license", license);
+    sqm_writer_meta(w, "max_context", conv_format(c->env, "%d", c->unlimited ? 0 : c->max_context));
+    sqm_writer_meta(w, "converter", conv_format(c->env, "sqm-convert %s", sqm_version()));
+    convert__chat_template(c, in, w);
+}
+
+static int convert__tokenizer(conv *c, const convert_input *in, sqm_writer *w, const convert_options *o, convert_report *report)
+{
+    (void)c; (void)in; (void)w; (void)o;
+    snprintf(report->tokenizer, sizeof report->tokenizer, "none");
+    return 1;
+}
+
+/* ---- the whole ------------------------------------------------------------------------------------------------------------------ */
+static int convert__write(conv *c, const convert_input *in, const char *out, const convert_options *o, convert_report *report)
+{
+    sqm_error err;
+    conv_writer k;
+    int ok;
+    memset(&err, 0, sizeof err);
+    memset(&k, 0, sizeof k);
+    k.w = sqm_writer_open(out, &err);
+    if (!k.w) return conv_fail(c->env, "%s", err.text);
+    k.c = c;
+    k.target = o->target;
+    k.progress = o->progress;
+    k.progress_user = o->progress_user;
+    convert__notes(c, in, k.w);
+    ok = !c->env->failed && convert__tokenizer(c, in, k.w, o, report) && conv_write_plan(&k);
+    if (!ok) { sqm_writer_abort(k.w); return 0; }
+    if (sqm_writer_close(k.w, &err) != SQM_OK) return conv_fail(c->env, "%s: %s", out, err.text);
+    return 1;
+}
+
+/* Converts the checkpoint `in` (directory or file) into the file `out`. Returns 1, or 0 with report->error; then no
+   file is left.                                                                                                     */
+static CONV_UNUSED int convert_checkpoint(const char *in_path, const char *out, const convert_options *o, convert_report *report)
+{
+    conv_env env;
+    conv c;
+    convert_input in;
+    int ok;
+    conv_env_open(&env);
+    memset(&c, 0, sizeof c);
+    memset(&in, 0, sizeof in);
+    memset(report, 0, sizeof *report);
+    c.env = &env;
+    c.source.env = &env;
+    in.path = in_path;
+    in.format = "";
+    ok = convert__is_directory(&c, in_path) ? convert__read_directory(&c, &in) : convert__read_file(&c, &in);
+    ok = ok && convert__map(&c, &in, o) && convert__write(&c, &in, out, o, report);
+    if (ok && env.failed) ok = 0;
+    report->unknown = env.unknown || strstr(env.error, "not supported") != NULL;
+    report->tensors_in = c.source.n;
+    report->tensors_out = c.n_outs;
+    snprintf(report->error, sizeof report->error, "%s", ok ? "" : env.failed ? env.error : "unknown error");
+    snprintf(report->architecture, sizeof report->architecture, "%.60s", c.architecture ? c.architecture : "");
+    snprintf(report->format, sizeof report->format, "%s", in.format);
+    conv_source_close(&c.source);
+    json_free(&in.config);
+    conv_env_close(&env);
+    return ok;
+}
+
+#endif /* CONVERT_H_INCLUDED */
