@@ -1517,6 +1517,30 @@ SQMDEF const char *sqm_isa_name(sqm_isa isa)
     }
     return "unknown";
 }
+
+#define SQM__TEXT2(x) #x
+#define SQM__TEXT(x) SQM__TEXT2(x)
+#define SQM__VERSION SQM__TEXT(SQM_VERSION_MAJOR) "." SQM__TEXT(SQM_VERSION_MINOR) "." SQM__TEXT(SQM_VERSION_PATCH)
+SQMDEF const char *sqm_version(void) { return SQM__VERSION; }
+SQMDEF const char *sqm_build_info(void)
+{
+    return "seqmodel " SQM__VERSION
+#if defined(__clang__)
+           "; clang " SQM__TEXT(__clang_major__)
+#elif defined(__GNUC__)
+           "; gcc " SQM__TEXT(__GNUC__)
+#endif
+           "; passes scalar"
+#if SQM__HAVE_X86
+           " avx2 avx512"
+#elif SQM__HAVE_NEON
+           " neon"
+#endif
+#ifdef _OPENMP
+           "; openmp"
+#endif
+           ;
+}
 /* ==== [KERN] Kernels =============================================================================================
    Inner loops, written once over a vocabulary of 16-lane vectors and compiled once per instruction set: this file
    includes itself with SQM__PASS set, between target pragmas. A lane is an output row (or a key, a channel), so
@@ -3962,6 +3986,36 @@ static sqm_result sqm__file_check_tensors(const sqm__file *f, uint32_t flags, sq
     return SQM_OK;
 }
 
+static int sqm__is_zero(const uint8_t *p, uint64_t from, uint64_t to)
+{
+    for (; from < to; from++) {
+        if (p[(size_t)from]) return 0;
+    }
+    return 1;
+}
+
+/* Bytes that no section and no tensor covers must be zero; with it SQM_OPEN_VERIFY finds all damage. */
+static sqm_result sqm__file_check_gaps(const sqm__file *f, sqm_error *err)
+{
+    const uint32_t n = ((const sqm__file_header *)(const void *)f->image)->n_sections;
+    const sqm__file_section *s = (const sqm__file_section *)(const void *)(f->image + 64);
+    uint64_t end = 64 + (uint64_t)n * 32;
+    for (uint32_t i = 0; i < n; i++) {
+        int clean = sqm__is_zero(f->image, end, s[i].offset);
+        end = s[i].offset;
+        for (int32_t k = 0; &s[i] == f->data && k < f->n_tensors; k++) {
+            clean = clean && sqm__is_zero(f->image, end, f->tensors[k].offset);
+            end = f->tensors[k].offset + f->tensors[k].bytes;
+        }
+        if (&s[i] != f->data) end = s[i].offset + s[i].bytes;
+        if (!clean) SQM__FAIL(err, SQM_E_CHECKSUM, end, "unused bytes before %z are not zero", end);
+    }
+    if (!sqm__is_zero(f->image, end, f->bytes)) {
+        SQM__FAIL(err, SQM_E_CHECKSUM, end, "unused bytes after %z are not zero", end);
+    }
+    return SQM_OK;
+}
+
 static int sqm__is_register(uint8_t r) { return r < SQM__REGISTERS || r >= SQM__REG_LOGITS; }
 
 static sqm_result sqm__file_check_params(const sqm__file *f, sqm_error *err)
@@ -4021,6 +4075,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
     SQM__TRY(sqm__file_check_sections(f, flags, err));
     SQM__TRY(sqm__file_check_meta(f, err));
     SQM__TRY(sqm__file_check_tensors(f, flags, err));
+    if (flags & SQM_OPEN_VERIFY) SQM__TRY(sqm__file_check_gaps(f, err));
     SQM__TRY(sqm__file_check_params(f, err));
     return sqm__file_check_ops(f, err);
 }

@@ -8,6 +8,7 @@
 #include "conv_gguf.h"
 #include "conv_llama2c.h"
 #include "conv_write.h"
+#include "tok_import.h"
 #include "arch/list.h"
 
 typedef struct convert_options {
@@ -209,15 +210,62 @@ static void convert__notes(conv *c, const convert_input *in, sqm_writer *w)
     convert__chat_template(c, in, w);
 }
 
-static int convert__tokenizer(conv *c, const convert_input *in, sqm_writer *w, const convert_options *o, convert_report *report)
+/* ---- tokenizer ---------------------------------------------------------------------------------------------------------------- */
+static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
 {
-    (void)c; (void)in; (void)w; (void)o;
+    const conv_file *f;
+    gguf_file g;
+    if (conv_ends_with(path, ".json")) return tok_from_hf(c->env, path, blob);
+    if (conv_ends_with(path, ".gguf")) return gguf_open(&g, c->env, path) && tok_from_gguf(c->env, &g, blob);
+    f = conv_open(c->env, path);
+    return f && tok_from_llama2c(c->env, f, blob);
+}
+
+/* The tokenizer that was asked for, or that is in or beside the checkpoint. None is fine.                           */
+static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const convert_options *o, convert_report *report)
+{
+    const char *path = o->tokenizer;
+    tok_blob blob;
+    int ok;
+    memset(&blob, 0, sizeof blob);
     snprintf(report->tokenizer, sizeof report->tokenizer, "none");
+    if (path && strcmp(path, "none") == 0) return 1;
+    if (!path && in->is_gguf) {
+        path = "GGUF";
+        ok = tok_from_gguf(c->env, &in->gguf, &blob);
+    } else {
+        if (!path) {
+            path = conv_join_path(c->env, in->directory, in->is_llama2c ? "tokenizer.bin" : "tokenizer.json");
+            if (!conv_file_exists(path)) return 1;
+        }
+        ok = convert__read_tokenizer(c, path, &blob);
+    }
+    if (!ok) {
+        const size_t n = strlen(c->env->error);
+        snprintf(c->env->error + n, sizeof c->env->error - n, " (--tokenizer none leaves the tokenizer out)");
+        return 0;
+    }
+    if (!blob.bytes) return 1;
+    sqm_writer_tokenizer(w, blob.data, (size_t)blob.bytes);
+    snprintf(report->tokenizer, sizeof report->tokenizer, "%.150s", conv_base_name(path));
     return 1;
 }
 
 /* ---- the whole ------------------------------------------------------------------------------------------------------------------ */
-static int convert__write(conv *c, const convert_input *in, const char *out, const convert_options *o, convert_report *report)
+/* What the runtime would refuse is not left behind.                                                                 */
+static int convert__open_again(conv *c, const char *out)
+{
+    sqm_error err;
+    sqm_model *m = sqm_load_file(out, NULL, &err);
+    if (!m) {
+        remove(out);
+        return conv_fail(c->env, "the result cannot be opened: %s", err.text);
+    }
+    sqm_model_free(m);
+    return 1;
+}
+
+static int convert__write(conv *c, convert_input *in, const char *out, const convert_options *o, convert_report *report)
 {
     sqm_error err;
     conv_writer k;
@@ -234,7 +282,7 @@ static int convert__write(conv *c, const convert_input *in, const char *out, con
     ok = !c->env->failed && convert__tokenizer(c, in, k.w, o, report) && conv_write_plan(&k);
     if (!ok) { sqm_writer_abort(k.w); return 0; }
     if (sqm_writer_close(k.w, &err) != SQM_OK) return conv_fail(c->env, "%s: %s", out, err.text);
-    return 1;
+    return convert__open_again(c, out);
 }
 
 /* Converts the checkpoint `in` (directory or file) into the file `out`. Returns 1, or 0 with report->error; then no

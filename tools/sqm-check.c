@@ -230,6 +230,7 @@ static check_result check_convert_and_run(check_case *k, const char *path)
         if (!conv_file_exists(options.config)) return CHECK_LEFT_OUT;
     }
     if (!convert_checkpoint(path, temporary, &options, &report)) {
+        if (report.unknown && strchr(report.error, ';')) *strchr(report.error, ';') = 0;   /* the list of known ones      */
         check_fail(k, "", report.error);
         return report.unknown ? CHECK_SKIP : CHECK_FAIL;
     }

@@ -353,7 +353,7 @@ static int tok_merges_from_scores(tok_builder *b, const float *scores)
 }
 
 /* ---- finishing: symbols, word boundaries, tables ------------------------------------------------------------------------- */
-static int tok_set_symbols(tok_builder *b)
+static void tok_set_symbols(tok_builder *b)
 {
     for (uint32_t i = 0; i < b->n; i++) {
         const tok_text a = b->text[i];
@@ -365,10 +365,6 @@ static int tok_set_symbols(tok_builder *b)
             if (b->chars[(unsigned char)a.text[0]] < 0) b->chars[(unsigned char)a.text[0]] = (int32_t)i;
         }
     }
-    for (int i = 0; b->byte_fallback && i < 256; i++) {
-        if (b->bytes[i] < 0) return conv_fail(b->env, "tokenizer: byte fallback without a token for byte %d", i);
-    }
-    return 1;
 }
 
 /* When no merge gives a token with a space after another character, merging never passes the start of a word, and cutting
@@ -663,7 +659,8 @@ static int tok_mark_whole(tok_builder *b, tok_writer *w)
 static int tok_finish(tok_builder *b, tok_blob *out)
 {
     tok_writer w;
-    if (b->env->failed || !tok_set_symbols(b)) return 0;
+    if (b->env->failed) return 0;
+    tok_set_symbols(b);
     tok_cut_words(b);
     tok_put_all(b, &w);
     if (b->env->failed || !tok_normalize_added(b, &w) || !tok_mark_whole(b, &w)) return 0;
