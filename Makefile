@@ -6,38 +6,54 @@ PROMPT  ?= ROMEO:
 DATA    ?=
 MODELS  ?=
 
+# as many compilers at once as there are processors, unless -j says otherwise
+ifeq (,$(findstring j,$(firstword -$(MAKEFLAGS))))
+MAKEFLAGS += -j$(shell nproc 2>/dev/null || echo 2)
+endif
+
 # -fopenmp when this compiler has it (OPENMP= on the command line: without)
 ifndef OPENMP
 probe  := printf '\043include <omp.h>\nint main(void) { return omp_get_max_threads() < 1; }\n'
 OPENMP := $(shell mkdir -p $(BUILD) && $(probe) | $(CC) $(CFLAGS) -fopenmp -x c - -o $(BUILD)/probe.$$$$ 2>/dev/null \
             && rm -f $(BUILD)/probe.$$$$ && echo -fopenmp)
 endif
-compile  = $(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS) $< -o $@ -lm
+
+# The implementation takes seconds to compile. Programs that use only the public API share one object file (the macro
+# SEQMODEL_IMPLEMENTED tells them); those that run no kernels leave the SIMD passes out. The others compile all of it,
+# as a user's single file does.
+whole   := $(shell grep -l 'sqm__\|include "[^.]' tools/sqm-*.c; grep -l 'sqm__\|include "../tools' tests/*.c)
+linked  := $(filter-out $(whole),$(wildcard tools/sqm-*.c examples/*.c tests/test_*.c tests/fuzz_*.c))
+scalar  := $(addprefix tools/sqm-,convert.c info.c embed.c tokenize.c) \
+           $(addprefix tests/,test_convert.c test_file.c test_gen.c test_tok.c test_type.c fuzz_open.c)
+share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$(scalar)),-DSEQMODEL_NO_SIMD))
+build    = $(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS) $(share) $< $(filter %.o,$^) -o $@ -lm
 
 tools    := $(patsubst tools/%.c,$(BUILD)/%,$(wildcard tools/sqm-*.c))
 examples := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 tests    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
-fuzzers  := $(patsubst tests/fuzz/%.c,$(BUILD)/fuzz/%,$(wildcard tests/fuzz/fuzz_*.c))
+fuzzers  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
+objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(tools) $(examples) $(tests) $(fuzzers)))
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run programs test matrix bench lint asan ubsan fuzz clean help force
+.PHONY: all run programs test matrix bench lint asan ubsan fuzz fuzz-programs clean help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
 
+$(BUILD)/seqmodel.o: seqmodel.h $(BUILD)/flags
+	$(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) -DSEQMODEL_IMPLEMENTATION -x c -c $< -o $@
+
+$(objects): $(BUILD)/seqmodel.o
+
 $(tools): $(BUILD)/%: tools/%.c seqmodel.h $(tool_headers) $(BUILD)/flags
-	$(compile)
+	$(build)
 
 $(examples): $(BUILD)/%: examples/%.c seqmodel.h $(BUILD)/flags
-	$(compile)
+	$(build)
 
-$(tests): $(BUILD)/tests/%: tests/%.c seqmodel.h $(wildcard tests/*.h) $(tool_headers) $(BUILD)/flags
+$(tests) $(fuzzers): $(BUILD)/tests/%: tests/%.c seqmodel.h $(wildcard tests/*.h) $(tool_headers) $(BUILD)/flags
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) -DTEST_TMP='"$(BUILD)/tests/"' $(CFLAGS) $(OPENMP) $(LDFLAGS) $< -o $@ -lm
-
-$(fuzzers): $(BUILD)/fuzz/%: tests/fuzz/%.c seqmodel.h $(wildcard tests/fuzz/*.h) $(BUILD)/flags
-	@mkdir -p $(@D)
-	$(compile)
+	$(build) -DTEST_TMP='"$(BUILD)/tests/"'
 
 # changes when the compiler or its flags change, so that everything is built again
 $(BUILD)/flags: force
@@ -71,13 +87,12 @@ ubsan:
 	$(MAKE) BUILD=$(BUILD)/ubsan CFLAGS="-O1 -g -fsanitize=undefined -fno-sanitize-recover=all" programs
 	BUILD=$(BUILD)/ubsan sh tests/run.sh programs
 
-# SECONDS_EACH of random damage to weight files, token tables and recipes, under both sanitizers
-SECONDS_EACH ?= 30
+# N randomly damaged copies of a weight file, under both sanitizers
+N ?= 2000
 fuzz:
-	$(MAKE) BUILD=$(BUILD)/fuzzing CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" fuzz-programs
-	for f in $(notdir $(fuzzers)); do $(BUILD)/fuzzing/fuzz/$$f $(SECONDS_EACH) $(MODEL) || exit 1; done
+	$(MAKE) BUILD=$(BUILD)/fuzz CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" fuzz-programs
+	for f in $(notdir $(fuzzers)); do $(BUILD)/fuzz/tests/$$f --mutate $(N) $(MODEL) || exit 1; done
 
-.PHONY: fuzz-programs
 fuzz-programs: $(fuzzers)
 
 clean:
@@ -91,5 +106,5 @@ help:
 	@echo 'make bench         speed of MODEL, with the roofline of this machine'
 	@echo 'make lint          layout of the sources, and every warning as an error'
 	@echo 'make asan ubsan    the test programs under a sanitizer'
-	@echo 'make fuzz          damaged weight files, token tables and recipes; SECONDS_EACH=$(SECONDS_EACH)'
+	@echo 'make fuzz          damaged weight files; N=$(N) of them'
 	@echo 'make clean         removes $(BUILD)/'

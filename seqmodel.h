@@ -1050,126 +1050,132 @@ static void sqm__put_codes(uint8_t *block, sqm_dtype t, int32_t row, const uint8
 }
 
 /* ---- quantiser ----------------------------------------------------------------------------------------- */
-/* One group of a row while it is quantised. w: importance; all sums are double, their products exact, so the
-   choice of scale does not depend on fused multiply-add. */
+/* One group of a row while it is quantised. Columns that are absent have weight 0. Sums are double and their
+   products exact, so the choice of scale does not depend on fused multiply-add. */
 typedef struct sqm__group {
-    float    x[32], w[32];
+    float    x[32], w[32];    /* values; importance, at most 1 */
     int32_t  n;               /* columns present, 1..32 */
-    uint8_t  code[32];
+    float    tried[32];       /* levels of the latest try */
+    float    level[32];       /* the best so far: value = scale * level + minimum */
     uint16_t scale, minimum;  /* f16 */
-    double   error;           /* weighted squared error of code, scale and minimum */
+    double   error;           /* their weighted squared error */
 } sqm__group;
 
-/* Nearest of the codes 0..top for (x - minimum) / scale + offset. */
-SQM__INLINE uint8_t sqm__nearest_code(float x, float minimum, float inverse, float offset, float top)
+/* sum of a[k] * b[k] over 32, in four chains so that additions overlap. */
+static double sqm__sum_products(const float *a, const float *b)
 {
-    float p = (x - minimum) * inverse;
-    if (!(p > -offset)) p = -offset;  /* clamped first: no product meets a sum, nothing can fuse */
-    if (p > top - offset) p = top - offset;
-    return (uint8_t)(p + (offset + 0.5f));
+    double s0 = 0.0, s1 = 0.0, s2 = 0.0, s3 = 0.0;
+    for (int32_t k = 0; k < 32; k += 4) {
+        s0 += (double)a[k] * (double)b[k];
+        s1 += (double)a[k + 1] * (double)b[k + 1];
+        s2 += (double)a[k + 2] * (double)b[k + 2];
+        s3 += (double)a[k + 3] * (double)b[k + 3];
+    }
+    return (s0 + s1) + (s2 + s3);
 }
 
-/* Tries scale and minimum, rounded to f16, with the best codes for them; keeps them if the error is smaller.
-   Returns the codes in `code`, 0 when the f16 numbers are unusable. offset 8: symmetric, minimum 0. */
-static int sqm__group_try(sqm__group *g, uint8_t *code, float scale, float minimum, int32_t offset)
+/* Rounds scale and minimum to f16, finds the nearest levels first .. first + 15 for them and keeps all if the
+   error is smaller than before. Loops over all 32 columns without branches, for vectorising compilers. */
+static void sqm__group_try(sqm__group *g, float scale, float minimum, int32_t first)
 {
     const uint16_t scale16 = sqm__f32_to_f16(scale), minimum16 = sqm__f32_to_f16(minimum);
     const float s = sqm__f16_to_f32(scale16), m = sqm__f16_to_f32(minimum16);
-    if (!sqm__is_finite(s) || !sqm__is_finite(m)) return 0;
+    const float low = (float)first, high = low + 15.0f, up = 0.5f - low;
+    float *level = g->tried, weighted[32], off[32];
+    if (!sqm__is_finite(s) || !sqm__is_finite(m)) return;
     const float inverse = s == 0.0f ? 0.0f : 1.0f / s;
-    double error = 0.0;
-    for (int32_t k = 0; k < g->n; k++) {
-        code[k] = sqm__nearest_code(g->x[k], m, inverse, (float)offset, 15.0f);
-        const float e = g->x[k] - (s * (float)(code[k] - offset) + m);
-        const float weighted = g->w[k] * e;
-        error += (double)weighted * (double)e;
+    for (int32_t k = 0; k < 32; k++) {
+        float p = (g->x[k] - m) * inverse;
+        p = p > low ? p : low;                         /* clamped before the sum: nothing to fuse */
+        p = p < high ? p : high;
+        level[k] = (float)(int32_t)(p + up) + low;
     }
+    for (int32_t k = 0; k < 32; k++) {
+        off[k] = g->x[k] - (s * level[k] + m);
+        weighted[k] = g->w[k] * off[k];
+    }
+    const double error = sqm__sum_products(weighted, off);
     if (error < g->error) {
         g->error = error;
         g->scale = scale16;
         g->minimum = minimum16;
-        memcpy(g->code, code, 32);
+        memcpy(g->level, level, sizeof(g->level));
     }
-    return s != 0.0f;
 }
 
-/* Least squares for fixed codes of a symmetric group: scale = sum(w x q) / sum(w q^2). */
-static float sqm__fit_scale(const sqm__group *g, const uint8_t *code)
+/* Least squares for fixed levels of a symmetric group: scale = sum(w x q) / sum(w q^2). */
+static float sqm__fit_scale(const sqm__group *g)
 {
-    double xq = 0.0, qq = 0.0;
-    for (int32_t k = 0; k < g->n; k++) {
-        const int32_t q = code[k] - 8;
-        const float weighted = g->w[k] * g->x[k];
-        xq += (double)weighted * (double)q;
-        qq += (double)g->w[k] * (double)(q * q);
-    }
-    return qq > 0.0 ? (float)(xq / qq) : 0.0f;
+    const float *level = g->level;
+    float weighted[32];
+    for (int32_t k = 0; k < 32; k++) weighted[k] = g->w[k] * level[k];
+    const double squares = sqm__sum_products(weighted, level);
+    return squares > 0.0 ? (float)(sqm__sum_products(weighted, g->x) / squares) : 0.0f;
 }
 
-/* Least squares for fixed codes: x ~ scale * q + minimum. Returns 0 when all codes are equal. */
-static int sqm__fit_line(const sqm__group *g, const uint8_t *code, float *scale, float *minimum)
+/* Least squares for fixed levels: x ~ scale * q + minimum. Returns 0 when all levels are equal. */
+static int sqm__fit_line(const sqm__group *g, const float *level, float *scale, float *minimum)
 {
-    double w = 0.0, wq = 0.0, spread = 0.0, slope = 0.0, rest = 0.0;
-    for (int32_t k = 0; k < g->n; k++) {
-        w += (double)g->w[k];
-        wq += (double)g->w[k] * (double)code[k];
+    static const float ones[32] = { 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1,
+                                    1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1 };
+    const double total = sqm__sum_products(g->w, ones);
+    const float mean = (float)(sqm__sum_products(g->w, level) / total);
+    float centred[32], weighted[32];
+    for (int32_t k = 0; k < 32; k++) {                 /* about the mean level: no cancellation */
+        centred[k] = level[k] - mean;
+        weighted[k] = g->w[k] * centred[k];
     }
-    if (!(w > 0.0)) return 0;
-    const double mean = wq / w;
-    for (int32_t k = 0; k < g->n; k++) {               /* about the mean code: no cancellation */
-        const float q = (float)((double)code[k] - mean), weighted = g->w[k] * q;
-        spread += (double)weighted * (double)q;
-        slope += (double)weighted * (double)g->x[k];
-    }
+    const double spread = sqm__sum_products(weighted, centred);
     if (!(spread > 0.0)) return 0;
-    *scale = (float)(slope / spread);
-    for (int32_t k = 0; k < g->n; k++) {
-        const float left = (float)((double)g->x[k] - (double)*scale * (double)code[k]);
-        rest += (double)g->w[k] * (double)left;
+    *scale = (float)(sqm__sum_products(weighted, g->x) / spread);
+    for (int32_t k = 0; k < 32; k++) {
+        centred[k] = (float)((double)g->x[k] - (double)*scale * (double)level[k]);
     }
-    *minimum = (float)(rest / w);
+    *minimum = (float)(sqm__sum_products(g->w, centred) / total);
     return 1;
 }
 
-/* Symmetric 4 bits: the largest value is tried at levels near -8 and near +7, each scale refined by least
-   squares. */
+/* Symmetric 4 bits: the largest value is tried at levels near -8 and near +7; the best scale is refined by
+   least squares. */
 static void sqm__quantize_q4(sqm__group *g)
 {
-    uint8_t code[32];
     float largest = 0.0f;
     for (int32_t k = 0; k < g->n; k++) {
         if ((g->x[k] < 0.0f ? -g->x[k] : g->x[k]) > (largest < 0.0f ? -largest : largest)) largest = g->x[k];
     }
-    memset(code, 8, sizeof(code));
-    sqm__group_try(g, code, 0.0f, 0.0f, 8);
+    sqm__group_try(g, 0.0f, 0.0f, -8);
     for (int32_t step = 0; step < 18; step++) {
-        const float level = step < 9 ? -(7.0f + 0.25f * (float)step) : 6.0f + 0.25f * (float)(step - 9);
-        if (sqm__group_try(g, code, largest / level, 0.0f, 8)) {
-            sqm__group_try(g, code, sqm__fit_scale(g, code), 0.0f, 8);
-        }
+        const float at = step < 9 ? -(7.0f + 0.25f * (float)step) : 6.0f + 0.25f * (float)(step - 9);
+        sqm__group_try(g, largest / at, 0.0f, -8);
+    }
+    for (int32_t round = 0; round < 3; round++) {
+        const double before = g->error;
+        sqm__group_try(g, sqm__fit_scale(g), 0.0f, -8);
+        if (!(g->error < before)) break;
     }
 }
 
-/* 4 bits with a minimum: ranges from narrower to wider than the values', centred, refined twice by least
-   squares. */
+/* 4 bits with a minimum: ranges from narrower to wider than the values', centred and refined by least
+   squares, the best once more. */
 static void sqm__quantize_q4m(sqm__group *g)
 {
-    uint8_t code[32];
     float low = g->x[0], high = g->x[0], scale, minimum;
     for (int32_t k = 1; k < g->n; k++) {
         if (g->x[k] < low) low = g->x[k];
         if (g->x[k] > high) high = g->x[k];
     }
-    memset(code, 0, sizeof(code));
     const float middle = 0.5f * low + 0.5f * high;
-    sqm__group_try(g, code, 0.0f, middle, 0);
+    sqm__group_try(g, 0.0f, middle, 0);
     for (int32_t step = 0; step < 9; step++) {
         scale = (high - low) / (13.0f + 0.5f * (float)step);
-        minimum = sqm__fma(-7.5f, scale, middle);
-        for (int32_t round = 0; round < 3; round++) {
-            if (!sqm__group_try(g, code, scale, minimum, 0)) break;
-            if (!sqm__fit_line(g, code, &scale, &minimum)) break;
-        }
+        sqm__group_try(g, scale, sqm__fma(-7.5f, scale, middle), 0);
+        if (sqm__fit_line(g, g->tried, &scale, &minimum)) sqm__group_try(g, scale, minimum, 0);
+    }
+    for (int32_t round = 0; round < 4; round++) {
+        const double before = g->error;
+        if (!sqm__fit_line(g, g->level, &scale, &minimum)) break;
+        sqm__group_try(g, scale, minimum, 0);
+        if (!(g->error < before)) break;
     }
 }
 
@@ -1187,8 +1193,7 @@ static void sqm__quantize_q8(sqm__group *g)
         float p = g->x[k] * inverse;
         if (!(p > -127.0f)) p = -127.0f;
         if (p > 127.0f) p = 127.0f;
-        const int32_t q = (int32_t)(p + (p < 0.0f ? -0.5f : 0.5f));
-        g->code[k] = (uint8_t)(q & 255);
+        g->level[k] = (float)(int32_t)(p + (p < 0.0f ? -0.5f : 0.5f));
     }
 }
 
@@ -1196,7 +1201,9 @@ static void sqm__quantize_q8(sqm__group *g)
 static void sqm__pack_group(uint8_t *unit, const sqm__dtype_info *info, int32_t row, const float *src,
                             int32_t n, const float *importance)
 {
+    const int32_t offset = info->dtype == SQM_Q4 ? 8 : 0;
     sqm__group g;
+    uint8_t code[32] = { 0 };
     float heaviest = 0.0f;
     memset(&g, 0, sizeof(g));
     memcpy(g.x, src, (size_t)n * sizeof(float));
@@ -1209,7 +1216,8 @@ static void sqm__pack_group(uint8_t *unit, const sqm__dtype_info *info, int32_t 
     if (info->dtype == SQM_Q8) sqm__quantize_q8(&g);
     else if (info->dtype == SQM_Q4) sqm__quantize_q4(&g);
     else sqm__quantize_q4m(&g);
-    sqm__put_codes(unit, (sqm_dtype)info->dtype, row, g.code);
+    for (int32_t k = 0; k < n; k++) code[k] = (uint8_t)(((int32_t)g.level[k] + offset) & 255);
+    sqm__put_codes(unit, (sqm_dtype)info->dtype, row, code);
     sqm__store_u16(unit + info->code_bytes + 2 * row, g.scale);
     if (info->dtype == SQM_Q4M) sqm__store_u16(unit + info->code_bytes + 32 + 2 * row, g.minimum);
 }
@@ -4081,8 +4089,8 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
 }
 
 /* ==== [TOK] Tokenizers =====================================================================================
-   Text to token ids and back, driven by data: the runtime knows no model's name. The TOKN section of a file is
-   one blob that is checked wholly by sqm__tok_open and then read in place (also from flash): nothing is
+   Text to token ids and back, driven by data: the runtime knows no model's name. The TOKN section of a file
+   is one blob that is checked wholly by sqm__tok_open and then read in place (also from flash): nothing is
    allocated, nothing is built. Everything that depends on a tokenizer's history (which regular expression,
    which Unicode version, which merge rule) was turned into tables by the converter (tools/tok_import.h).
 
@@ -4091,8 +4099,8 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      normalizers    the text between them is rewritten: prefix, replacement, strip, Unicode normal form
      added tokens   a second list, which is looked for in the normalised text
      splits         pieces are cut in smaller pieces, step by step, by regular expressions
-     model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest first,
-                    then leftmost. A piece that is known to merge into one token is looked up whole.
+     model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest
+                    first, then leftmost. A piece that is known to merge into one token is looked up whole.
      template       ids before and after, such as begin-of-text
    Decoding puts the bytes of the tokens side by side, then runs the decoder steps. In vocabularies that write
    the space as U+2581 token texts are stored with real spaces: that is what they decode to.
@@ -4104,7 +4112,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
       3 index       (hash, id)   open addressing by sqm__tok_hash, home cell hash * cells >> 32, id ~0: free
       4 merges      (left, right, rank, id)  open addressing by sqm__pair_hash, left ~0: free
       5 chars       i32 [256]    id of the one-byte text, -1: none (byte models: the symbol of each byte)
-      6 bytes       i32 [256]    token of a byte for characters that are no token; or empty
+      6 bytes       i32 [256]    token of a byte for characters that are no token, -1: none; or empty
       7 added       (first byte in strings, bytes, id, flags), sorted by bytes
       8 added_first u32 [257]    index in `added` of the first text that begins with byte b
       9 added_norm, 10 added_norm_first         the same for the list that normalised text is searched for
@@ -4125,16 +4133,16 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
 
    Invalid UTF-8 is never an error: a byte that is not part of a character counts as one character of category
    So, byte models and byte fallback keep it, so that text comes back as it was.
-   Calls [PLAT], [MEM]. Tested by tests/test_tok.c, tests/fuzz_tok.c and the strings of 8 real tokenizers.     */
+   Calls [PLAT], [MEM]. Tested by tests/test_tok.c, tests/fuzz_tok.c and the strings of 8 real tokenizers.  */
 
 #if SQM__HAVE_TOKENIZER
-#define SQM__TOK_VERSION 1
-#define SQM__TOK_NONE 0xffffffffu
-#define SQM__TOK_MAX_TEXT 0x3fffffffu                  /* bytes of one text; positions are uint32_t */
+#define SQM__TOK_NONE 0xffffffffu                      /* free cells, "no limit", no neighbour */
+
+enum { SQM__TOK_VERSION = 1, SQM__TOK_MAX_TEXT = 0x3fffffff };   /* bytes: positions are uint32_t */
 
 enum { SQM__TOK_BYTES = 1, SQM__TOK_BYTE_BPE = 2, SQM__TOK_CHAR_BPE = 3,
        SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_TRIE = 6 };        /* 4 to 6: not yet */
-enum { SQM__TOK_FUSE_UNK = 1 };                        /* flags: neighbouring unknown characters are one token */
+enum { SQM__TOK_FUSE_UNK = 1 };                        /* flag: unknown neighbours become one token */
 enum { SQM__TOKEN_NORMAL = 0, SQM__TOKEN_SPECIAL = 1, SQM__TOKEN_ADDED = 2, SQM__TOKEN_BYTE = 3,
        SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16 };
 enum { SQM__ADDED_SPECIAL = 1, SQM__ADDED_LSTRIP = 2, SQM__ADDED_RSTRIP = 4, SQM__ADDED_WORD = 8 };
@@ -4151,7 +4159,7 @@ typedef struct sqm__tok_header {                       /* 64 bytes */
     uint32_t regex_frames;                             /* backtrack stack that the programs need */
     int32_t  role[4];                                  /* bos eos unk pad; -1: none */
     int32_t  model_unk;                                /* for characters without a token; -1: dropped */
-    uint32_t word_class, space_class;                  /* for added tokens with a strip or word flag; ~0: none */
+    uint32_t word_class, space_class;                  /* where added tokens or steps need them; ~0: none */
     uint32_t n_arrays;
 } sqm__tok_header;
 
@@ -4159,7 +4167,7 @@ typedef struct sqm__tok_header {                       /* 64 bytes */
    2 replace a by b, 3 strip white space (flags 1 left, 2 right), 4 canonical normal form NFC.
    Splits: 1 regular expression, ops a .. a + a_bytes of the program, flags = behaviour, + 256 to exchange
    matches and gaps; 2 before each space after a byte that is no space and not one of the bytes of a.
-   Decoders: 1 strip up to `flags` bytes a from the start.                                                     */
+   Decoders: 1 strip up to `flags` bytes a from the start.                                                  */
 enum { SQM__NORM_PREPEND = 1, SQM__NORM_REPLACE = 2, SQM__NORM_STRIP = 3, SQM__NORM_NFC = 4 };
 enum { SQM__SPLIT_REGEX = 1, SQM__SPLIT_SPACES = 2, SQM__SPLIT_INVERT = 256, SQM__MAX_SPLITS = 8 };
 enum { SQM__SPLIT_ISOLATED, SQM__SPLIT_REMOVED, SQM__SPLIT_WITH_PREVIOUS, SQM__SPLIT_WITH_NEXT,
@@ -4174,9 +4182,11 @@ typedef struct sqm__tok_cell { uint32_t hash, id; } sqm__tok_cell;
 typedef struct sqm__tok_merge { uint32_t left, right, rank, id; } sqm__tok_merge;
 typedef struct sqm__decomposition { uint32_t code, first, second; } sqm__decomposition;
 
-/* Set of characters: c < 128: bit of ascii; else its category's bit of `categories`, exchanged if c lies in one
-   of the n_toggles ranges from first_toggle.                                                                  */
-typedef struct sqm__char_class { uint32_t ascii[4], categories, first_toggle, n_toggles, reserved; } sqm__char_class;
+/* Set of characters: c < 128: bit of ascii; else its category's bit of `categories`, exchanged if c lies in
+   one of the n_toggles ranges from first_toggle. */
+typedef struct sqm__char_class {
+    uint32_t ascii[4], categories, first_toggle, n_toggles, reserved;
+} sqm__char_class;
 
 /* A backtracking program; targets count from the first op of the program. */
 enum { SQM__RE_MATCH, SQM__RE_CLASS /* a: class */, SQM__RE_LOOP /* a: class, b..c times, greedy */,
@@ -4209,16 +4219,16 @@ SQM__INLINE const sqm__char_class *sqm__tok_class(const sqm__tok *t, uint32_t i)
 }
 static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_tokens; }
 
-/* ---- opening: every number is checked here ----------------------------------------------------------------- */
+/* ---- opening: every number is checked here ------------------------------------------------------------- */
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
 {
-    static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1, 16, 32,
-                                                 8, 32, 4, 2, 12, 2, 4, 8 };
+    static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1,
+                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8 };
     const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
     const uint8_t *table = t->blob + sizeof(sqm__tok_header);
     if (t->h->n_arrays > room)
-        SQM__FAIL(err, SQM_E_FORMAT, t->h->n_arrays, "tokenizer: %z arrays in %z bytes", (uint64_t)t->h->n_arrays,
-                  (uint64_t)bytes);
+        SQM__FAIL(err, SQM_E_FORMAT, t->h->n_arrays, "tokenizer: %z arrays in %z bytes",
+                  (uint64_t)t->h->n_arrays, (uint64_t)bytes);
     for (uint32_t i = 0; i < SQM__A_COUNT; i++) {
         uint32_t offset = 0, n = 0;
         if (i < t->h->n_arrays) {
@@ -4226,8 +4236,8 @@ static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
             n = sqm__load_u32(table + 8 * i + 4);
         }
         if (offset % 4 || offset > bytes || n > (bytes - offset) / sizes[i])
-            SQM__FAIL(err, SQM_E_FORMAT, offset, "tokenizer: array %d, %z items at byte %z, blob of %z bytes", (int32_t)i,
-                      (uint64_t)n, (uint64_t)offset, (uint64_t)bytes);
+            SQM__FAIL(err, SQM_E_FORMAT, offset, "tokenizer: array %d, %z items at byte %z, blob of %z bytes",
+                      (int32_t)i, (uint64_t)n, (uint64_t)offset, (uint64_t)bytes);
         t->array[i] = t->blob + offset;
         t->count[i] = n;
     }
@@ -4245,9 +4255,10 @@ static int sqm__tok_ids_fit(const int32_t *ids, uint32_t n, int32_t least, int32
 static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
 {
     const uint32_t n = (uint32_t)t->h->n_tokens, *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
-    if (t->count[SQM__A_OFFSETS] != n + 1 || t->count[SQM__A_ATTRIBUTES] != n || t->count[SQM__A_CHARS] != 256 ||
-        (t->count[SQM__A_BYTES] && t->count[SQM__A_BYTES] != 256))
-        SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: tables do not have the size that %z tokens need", (uint64_t)n);
+    if (t->count[SQM__A_OFFSETS] != n + 1 || t->count[SQM__A_ATTRIBUTES] != n ||
+        t->count[SQM__A_CHARS] != 256 || (t->count[SQM__A_BYTES] && t->count[SQM__A_BYTES] != 256))
+        SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: tables do not have the size that %z tokens need",
+                  (uint64_t)n);
     for (uint32_t i = 0; i < n; i++) {
         if (offsets[i] > offsets[i + 1] || offsets[i + 1] - offsets[i] > t->h->max_token_bytes)
             SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: text of token %z", (uint64_t)i);
@@ -4256,7 +4267,7 @@ static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
         SQM__FAIL(err, SQM_E_FORMAT, offsets[n], "tokenizer: texts end at %z, there are %z bytes",
                   (uint64_t)offsets[n], (uint64_t)t->count[SQM__A_TEXT]);
     if (!sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_CHARS), 256, -1, t->h->n_tokens) ||
-        !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_BYTES), t->count[SQM__A_BYTES], 0, t->h->n_tokens) ||
+        !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_BYTES), t->count[SQM__A_BYTES], -1, t->h->n_tokens) ||
         !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_ENDS), t->count[SQM__A_ENDS], 0, t->h->n_tokens) ||
         !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_PREFIX), t->count[SQM__A_PREFIX], 0, t->h->n_tokens) ||
         !sqm__tok_ids_fit(sqm__tok_i32(t, SQM__A_SUFFIX), t->count[SQM__A_SUFFIX], 0, t->h->n_tokens) ||
@@ -4275,13 +4286,15 @@ static sqm_result sqm__tok_check_hashes(const sqm__tok *t, sqm_error *err)
     const uint32_t n = (uint32_t)t->h->n_tokens;
     for (uint32_t i = 0; i < t->count[SQM__A_INDEX]; i++) {
         if (cells[i].id >= n && cells[i].id != SQM__TOK_NONE)
-            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: index cell %z holds id %z", (uint64_t)i, (uint64_t)cells[i].id);
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: index cell %z holds id %z", (uint64_t)i,
+                      (uint64_t)cells[i].id);
     }
     for (uint32_t i = 0; i < t->count[SQM__A_MERGES]; i++) {
         if (merges[i].left != SQM__TOK_NONE &&
-            (merges[i].left >= n || merges[i].right >= n || merges[i].id >= n || merges[i].rank == SQM__TOK_NONE))
-            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: merge cell %z holds an id outside the %z tokens", (uint64_t)i,
-                      (uint64_t)n);
+            (merges[i].left >= n || merges[i].right >= n || merges[i].id >= n ||
+             merges[i].rank == SQM__TOK_NONE))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: merge cell %z holds an id outside the %z tokens",
+                      (uint64_t)i, (uint64_t)n);
     }
     if (t->h->index_probe > t->count[SQM__A_INDEX] || t->h->merge_probe > t->count[SQM__A_MERGES] ||
         t->h->index_probe > 4096 || t->h->merge_probe > 4096)
@@ -4294,7 +4307,8 @@ static sqm_result sqm__tok_check_added(const sqm__tok *t, int list, sqm_error *e
     const sqm__tok_added *added = (const sqm__tok_added *)t->array[list];
     const uint32_t n = t->count[list], *first = sqm__tok_u32(t, list + 1), strings = t->count[SQM__A_STRINGS];
     if (n == 0) return SQM_OK;
-    if (t->count[list + 1] != 257) SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: added tokens have no table of first bytes");
+    if (t->count[list + 1] != 257)
+        SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: added tokens have no table of first bytes");
     for (uint32_t i = 0; i < 257; i++) {
         if (first[i] > n || (i && first[i] < first[i - 1]))
             SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: first added token of byte %z", (uint64_t)i);
@@ -4329,23 +4343,27 @@ static sqm_result sqm__tok_check_program(const sqm__tok *t, uint32_t first, uint
         const int jumps = op == SQM__RE_JUMP || op == SQM__RE_SPLIT || op == SQM__RE_SPLIT_FIRST ||
                           op == SQM__RE_LOOK || op == SQM__RE_LOOK_NOT;
         if (op >= SQM__RE_COUNT)
-            SQM__FAIL(err, SQM_E_UNSUPPORTED, op, "tokenizer: regular expression op %z is not known", (uint64_t)op);
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, op, "tokenizer: regular expression op %z is not known",
+                      (uint64_t)op);
         if ((uses_class && a >= t->count[SQM__A_CLASSES]) || (jumps && a >= n) ||
             (op == SQM__RE_SPLIT_FIRST && ops[i].b >= t->count[SQM__A_FIRSTS]))
-            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: regular expression op %z points nowhere", (uint64_t)i);
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: regular expression op %z points nowhere",
+                      (uint64_t)i);
     }
     return SQM_OK;
 }
 
 static sqm_result sqm__tok_check_steps(const sqm__tok *t, sqm_error *err)
 {
-    const sqm__tok_step *norm = sqm__tok_steps(t, SQM__A_NORMALIZERS), *split = sqm__tok_steps(t, SQM__A_SPLITS);
+    const sqm__tok_step *norm = sqm__tok_steps(t, SQM__A_NORMALIZERS);
+    const sqm__tok_step *split = sqm__tok_steps(t, SQM__A_SPLITS);
     const sqm__tok_step *decode = sqm__tok_steps(t, SQM__A_DECODERS);
     for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++) {
         if (norm[i].kind < SQM__NORM_PREPEND || norm[i].kind > SQM__NORM_NFC)
             SQM__FAIL(err, SQM_E_UNSUPPORTED, norm[i].kind, "tokenizer: normalizer %z is not known",
                       (uint64_t)norm[i].kind);
-        if (!sqm__tok_string_fits(t, norm[i].a, norm[i].a_bytes) || !sqm__tok_string_fits(t, norm[i].b, norm[i].b_bytes) ||
+        if (!sqm__tok_string_fits(t, norm[i].a, norm[i].a_bytes) ||
+            !sqm__tok_string_fits(t, norm[i].b, norm[i].b_bytes) ||
             (norm[i].kind == SQM__NORM_REPLACE && norm[i].a_bytes == 0) || i >= 16 ||
             (norm[i].kind == SQM__NORM_STRIP && t->h->space_class >= t->count[SQM__A_CLASSES]))
             SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: normalizer %z is damaged", (uint64_t)i);
@@ -4355,8 +4373,10 @@ static sqm_result sqm__tok_check_steps(const sqm__tok *t, sqm_error *err)
                   (uint64_t)t->count[SQM__A_SPLITS], (int32_t)SQM__MAX_SPLITS);
     for (uint32_t i = 0; i < t->count[SQM__A_SPLITS]; i++) {
         const uint32_t behaviour = split[i].flags & ~(uint32_t)SQM__SPLIT_INVERT;
-        if ((split[i].kind != SQM__SPLIT_REGEX && split[i].kind != SQM__SPLIT_SPACES) || behaviour > SQM__SPLIT_CONTIGUOUS)
-            SQM__FAIL(err, SQM_E_UNSUPPORTED, split[i].kind, "tokenizer: split step %z with flags %z is not known",
+        if ((split[i].kind != SQM__SPLIT_REGEX && split[i].kind != SQM__SPLIT_SPACES) ||
+            behaviour > SQM__SPLIT_CONTIGUOUS)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, split[i].kind,
+                      "tokenizer: split step %z with flags %z is not known",
                       (uint64_t)split[i].kind, (uint64_t)split[i].flags);
         if (split[i].kind == SQM__SPLIT_REGEX)
             SQM__TRY(sqm__tok_check_program(t, split[i].a, split[i].a_bytes, err));
@@ -4396,7 +4416,8 @@ static sqm_result sqm__tok_check_unicode(const sqm__tok *t, sqm_error *err)
 static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, sqm_error *err)
 {
     memset(t, 0, sizeof(*t));
-    if ((uintptr_t)blob % 4) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tokenizer: the blob is not aligned to 4 bytes");
+    if ((uintptr_t)blob % 4)
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tokenizer: the blob is not aligned to 4 bytes");
     if (bytes < sizeof(sqm__tok_header) || bytes > SQM__TOK_NONE)
         SQM__FAIL(err, SQM_E_FORMAT, bytes, "tokenizer: a blob of %z bytes", (uint64_t)bytes);
     t->blob = blob;
@@ -4405,10 +4426,11 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
         SQM__FAIL(err, SQM_E_VERSION, t->h->version, "tokenizer: layout %z, this build knows %d",
                   (uint64_t)t->h->version, (int32_t)SQM__TOK_VERSION);
     if (t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE)
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported", (uint64_t)t->h->kind);
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported",
+                  (uint64_t)t->h->kind);
     if (t->h->n_tokens < 1 || t->h->n_tokens > 0x0fffffff || t->h->regex_frames > 65536)
-        SQM__FAIL(err, SQM_E_FORMAT, t->h->n_tokens, "tokenizer: %d tokens, %z regular expression frames", t->h->n_tokens,
-                  (uint64_t)t->h->regex_frames);
+        SQM__FAIL(err, SQM_E_FORMAT, t->h->n_tokens, "tokenizer: %d tokens, %z regular expression frames",
+                  t->h->n_tokens, (uint64_t)t->h->regex_frames);
     SQM__TRY(sqm__tok_arrays(t, bytes, err));
     SQM__TRY(sqm__tok_check_tokens(t, err));
     SQM__TRY(sqm__tok_check_hashes(t, err));
@@ -4418,8 +4440,8 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
     return sqm__tok_check_unicode(t, err);
 }
 
-/* ---- characters ---------------------------------------------------------------------------------------------- */
-/* Length of the character at p < end and its code point; an invalid byte is one character, 0x110000 + byte. */
+/* ---- characters ---------------------------------------------------------------------------------------- */
+/* Length of the character at p < end and its code point; an invalid byte counts as 0x110000 + byte. */
 static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *code)
 {
     const size_t room = (size_t)(end - p);
@@ -4436,7 +4458,8 @@ static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *c
         *code = (a & 0x0f) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
         return 3;
     }
-    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f)) return 1;
+    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f))
+        return 1;
     *code = (a & 0x07) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
     return 4;
 }
@@ -4447,7 +4470,8 @@ static uint32_t sqm__utf8_before(const uint8_t *text, uint32_t first, uint32_t a
     uint32_t code;
     if ((text[at - 1] & 0xc0) != 0x80) return 1;
     for (uint32_t n = 2; n <= 4 && n <= at - first; n++) {
-        if ((text[at - n] & 0xc0) != 0x80) return sqm__utf8_next(text + at - n, text + at, &code) == n ? n : 1;
+        if ((text[at - n] & 0xc0) != 0x80)
+            return sqm__utf8_next(text + at - n, text + at, &code) == n ? n : 1;
     }
     return 1;
 }
@@ -4512,12 +4536,13 @@ static int sqm__class_has(const sqm__tok *t, const sqm__char_class *k, uint32_t 
     int in;
     if (c < 128) return (int)(k->ascii[c >> 5] >> (c & 31) & 1);
     in = (int)(k->categories >> sqm__category(t, c) & 1);
-    if (k->n_toggles && sqm__in_ranges(sqm__tok_u32(t, SQM__A_TOGGLES) + 2 * (size_t)k->first_toggle, k->n_toggles, c))
+    if (k->n_toggles && sqm__in_ranges(sqm__tok_u32(t, SQM__A_TOGGLES) + 2 * (size_t)k->first_toggle,
+                                       k->n_toggles, c))
         in = !in;
     return in;
 }
 
-/* ---- one encoding: what all steps share ------------------------------------------------------------------------- */
+/* ---- one encoding: what all steps share ---------------------------------------------------------------- */
 typedef struct sqm__regex_frame { uint32_t op, at, low; } sqm__regex_frame;
 
 typedef struct sqm__tok_run {
@@ -4529,7 +4554,7 @@ typedef struct sqm__tok_run {
     uint32_t          buffer_bytes;
     uint32_t         *symbol, *rank, *merged, *previous, *next;                    /* [max_symbols] each */
     uint32_t          max_symbols;
-    uint64_t         *heap;                            /* [2 * max_symbols]; the normal form's work space too */
+    uint64_t         *heap;                            /* [2 * max_symbols]; for the normal form too */
     sqm__regex_frame *frames;                          /* [regex_frames] */
     uint64_t          steps;                           /* regular expression steps that are left */
     sqm_result        result;
@@ -4543,7 +4568,7 @@ SQM__INLINE void sqm__tok_emit(sqm__tok_run *r, int32_t id)
 }
 
 /* Bytes that a text of n bytes may have between normalizers; 0: more than can be handled. The normal form of
-   a text is at most three times as long (Unicode Standard Annex 15, section "Detecting Normalization Forms"). */
+   a text is at most three times as long (Unicode Standard Annex 15, stability tables). */
 static size_t sqm__tok_bound(const sqm__tok *t, size_t n)
 {
     const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_NORMALIZERS);
@@ -4584,7 +4609,7 @@ static int sqm__tok_layout(sqm__tok_run *r, const sqm__tok *t, size_t bytes, sqm
     return !a->full;
 }
 
-/* ---- regular expressions ------------------------------------------------------------------------------------------- */
+/* ---- regular expressions ------------------------------------------------------------------------------- */
 enum { SQM__FRAME_PLAIN = -1, SQM__FRAME_LOOK = -2, SQM__FRAME_LOOK_NOT = -3, SQM__FRAME_ATOMIC = -4 };
 
 typedef struct sqm__regex {           /* a match attempt inside text[begin, end) */
@@ -4698,6 +4723,13 @@ static int sqm__regex_assert(const sqm__regex *x, const sqm__regex_op *o)
     }
 }
 
+/* Is the next byte one of the set of first bytes? */
+SQM__INLINE int sqm__regex_may_begin(const sqm__regex *x, uint32_t set)
+{
+    const uint32_t *bits = sqm__tok_u32(x->r->t, SQM__A_FIRSTS) + 8 * (size_t)set;
+    return x->at < x->end && (bits[x->text[x->at] >> 5] >> (x->text[x->at] & 31) & 1);
+}
+
 /* End of the match that begins at `at`; `at` itself when there is none (an empty match is none). */
 static uint32_t sqm__regex_match(sqm__regex *x, uint32_t at)
 {
@@ -4711,7 +4743,8 @@ static uint32_t sqm__regex_match(sqm__regex *x, uint32_t at)
         uint32_t n;
         if (x->r->steps == 0) {
             x->r->result = sqm__fail(x->r->err, SQM_E_LIMIT, __LINE__, start,
-                                     "tokenizer: the regular expression takes too many steps at byte %z", (uint64_t)start);
+                                     "tokenizer: the regular expression takes too many steps at byte %z",
+                                     (uint64_t)start);
             break;
         }
         x->r->steps--;
@@ -4727,8 +4760,7 @@ static uint32_t sqm__regex_match(sqm__regex *x, uint32_t at)
         case SQM__RE_LOOP_ALL: ok = sqm__regex_loop(x, o); break;
         case SQM__RE_JUMP: x->op = o->a; break;
         case SQM__RE_SPLIT_FIRST:
-            n = x->at < x->end ? x->text[x->at] : 0;
-            if (x->at >= x->end || !(sqm__tok_u32(x->r->t, SQM__A_FIRSTS)[8 * (size_t)o->b + (n >> 5)] >> (n & 31) & 1)) {
+            if (!sqm__regex_may_begin(x, o->b)) {
                 x->op = o->a;
                 break;
             }
@@ -4746,7 +4778,7 @@ static uint32_t sqm__regex_match(sqm__regex *x, uint32_t at)
     return start;
 }
 
-/* ---- splits: each step cuts the pieces of the step before it ------------------------------------------------------- */
+/* ---- splits: each step cuts the pieces of the step before it ------------------------------------------- */
 typedef struct sqm__span { uint32_t begin, end; int32_t match; } sqm__span;
 
 typedef struct sqm__splitter {
@@ -4828,7 +4860,7 @@ static int sqm__next_word(const sqm__tok *t, const uint8_t *text, sqm__splitter 
     return 1;
 }
 
-/* ---- merging ----------------------------------------------------------------------------------------------------------- */
+/* ---- merging ------------------------------------------------------------------------------------------- */
 static uint32_t sqm__tok_hash(const uint8_t *p, uint32_t n)
 {
     uint32_t h = n * 0x9e3779b1u;
@@ -4849,7 +4881,8 @@ SQM__INLINE uint32_t sqm__pair_hash(uint32_t left, uint32_t right)
 }
 
 /* Id of the token with this text and (attributes & mask) == want, or -1. */
-static int32_t sqm__tok_lookup(const sqm__tok *t, const uint8_t *text, uint32_t n, uint32_t mask, uint32_t want)
+static int32_t sqm__tok_lookup(const sqm__tok *t, const uint8_t *text, uint32_t n, uint32_t mask,
+                               uint32_t want)
 {
     const sqm__tok_cell *cells = (const sqm__tok_cell *)t->array[SQM__A_INDEX];
     const uint32_t *offsets = sqm__tok_u32(t, SQM__A_OFFSETS), n_cells = t->count[SQM__A_INDEX];
@@ -4883,7 +4916,17 @@ SQM__INLINE uint32_t sqm__tok_pair(const sqm__tok *t, uint32_t left, uint32_t ri
     return SQM__TOK_NONE;
 }
 
-/* The first symbols of text: characters or bytes. Returns how many; with ids == 0 they are emitted instead. */
+/* Byte fallback: is there a token for each byte of a character? */
+static int sqm__has_bytes(const sqm__tok *t, const uint8_t *text, uint32_t n)
+{
+    if (!t->count[SQM__A_BYTES]) return 0;
+    for (uint32_t k = 0; k < n; k++) {
+        if (sqm__tok_i32(t, SQM__A_BYTES)[text[k]] < 0) return 0;
+    }
+    return 1;
+}
+
+/* The first symbols of text: characters or bytes. Returns how many; symbols NULL: they are emitted. */
 static uint32_t sqm__first_symbols(sqm__tok_run *r, const uint8_t *text, uint32_t bytes, uint32_t *symbols)
 {
     const sqm__tok *t = r->t;
@@ -4896,9 +4939,10 @@ static uint32_t sqm__first_symbols(sqm__tok_run *r, const uint8_t *text, uint32_
         length = 1;
         if (by_char && text[at] >= 128) {
             length = sqm__utf8_next(text + at, text + bytes, &code);
-            id = code > 0x10ffff ? -1 : sqm__tok_lookup(t, text + at, length, SQM__TOKEN_TYPE, SQM__TOKEN_NORMAL);
+            id = code > 0x10ffff ? -1
+                                 : sqm__tok_lookup(t, text + at, length, SQM__TOKEN_TYPE, SQM__TOKEN_NORMAL);
         }
-        if (id < 0 && t->count[SQM__A_BYTES]) {        /* byte fallback */
+        if (id < 0 && sqm__has_bytes(t, text + at, length)) {
             for (uint32_t k = 0; k < length; k++) {
                 if (symbols) symbols[n++] = (uint32_t)fallback[text[at + k]];
                 else sqm__tok_emit(r, fallback[text[at + k]]);
@@ -4970,7 +5014,8 @@ static void sqm__heap_pop(uint64_t *heap, uint32_t n)
    another rank by now. Every merge takes one key and adds at most two, so 2 n are enough. */
 static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
 {
-    uint32_t *symbol = r->symbol, *rank = r->rank, *merged = r->merged, *previous = r->previous, *next = r->next;
+    uint32_t *symbol = r->symbol, *rank = r->rank, *merged = r->merged;
+    uint32_t *previous = r->previous, *next = r->next;
     uint32_t n_heap = 0, left = 0;
     for (uint32_t i = 0; i < n; i++) {
         previous[i] = i - 1;                           /* of 0: SQM__TOK_NONE */
@@ -4994,7 +5039,9 @@ static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
         for (int k = 0; k < 2; k++) {
             const uint32_t p = at[k];
             if (p == SQM__TOK_NONE) continue;
-            rank[p] = next[p] == SQM__TOK_NONE ? SQM__TOK_NONE : sqm__tok_pair(r->t, symbol[p], symbol[next[p]], &merged[p]);
+            rank[p] = SQM__TOK_NONE;
+            if (next[p] != SQM__TOK_NONE)
+                rank[p] = sqm__tok_pair(r->t, symbol[p], symbol[next[p]], &merged[p]);
             if (rank[p] != SQM__TOK_NONE) sqm__heap_push(r->heap, n_heap++, (uint64_t)rank[p] << 32 | p);
         }
     }
@@ -5045,14 +5092,14 @@ static void sqm__tok_pieces(sqm__tok_run *r, const uint8_t *text, uint32_t bytes
     }
 }
 
-/* ---- normalizers ----------------------------------------------------------------------------------------------------------- */
+/* ---- normalizers --------------------------------------------------------------------------------------- */
 static int sqm__tok_begins(const uint8_t *text, uint32_t bytes, const uint8_t *start, uint32_t n)
 {
     return n <= bytes && memcmp(text, start, n) == 0;
 }
 
-static uint32_t sqm__norm_replace(uint8_t *dst, const uint8_t *text, uint32_t bytes, const uint8_t *a, uint32_t a_bytes,
-                                  const uint8_t *b, uint32_t b_bytes)
+static uint32_t sqm__norm_replace(uint8_t *dst, const uint8_t *text, uint32_t bytes, const uint8_t *a,
+                                  uint32_t a_bytes, const uint8_t *b, uint32_t b_bytes)
 {
     uint32_t n = 0, at = 0;
     while (at < bytes) {
@@ -5092,7 +5139,7 @@ static const uint8_t *sqm__norm_strip(const sqm__tok *t, const uint8_t *text, ui
     return text;
 }
 
-/* ---- canonical normal form ------------------------------------------------------------------------------------------------- */
+/* ---- canonical normal form ----------------------------------------------------------------------------- */
 static uint32_t sqm__combining_class(const sqm__tok *t, uint32_t c)
 {
     const uint32_t *runs = sqm__tok_u32(t, SQM__A_COMBINING), n = t->count[SQM__A_COMBINING];
@@ -5144,23 +5191,34 @@ static uint32_t sqm__compose(const sqm__tok *t, uint32_t a, uint32_t b)
     return table[order[low]].first == a && table[order[low]].second == b ? table[order[low]].code : 0;
 }
 
-/* Sorts each run of combining marks by class, marks of one class stay in order: counting sort, as runs may be long. */
-static void sqm__order_marks(const sqm__tok *t, uint32_t *c, uint32_t n, uint32_t *sorted)
+/* Sorts a run of combining marks by class, marks of one class stay in order: one pass a class, of which there
+   are few, as runs may be long. */
+static void sqm__sort_marks(const sqm__tok *t, uint32_t *c, uint32_t n, uint32_t *sorted)
 {
-    for (uint32_t first = 0; first < n; first++) {
-        uint32_t start[257], end = first, ordered = 1, last = 0;
+    uint32_t least = 0, n_sorted = 0;
+    while (n_sorted < n) {
+        uint32_t next = 256;
+        for (uint32_t i = 0; i < n; i++) {
+            const uint32_t k = sqm__combining_class(t, c[i]);
+            if (k == least) sorted[n_sorted++] = c[i];
+            if (k > least && k < next) next = k;
+        }
+        least = next;
+    }
+    memcpy(c, sorted, n * sizeof(*c));
+}
+
+static void sqm__order_marks(const sqm__tok *t, uint32_t *c, uint32_t n, uint32_t *work)
+{
+    for (uint32_t first = 0; first < n; first++) {     /* c[first] is a starter, or a run begins there */
+        uint32_t end = first, ordered = 1, last = 0;
         for (; end < n; end++) {
             const uint32_t k = sqm__combining_class(t, c[end]);
             if (k == 0) break;
             if (k < last) ordered = 0;
             last = k;
         }
-        if (ordered) { first = end; continue; }        /* c[end] is a starter */
-        memset(start, 0, sizeof(start));
-        for (uint32_t i = first; i < end; i++) start[sqm__combining_class(t, c[i]) + 1]++;
-        for (uint32_t k = 1; k < 257; k++) start[k] += start[k - 1];
-        for (uint32_t i = first; i < end; i++) sorted[start[sqm__combining_class(t, c[i])]++] = c[i];
-        memcpy(c + first, sorted, (end - first) * sizeof(*c));
+        if (!ordered) sqm__sort_marks(t, c + first, end - first, work);
         first = end;
     }
 }
@@ -5183,7 +5241,8 @@ static uint32_t sqm__compose_all(const sqm__tok *t, uint32_t *c, uint32_t n)
 }
 
 /* Normalises text[from, to), which begins with a character that NFC keeps, or where the text begins. */
-static uint32_t sqm__nfc_stretch(sqm__tok_run *r, uint8_t *dst, uint32_t room, const uint8_t *text, uint32_t from, uint32_t to)
+static uint32_t sqm__nfc_stretch(sqm__tok_run *r, uint8_t *dst, uint32_t room, const uint8_t *text,
+                                 uint32_t from, uint32_t to)
 {
     uint32_t *codes = (uint32_t *)(void *)r->heap;
     const uint32_t most = 2 * (r->buffer_bytes + 32);  /* the heap holds twice as many */
@@ -5198,7 +5257,8 @@ static uint32_t sqm__nfc_stretch(sqm__tok_run *r, uint8_t *dst, uint32_t room, c
         uint8_t c[4];
         const uint32_t k = sqm__utf8_put(c, codes[i]);
         if (k > room - bytes) {                        /* only with damaged tables */
-            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, room, "tokenizer: the normal form is too long");
+            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, room,
+                                  "tokenizer: the normal form is too long");
             return bytes;
         }
         memcpy(dst + bytes, c, k);
@@ -5237,14 +5297,16 @@ static uint32_t sqm__norm_nfc(sqm__tok_run *r, uint8_t *dst, const uint8_t *text
     }
     if (bytes - copied > r->buffer_bytes - n) {
         if (r->result == SQM_OK)
-            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, bytes, "tokenizer: the normal form is too long");
+            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, bytes,
+                                  "tokenizer: the normal form is too long");
         return 0;
     }
     memcpy(dst + n, text + copied, bytes - copied);
     return n + bytes - copied;
 }
 
-/* Applies the normalizers; returns the text where it lies now. is_start: nothing of the whole text is before it. */
+/* Applies the normalizers; returns the text where it lies now. is_start: nothing of the whole text is before
+   it. */
 static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, uint32_t *bytes, int is_start)
 {
     const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS);
@@ -5277,11 +5339,12 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, 
     return text;
 }
 
-/* ---- added tokens ---------------------------------------------------------------------------------------------------------- */
+/* ---- added tokens -------------------------------------------------------------------------------------- */
 typedef struct sqm__added_hit { uint32_t begin, end, resume; int32_t id; } sqm__added_hit;
 
 /* The longest text of the list that text[at, bytes) begins with. */
-static const sqm__tok_added *sqm__added_at(const sqm__tok *t, int list, const uint8_t *text, uint32_t at, uint32_t bytes)
+static const sqm__tok_added *sqm__added_at(const sqm__tok *t, int list, const uint8_t *text, uint32_t at,
+                                           uint32_t bytes)
 {
     const sqm__tok_added *added = (const sqm__tok_added *)t->array[list], *best = NULL;
     const uint32_t *first = sqm__tok_u32(t, list + 1);
@@ -5305,7 +5368,8 @@ static const sqm__tok_added *sqm__added_at(const sqm__tok *t, int list, const ui
     return best;
 }
 
-static int sqm__is_class(const sqm__tok *t, uint32_t k, const uint8_t *text, uint32_t at, uint32_t bytes, uint32_t *length)
+static int sqm__is_class(const sqm__tok *t, uint32_t k, const uint8_t *text, uint32_t at, uint32_t bytes,
+                         uint32_t *length)
 {
     uint32_t code;
     *length = sqm__utf8_next(text + at, text + bytes, &code);
@@ -5322,8 +5386,8 @@ static int sqm__inside_word(const sqm__tok *t, const uint8_t *text, uint32_t at,
 }
 
 /* Finds the next added token from `at` on; `floor`: what lies before it is taken already. */
-static int sqm__added_next(const sqm__tok_run *r, int list, const uint8_t *text, uint32_t floor, uint32_t at, uint32_t bytes,
-                           sqm__added_hit *hit)
+static int sqm__added_next(const sqm__tok_run *r, int list, const uint8_t *text, uint32_t floor, uint32_t at,
+                           uint32_t bytes, sqm__added_hit *hit)
 {
     const sqm__tok *t = r->t;
     const uint32_t *first = sqm__tok_u32(t, list + 1);
@@ -5378,7 +5442,7 @@ static void sqm__tok_stage(sqm__tok_run *r, int list, const uint8_t *text, uint3
     }
 }
 
-/* ---- entry points ------------------------------------------------------------------------------------------------------------ */
+/* ---- entry points -------------------------------------------------------------------------------------- */
 /* Bytes of work space that encoding a text of `bytes` bytes takes; 0: none, or the text is too long. */
 static size_t sqm__tok_scratch(const sqm__tok *t, size_t bytes)
 {
@@ -5389,21 +5453,25 @@ static size_t sqm__tok_scratch(const sqm__tok *t, size_t bytes)
     return sqm__tok_layout(&r, t, bytes, &a) ? a.used : 0;
 }
 
-static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes, uint32_t flags, int32_t *ids, int32_t cap,
-                               void *scratch, size_t scratch_bytes, sqm_error *err)
+static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes, uint32_t flags,
+                               int32_t *ids, int32_t cap, void *scratch, size_t scratch_bytes,
+                               sqm_error *err)
 {
     sqm__arena a;
     sqm__tok_run r;
     memset(&a, 0, sizeof(a));
     memset(&r, 0, sizeof(r));
-    if ((bytes && !text) || cap < 0 || (cap && !ids) || (flags & ~(uint32_t)(SQM_TOKENS_BARE | SQM_TOKENS_PLAIN)))
-        SQM__FAIL(err, SQM_E_ARGUMENT, flags, "tokenize: no text, no room for ids, or flags %z", (uint64_t)flags);
-    if ((uintptr_t)scratch % 8) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tokenize: the memory is not aligned to 8 bytes");
+    if ((bytes && !text) || cap < 0 || (cap && !ids) ||
+        (flags & ~(uint32_t)(SQM_TOKENS_BARE | SQM_TOKENS_PLAIN)))
+        SQM__FAIL(err, SQM_E_ARGUMENT, flags, "tokenize: no text, no room for ids, or flags %z",
+                  (uint64_t)flags);
+    if ((uintptr_t)scratch % 8)
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0, "tokenize: the memory is not aligned to 8 bytes");
     if (!sqm__tok_layout(&r, t, bytes, &a))
         SQM__FAIL(err, SQM_E_LIMIT, bytes, "tokenize: a text of %z bytes is too long", (uint64_t)bytes);
     if (a.used > scratch_bytes || (a.used && !scratch))
-        SQM__FAIL(err, SQM_E_MEMORY, a.used, "tokenize: %z bytes of memory are needed, %z given", (uint64_t)a.used,
-                  (uint64_t)scratch_bytes);
+        SQM__FAIL(err, SQM_E_MEMORY, a.used, "tokenize: %z bytes of memory are needed, %z given",
+                  (uint64_t)a.used, (uint64_t)scratch_bytes);
     if (a.used) {
         memset(&a, 0, sizeof(a));
         a.base = (uint8_t *)scratch;
@@ -5430,12 +5498,14 @@ static const uint8_t *sqm__tok_text(const sqm__tok *t, int32_t id, int with_spec
     const uint32_t *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
     *n = 0;
     if (id < 0 || id >= t->h->n_tokens) return NULL;
-    if (!with_special && (sqm__tok_u8(t, SQM__A_ATTRIBUTES)[id] & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL) return NULL;
+    if (!with_special && (sqm__tok_u8(t, SQM__A_ATTRIBUTES)[id] & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL)
+        return NULL;
     *n = offsets[id + 1] - offsets[id];
     return sqm__tok_u8(t, SQM__A_TEXT) + offsets[id];
 }
 
-static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst, int32_t cap)
+static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst,
+                               int32_t cap)
 {
     const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_DECODERS);
     uint32_t strip[4] = { 0, 0, 0, 0 }, n_steps = t->count[SQM__A_DECODERS];
@@ -5467,7 +5537,8 @@ static int32_t sqm__tok_find(const sqm__tok *t, const char *text)
     }
     if (n == 0 || n > SQM__TOK_MAX_TEXT) return -1;
     for (int list = SQM__A_ADDED; list <= SQM__A_NORMAL; list += SQM__A_NORMAL - SQM__A_ADDED) {
-        const sqm__tok_added *added = t->count[list] ? sqm__added_at(t, list, (const uint8_t *)text, 0, (uint32_t)n) : NULL;
+        const sqm__tok_added *added = NULL;
+        if (t->count[list]) added = sqm__added_at(t, list, (const uint8_t *)text, 0, (uint32_t)n);
         if (added && added->bytes == n) return added->id;
     }
     return sqm__tok_lookup(t, (const uint8_t *)text, (uint32_t)n, 0, 0);
@@ -5481,6 +5552,7 @@ static int sqm__tok_is_end(const sqm__tok *t, int32_t id)
     return 0;
 }
 
+#undef SQM__TOK_NONE
 #else /* SEQMODEL_NO_TOKENIZER */
 typedef struct sqm__tok { int32_t none; } sqm__tok;
 #endif
@@ -6733,12 +6805,13 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
 }
 
 /* ==== [TEXT] Text and tokens of a model ====================================================================
-   The public side of [TOK]. With SEQMODEL_NO_TOKENIZER, and for models without a tokenizer, every function says
-   that there is none. Calls [TOK], [RECIPE]. Tested by tests/test_tok.c.                                     */
+   The public side of [TOK]. With SEQMODEL_NO_TOKENIZER, and for models without a tokenizer, every function
+   says that there is none. Calls [TOK], [RECIPE]. Tested by tests/test_tok.c. */
 #if !SQM__HAVE_TOKENIZER
 static size_t sqm__tok_scratch(const sqm__tok *t, size_t bytes) { (void)t; (void)bytes; return 0; }
-static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes, uint32_t flags, int32_t *ids, int32_t cap,
-                               void *scratch, size_t scratch_bytes, sqm_error *err)
+static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes, uint32_t flags,
+                               int32_t *ids, int32_t cap, void *scratch, size_t scratch_bytes,
+                               sqm_error *err)
 {
     (void)t; (void)text; (void)bytes; (void)flags; (void)ids; (void)cap; (void)scratch; (void)scratch_bytes;
     SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "tokenize: this build has no tokenizer");
@@ -6749,7 +6822,8 @@ static const uint8_t *sqm__tok_text(const sqm__tok *t, int32_t id, int with_spec
     *n = 0;
     return NULL;
 }
-static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst, int32_t cap)
+static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst,
+                               int32_t cap)
 {
     (void)t; (void)ids; (void)n; (void)with_special; (void)dst; (void)cap;
     return (int32_t)SQM_E_UNSUPPORTED;
@@ -6760,26 +6834,31 @@ static int sqm__tok_is_end(const sqm__tok *t, int32_t id) { (void)t; (void)id; r
 
 SQMDEF size_t sqm_tokenize_size(const sqm_model *m, size_t bytes)
 {
-    return m && m->has_tok ? sqm__tok_scratch(&m->tok, bytes) : 0;
+    const sqm__tok *t = sqm__model_tok(m);
+    return t ? sqm__tok_scratch(t, bytes) : 0;
 }
 
-SQMDEF int32_t sqm_tokenize_in(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens,
-                               int32_t cap, void *memory, size_t memory_bytes, sqm_error *err)
+SQMDEF int32_t sqm_tokenize_in(const sqm_model *m, const char *text, size_t bytes, uint32_t flags,
+                               int32_t *tokens, int32_t cap, void *memory, size_t memory_bytes,
+                               sqm_error *err)
 {
-    if (!m || !m->has_tok) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "tokenize: the model has no tokenizer");
-    return sqm__tok_encode(&m->tok, text, bytes, flags, tokens, cap, memory, memory_bytes, err);
+    const sqm__tok *t = sqm__model_tok(m);
+    if (!t) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "tokenize: the model has no tokenizer");
+    return sqm__tok_encode(t, text, bytes, flags, tokens, cap, memory, memory_bytes, err);
 }
 
 #if SQM__HAVE_MALLOC
-SQMDEF int32_t sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens, int32_t cap,
-                            sqm_error *err)
+SQMDEF int32_t sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags,
+                            int32_t *tokens, int32_t cap, sqm_error *err)
 {
     uint64_t local[96];
     const size_t need = sqm_tokenize_size(m, bytes);
     void *memory = need > sizeof(local) ? malloc(need) : local;
     int32_t n;
-    if (!memory) SQM__FAIL(err, SQM_E_MEMORY, need, "tokenize: no memory, %z bytes are needed", (uint64_t)need);
-    n = sqm_tokenize_in(m, text, bytes, flags, tokens, cap, memory, need > sizeof(local) ? need : sizeof(local), err);
+    if (!memory)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "tokenize: no memory, %z bytes are needed", (uint64_t)need);
+    n = sqm_tokenize_in(m, text, bytes, flags, tokens, cap, memory,
+                        need > sizeof(local) ? need : sizeof(local), err);
     if (need > sizeof(local)) free(memory);
     return n;
 }
@@ -6787,26 +6866,31 @@ SQMDEF int32_t sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, 
 
 SQMDEF int32_t sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst, int32_t cap)
 {
+    const sqm__tok *t = sqm__model_tok(m);
     uint32_t n = 0;
-    const uint8_t *text = m && m->has_tok ? sqm__tok_text(&m->tok, token, with_special, &n) : NULL;
+    const uint8_t *text = t ? sqm__tok_text(t, token, with_special, &n) : NULL;
     if (text && dst && cap > 0) memcpy(dst, text, (size_t)(n < (uint32_t)cap ? n : (uint32_t)cap));
     return (int32_t)n;
 }
 
-SQMDEF int32_t sqm_detokenize(const sqm_model *m, const int32_t *tokens, int32_t n, int with_special, char *dst, int32_t cap)
+SQMDEF int32_t sqm_detokenize(const sqm_model *m, const int32_t *tokens, int32_t n, int with_special,
+                              char *dst, int32_t cap)
 {
-    if (!m || !m->has_tok || n < 0 || (n && !tokens) || cap < 0 || (cap && !dst)) return (int32_t)SQM_E_ARGUMENT;
-    return sqm__tok_decode(&m->tok, tokens, n, with_special, dst, cap);
+    const sqm__tok *t = sqm__model_tok(m);
+    if (!t || n < 0 || (n && !tokens) || cap < 0 || (cap && !dst)) return (int32_t)SQM_E_ARGUMENT;
+    return sqm__tok_decode(t, tokens, n, with_special, dst, cap);
 }
 
 SQMDEF int32_t sqm_token_find(const sqm_model *m, const char *role_or_text)
 {
-    return m && m->has_tok && role_or_text ? sqm__tok_find(&m->tok, role_or_text) : -1;
+    const sqm__tok *t = sqm__model_tok(m);
+    return t && role_or_text ? sqm__tok_find(t, role_or_text) : -1;
 }
 
 SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
 {
-    return m && m->has_tok && sqm__tok_is_end(&m->tok, token);
+    const sqm__tok *t = sqm__model_tok(m);
+    return t && sqm__tok_is_end(t, token);
 }
 /* ==== [GEN] Sampling and generation ========================================================================
    Picks tokens from logits and turns them into a stream of text. Uses the public API of [SESS] and [TOK], the
@@ -7083,8 +7167,8 @@ SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const 
 /* ---- the text stream --------------------------------------------------------------------------------------
    Bytes of tokens go in, pieces of text come out: whole characters, U+FFFD for what is no UTF-8, and nothing
    that may still turn out to be the beginning of a stop text. */
-#define SQM__STREAM_ROOM 320
-#define SQM__STOP_LIMIT 160                            /* bytes of a stop text: half of the room */
+#define SQM__STREAM_ROOM 256
+#define SQM__STOP_LIMIT 128                            /* bytes of a stop text: half of the room */
 
 typedef struct sqm__stream {
     sqm_on_text        on_text;                        /* may be NULL */
@@ -7334,18 +7418,18 @@ static sqm_result sqm__gen_prompt(sqm__gen *g, const char *text)
 }
 
 /* Gives the text of a token to the stream. The first token of a whole text loses the space that the model's
-   decoder takes from the start of texts: that token alone is decoded one byte shorter than inside running
-   text. */
+   decoder takes from the start of texts: that token alone is decoded shorter than inside running text. */
 static void sqm__gen_text(sqm__gen *g, sqm__stream *stream, int32_t token, char *memory, size_t memory_bytes)
 {
     const int special = g->options->keep_special != 0;
     const int32_t cap = memory_bytes < 0x40000000 ? (int32_t)memory_bytes : 0x40000000;
     const int32_t n = sqm__min(cap, sqm_token_text(g->model, token, special, memory, cap));
+    int32_t skip = 0;
     if (n <= 0) return;
-    const int strip = g->text_begins && memory[0] == ' ' &&
-                      sqm_detokenize(g->model, &token, 1, special, memory + n, cap - n) == n - 1;
+    if (g->text_begins) skip = n - sqm_detokenize(g->model, &token, 1, special, memory + n, cap - n);
+    if (skip < 0 || skip > n || memory[0] != ' ') skip = 0;
     g->text_begins = 0;
-    sqm__stream_push(stream, memory + strip, n - strip);
+    sqm__stream_push(stream, memory + skip, n - skip);
 }
 
 /* One step: sample, pass on the text, feed. *done: the reason is in stats. */
@@ -7448,7 +7532,8 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
    Recipe text, one op a line:  name dst src [src2] [mixer] {key=value}     # comment
    Registers: r0..r15 tokens positions logits. Values: integer, float, word, or a tensor list @name,@name,
    where - stands for an absent tensor. The writer checks the form, sqm_open whether keys and shapes fit. */
-#if SQM__HAVE_STDIO
+#if SQM__HAVE_WRITER
+#include <errno.h>
 /* ---- an op as recipe text ------------------------------------------------------------------------------ */
 static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
 {
@@ -7542,10 +7627,7 @@ SQM__UNUSED static size_t sqm__op_text(const sqm__file *f, int32_t i, char *dst,
     if (room) dst[used < room ? used : room - 1] = 0;
     return used;
 }
-#endif
 
-#if SQM__HAVE_WRITER
-#include <errno.h>
 /* ---- state --------------------------------------------------------------------------------------------- */
 typedef struct sqm__buffer {
     uint8_t *data;
@@ -7752,7 +7834,7 @@ static int sqm__is_tensor_name(const char *name)
 {
     if (!name || !name[0]) return 0;
     for (const char *c = name; *c; c++) {
-        if ((*c >= 0 && *c <= ' ') || *c == 127 || strchr(",=#@", *c)) return 0;
+        if ((unsigned char)*c <= ' ' || *c == 127 || strchr(",=#@", *c)) return 0;
     }
     return 1;
 }

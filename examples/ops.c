@@ -59,7 +59,7 @@ static void make_block(block *b)
     b->gate_up = make_weights(2 * HIDDEN, DIM, 3);
     b->down = make_weights(DIM, HIDDEN, 4);
     for (int i = 0; i < DIM; i++) b->gain[i] = 1.0f;
-    for (int i = 0; i < HEAD / 2; i++) b->inv_freq[i] = (float)pow(10000.0, -2.0 * i / HEAD);
+    for (int i = 0; i < HEAD / 2; i++) b->inv_freq[i] = (float)pow(10000.0, -2.0 * i / (double)HEAD);
     b->attention = sqm_mixer_attention();
     b->bound = malloc(b->attention->bound_bytes);
     stop_if(!b->bound || b->attention->bind(b->bound, params, 4, QKV, &width, &err) != SQM_OK, "bind", err.text);

@@ -1,8 +1,7 @@
 /* Fuzz entry of the weight file reader: opens the input as it is and with checksums made right, and touches
    all that an accepted file gives.
      libFuzzer: clang -g -O1 -fsanitize=fuzzer,address,undefined -DFUZZ_LIBFUZZER tests/fuzz_open.c -lm
-     plain:     cc tests/fuzz_open.c -lm;  a.out FILE...  or  a.out --mutate N FILE (N damaged copies,
-                                                                                     repeatable) */
+     plain:     cc tests/fuzz_open.c -lm;  a.out FILE...  or  a.out --mutate N FILE (N damaged copies) */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include <stdio.h>

@@ -1,5 +1,5 @@
-/* The converter on checkpoints made here: good ones of every format, then the same damaged in every way. A refused
-   checkpoint must be named in the error and leave no file. Needs POSIX directories.                                 */
+/* The converter on checkpoints made here: good ones of every format, then the same damaged in every way. A
+   refused checkpoint must be named in the error and leave no file. Needs POSIX directories.                */
 #define _POSIX_C_SOURCE 200809L
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
@@ -7,10 +7,10 @@
 #include "check.h"
 #include <sys/types.h>
 
-static char root[64];                 /* temporary directory                                                         */
+static char root[64];                 /* temporary directory                                                */
 static char out_path[128];
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------------ */
+/* ---- bytes --------------------------------------------------------------------------------------------- */
 typedef struct bytes { uint8_t *at; size_t n, room; } bytes;
 
 static void put(bytes *b, const void *p, size_t n)
@@ -24,7 +24,13 @@ static void put(bytes *b, const void *p, size_t n)
     b->n += n;
 }
 static void put_text(bytes *b, const char *s) { put(b, s, strlen(s)); }
-static void put_int(bytes *b, uint64_t v, int n) { for (int i = 0; i < n; i++) { const uint8_t c = (uint8_t)(i < 8 ? v >> 8 * i : 0); put(b, &c, 1); } }
+static void put_int(bytes *b, uint64_t v, int n)
+{
+    for (int i = 0; i < n; i++) {
+        const uint8_t c = (uint8_t)(i < 8 ? v >> 8 * i : 0);
+        put(b, &c, 1);
+    }
+}
 static void clear(bytes *b) { free(b->at); memset(b, 0, sizeof *b); }
 
 static const char *path_of(const char *name)
@@ -45,7 +51,7 @@ static void save(const char *name, const void *p, size_t n)
 
 static void save_text(const char *name, const char *text) { save(name, text, strlen(text)); }
 
-/* ---- the model: a Llama of one layer ------------------------------------------------------------------------------------ */
+/* ---- the model: a Llama of one layer ------------------------------------------------------------------- */
 enum { DIM = 8, FFN = 12, VOCAB = 10, N_MODEL = 12, MAX_MODEL = 16 };
 typedef struct toy { const char *name, *gguf; int32_t rows, cols; } toy;
 static const toy model_tensors[N_MODEL] = {
@@ -63,11 +69,12 @@ static const toy model_tensors[N_MODEL] = {
     { "lm_head.weight", "output.weight", VOCAB, DIM }
 };
 static const char good_config[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 8, \"intermediate_size\": 12,"
-    " \"num_attention_heads\": 2, \"num_key_value_heads\": 1, \"num_hidden_layers\": 1, \"vocab_size\": 10,"
-    " \"max_position_embeddings\": 32, \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"rope_theta\": 10000.0%s}";
+    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 8,"
+    " \"intermediate_size\": 12, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
+    " \"num_hidden_layers\": 1, \"vocab_size\": 10, \"max_position_embeddings\": 32,"
+    " \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"rope_theta\": 10000.0%s}";
 
-/* Number i of tensor t, exact in half precision too.                                                                */
+/* Number i of tensor t, exact in half precision too.                                                       */
 static float value_of(int t, int i) { return (float)((t * 37 + i * 11) % 61 - 30) / 32.0f; }
 static int count_of(const toy *t) { return t->rows * (t->cols ? t->cols : 1); }
 
@@ -86,12 +93,14 @@ static void put_values(bytes *b, int t)
     }
 }
 
-/* ---- safetensors ----------------------------------------------------------------------------------------------------------- */
-static void header_entry(bytes *h, const char *name, const char *dtype, int rows, int cols, size_t first, size_t end)
+/* ---- safetensors --------------------------------------------------------------------------------------- */
+static void header_entry(bytes *h, const char *name, const char *dtype, int rows, int cols, size_t first,
+                         size_t end)
 {
     char text[300];
-    snprintf(text, sizeof text, cols ? "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d, %d], \"data_offsets\": [%zu, %zu]}"
-                                     : "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d%.0d], \"data_offsets\": [%zu, %zu]}",
+    snprintf(text, sizeof text,
+             cols ? "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d, %d], \"data_offsets\": [%zu, %zu]}"
+                  : "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d%.0d], \"data_offsets\": [%zu, %zu]}",
              h->n > 1 ? ", " : "", name, dtype, rows, cols, first, end);
     put_text(h, text);
 }
@@ -104,7 +113,7 @@ static void join_safetensors(bytes *file, const bytes *header, const bytes *data
     put(file, data->at, data->n);
 }
 
-/* skip: a tensor to leave out (-1: none); extra: text of more header entries.                                       */
+/* skip: a tensor to leave out (-1: none); extra: text of more header entries.                              */
 static void make_safetensors(bytes *file, int skip, const char *extra)
 {
     bytes header = { NULL, 0, 0 }, data = { NULL, 0, 0 };
@@ -113,14 +122,17 @@ static void make_safetensors(bytes *file, int skip, const char *extra)
         const size_t first = data.n;
         if (t == skip) continue;
         put_values(&data, t);
-        header_entry(&header, model_tensors[t].name, "F32", model_tensors[t].rows, model_tensors[t].cols, first, data.n);
+        header_entry(&header, model_tensors[t].name, "F32", model_tensors[t].rows, model_tensors[t].cols,
+                     first, data.n);
     }
     if (*extra) {
         char text[200];
         const size_t first = data.n;
         put_int(&data, 0, 8);
         put_int(&data, 0, 8);
-        snprintf(text, sizeof text, ", \"%s\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [%zu, %zu]}", extra, first, data.n);
+        snprintf(text, sizeof text,
+                 ", \"%s\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [%zu, %zu]}", extra, first,
+                 data.n);
         put_text(&header, text);
     }
     put_text(&header, "}");
@@ -129,8 +141,13 @@ static void make_safetensors(bytes *file, int skip, const char *extra)
     clear(&data);
 }
 
-/* ---- PyTorch ------------------------------------------------------------------------------------------------------------------ */
-static void pickle_text(bytes *b, const char *s) { put_text(b, "X"); put_int(b, strlen(s), 4); put_text(b, s); }
+/* ---- PyTorch ------------------------------------------------------------------------------------------- */
+static void pickle_text(bytes *b, const char *s)
+{
+    put_text(b, "X");
+    put_int(b, strlen(s), 4);
+    put_text(b, s);
+}
 static void pickle_int(bytes *b, int v) { put_text(b, "J"); put_int(b, (uint32_t)v, 4); }
 
 static void pickle_tensor(bytes *b, int t, int old)
@@ -211,7 +228,7 @@ static void zip_end(zip_writer *z, bytes *file)
     clear(&z->directory);
 }
 
-/* more: what the directory claims beyond the real size of tensor 2's data.                                          */
+/* more: what the directory claims beyond the real size of tensor 2's data.                                 */
 static void make_zip(bytes *file, const bytes *pickle, size_t more)
 {
     zip_writer z;
@@ -256,19 +273,25 @@ static void make_torch_old(bytes *file)
     }
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------------ */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
 static void gguf_name(bytes *b, const char *s) { put_int(b, strlen(s), 8); put_text(b, s); }
-static void gguf_u32(bytes *b, const char *key, uint32_t v) { gguf_name(b, key); put_int(b, GGUF_U32, 4); put_int(b, v, 4); }
+static void gguf_u32(bytes *b, const char *key, uint32_t v)
+{
+    gguf_name(b, key);
+    put_int(b, GGUF_U32, 4);
+    put_int(b, v, 4);
+}
 
-/* Counts of the header, one more key and the last tensor's offset can be wrong on purpose (0: right).                */
-static void make_gguf(bytes *file, uint64_t n_tensors, uint64_t n_keys, const char *more_key, uint64_t wrong_offset, uint32_t wrong_type)
+/* Counts of the header, one more key and the last tensor's offset can be wrong on purpose (0: right).      */
+static void make_gguf(bytes *file, uint64_t n_tensors, uint64_t n_keys, const char *more_key,
+                      uint64_t wrong_offset, uint32_t wrong_type)
 {
     const float eps = 1e-5f;
     size_t offset = 0;
     clear(file);
     put_text(file, "GGUF");
     put_int(file, 3, 4);
-    put_int(file, n_tensors ? n_tensors : N_MODEL, 8);
+    put_int(file, n_tensors ? n_tensors : (uint64_t)N_MODEL, 8);
     put_int(file, n_keys ? n_keys : (more_key ? 9 : 8), 8);
     gguf_name(file, "general.architecture");
     put_int(file, GGUF_STRING, 4);
@@ -312,10 +335,10 @@ static void make_llama2c(bytes *file)
     put_values(file, 11);
 }
 
-/* ---- running --------------------------------------------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------------------------- */
 static int file_exists(const char *path) { FILE *f = fopen(path, "rb"); if (f) fclose(f); return f != NULL; }
 
-/* Converts; checks that a file is there exactly when it went well.                                                  */
+/* Converts; checks that a file is there exactly when it went well.                                         */
 static int run(const char *name, convert_report *report, conv_target target)
 {
     convert_options o;
@@ -333,7 +356,7 @@ static int run(const char *name, convert_report *report, conv_target target)
     return ok;
 }
 
-/* The conversion must fail and the error must hold all of `words` (separated by '|').                               */
+/* The conversion must fail and the error must hold all of `words` (separated by '|').                      */
 static void refuse(const char *name, const char *words, int line)
 {
     convert_report report;
@@ -344,17 +367,20 @@ static void refuse(const char *name, const char *words, int line)
     for (char *w = copy, *end; w; w = end) {
         end = strchr(w, '|');
         if (end) *end++ = 0;
-        if (check_note(strstr(report.error, w) != NULL, __FILE__, line)) printf("\"%s\" does not say \"%s\"\n", report.error, w);
+        if (check_note(strstr(report.error, w) != NULL, __FILE__, line))
+            printf("\"%s\" does not say \"%s\"\n", report.error, w);
     }
 }
 #define REFUSE(name, words) refuse((name), (words), __LINE__)
 
-/* Weights of the output against the values of the checkpoint.                                                       */
+/* Weights of the output against the values of the checkpoint.                                              */
 static void check_output(int line)
 {
-    static const struct { const char *out; int t; } pairs[] = { { "embed", 0 }, { "l0.attn_norm", 1 }, { "l0.q", 2 }, { "l0.k", 3 },
-        { "l0.v", 4 }, { "l0.o", 5 }, { "l0.ffn_norm", 6 }, { "l0.gate", 7 }, { "l0.up", 8 }, { "l0.down", 9 }, { "norm", 10 },
-        { "head", 11 } };
+    static const struct { const char *out; int t; } pairs[] = {
+        { "embed", 0 }, { "l0.attn_norm", 1 }, { "l0.q", 2 }, { "l0.k", 3 }, { "l0.v", 4 }, { "l0.o", 5 },
+        { "l0.ffn_norm", 6 }, { "l0.gate", 7 }, { "l0.up", 8 }, { "l0.down", 9 }, { "norm", 10 },
+        { "head", 11 }
+    };
     sqm_error err;
     sqm_model *m = sqm_load_file(out_path, NULL, &err);
     float values[VOCAB * FFN];
@@ -363,8 +389,10 @@ static void check_output(int line)
         sqm_tensor t;
         const int n = count_of(&model_tensors[pairs[i].t]);
         int same = 0;
-        if (sqm_model_find_tensor(m, pairs[i].out, &t) == SQM_OK && sqm_tensor_values(values, (size_t)n, &t, &err) == SQM_OK)
-            for (same = 0; same < n && values[same] == value_of(pairs[i].t, same);) same++;
+        if (sqm_model_find_tensor(m, pairs[i].out, &t) == SQM_OK &&
+            sqm_tensor_values(values, (size_t)n, &t, &err) == SQM_OK) {
+            while (same < n && values[same] == value_of(pairs[i].t, same)) same++;
+        }
         if (check_note(same == n, __FILE__, line)) printf("%s differs from the checkpoint\n", pairs[i].out);
     }
     sqm_model_free(m);
@@ -379,7 +407,7 @@ static void accept_file(const char *name, int line)
 }
 #define ACCEPT(name) accept_file((name), __LINE__)
 
-/* ---- tests ------------------------------------------------------------------------------------------------------------------------- */
+/* ---- tests --------------------------------------------------------------------------------------------- */
 static void test_good_checkpoints(void)
 {
     bytes b = { NULL, 0, 0 };
@@ -432,10 +460,13 @@ static void test_configurations(void)
     save_config(", \"use_flux_capacitor\": 3");          REFUSE("", "use_flux_capacitor");
     save_config(", \"unknown_but_null\": null");         ACCEPT("");
     save_config(", \"rope_scaling\": {\"rope_type\": \"spiral\", \"factor\": 2.0}");   REFUSE("", "spiral");
-    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\"}");                    REFUSE("", "linear|factor");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\"}");
+    REFUSE("", "linear|factor");
     save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -1}");    REFUSE("", "factor");
-    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2, \"twist\": 1}");   REFUSE("", "twist");
-    save_config(", \"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 2, \"short_factor\": [1]}");   REFUSE("", "short_factor");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": 2, \"twist\": 1}");
+    REFUSE("", "twist");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"longrope\", \"factor\": 2, \"short_factor\": [1]}");
+    REFUSE("", "short_factor");
     save_config(", \"head_dim\": 0");                    REFUSE("", "head_dim");
     save_config(", \"head_dim\": 2.5");                  REFUSE("", "head_dim");
     save_config(", \"head_dim\": 8");                    REFUSE("", "q_proj|[8, 8]|[16, 8]");
@@ -472,7 +503,7 @@ static void test_wrong_tensors(void)
     clear(&b);
 }
 
-/* A safetensors file with the given header text and `data` zero bytes.                                              */
+/* A safetensors file with the given header text and `data` zero bytes.                                     */
 static void save_header(const char *text, size_t data)
 {
     bytes b = { NULL, 0, 0 };
@@ -487,28 +518,45 @@ static void test_safetensors_headers(void)
 {
     char *deep = (char *)malloc(300001);
     bytes b = { NULL, 0, 0 };
-    save("h.safetensors", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);     REFUSE("h.safetensors", "h.safetensors|header");
+    save("h.safetensors", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
+    REFUSE("h.safetensors", "h.safetensors|header");
     save("h.safetensors", "\x05", 1);                                    REFUSE("h.safetensors", "too short");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 9]}}", 8);     REFUSE("h.safetensors", "a|9");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [0, 16]}}", 8);    REFUSE("h.safetensors", "tensor a");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [8, 0]}}", 8);     REFUSE("h.safetensors", "tensor a");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [-2], \"data_offsets\": [0, 8]}}", 8);    REFUSE("h.safetensors", "tensor a");
-    save_header("{\"a\": {\"dtype\": \"F99\", \"shape\": [2], \"data_offsets\": [0, 8]}}", 8);     REFUSE("h.safetensors", "F99");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2]}}", 8);                               REFUSE("h.safetensors", "data_offsets");
-    save_header("{\"a\": 5}", 8);                                                                  REFUSE("h.safetensors", "tensor a");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4], \"data_offsets\": [0, 0]}}", 0);
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [0, 9]}}", 8);
+    REFUSE("h.safetensors", "a|9");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [0, 16]}}", 8);
     REFUSE("h.safetensors", "tensor a");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}", 4);   REFUSE("h.safetensors", "tensor a");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}, \"b\": {\"dtype\": \"F32\", \"shape\": [1],"
-                " \"data_offsets\": [0, 4]}}", 4);                                                 REFUSE("h.safetensors", "overlap");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 8]}}", 8);     REFUSE("h.safetensors", "hole");
-    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 8);     REFUSE("h.safetensors", "end");
-    save_header("{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);    REFUSE("h.safetensors", "NUL");
-    save_header("{\"\\u001b[2J\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);   REFUSE("h.safetensors", "missing");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2], \"data_offsets\": [8, 0]}}", 8);
+    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [-2], \"data_offsets\": [0, 8]}}", 8);
+    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F99\", \"shape\": [2], \"data_offsets\": [0, 8]}}", 8);
+    REFUSE("h.safetensors", "F99");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [2]}}", 8);
+    REFUSE("h.safetensors", "data_offsets");
+    save_header("{\"a\": 5}", 8);
+    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4],"
+                " \"data_offsets\": [0, 0]}}", 0);
+    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}", 4);
+    REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},"
+                " \"b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);
+    REFUSE("h.safetensors", "overlap");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [4, 8]}}", 8);
+    REFUSE("h.safetensors", "hole");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 8);
+    REFUSE("h.safetensors", "end");
+    save_header("{\"a\\u0000b\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);
+    REFUSE("h.safetensors", "NUL");
+    save_header("{\"\\u001b[2J\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]}}", 4);
+    REFUSE("h.safetensors", "missing");
     memset(deep, '[', 300000);
     deep[300000] = 0;
-    save_header(deep, 4);                                                                          REFUSE("h.safetensors", "deep");
-    save_header("", 0);                                                                            REFUSE("h.safetensors", "JSON");
+    save_header(deep, 4);
+    REFUSE("h.safetensors", "deep");
+    save_header("", 0);
+    REFUSE("h.safetensors", "JSON");
     free(deep);
     clear(&b);
 }
@@ -524,7 +572,8 @@ static void test_shards(void)
     save_text("i.safetensors.index.json", bad);      REFUSE("i.safetensors.index.json", "etc/passwd");
     save_text("i.safetensors.index.json", gone);    REFUSE("i.safetensors.index.json", "nowhere");
     save_text("i.safetensors.index.json", other);  REFUSE("i.safetensors.index.json", "tensor x");
-    save_text("i.safetensors.index.json", "{}");               REFUSE("i.safetensors.index.json", "weight_map");
+    save_text("i.safetensors.index.json", "{}");
+    REFUSE("i.safetensors.index.json", "weight_map");
     clear(&b);
 }
 
@@ -575,11 +624,11 @@ static void test_zips(void)
     make_zip(&file, &pickle, 0);
     save("z.pth", file.at, file.n - 30);
     REFUSE("z.pth", "directory");
-    file.at[file.n - 12] = 0xff;                       /* entries in the directory                                   */
+    file.at[file.n - 12] = 0xff;                       /* entries in the directory                          */
     save("z.pth", file.at, file.n);
     REFUSE("z.pth", "z.pth");
     make_zip(&file, &pickle, 0);
-    file.at[60] ^= 1;                                  /* inside data.pkl                                            */
+    file.at[60] ^= 1;                                  /* inside data.pkl                                   */
     save("z.pth", file.at, file.n);
     REFUSE("z.pth", "data.pkl|checksum");
     clear(&pickle);
@@ -589,22 +638,46 @@ static void test_zips(void)
 static void test_ggufs(void)
 {
     bytes b = { NULL, 0, 0 };
-    make_gguf(&b, (uint64_t)1 << 60, 0, NULL, 0, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "tensors");
-    make_gguf(&b, 0, (uint64_t)1 << 60, NULL, 0, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "keys");
+    make_gguf(&b, (uint64_t)1 << 60, 0, NULL, 0, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "tensors");
+    make_gguf(&b, 0, (uint64_t)1 << 60, NULL, 0, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "keys");
     make_gguf(&b, 0, 0, NULL, 0, 0);
     for (int i = 0; i < 70000; i++) put_int(&b, 0, 1);
     save("g.gguf", b.at, b.n);                               REFUSE("g.gguf", "after its last tensor");
-    make_gguf(&b, 0, 0, "llama.mystery", 0, 0);              save("g.gguf", b.at, b.n); REFUSE("g.gguf", "llama.mystery");
-    make_gguf(&b, 0, 0, "llama.expert_count", 0, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "expert_count");
-    make_gguf(&b, 0, 0, "general.alignment", 0, 0);          save("g.gguf", b.at, b.n); REFUSE("g.gguf", "alignment");
-    make_gguf(&b, 0, 0, "split.count", 0, 0);                save("g.gguf", b.at, b.n); REFUSE("g.gguf", "split.count");
-    make_gguf(&b, 0, 0, NULL, (uint64_t)1 << 63, 0);         save("g.gguf", b.at, b.n); REFUSE("g.gguf", "output.weight");
-    make_gguf(&b, 0, 0, NULL, 33, 0);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "output.weight");
-    make_gguf(&b, 0, 0, NULL, 32, 0);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "overlap");
-    make_gguf(&b, 0, 0, NULL, 0, 12);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "attn_q");
-    make_gguf(&b, 0, 0, NULL, 0, 99);                        save("g.gguf", b.at, b.n); REFUSE("g.gguf", "attn_q|99");
+    make_gguf(&b, 0, 0, "llama.mystery", 0, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "llama.mystery");
+    make_gguf(&b, 0, 0, "llama.expert_count", 0, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "expert_count");
+    make_gguf(&b, 0, 0, "general.alignment", 0, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "alignment");
+    make_gguf(&b, 0, 0, "split.count", 0, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "split.count");
+    make_gguf(&b, 0, 0, NULL, (uint64_t)1 << 63, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "output.weight");
+    make_gguf(&b, 0, 0, NULL, 33, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "output.weight");
+    make_gguf(&b, 0, 0, NULL, 32, 0);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "overlap");
+    make_gguf(&b, 0, 0, NULL, 0, 12);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "attn_q");
+    make_gguf(&b, 0, 0, NULL, 0, 99);
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "attn_q|99");
     make_gguf(&b, 0, 0, NULL, 0, 0);
-    b.at[4] = 9;                                             save("g.gguf", b.at, b.n); REFUSE("g.gguf", "version 9");
+    b.at[4] = 9;
+    save("g.gguf", b.at, b.n);
+    REFUSE("g.gguf", "version 9");
     clear(&b);
 }
 
@@ -619,7 +692,7 @@ static void test_strange_files(void)
     clear(&b);
 }
 
-/* Every truncation and every flipped byte: refused or converted, never a crash; at most `limit` bytes in.           */
+/* Every truncation and every flipped byte: refused or converted, never a crash; at most `limit` bytes in.  */
 static void damage(const char *name, const bytes *whole, size_t limit)
 {
     convert_report report;
@@ -660,8 +733,10 @@ static void test_damaged_checkpoints(void)
 
 static void clean_up(void)
 {
-    static const char *const names[] = { "config.json", "model.safetensors", "a.pth", "a.gguf", "a.bin", "h.safetensors",
-        "i.safetensors.index.json", "p.pth", "z.pth", "g.gguf", "s.bin", "d.safetensors", "d.pth", "d.gguf", "d.bin", NULL };
+    static const char *const names[] = { "config.json", "model.safetensors", "a.pth", "a.gguf", "a.bin",
+                                         "h.safetensors", "i.safetensors.index.json", "p.pth", "z.pth",
+                                         "g.gguf", "s.bin", "d.safetensors", "d.pth", "d.gguf", "d.bin",
+                                         NULL };
     remove(out_path);
     for (int i = 0; names[i]; i++) remove(path_of(names[i]));
     remove(root);
@@ -669,7 +744,7 @@ static void clean_up(void)
 
 int main(void)
 {
-    const char *places[3] = { getenv("TMPDIR"), "/dev/shm", "/tmp" };   /* many small files: memory is best           */
+    const char *places[3] = { getenv("TMPDIR"), "/dev/shm", "/tmp" };   /* many small files: memory is best */
     int made = 0;
     for (int i = 0; i < 3 && !made; i++) {
         if (!places[i] || !places[i][0]) continue;

@@ -289,28 +289,28 @@ static void test_every_truncation_is_refused(const uint8_t *image, size_t bytes)
     CHECK(accepted == 0);
 }
 
-/* Which bytes a checksum of header, section table or index section covers. */
-static void mark_covered(uint8_t *covered, uint8_t *image)
+/* Does a checksum of header, section table or index section cover byte `at`? */
+static int is_covered(uint8_t *image, size_t at)
 {
-    memset(covered, 1, 64 + 32 * (size_t)header_of(image)->n_sections);
+    if (at < 64 + 32 * (size_t)header_of(image)->n_sections) return 1;
     for (uint32_t i = 0; i < header_of(image)->n_sections; i++) {
         const sqm__file_section *s = &table_of(image)[i];
-        if (memcmp(&s->type, "DATA", 4) != 0) memset(covered + s->offset, 1, (size_t)s->bytes);
+        if (at >= s->offset && at - s->offset < s->bytes) return memcmp(&s->type, "DATA", 4) != 0;
     }
+    return 0;
 }
 
 static void test_every_bit_flip_is_safe(const uint8_t *image, size_t bytes)
 {
     uint8_t *copy = copy_of(image, bytes);
-    uint8_t *covered = (uint8_t *)calloc(1, bytes);
     const size_t front = (size_t)section(copy, "DATA")->offset;
     sqm__file f;
     int wrong = 0, refused = 0, accepted = 0;
-    mark_covered(covered, copy);
     for (size_t i = 0; i < bytes; i++) {
+        const int covered = is_covered(copy, i);
         for (int b = 0; b < 8; b++) {
             copy[i] = (uint8_t)(copy[i] ^ 1 << b);
-            if ((sqm__file_open(&f, copy, bytes, 0, NULL) == SQM_OK) == covered[i]) wrong++;
+            if ((sqm__file_open(&f, copy, bytes, 0, NULL) == SQM_OK) == covered) wrong++;
             if (open_and_use(copy, bytes, SQM_OPEN_VERIFY) == SQM_OK) wrong++;
             if (i < front) {                           /* the same with matching checksums */
                 uint8_t *sealed = copy_of(copy, bytes);
@@ -324,7 +324,6 @@ static void test_every_bit_flip_is_safe(const uint8_t *image, size_t bytes)
     CHECK(wrong == 0);
     CHECK(refused > 4000);
     printf("index bit flips with right checksums: %d refused, %d harmless\n", refused, accepted);
-    free(covered);
     free(copy);
 }
 

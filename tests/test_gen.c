@@ -477,7 +477,57 @@ static const char *const pieces[] = {                  /* 0 begins a text, 1 end
 enum { BOS, END, TOOL, A, B, AB, THE, CAT, DOT, LINE, EURO_1, EURO_2, SMILE_1, SMILE_2, USER, COLON, ST, OP, BAD, US };
 #define MODEL_FILE "test_gen.tmp.sqm"
 
-#include "/tmp/gen/script_blob.h"
+typedef struct blob_writer { uint8_t data[4096]; size_t used; } blob_writer;
+
+static void add_array(blob_writer *b, int number, const void *items, size_t n, size_t item_bytes)
+{
+    const uint32_t entry[2] = {(uint32_t)b->used, (uint32_t)n};
+    memcpy(b->data + sizeof(sqm__tok_header) + 8 * (size_t)number, entry, sizeof(entry));
+    CHECK(b->used + n * item_bytes <= sizeof(b->data));
+    memcpy(b->data + b->used, items, n * item_bytes);
+    b->used = (b->used + n * item_bytes + 3) / 4 * 4;
+}
+
+/* A tokenizer that reads single bytes, its texts those above; strip: it drops a space at the start of texts. */
+static void make_tokenizer(blob_writer *b, int strip)
+{
+    const int32_t n = (int32_t)(sizeof(pieces) / sizeof(pieces[0])), begin = BOS, end = END;
+    sqm__tok_header h;
+    sqm__tok_step decoder;
+    uint32_t offsets[VOCAB + 1] = {0};
+    uint8_t types[VOCAB] = {SQM__TOKEN_SPECIAL, SQM__TOKEN_SPECIAL, SQM__TOKEN_SPECIAL};
+    char text[256];
+    int32_t chars[256];
+    memset(b, 0, sizeof(*b));
+    memset(&h, 0, sizeof(h));
+    memset(&decoder, 0, sizeof(decoder));
+    memset(chars, 0xff, sizeof(chars));
+    for (int32_t i = 0; i < n; i++) {
+        const size_t bytes = strlen(pieces[i]);
+        memcpy(text + offsets[i], pieces[i], bytes);
+        offsets[i + 1] = offsets[i] + (uint32_t)bytes;
+        if (bytes == 1) chars[(uint8_t)pieces[i][0]] = i;
+    }
+    h.version = SQM__TOK_VERSION;
+    h.kind = SQM__TOK_BYTES;
+    h.n_tokens = n;
+    h.max_token_bytes = 16;
+    h.role[0] = BOS; h.role[1] = END; h.role[2] = h.role[3] = h.model_unk = -1;
+    h.word_class = h.space_class = 0xffffffffu;
+    h.n_arrays = SQM__A_COUNT;
+    memcpy(b->data, &h, sizeof(h));
+    b->used = sizeof(h) + 8 * SQM__A_COUNT;
+    decoder.kind = SQM__DECODE_STRIP;
+    decoder.flags = 1;
+    decoder.a = ' ';
+    add_array(b, SQM__A_OFFSETS, offsets, (size_t)n + 1, 4);
+    add_array(b, SQM__A_TEXT, text, offsets[n], 1);
+    add_array(b, SQM__A_ATTRIBUTES, types, (size_t)n, 1);
+    add_array(b, SQM__A_CHARS, chars, 256, 4);
+    add_array(b, SQM__A_ENDS, &end, 1, 4);
+    add_array(b, SQM__A_PREFIX, &begin, 1, 4);
+    add_array(b, SQM__A_DECODERS, &decoder, strip ? 1 : 0, sizeof(decoder));
+}
 
 static void write_panels(sqm_writer *w, const float *values, int32_t rows, int32_t cols)
 {
@@ -490,10 +540,10 @@ static void write_panels(sqm_writer *w, const float *values, int32_t rows, int32
     sqm_writer_data(w, packed, bytes);
 }
 
-static sqm_session *script_session(sqm_model **model, const int32_t *script, int32_t n_script)
+static sqm_session *script_session(sqm_model **model, const int32_t *script, int32_t n_script, int strip)
 {
     static float plays[CONTEXT * VOCAB], same[VOCAB * VOCAB];
-    static uint8_t blob[4096];
+    static blob_writer blob;
     const int32_t positions[2] = {CONTEXT, VOCAB}, square[2] = {VOCAB, VOCAB};
     sqm_error err;
     sqm_writer *w = sqm_writer_open(MODEL_FILE, &err);
@@ -502,7 +552,8 @@ static sqm_session *script_session(sqm_model **model, const int32_t *script, int
     for (int i = 0; i < VOCAB; i++) same[i * VOCAB + i] = 1;
     for (int i = 0; i < CONTEXT; i++) plays[i * VOCAB + (i < n_script ? script[i] : (int32_t)DOT)] = 9;
     sqm_writer_meta(w, "max_context", "24");
-    sqm_writer_tokenizer(w, blob, script_blob(blob, sizeof(blob)));
+    make_tokenizer(&blob, strip);
+    sqm_writer_tokenizer(w, blob.data, blob.used);
     sqm_writer_declare(w, "same", SQM_F32, SQM_PANELS, 2, square);
     sqm_writer_declare(w, "plays", SQM_F32, SQM_PANELS, 2, positions);
     sqm_writer_recipe(w, "embed r0 tokens w=@same\nembed r0 positions w=@plays add=1\nhead logits r0 w=@same\n");
@@ -537,9 +588,9 @@ static void test_generate_until_the_model_ends(void)
     sqm_generate_stats stats;
     sqm_generate_options o = no_options();
     sqm_model *model;
-    sqm_session *s = script_session(&model, script, 11);
+    sqm_session *s = script_session(&model, script, 11, 0);
     memset(&h, 0, sizeof(h));
-    CHECK(sqm_generate(s, 0, "abb", NULL, hear, &h, &stats) == SQM_OK);      /* <s> ab b */
+    CHECK(sqm_generate(s, 0, "ab", NULL, hear, &h, &stats) == SQM_OK);      /* <s> a b */
     CHECK_TEXT(h.text, " the cat\xe2\x82\xac.");
     CHECK(h.calls == 4);                               /* not one for TOOL, one for both halves of the character */
     CHECK(stats.prompt_tokens == 3 && stats.new_tokens == 6 && stats.reason == SQM_END_MODEL);
@@ -554,10 +605,10 @@ static void test_generate_until_the_model_ends(void)
     memset(&h, 0, sizeof(h));
     o.max_tokens = 0;
     o.keep_special = 1;
-    CHECK(sqm_generate(s, 0, "abb", &o, hear, &h, NULL) == SQM_OK);
+    CHECK(sqm_generate(s, 0, "ab", &o, hear, &h, NULL) == SQM_OK);
     CHECK_TEXT(h.text, " the cat<tool>\xe2\x82\xac.");
     CHECK(sqm_reset(s, 0) == SQM_OK);
-    CHECK(sqm_generate(s, 0, "abb", NULL, NULL, NULL, NULL) == SQM_OK);      /* nobody listens */
+    CHECK(sqm_generate(s, 0, "ab", NULL, NULL, NULL, NULL) == SQM_OK);      /* nobody listens */
     CHECK(sqm_position(s, 0) == 9);
     close_script(s, model);
 }
@@ -568,7 +619,7 @@ static void test_generate_in_parts(void)
     static heard h;
     sqm_generate_options o = no_options();
     sqm_model *model;
-    sqm_session *s = script_session(&model, script, 11);
+    sqm_session *s = script_session(&model, script, 11, 0);
     for (int32_t part = 1; part <= 5; part++) {        /* an empty prompt continues; a cut character is replaced */
         const char *const whole = "ab the cat\xe2\x82\xac.\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd";
         sqm_generate_stats stats = {0, 0, SQM_END_MAX_TOKENS};
@@ -599,7 +650,7 @@ static void test_generate_stop_texts(void)
     sqm_generate_options o = no_options();
     sqm_generate_stats stats;
     sqm_model *model;
-    sqm_session *s = script_session(&model, script, 13);
+    sqm_session *s = script_session(&model, script, 13, 0);
     o.stop = user;
     memset(&h, 0, sizeof(h));
     CHECK(sqm_generate(s, 0, "a", &o, hear, &h, &stats) == SQM_OK);
@@ -621,7 +672,7 @@ static void test_generate_stop_texts(void)
     CHECK(sqm_generate(s, 0, NULL, &o, hear, &h, &stats) == SQM_E_ARGUMENT);
     bad[0] = large;
     CHECK(sqm_generate(s, 0, NULL, &o, hear, &h, &stats) == SQM_E_ARGUMENT);
-    CHECK_TEXT(sqm_session_error(s)->text, "stop text 0 has 199 bytes, not 1 to 160");
+    CHECK_TEXT(sqm_session_error(s)->text, "stop text 0 has 199 bytes, not 1 to 128");
     close_script(s, model);
 }
 
@@ -634,7 +685,7 @@ static void test_generate_limits_and_errors(void)
     sqm_sampler sampler = sampler_at(NAN, 0);
     sqm_generate_options o = no_options();
     sqm_model *model;
-    sqm_session *s = script_session(&model, script, 4);
+    sqm_session *s = script_session(&model, script, 4, 0);
     memset(&h, 0, sizeof(h));
     h.stop_at = 2;
     CHECK(sqm_generate(s, 0, "a", NULL, hear, &h, &stats) == SQM_STOPPED);
@@ -666,7 +717,7 @@ static void test_generate_penalties_see_the_prompt(void)
     sqm_sampler sampler = sampler_at(0, 0);
     sqm_generate_options o = no_options();
     sqm_model *model;
-    sqm_session *s = script_session(&model, script, 6);
+    sqm_session *s = script_session(&model, script, 6, 0);
     o.sampler = &sampler;
     o.max_tokens = 2;
     memset(&h, 0, sizeof(h));
@@ -679,8 +730,36 @@ static void test_generate_penalties_see_the_prompt(void)
     close_script(s, model);
 }
 
+/* What was generated is what the decoder adds to the prompt's text: the space at the start of a text goes. */
+static void test_generate_first_space(void)
+{
+    const int32_t first[] = {THE, THE, END}, special[] = {TOOL, THE, END};
+    static heard h;
+    sqm_model *model;
+    sqm_session *s = script_session(&model, first, 3, 1);
+    memset(&h, 0, sizeof(h));
+    CHECK(sqm_generate(s, 0, "", NULL, hear, &h, NULL) == SQM_OK);
+    CHECK_TEXT(h.text, "the the");
+    CHECK(sqm_reset(s, 0) == SQM_OK);
+    memset(&h, 0, sizeof(h));
+    CHECK(sqm_generate(s, 0, "a", NULL, hear, &h, NULL) == SQM_OK);
+    CHECK_TEXT(h.text, " the");
+    close_script(s, model);
+    s = script_session(&model, special, 3, 1);
+    memset(&h, 0, sizeof(h));
+    CHECK(sqm_generate(s, 0, NULL, NULL, hear, &h, NULL) == SQM_OK);
+    CHECK_TEXT(h.text, "the");
+    close_script(s, model);
+    s = script_session(&model, special, 3, 0);
+    memset(&h, 0, sizeof(h));
+    CHECK(sqm_generate(s, 0, NULL, NULL, hear, &h, NULL) == SQM_OK);
+    CHECK_TEXT(h.text, " the");
+    close_script(s, model);
+}
+
 static void test_generate(void)
 {
+    test_generate_first_space();
     test_generate_until_the_model_ends();
     test_generate_in_parts();
     test_generate_stop_texts();

@@ -134,7 +134,7 @@ static void test_sizes_follow_the_layout_table(void)
     CHECK(sqm_tensor_bytes(SQM_U8, SQM_ROWS, 4, huge) == 0);
     CHECK(sqm_tensor_bytes(SQM_F32, SQM_ROWS, 0, four) == 0 &&
           sqm_tensor_bytes(SQM_F32, SQM_ROWS, 5, four) == 0);
-    CHECK(sqm_tensor_bytes((sqm_dtype)6, SQM_ROWS, 1, four) == 0 && sqm_dtype_name((sqm_dtype)99) == NULL);
+    CHECK(sqm_tensor_bytes((sqm_dtype)6, SQM_ROWS, 1, four) == 0 && sqm_dtype_name((sqm_dtype)30) == NULL);
     CHECK(sqm_tensor_bytes(SQM_I32, SQM_PANELS, 2, four) == 0);
     CHECK(sqm__tensor_bytes64(SQM_F32, SQM_PANELS, 2,
                               huge) == ((uint64_t)1 << 27) * 64u * (uint64_t)INT32_MAX);
@@ -325,8 +325,9 @@ static double pack_error(sqm_dtype t, const float *src, int32_t rows, int32_t co
     return energy > 0.0 ? sum / energy : sum;
 }
 
-/* Relative squared errors of near-normal weights. Plain rounding with scale = largest / 8 gives about 0.0087
-   for q4 (GGUF's Q4_0 rule) and 0.0056 for q4m (GGUF's Q4_1 rule); the search must be clearly better. */
+/* Relative squared errors of near-normal weights. The gguf package's rules (scale from the largest value)
+   give 2.58e-5 for Q8_0, 0.0066 for Q4_0 and 0.0058 for Q4_1 on these numbers; the search must stay clearly
+   below for 4 bits. */
 static void test_quantiser_error_is_small(void)
 {
     static float src[64 * 256], importance[256];
@@ -334,9 +335,9 @@ static void test_quantiser_error_is_small(void)
     for (int32_t i = 0; i < 64 * 256; i++) src[i] = 0.02f * random_normal(&seed);
     const double e8 = pack_error(SQM_Q8, src, 64, 256, NULL), e4 = pack_error(SQM_Q4, src, 64, 256, NULL);
     const double e4m = pack_error(SQM_Q4M, src, 64, 256, NULL);
-    CHECK(e8 < 3.0e-5);
-    CHECK(e4 < 0.0070);
-    CHECK(e4m < 0.0050);
+    CHECK(e8 < 2.6e-5);
+    CHECK(e4 < 0.0059);
+    CHECK(e4m < 0.0048);
     for (int32_t i = 0; i < 256; i++) importance[i] = i % 4 == 0 ? 10.0f : 0.1f;
     CHECK(pack_error(SQM_Q4, src, 64, 256, importance) < 0.75 * e4);
     CHECK(pack_error(SQM_Q4M, src, 64, 256, importance) < 0.75 * e4m);
@@ -375,7 +376,7 @@ static void test_pack_refuses_bad_input(void)
     CHECK(sqm_pack(dst, sizeof(dst), SQM_Q8, src, 1, -32, NULL, &err) == SQM_E_ARGUMENT);
     CHECK(sqm_pack(dst, sizeof(dst), SQM_Q5, src, 1, 32, NULL, &err) == SQM_E_UNSUPPORTED);
     CHECK(sqm_pack(dst, sizeof(dst), SQM_I8, src, 1, 32, NULL, &err) == SQM_E_UNSUPPORTED);
-    CHECK(sqm_pack(dst, sizeof(dst), (sqm_dtype)77, src, 1, 32, NULL, &err) == SQM_E_UNSUPPORTED);
+    CHECK(sqm_pack(dst, sizeof(dst), (sqm_dtype)31, src, 1, 32, NULL, &err) == SQM_E_UNSUPPORTED);
     src[3] = sqm__float(0x7f800000u);
     CHECK(sqm_pack(dst, sizeof(dst), SQM_Q4, src, 1, 32, NULL, &err) == SQM_E_ARGUMENT);
     CHECK(sqm_pack(dst, sizeof(dst), SQM_F16, src, 1, 32, NULL, &err) == SQM_OK);  /* infinity is an f16 */
@@ -425,7 +426,7 @@ static void test_tensor_reads_refuse_bad_input(void)
     CHECK(sqm_tensor_row(NULL, &t, 0, &err) == SQM_E_ARGUMENT);
     CHECK(sqm_tensor_row(got, NULL, 0, &err) == SQM_E_ARGUMENT);
     CHECK(sqm_tensor_values(got, 5, &t, &err) == SQM_E_ARGUMENT && err.value == 6);
-    t.dtype = (sqm_dtype)42;
+    t.dtype = (sqm_dtype)29;
     CHECK(sqm_tensor_values(got, 6, &t, &err) == SQM_E_UNSUPPORTED);
     t = sqm_tensor_2d(data, SQM_Q8, SQM_ROWS, 2, 3);
     CHECK(sqm_tensor_values(got, 6, &t, &err) == SQM_E_ARGUMENT);

@@ -1,8 +1,9 @@
-/* conv_base.h: what every reader of the converter stands on: one sticky error text, an arena, mapped files.
+/* conv_base.h: what every reader of the converter stands on: one sticky error text, an arena, mapped
+   files.
 
-   A conv_env lives as long as one conversion. The first error wins; after it every function returns "nothing" and the
-   callers fall through, so that only loops and real decisions look at env->failed. All memory and all files of a
-   conversion go away together in conv_env_close.                                                                   */
+   A conv_env lives as long as one conversion. The first error wins; after it every function returns
+   "nothing" and the callers fall through, so that only loops and real decisions look at env->failed. All
+   memory and all files of a conversion go away together in conv_env_close.                                 */
 #ifndef CONV_BASE_H_INCLUDED
 #define CONV_BASE_H_INCLUDED
 #include <stdarg.h>
@@ -21,12 +22,12 @@
 #  define CONV_HAVE_MMAP 0
 #endif
 
-typedef struct conv_block {           /* arena block; memory follows the header                                      */
+typedef struct conv_block {           /* arena block; memory follows the header                             */
     struct conv_block *next;
     size_t             used, size;
 } conv_block;
 
-typedef struct conv_file {            /* a whole file in memory, read-only                                           */
+typedef struct conv_file {            /* a whole file in memory, read-only                                  */
     struct conv_file *next;
     const char       *path;
     const uint8_t    *data;
@@ -36,7 +37,7 @@ typedef struct conv_file {            /* a whole file in memory, read-only      
 typedef struct conv_env {
     char        error[512];
     int         failed;
-    int         unknown;              /* the error is "unknown architecture", not a damaged checkpoint               */
+    int         unknown;              /* the error is "unknown architecture", not a damaged checkpoint      */
     conv_block *blocks;
     conv_file  *files;
 } conv_env;
@@ -49,8 +50,9 @@ typedef struct conv_env {
 #  define CONV_UNUSED
 #endif
 
-/* ---- errors ------------------------------------------------------------------------------------------------------ */
-/* Keeps the first error and returns 0. Names come from files: bytes that a terminal would act on become '?'.        */
+/* ---- errors -------------------------------------------------------------------------------------------- */
+/* Keeps the first error and returns 0. Names come from files: bytes that a terminal would act on become
+   '?'.                                                                                                     */
 CONV_PRINTF(2, 3) static int conv_fail(conv_env *env, const char *format, ...)
 {
     va_list args;
@@ -65,8 +67,8 @@ CONV_PRINTF(2, 3) static int conv_fail(conv_env *env, const char *format, ...)
     return 0;
 }
 
-/* ---- memory ------------------------------------------------------------------------------------------------------ */
-/* count * size zeroed bytes; NULL with an error. count and size may come from a file.                               */
+/* ---- memory -------------------------------------------------------------------------------------------- */
+/* count * size zeroed bytes; NULL with an error. count and size may come from a file.                      */
 static CONV_UNUSED void *conv_alloc(conv_env *env, uint64_t count, uint64_t size)
 {
     const uint64_t header = (sizeof(conv_block) + 15) / 16 * 16;
@@ -74,7 +76,8 @@ static CONV_UNUSED void *conv_alloc(conv_env *env, uint64_t count, uint64_t size
     conv_block *b = env->blocks;
     if (env->failed) return NULL;
     if (size && count > ((uint64_t)SIZE_MAX / 2 - 4096) / size) {
-        conv_fail(env, "out of memory: %llu items of %llu bytes", (unsigned long long)count, (unsigned long long)size);
+        conv_fail(env, "out of memory: %llu items of %llu bytes", (unsigned long long)count,
+                  (unsigned long long)size);
         return NULL;
     }
     bytes = (count * size + 15) / 16 * 16;
@@ -87,7 +90,7 @@ static CONV_UNUSED void *conv_alloc(conv_env *env, uint64_t count, uint64_t size
             return NULL;
         }
         b->size = (size_t)room;
-        if (env->blocks && bytes > 32768) {            /* keep filling the small block                               */
+        if (env->blocks && bytes > 32768) {            /* keep filling the small block                      */
             b->next = env->blocks->next;
             env->blocks->next = b;
         } else {
@@ -115,7 +118,7 @@ CONV_PRINTF(2, 3) static const char *conv_format(conv_env *env, const char *form
     return text;
 }
 
-/* A NUL-terminated copy of n bytes.                                                                                 */
+/* A NUL-terminated copy of n bytes.                                                                        */
 static CONV_UNUSED const char *conv_copy_text(conv_env *env, const void *bytes, size_t n)
 {
     char *text = (char *)conv_alloc(env, (uint64_t)n + 1, 1);
@@ -124,7 +127,8 @@ static CONV_UNUSED const char *conv_copy_text(conv_env *env, const void *bytes, 
     return text;
 }
 
-/* Growing arrays: makes room for one more after n items; the old memory stays in the arena (doubling: at most twice the size).         */
+/* Growing arrays: makes room for one more after n items; the old memory stays in the arena (doubling: at
+   most twice the size).                                                                                    */
 static CONV_UNUSED void *conv_grow(conv_env *env, void *items, uint64_t n, uint64_t *room, size_t item_bytes)
 {
     void *more;
@@ -137,11 +141,11 @@ static CONV_UNUSED void *conv_grow(conv_env *env, void *items, uint64_t n, uint6
     return more;
 }
 
-/* ---- names -> numbers: open addressing, at most half full ---------------------------------------------------------- */
+/* ---- names -> numbers: open addressing, at most half full ---------------------------------------------- */
 typedef struct conv_map {
-    const char **names;               /* [size], NULL: free                                                          */
+    const char **names;               /* [size], NULL: free                                                 */
     uint64_t    *numbers;
-    uint64_t     n, size;             /* size is 0 or a power of two                                                 */
+    uint64_t     n, size;             /* size is 0 or a power of two                                        */
 } conv_map;
 
 static CONV_UNUSED uint32_t conv_hash(const char *text)
@@ -158,7 +162,7 @@ static uint64_t conv__map_cell(const conv_map *m, const char *name)
     return cell;
 }
 
-/* Number of a name, or UINT64_MAX.                                                                                  */
+/* Number of a name, or UINT64_MAX.                                                                         */
 static CONV_UNUSED uint64_t conv_map_find(const conv_map *m, const char *name)
 {
     uint64_t cell;
@@ -167,7 +171,8 @@ static CONV_UNUSED uint64_t conv_map_find(const conv_map *m, const char *name)
     return m->names[cell] ? m->numbers[cell] : UINT64_MAX;
 }
 
-/* Adds a name (kept by pointer). Returns 0 when it was there already (no error text) or memory is out (error text).  */
+/* Adds a name (kept by pointer). Returns 0 when it was there already (no error text) or memory is out
+   (error text).                                                                                            */
 static CONV_UNUSED int conv_map_add(conv_env *env, conv_map *m, const char *name, uint64_t number)
 {
     uint64_t cell;
@@ -194,14 +199,14 @@ static CONV_UNUSED int conv_map_add(conv_env *env, conv_map *m, const char *name
     return 1;
 }
 
-/* ---- files ------------------------------------------------------------------------------------------------------- */
+/* ---- files --------------------------------------------------------------------------------------------- */
 static CONV_UNUSED int conv_file_exists(const char *path)
 {
     FILE *f = fopen(path, "rb");
     char byte;
     int readable;
     if (!f) return 0;
-    readable = fread(&byte, 1, 1, f) == 1 || !ferror(f);  /* a directory opens but cannot be read                    */
+    readable = fread(&byte, 1, 1, f) == 1 || !ferror(f);  /* a directory opens but cannot be read           */
     fclose(f);
     return readable;
 }
@@ -212,7 +217,7 @@ static CONV_UNUSED const char *conv_join_path(conv_env *env, const char *directo
     return conv_format(env, "%s%s%s", directory, n && directory[n - 1] == '/' ? "" : "/", name);
 }
 
-/* The part of a path after the last separator.                                                                      */
+/* The part of a path after the last separator.                                                             */
 static CONV_UNUSED const char *conv_base_name(const char *path)
 {
     const char *base = path;
@@ -222,7 +227,7 @@ static CONV_UNUSED const char *conv_base_name(const char *path)
     return base;
 }
 
-/* "." for a bare file name.                                                                                         */
+/* "." for a bare file name.                                                                                */
 static CONV_UNUSED const char *conv_directory(conv_env *env, const char *path)
 {
     const char *base = conv_base_name(path);
@@ -246,12 +251,14 @@ static int conv__map(conv_env *env, conv_file *f)
     memset(&info, 0, sizeof info);
     if (fstat(fd, &info) != 0 || !S_ISREG(info.st_mode)) {
         close(fd);
-        return conv_fail(env, "%s: not a file%s", f->path, S_ISDIR(info.st_mode) ? ", and not a directory with a config.json" : "");
+        return conv_fail(env, "%s: not a file%s", f->path,
+                         S_ISDIR(info.st_mode) ? ", and not a directory with a config.json" : "");
     }
     f->bytes = (uint64_t)info.st_size;
     if (f->bytes == 0 || f->bytes > SIZE_MAX) {
         close(fd);
-        return conv_fail(env, "%s: %s", f->path, f->bytes ? "too large for this machine" : "the file is empty");
+        return conv_fail(env, "%s: %s", f->path,
+                         f->bytes ? "too large for this machine" : "the file is empty");
     }
     data = mmap(NULL, (size_t)f->bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     close(fd);
@@ -285,7 +292,7 @@ static int conv__map(conv_env *env, conv_file *f)
 static void conv__unmap(conv_file *f) { free((void *)(uintptr_t)f->data); }
 #endif
 
-/* Maps a file; it stays until conv_env_close. NULL with an error.                                                   */
+/* Maps a file; it stays until conv_env_close. NULL with an error.                                          */
 static CONV_UNUSED const conv_file *conv_open(conv_env *env, const char *path)
 {
     conv_file *f = (conv_file *)conv_alloc(env, 1, sizeof *f);
@@ -311,14 +318,35 @@ static CONV_UNUSED void conv_env_close(conv_env *env)
     env->files = NULL;
 }
 
-/* ---- little-endian bytes --------------------------------------------------------------------------------------------- */
+/* ---- little-endian bytes ------------------------------------------------------------------------------- */
 static CONV_UNUSED uint16_t conv_u16(const uint8_t *p) { return (uint16_t)(p[0] | p[1] << 8); }
-static CONV_UNUSED uint32_t conv_u32(const uint8_t *p) { return (uint32_t)conv_u16(p) | (uint32_t)conv_u16(p + 2) << 16; }
-static CONV_UNUSED uint64_t conv_u64(const uint8_t *p) { return (uint64_t)conv_u32(p) | (uint64_t)conv_u32(p + 4) << 32; }
-static CONV_UNUSED float conv_f32(const uint8_t *p) { const uint32_t u = conv_u32(p); float f; memcpy(&f, &u, 4); return f; }
-static CONV_UNUSED double conv_f64(const uint8_t *p) { const uint64_t u = conv_u64(p); double d; memcpy(&d, &u, 8); return d; }
+static CONV_UNUSED uint32_t conv_u32(const uint8_t *p)
+{
+    return (uint32_t)conv_u16(p) | (uint32_t)conv_u16(p + 2) << 16;
+}
+static CONV_UNUSED uint64_t conv_u64(const uint8_t *p)
+{
+    return (uint64_t)conv_u32(p) | (uint64_t)conv_u32(p + 4) << 32;
+}
+static CONV_UNUSED float conv_f32(const uint8_t *p)
+{
+    const uint32_t u = conv_u32(p);
+    float f;
+    memcpy(&f, &u, 4);
+    return f;
+}
+static CONV_UNUSED double conv_f64(const uint8_t *p)
+{
+    const uint64_t u = conv_u64(p);
+    double d;
+    memcpy(&d, &u, 8);
+    return d;
+}
 
-/* a * b, or UINT64_MAX when that does not fit.                                                                      */
-static CONV_UNUSED uint64_t conv_times(uint64_t a, uint64_t b) { return b && a > UINT64_MAX / b ? UINT64_MAX : a * b; }
+/* a * b, or UINT64_MAX when that does not fit.                                                             */
+static CONV_UNUSED uint64_t conv_times(uint64_t a, uint64_t b)
+{
+    return b && a > UINT64_MAX / b ? UINT64_MAX : a * b;
+}
 
 #endif /* CONV_BASE_H_INCLUDED */

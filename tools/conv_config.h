@@ -1,14 +1,15 @@
-/* conv_config.h: reading config.json and GGUF metadata so that nothing is guessed and nothing is overlooked: a missing
-   key without a known default, a value out of range and a key that nobody read are errors that name the key.         */
+/* conv_config.h: reading config.json and GGUF metadata so that nothing is guessed and nothing is
+   overlooked: a missing key without a known default, a value out of range and a key that nobody read are
+   errors that name the key.                                                                                */
 #ifndef CONV_CONFIG_H_INCLUDED
 #define CONV_CONFIG_H_INCLUDED
 #include <math.h>
 #include "conv_plan.h"
 
-#define CONV_REQUIRED INT64_MIN        /* default of a key that must be there                                         */
+#define CONV_REQUIRED INT64_MIN        /* default of a key that must be there                               */
 
-/* ---- config.json ------------------------------------------------------------------------------------------------------- */
-/* Value of a key of the configuration, marked as read; null counts as absent.                                       */
+/* ---- config.json --------------------------------------------------------------------------------------- */
+/* Value of a key of the configuration, marked as read; null counts as absent.                              */
 static CONV_UNUSED const json_value *conv_key(conv *c, const char *key)
 {
     const json_value *v = json_get(c->config, key);
@@ -29,13 +30,14 @@ static CONV_UNUSED int64_t conv_int(conv *c, const char *key, int64_t otherwise,
     }
     i = json_int(v, INT64_MIN);
     if (i == INT64_MIN || i < low || i > high) {
-        conv_fail(c->env, "config.json: \"%s\" is not a whole number from %lld to %lld", key, (long long)low, (long long)high);
+        conv_fail(c->env, "config.json: \"%s\" is not a whole number from %lld to %lld", key, (long long)low,
+                  (long long)high);
         return low;
     }
     return i;
 }
 
-/* A size: 1 ... 2^28.                                                                                               */
+/* A size: 1 ... 2^28.                                                                                      */
 static CONV_UNUSED int32_t conv_size(conv *c, const char *key, int64_t otherwise)
 {
     return (int32_t)conv_int(c, key, otherwise, 1, 1 << 28);
@@ -51,7 +53,7 @@ static CONV_UNUSED double conv_number(conv *c, const char *key, double otherwise
     return d;
 }
 
-/* A number > 0 without a default when otherwise is 0.                                                               */
+/* A number > 0 without a default when otherwise is 0.                                                      */
 static CONV_UNUSED double conv_positive(conv *c, const char *key, double otherwise)
 {
     const double d = conv_number(c, key, otherwise);
@@ -68,7 +70,7 @@ static CONV_UNUSED int conv_bool(conv *c, const char *key, int otherwise)
     return json_bool(v, otherwise);
 }
 
-/* otherwise NULL: the key is required.                                                                              */
+/* otherwise NULL: the key is required.                                                                     */
 static CONV_UNUSED const char *conv_word(conv *c, const char *key, const char *otherwise)
 {
     const json_value *v = conv_key(c, key);
@@ -77,22 +79,23 @@ static CONV_UNUSED const char *conv_word(conv *c, const char *key, const char *o
     return json_text(v, otherwise ? otherwise : "");
 }
 
-/* A key that the mapping knows only with this one value (or absent).                                                */
+/* A key that the mapping knows only with this one value (or absent).                                       */
 static CONV_UNUSED void conv_only_bool(conv *c, const char *key, int value)
 {
     if (conv_bool(c, key, value) != value)
-        conv_fail(c->env, "config.json: \"%s\": %s is not supported for architecture %.40s", key, value ? "false" : "true",
-                  c->architecture);
+        conv_fail(c->env, "config.json: \"%s\": %s is not supported for architecture %.40s", key,
+                  value ? "false" : "true", c->architecture);
 }
 
-/* Name of an activation in recipes.                                                                                 */
+/* Name of an activation in recipes.                                                                        */
 static CONV_UNUSED const char *conv_activation(conv *c, const char *key, const char *otherwise)
 {
     static const char *const names[][2] = {
-        { "silu", "silu" }, { "swish", "silu" }, { "gelu", "gelu" }, { "gelu_python", "gelu" }, { "gelu_new", "gelu_tanh" },
-        { "gelu_pytorch_tanh", "gelu_tanh" }, { "gelu_fast", "gelu_tanh" }, { "gelu_accurate", "gelu_tanh" },
-        { "relu", "relu" }, { "relu2", "relu2" }, { "relu_squared", "relu2" }, { "quick_gelu", "quick_gelu" },
-        { "sigmoid", "sigmoid" }, { "tanh", "tanh" }
+        { "silu", "silu" }, { "swish", "silu" }, { "gelu", "gelu" }, { "gelu_python", "gelu" },
+        { "gelu_new", "gelu_tanh" }, { "gelu_pytorch_tanh", "gelu_tanh" }, { "gelu_fast", "gelu_tanh" },
+        { "gelu_accurate", "gelu_tanh" }, { "relu", "relu" }, { "relu2", "relu2" },
+        { "relu_squared", "relu2" }, { "quick_gelu", "quick_gelu" }, { "sigmoid", "sigmoid" },
+        { "tanh", "tanh" }
     };
     const char *name = conv_word(c, key, otherwise);
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
@@ -102,21 +105,24 @@ static CONV_UNUSED const char *conv_activation(conv *c, const char *key, const c
     return "silu";
 }
 
-/* Keys that cannot change what the model computes on text, for any architecture.                                    */
+/* Keys that cannot change what the model computes on text, for any architecture.                           */
 static const char *const conv_ignored_keys[] = {
-    "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures", "attn_implementation", "auto_map",
-    "attn_pdrop", "attention_dropout", "attention_probs_dropout_prob", "bad_words_ids", "begin_suppress_tokens", "bos_token_id",
-    "chunk_size_feed_forward", "classifier_dropout", "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout",
-    "dtype", "early_stopping", "embd_pdrop", "embed_dropout", "embedding_dropout", "encoder_no_repeat_ngram_size",
-    "eos_token_id", "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
-    "gradient_checkpointing", "hidden_dropout", "hidden_dropout_prob", "id2label", "init_std", "initializer_range",
-    "label2id", "layerdrop", "length_penalty", "max_length", "min_length", "model_type", "no_repeat_ngram_size",
-    "num_beam_groups", "num_beams", "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores",
-    "pad_token_id", "prefix", "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty",
-    "resid_dropout", "resid_pdrop", "residual_dropout", "return_dict", "return_dict_in_generate", "sep_token_id",
-    "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder", "tokenizer_class",
-    "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p", "unk_token_id", "unsloth_fixed",
-    "unsloth_version", "use_bfloat16", "use_cache", "use_mambapy", "xla_device", NULL
+    "_attn_implementation_autoset", "_commit_hash", "_name_or_path", "architectures", "attn_implementation",
+    "auto_map", "attn_pdrop", "attention_dropout", "attention_probs_dropout_prob", "bad_words_ids",
+    "begin_suppress_tokens", "bos_token_id", "chunk_size_feed_forward", "classifier_dropout",
+    "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "dtype", "early_stopping",
+    "embd_pdrop", "embed_dropout", "embedding_dropout", "encoder_no_repeat_ngram_size", "eos_token_id",
+    "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
+    "gradient_checkpointing", "hidden_dropout", "hidden_dropout_prob", "id2label", "init_std",
+    "initializer_range", "label2id", "layerdrop", "length_penalty", "max_length", "min_length",
+    "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
+    "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "prefix",
+    "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty", "resid_dropout",
+    "resid_pdrop", "residual_dropout", "return_dict", "return_dict_in_generate", "sep_token_id",
+    "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder",
+    "tokenizer_class", "top_k", "top_p", "torch_dtype", "torchscript", "transformers_version", "typical_p",
+    "unk_token_id", "unsloth_fixed", "unsloth_version", "use_bfloat16", "use_cache", "use_mambapy",
+    "xla_device", NULL
 };
 
 static CONV_UNUSED int conv_check_unread_keys(conv *c)
@@ -124,60 +130,67 @@ static CONV_UNUSED int conv_check_unread_keys(conv *c)
     conv_only_bool(c, "is_encoder_decoder", 0);
     conv_only_bool(c, "add_cross_attention", 0);
     conv_bool(c, "is_decoder", 1);
-    if (json_count(conv_key(c, "pruned_heads"))) conv_fail(c->env, "config.json: \"pruned_heads\" is not supported");
+    if (json_count(conv_key(c, "pruned_heads")))
+        conv_fail(c->env, "config.json: \"pruned_heads\" is not supported");
     for (uint32_t i = 0; !c->env->failed && i < json_count(c->config); i++) {
         const char *key = json_key_at(c->config, i)->text;
         int known = c->config_seen[i] || json_is(json_at(c->config, i), JSON_NULL);
         for (int k = 0; !known && conv_ignored_keys[k]; k++) known = strcmp(conv_ignored_keys[k], key) == 0;
         if (!known)
-            return conv_fail(c->env, "config.json: key \"%.100s\" is not known for architecture %.40s and might change the results",
-                             key, c->architecture);
+            return conv_fail(c->env, "config.json: key \"%.100s\" is not known for architecture %.40s "
+                             "and might change the results", key, c->architecture);
     }
     return !c->env->failed;
 }
 
-/* ---- GGUF metadata ------------------------------------------------------------------------------------------------------ */
-/* Key "<architecture>.<name>".                                                                                      */
+/* ---- GGUF metadata ------------------------------------------------------------------------------------- */
+/* Key "<architecture>.<name>".                                                                             */
 static CONV_UNUSED gguf_kv *conv_gguf_key(conv *c, const char *name)
 {
     return gguf_find(c->gguf, conv_format(c->env, "%s.%s", c->architecture, name));
 }
 
-/* otherwise NAN: the key is required.                                                                               */
+/* otherwise NAN: the key is required.                                                                      */
 static CONV_UNUSED double conv_gguf_number(conv *c, const char *name, double otherwise)
 {
     const gguf_kv *kv = conv_gguf_key(c, name);
     double d;
-    if (kv && !gguf_is_number(kv)) conv_fail(c->env, "%s: key %s.%s is not one number", c->gguf->file->path, c->architecture, name);
-    if (!kv && otherwise != otherwise) conv_fail(c->env, "%s: key %s.%s is missing", c->gguf->file->path, c->architecture, name);
+    if (kv && !gguf_is_number(kv))
+        conv_fail(c->env, "%s: key %s.%s is not one number", c->gguf->file->path, c->architecture, name);
+    if (!kv && otherwise != otherwise)
+        conv_fail(c->env, "%s: key %s.%s is missing", c->gguf->file->path, c->architecture, name);
     d = gguf_number(kv, otherwise);
-    if (!c->env->failed && !(fabs(d) < 1e30)) conv_fail(c->env, "%s: key %s.%s is out of range", c->gguf->file->path, c->architecture, name);
+    if (!c->env->failed && !(fabs(d) < 1e30))
+        conv_fail(c->env, "%s: key %s.%s is out of range", c->gguf->file->path, c->architecture, name);
     return c->env->failed ? 1.0 : d;
 }
 
-/* A size: 1 ... 2^28. otherwise 0: required.                                                                        */
+/* A size: 1 ... 2^28. otherwise 0: required.                                                               */
 static CONV_UNUSED int32_t conv_gguf_size(conv *c, const char *name, int32_t otherwise)
 {
     const double d = conv_gguf_number(c, name, otherwise ? (double)otherwise : (double)NAN);
     if (d >= 1.0 && d <= 268435456.0 && floor(d) == d) return (int32_t)d;
-    conv_fail(c->env, "%s: key %s.%s is not a whole number from 1 to 2^28", c->gguf->file->path, c->architecture, name);
+    conv_fail(c->env, "%s: key %s.%s is not a whole number from 1 to 2^28", c->gguf->file->path,
+              c->architecture, name);
     return 1;
 }
 
-/* All keys "<architecture>.*" must have been read by the mapping.                                                   */
+/* All keys "<architecture>.*" must have been read by the mapping.                                          */
 static CONV_UNUSED int conv_check_unread_gguf(conv *c)
 {
     static const char *const ignored[] = { "vocab_size", "tensor_data_layout", NULL };
     const size_t n = strlen(c->architecture);
     if (conv_gguf_number(c, "expert_count", 0.0) != 0.0)
-        return conv_fail(c->env, "%s: key %s.expert_count: experts are not supported", c->gguf->file->path, c->architecture);
+        return conv_fail(c->env, "%s: key %s.expert_count: experts are not supported", c->gguf->file->path,
+                         c->architecture);
     conv_gguf_number(c, "expert_used_count", 0.0);
     for (uint64_t i = 0; !c->env->failed && i < c->gguf->n_kv; i++) {
         const gguf_kv *kv = &c->gguf->kv[i];
         int known = kv->used || strncmp(kv->key, c->architecture, n) != 0 || kv->key[n] != '.';
         for (int k = 0; !known && ignored[k]; k++) known = strcmp(kv->key + n + 1, ignored[k]) == 0;
         if (!known)
-            return conv_fail(c->env, "%s: key %.100s is not known and might change the results", c->gguf->file->path, kv->key);
+            return conv_fail(c->env, "%s: key %.100s is not known and might change the results",
+                             c->gguf->file->path, kv->key);
     }
     return !c->env->failed;
 }

@@ -1,56 +1,57 @@
-/* conv_decoder.h: the decoder-only transformer as data. A mapping fills a conv_decoder (names of the checkpoint's
-   tensors and what is special) and conv_emit_decoder writes the recipe. A model that does not fit uses the parts:
-   conv_put_norm, conv_put_attention, conv_put_ffn, conv_put_head, conv_put_linear.
+/* conv_decoder.h: the decoder-only transformer as data. A mapping fills a conv_decoder (names of the
+   checkpoint's tensors and what is special) and conv_emit_decoder writes the recipe. A model that does not
+   fit uses the parts: conv_put_norm, conv_put_attention, conv_put_ffn, conv_put_head, conv_put_linear.
 
-   Registers: r0 residual stream, r1 normalised rows, r2 q|k|v, r3 result of the mixer, r4 second norm of parallel branches,
-   r5 gate|up, r6 inner rows of the feed-forward part.                                                               */
+   Registers: r0 residual stream, r1 normalised rows, r2 q|k|v, r3 result of the mixer, r4 second norm of
+   parallel branches, r5 gate|up, r6 inner rows of the feed-forward part.                                   */
 #ifndef CONV_DECODER_H_INCLUDED
 #define CONV_DECODER_H_INCLUDED
 #include "conv_rope.h"
 
 typedef enum conv_bias { CONV_NO_BIAS, CONV_BIAS, CONV_BIAS_IF_PRESENT } conv_bias;
 
-typedef enum conv_qkv_order {         /* rows of a fused q, k, v weight                                              */
-    CONV_QKV_STACKED,                 /* all of q, all of k, all of v                                                */
-    CONV_QKV_PER_HEAD,                /* for each head: q, k, v                             [heads, 3, head_dim]      */
-    CONV_QKV_GROUPED,                 /* for each key head: its queries, k, v    [kv_heads, group + 2, head_dim]      */
-    CONV_QKV_CODEGEN                  /* for each quarter of the heads: q, v, k          [4, 3, heads / 4 * head_dim] */
+typedef enum conv_qkv_order {         /* rows of a fused q, k, v weight                                     */
+    CONV_QKV_STACKED,                 /* all of q, all of k, all of v                                       */
+    CONV_QKV_PER_HEAD,                /* for each head q, k, v: [heads, 3, head_dim]                        */
+    CONV_QKV_GROUPED,                 /* for each key head its queries, k, v: [kv_heads, group + 2, head_dim] */
+    CONV_QKV_CODEGEN                  /* for each quarter of the heads q, v, k: [4, 3, heads / 4 * head_dim]  */
 } conv_qkv_order;
 
-typedef enum conv_head_norm {         /* norm of queries and keys                                                    */
+typedef enum conv_head_norm {         /* norm of queries and keys                                           */
     CONV_HEAD_NORM_NONE,
-    CONV_HEAD_NORM_SHARED,            /* each head by itself, one weight [head_dim]; names NULL: no weight           */
-    CONV_HEAD_NORM_OWN,               /* each head by itself, own weights [heads, head_dim]                          */
-    CONV_HEAD_NORM_FULL               /* all heads together, weight [heads * head_dim]                               */
+    CONV_HEAD_NORM_SHARED,            /* each head by itself, one weight [head_dim]; names NULL: no weight  */
+    CONV_HEAD_NORM_OWN,               /* each head by itself, own weights [heads, head_dim]                 */
+    CONV_HEAD_NORM_FULL               /* all heads together, weight [heads * head_dim]                      */
 } conv_head_norm;
 
 typedef struct conv_decoder {
     int32_t dim, layers, heads, kv_heads, head_dim, ffn, vocab;
-    /* names in the checkpoint, without ".weight"; NULL: the model has none. Those of a layer follow layer_prefix and number. */
+    /* names in the checkpoint, without ".weight"; NULL: the model has none. Those of a layer follow
+       layer_prefix and number. */
     const char *embed, *positions, *final_norm, *head, *layer_prefix, *weight_suffix;
     const char *attn_norm, *attn_post_norm, *ffn_norm, *ffn_post_norm, *q_norm, *k_norm;
     const char *q, *k, *v, *qkv, *o, *gate, *up, *gate_up, *down;
-    const char *norm, *head_norm_kind;                       /* "rms" or "layer"                                     */
-    double      norm_eps, norm_plus;                         /* norm_plus 1: checkpoints hold w - 1                  */
-    int32_t     norm_plain;                                  /* norms have no weights                                */
+    const char *norm, *head_norm_kind;                       /* "rms" or "layer"                            */
+    double      norm_eps, norm_plus;                         /* norm_plus 1: checkpoints hold w - 1         */
+    int32_t     norm_plain;                                  /* norms have no weights                       */
     conv_bias   norm_bias, head_norm_bias, qkv_bias, o_bias, ffn_bias, head_bias;
     conv_qkv_order qkv_order;
     conv_head_norm head_norm;
     int32_t     head_norm_after_rope, tied, position_offset;
-    int32_t     conv1d;               /* weights are stored [in, out]                                                */
-    int32_t     parallel;             /* both branches read the same stream; ffn_norm NULL: the same norm too        */
-    int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm and ffn_norm come after their branch     */
-    int32_t     embed_norm;           /* norm of the embedding, without weights                                      */
+    int32_t     conv1d;               /* weights are stored [in, out]                                       */
+    int32_t     parallel;             /* both branches read the same stream; ffn_norm NULL: the same norm   */
+    int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm, ffn_norm come after the branch */
+    int32_t     embed_norm;           /* norm of the embedding, without weights                             */
     const char *act;
     double      embed_scale, residual_scale, head_scale, attn_softcap, head_softcap;
     conv_rope   ropes[2];
-    int32_t    *layer_rope;           /* [layers]: index in ropes, -1: none                                          */
-    int32_t    *layer_window;         /* [layers]: 0: none                                                           */
-    double     *layer_scale;          /* [layers]: factor of q.k                                                     */
+    int32_t    *layer_rope;           /* [layers]: index in ropes, -1: none                                 */
+    int32_t    *layer_window;         /* [layers]: 0: none                                                  */
+    double     *layer_scale;          /* [layers]: factor of q.k                                            */
 } conv_decoder;
 
-/* ---- filling --------------------------------------------------------------------------------------------------------- */
-/* Usual values; dim, layers, heads ... must be set before. 0 after an error.                                        */
+/* ---- filling ------------------------------------------------------------------------------------------- */
+/* Usual values; dim, layers, heads ... must be set before. 0 after an error.                               */
 static CONV_UNUSED int conv_decoder_defaults(conv *c, conv_decoder *d)
 {
     const uint64_t n = (uint64_t)d->layers;
@@ -59,7 +60,8 @@ static CONV_UNUSED int conv_decoder_defaults(conv *c, conv_decoder *d)
     if (!d->head_norm_kind) d->head_norm_kind = "rms";
     if (!d->act) d->act = "silu";
     d->embed_scale = d->residual_scale = d->head_scale = 1.0;
-    if (!c->env->failed && d->layers > 10000) conv_fail(c->env, "%d layers are more than is plausible", d->layers);
+    if (!c->env->failed && d->layers > 10000)
+        conv_fail(c->env, "%d layers are more than is plausible", d->layers);
     if (!c->env->failed && d->heads % d->kv_heads)
         conv_fail(c->env, "%d query heads do not divide over %d key heads", d->heads, d->kv_heads);
     if (!c->env->failed && (int64_t)d->heads * d->head_dim > 1 << 28)
@@ -72,7 +74,7 @@ static CONV_UNUSED int conv_decoder_defaults(conv *c, conv_decoder *d)
     return !c->env->failed;
 }
 
-/* Channels of a head when no key gives them.                                                                        */
+/* Channels of a head when no key gives them.                                                               */
 static CONV_UNUSED int32_t conv_head_dim(conv *c, int32_t dim, int32_t heads)
 {
     if (dim % heads) conv_fail(c->env, "a width of %d does not divide over %d heads", dim, heads);
@@ -89,8 +91,10 @@ static CONV_UNUSED void conv_set_window(const conv_decoder *d, int32_t window)
     for (int32_t i = 0; d->layer_window && i < d->layers; i++) d->layer_window[i] = window;
 }
 
-/* A window on every layer but each n-th, whose sight is full; the index of the rope (-1: none) of either kind.       */
-static CONV_UNUSED void conv_window_pattern(const conv_decoder *d, int32_t window, int32_t n, int32_t full_rope, int32_t sliding_rope)
+/* A window on every layer but each n-th, whose sight is full; the index of the rope (-1: none) of either
+   kind.                                                                                                    */
+static CONV_UNUSED void conv_window_pattern(const conv_decoder *d, int32_t window, int32_t n,
+                                            int32_t full_rope, int32_t sliding_rope)
 {
     for (int32_t i = 0; d->layer_window && d->layer_rope && i < d->layers; i++) {
         const int full = (i + 1) % n == 0;
@@ -99,41 +103,43 @@ static CONV_UNUSED void conv_window_pattern(const conv_decoder *d, int32_t windo
     }
 }
 
-/* Which prefix the checkpoint uses: transformers loads a bare model's tensors without it too.                       */
+/* Which prefix the checkpoint uses: transformers loads a bare model's tensors without it too.              */
 static CONV_UNUSED const char *conv_prefix(conv *c, const char *prefix, const char *name)
 {
     return !conv_has(c, conv_format(c->env, "%s%s", prefix, name)) && conv_has(c, name) ? "" : prefix;
 }
 
-/* ---- parts of a recipe -------------------------------------------------------------------------------------------------- */
-typedef struct conv_part {            /* one weight of a linear line                                                 */
-    const char *out;                  /* name of the output tensor; its bias is out.bias                             */
+/* ---- parts of a recipe --------------------------------------------------------------------------------- */
+typedef struct conv_part {            /* one weight of a linear line                                        */
+    const char *out;                  /* name of the output tensor; its bias is out.bias                    */
     conv_view   weight, bias;
     int32_t     has_bias;
 } conv_part;
 
 static CONV_UNUSED int conv_wants_bias(conv *c, conv_bias mode, const char *name)
 {
-    return mode == CONV_BIAS || (mode == CONV_BIAS_IF_PRESENT && conv_has(c, conv_format(c->env, "%s.bias", name)));
+    return mode == CONV_BIAS ||
+           (mode == CONV_BIAS_IF_PRESENT && conv_has(c, conv_format(c->env, "%s.bias", name)));
 }
 
-/* A weight [rows, cols] and its bias [rows] by their name in the checkpoint.                                        */
-static CONV_UNUSED conv_part conv_part_of(conv *c, const conv_decoder *d, const char *out, const char *name, int64_t rows,
-                                          int64_t cols, conv_bias bias)
+/* A weight [rows, cols] and its bias [rows] by their name in the checkpoint.                               */
+static CONV_UNUSED conv_part conv_part_of(conv *c, const conv_decoder *d, const char *out, const char *name,
+                                          int64_t rows, int64_t cols, conv_bias bias)
 {
     conv_part p;
     const char *weight = conv_format(c->env, "%s%s", name, d->weight_suffix);
     memset(&p, 0, sizeof p);
     p.out = out;
-    p.weight = d->conv1d ? conv_transposed(conv_take(c, weight, cols, rows)) : conv_take(c, weight, rows, cols);
+    p.weight = d->conv1d ? conv_transposed(conv_take(c, weight, cols, rows))
+        : conv_take(c, weight, rows, cols);
     p.has_bias = conv_wants_bias(c, bias, name);
     if (p.has_bias) p.bias = conv_take(c, conv_format(c->env, "%s.bias", name), rows, 0);
     return p;
 }
 
-/* Some rows of a part as a part of its own; see conv_rows.                                                          */
-static CONV_UNUSED conv_part conv_part_rows(conv *c, conv_part p, const char *out, int64_t first, int64_t block, int64_t stride,
-                                            int64_t count)
+/* Some rows of a part as a part of its own; see conv_rows.                                                 */
+static CONV_UNUSED conv_part conv_part_rows(conv *c, conv_part p, const char *out, int64_t first,
+                                            int64_t block, int64_t stride, int64_t count)
 {
     p.out = out;
     p.weight = conv_rows(c, p.weight, first, block, stride, count);
@@ -141,8 +147,9 @@ static CONV_UNUSED conv_part conv_part_rows(conv *c, conv_part p, const char *ou
     return p;
 }
 
-/* linear rD rS w=... b=...; the results of the parts stand side by side. add: they are added to rD.                 */
-static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_part *parts, int32_t n, double scale, int add)
+/* linear rD rS w=... b=...; the results of the parts stand side by side. add: they are added to rD.        */
+static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_part *parts, int32_t n,
+                                        double scale, int add)
 {
     int biases = 0;
     conv_put(c, "linear r%d r%d w=", dst, src);
@@ -160,7 +167,7 @@ static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_pa
     conv_line(c, "%s", add ? " add=1" : "");
 }
 
-/* Name of a tensor of layer i in the checkpoint.                                                                    */
+/* Name of a tensor of layer i in the checkpoint.                                                           */
 static CONV_UNUSED const char *conv_layer_name(conv *c, const conv_decoder *d, int32_t i, const char *name)
 {
     return conv_format(c->env, "%s%d.%s", d->layer_prefix, i, name);
@@ -171,8 +178,9 @@ static CONV_UNUSED const char *conv_out_name(conv *c, int32_t i, const char *nam
     return conv_format(c->env, "l%d.%s", i, name);
 }
 
-/* norm rD rS with the weights `name` of the checkpoint.                                                             */
-static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, int src, const char *out, const char *name)
+/* norm rD rS with the weights `name` of the checkpoint.                                                    */
+static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, int src, const char *out,
+                                      const char *name)
 {
     conv_put(c, "norm r%d r%d kind=%s", dst, src, d->norm);
     if (!d->norm_plain) {
@@ -185,11 +193,13 @@ static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, i
     conv_line(c, " eps=%s", conv_real(c, d->norm_eps));
 }
 
-/* ---- attention ----------------------------------------------------------------------------------------------------------- */
+/* ---- attention ----------------------------------------------------------------------------------------- */
 static void conv__qkv_fused(conv *c, const conv_decoder *d, int32_t i, conv_part *parts)
 {
-    const int64_t size = d->head_dim, q = d->heads * size, kv = d->kv_heads * size, group = d->heads / d->kv_heads;
-    const conv_part all = conv_part_of(c, d, "", conv_layer_name(c, d, i, d->qkv), q + 2 * kv, d->dim, d->qkv_bias);
+    const int64_t size = d->head_dim, q = d->heads * size, kv = d->kv_heads * size,
+        group = d->heads / d->kv_heads;
+    const conv_part all = conv_part_of(c, d, "", conv_layer_name(c, d, i, d->qkv), q + 2 * kv, d->dim,
+                                       d->qkv_bias);
     const char *nq = conv_out_name(c, i, "q"), *nk = conv_out_name(c, i, "k"), *nv = conv_out_name(c, i, "v");
     const int64_t step = (group + 2) * size;
     if (d->qkv_order == CONV_QKV_STACKED) {
@@ -198,18 +208,19 @@ static void conv__qkv_fused(conv *c, const conv_decoder *d, int32_t i, conv_part
         parts[2] = conv_part_rows(c, all, nv, q + kv, kv, kv, kv);
     } else if (d->qkv_order == CONV_QKV_CODEGEN) {
         const int64_t part = q / 4;
-        if (!c->env->failed && d->heads % 4) conv_fail(c->env, "%d heads do not divide into four parts", d->heads);
+        if (!c->env->failed && d->heads % 4)
+            conv_fail(c->env, "%d heads do not divide into four parts", d->heads);
         parts[0] = conv_part_rows(c, all, nq, 0, part, 3 * part, q);
         parts[1] = conv_part_rows(c, all, nk, 2 * part, part, 3 * part, q);
         parts[2] = conv_part_rows(c, all, nv, part, part, 3 * part, q);
-    } else {                                           /* per head: the case of one query a key head                 */
+    } else {                                           /* per head: the case of one query a key head        */
         parts[0] = conv_part_rows(c, all, nq, 0, group * size, step, q);
         parts[1] = conv_part_rows(c, all, nk, group * size, size, step, kv);
         parts[2] = conv_part_rows(c, all, nv, (group + 1) * size, size, step, kv);
     }
 }
 
-/* linear r2 rS: queries | keys | values                                                                             */
+/* linear r2 rS: queries | keys | values                                                                    */
 static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, int src)
 {
     const int64_t q = (int64_t)d->heads * d->head_dim, kv = (int64_t)d->kv_heads * d->head_dim;
@@ -217,29 +228,39 @@ static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, 
     if (d->qkv) {
         conv__qkv_fused(c, d, i, parts);
     } else {
-        parts[0] = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, d->q), q, d->dim, d->qkv_bias);
-        parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim, d->qkv_bias);
-        parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim, d->qkv_bias);
+        parts[0] = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, d->q), q, d->dim,
+                                d->qkv_bias);
+        parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim,
+                                d->qkv_bias);
+        parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim,
+                                d->qkv_bias);
     }
     conv_put_linear(c, 2, src, parts, 3, 1.0, 0);
 }
 
-/* Own weights of each head lie in one matrix [heads, head_dim], or in one tensor a head (name.norms.H.weight).       */
-static conv_view conv__own_head_norm(conv *c, const conv_decoder *d, const char *out, const char *name, int32_t heads)
+/* Own weights of each head lie in one matrix [heads, head_dim], or in one tensor a head
+   (name.norms.H.weight).                                                                                   */
+static conv_view conv__own_head_norm(conv *c, const conv_decoder *d, const char *out, const char *name,
+                                     int32_t heads)
 {
     const char *first = conv_format(c->env, "%s.norms.0%s", name, d->weight_suffix);
     conv_view *parts;
-    if (!conv_has(c, first)) return conv_flat(conv_take(c, conv_format(c->env, "%s%s", name, d->weight_suffix), heads, d->head_dim));
+    if (!conv_has(c, first))
+        return conv_flat(conv_take(c, conv_format(c->env, "%s%s", name, d->weight_suffix), heads,
+                                   d->head_dim));
     parts = (conv_view *)conv_alloc(c->env, (uint64_t)heads, sizeof *parts);
     for (int32_t h = 0; parts && h < heads; h++)
-        parts[h] = conv_take(c, conv_format(c->env, "%s.norms.%d%s", name, h, d->weight_suffix), d->head_dim, 0);
+        parts[h] = conv_take(c, conv_format(c->env, "%s.norms.%d%s", name, h, d->weight_suffix), d->head_dim,
+                             0);
     if (parts) conv_stack(c, out, CONV_VECTOR, parts, heads);
     return parts ? parts[0] : conv_take(c, first, d->head_dim, 0);
 }
 
-static void conv__head_norm(conv *c, const conv_decoder *d, int32_t i, const char *name, int32_t first, int32_t heads)
+static void conv__head_norm(conv *c, const conv_decoder *d, int32_t i, const char *name, int32_t first,
+                            int32_t heads)
 {
-    const int32_t width = heads * d->head_dim, one = d->head_norm == CONV_HEAD_NORM_FULL ? width : d->head_dim;
+    const int32_t width = heads * d->head_dim,
+        one = d->head_norm == CONV_HEAD_NORM_FULL ? width : d->head_dim;
     const char *in = name ? conv_layer_name(c, d, i, name) : NULL;
     const char *out = conv_out_name(c, i, first ? "k_norm" : "q_norm");
     if (c->env->failed) return;
@@ -258,31 +279,32 @@ static void conv__head_norm(conv *c, const conv_decoder *d, int32_t i, const cha
     conv_line(c, " eps=%s", conv_real(c, d->norm_eps));
 }
 
-/* norm of queries and keys in r2                                                                                    */
+/* norm of queries and keys in r2                                                                           */
 static CONV_UNUSED void conv_put_head_norms(conv *c, const conv_decoder *d, int32_t i)
 {
     conv__head_norm(c, d, i, d->q_norm, 0, d->heads);
     conv__head_norm(c, d, i, d->k_norm, d->heads * d->head_dim, d->kv_heads);
 }
 
-/* rope r2 r2 over queries and keys, which stand side by side                                                        */
+/* rope r2 r2 over queries and keys, which stand side by side                                               */
 static CONV_UNUSED void conv_put_rope(conv *c, const conv_decoder *d, const conv_rope *r)
 {
     if (c->env->failed) return;
     if (!conv_made(c, r->name)) conv_make_values(c, r->name, r->freq, r->dims / 2);
-    conv_put(c, "rope r2 r2 first=0 heads=%d head_dim=%d dims=%d style=%s freq=@%s", d->heads + d->kv_heads, d->head_dim,
-             r->dims, r->style, r->name);
+    conv_put(c, "rope r2 r2 first=0 heads=%d head_dim=%d dims=%d style=%s freq=@%s", d->heads + d->kv_heads,
+             d->head_dim, r->dims, r->style, r->name);
     conv_put_real(c, "attn_factor", r->attn_factor, 1.0);
     if (r->freq_long) {
         const char *name = conv_format(c->env, "%s_long", r->name);
         if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
         conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
     }
-    if (r->ntk_length) conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
+    if (r->ntk_length)
+        conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
     conv_line(c, "%s", "");
 }
 
-/* From rS to the attention's result in r3 (before the output projection).                                           */
+/* From rS to the attention's result in r3 (before the output projection).                                  */
 static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32_t i, int src)
 {
     const int32_t rope = d->layer_rope[i];
@@ -290,21 +312,22 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
     if (d->head_norm && !d->head_norm_after_rope) conv_put_head_norms(c, d, i);
     if (rope >= 0 && d->ropes[rope].dims) conv_put_rope(c, d, &d->ropes[rope]);
     if (d->head_norm && d->head_norm_after_rope) conv_put_head_norms(c, d, i);
-    conv_put(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads, d->head_dim,
-             conv_real(c, d->layer_scale[i]));
+    conv_put(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads,
+             d->head_dim, conv_real(c, d->layer_scale[i]));
     conv_put_real(c, "softcap", d->attn_softcap, 0.0);
     if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
     conv_line(c, "%s", "");
 }
 
-/* ---- channel mixing ---------------------------------------------------------------------------------------------------------- */
-/* From rS to the inner rows of the feed-forward part in *inner (before its output projection).                      */
+/* ---- channel mixing ------------------------------------------------------------------------------------ */
+/* From rS to the inner rows of the feed-forward part in *inner (before its output projection).             */
 static CONV_UNUSED void conv_put_ffn(conv *c, const conv_decoder *d, int32_t i, int src, int *inner)
 {
     conv_part parts[2];
     const char *gate = conv_out_name(c, i, "gate"), *up = conv_out_name(c, i, "up");
     if (d->gate_up) {
-        const conv_part all = conv_part_of(c, d, "", conv_layer_name(c, d, i, d->gate_up), 2 * (int64_t)d->ffn, d->dim, d->ffn_bias);
+        const conv_part all = conv_part_of(c, d, "", conv_layer_name(c, d, i, d->gate_up),
+                                           2 * (int64_t)d->ffn, d->dim, d->ffn_bias);
         parts[0] = conv_part_rows(c, all, gate, 0, d->ffn, d->ffn, d->ffn);
         parts[1] = conv_part_rows(c, all, up, d->ffn, d->ffn, d->ffn, d->ffn);
     } else if (d->gate) {
@@ -322,9 +345,9 @@ static CONV_UNUSED void conv_put_ffn(conv *c, const conv_decoder *d, int32_t i, 
     *inner = 6;
 }
 
-/* Output projection of a branch from rS into the residual stream, over a norm if the branch has one.                 */
-static CONV_UNUSED void conv_put_branch_end(conv *c, const conv_decoder *d, int src, const conv_part *p, const char *norm_out,
-                                            const char *norm_name)
+/* Output projection of a branch from rS into the residual stream, over a norm if the branch has one.       */
+static CONV_UNUSED void conv_put_branch_end(conv *c, const conv_decoder *d, int src, const conv_part *p,
+                                            const char *norm_out, const char *norm_name)
 {
     if (!norm_name) {
         conv_put_linear(c, 0, src, p, 1, d->residual_scale, 1);
@@ -336,9 +359,10 @@ static CONV_UNUSED void conv_put_branch_end(conv *c, const conv_decoder *d, int 
     conv_line(c, "add r0 r0 r1");
 }
 
-/* ---- whole model ---------------------------------------------------------------------------------------------------------------- */
-/* The norm of a layer that a name gives; returns dst, or src when there is no name.                                 */
-static int conv__layer_norm(conv *c, const conv_decoder *d, int32_t i, int dst, int src, const char *out, const char *name)
+/* ---- whole model --------------------------------------------------------------------------------------- */
+/* The norm of a layer that a name gives; returns dst, or src when there is no name.                        */
+static int conv__layer_norm(conv *c, const conv_decoder *d, int32_t i, int dst, int src, const char *out,
+                            const char *name)
 {
     if (!name) return src;
     conv_put_norm(c, d, dst, src, conv_out_name(c, i, out), conv_layer_name(c, d, i, name));
@@ -353,15 +377,17 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
     int src = 0, ffn_src = 0, inner = 5;
     if (pre) src = conv__layer_norm(c, d, i, 1, 0, "attn_norm", d->attn_norm);
     ffn_src = src;
-    if (d->parallel && d->ffn_norm)                    /* before the first branch changes the stream                 */
+    if (d->parallel && d->ffn_norm)                    /* before the first branch changes the stream        */
         ffn_src = conv__layer_norm(c, d, i, 4, 0, "ffn_norm", d->ffn_norm);
     conv_put_attention(c, d, i, src);
-    end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim, (int64_t)d->heads * d->head_dim, d->o_bias);
+    end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
+                       (int64_t)d->heads * d->head_dim, d->o_bias);
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "attn_norm", d->attn_norm);
     if (!d->parallel) ffn_src = pre ? conv__layer_norm(c, d, i, 1, 0, "ffn_norm", d->ffn_norm) : 0;
     conv_put_ffn(c, d, i, ffn_src, &inner);
-    end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn, d->ffn_bias);
+    end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
+                       d->ffn_bias);
     post = d->ffn_post_norm ? conv_layer_name(c, d, i, d->ffn_post_norm) : NULL;
     conv_put_branch_end(c, d, inner, &end, conv_out_name(c, i, "ffn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "ffn_norm", d->ffn_norm);
@@ -370,24 +396,28 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
 static CONV_UNUSED void conv_put_embedding(conv *c, const conv_decoder *d)
 {
     const char *name = conv_format(c->env, "%s%s", d->embed, d->weight_suffix);
-    conv_put(c, "embed r0 tokens w=@%s", conv_make(c, "embed", CONV_TABLE, conv_take(c, name, d->vocab, d->dim)));
+    conv_put(c, "embed r0 tokens w=@%s",
+             conv_make(c, "embed", CONV_TABLE, conv_take(c, name, d->vocab, d->dim)));
     conv_put_real(c, "scale", d->embed_scale, 1.0);
     conv_line(c, "%s", "");
     if (d->embed_norm) conv_line(c, "norm r0 r0 kind=%s eps=%s", d->norm, conv_real(c, d->norm_eps));
     if (!d->positions) return;
     name = conv_format(c->env, "%s%s", d->positions, d->weight_suffix);
     conv_put(c, "embed r0 positions w=@%s", conv_make(c, "positions", CONV_POSITIONS,
-                                                      conv_take(c, name, (int64_t)c->max_context + d->position_offset, d->dim)));
+                                                      conv_take(c, name, (int64_t)c->max_context +
+                                                                d->position_offset, d->dim)));
     if (d->position_offset) conv_put(c, " offset=%d", d->position_offset);
     conv_line(c, " add=1");
 }
 
 static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
 {
-    const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix), *bias = conv_format(c->env, "%s.bias", d->head);
+    const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix),
+        *bias = conv_format(c->env, "%s.bias", d->head);
     conv_tensor *t = conv_source_find(&c->source, weight);
-    if (d->tied && t) t->used = 1;                     /* a copy of the embedding                                    */
-    conv_put(c, "head logits r0 w=@%s", d->tied ? "embed" : conv_make(c, "head", CONV_TABLE, conv_take(c, weight, d->vocab, d->dim)));
+    if (d->tied && t) t->used = 1;                     /* a copy of the embedding                           */
+    conv_put(c, "head logits r0 w=@%s",
+             d->tied ? "embed" : conv_make(c, "head", CONV_TABLE, conv_take(c, weight, d->vocab, d->dim)));
     if (conv_wants_bias(c, d->head_bias, d->head))
         conv_put(c, " b=@%s", conv_make(c, "head.bias", CONV_VECTOR, conv_take(c, bias, d->vocab, 0)));
     conv_put_real(c, "scale", d->head_scale, 1.0);
@@ -408,8 +438,9 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
     conv_put_head(c, d);
 }
 
-/* ---- the two usual sources of sizes and names ------------------------------------------------------------------------------------- */
-/* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of tie_word_embeddings. */
+/* ---- the two usual sources of sizes and names ---------------------------------------------------------- */
+/* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of
+   tie_word_embeddings.                                                                                     */
 static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
 {
     const char *prefix = conv_prefix(c, "model.", "embed_tokens.weight");
@@ -440,13 +471,16 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     return conv_decoder_defaults(c, d);
 }
 
-/* "layer_types" of config.json into windows and indices of ropes (-1: none); returns 0 when the key is absent.       */
-static CONV_UNUSED int conv_hf_layer_types(conv *c, conv_decoder *d, int32_t window, int32_t full_rope, int32_t sliding_rope)
+/* "layer_types" of config.json into windows and indices of ropes (-1: none); returns 0 when the key is
+   absent.                                                                                                  */
+static CONV_UNUSED int conv_hf_layer_types(conv *c, conv_decoder *d, int32_t window, int32_t full_rope,
+                                           int32_t sliding_rope)
 {
     const json_value *types = conv_key(c, "layer_types");
     if (!types || c->env->failed) return 0;
     if (json_count(types) != (uint32_t)d->layers)
-        return conv_fail(c->env, "config.json: \"layer_types\" has %u items for %d layers", json_count(types), d->layers);
+        return conv_fail(c->env, "config.json: \"layer_types\" has %u items for %d layers", json_count(types),
+                         d->layers);
     for (int32_t i = 0; i < d->layers; i++) {
         const char *type = json_text(json_at(types, (uint32_t)i), "");
         const int sliding = strcmp(type, "sliding_attention") == 0;
@@ -459,18 +493,20 @@ static CONV_UNUSED int conv_hf_layer_types(conv *c, conv_decoder *d, int32_t win
     return 1;
 }
 
-/* Windows of a GGUF model: sliding_window_pattern says for each layer whether it has one, or that each n-th has none;
-   llama.cpp knows the usual n of an architecture by heart.                                                          */
-static CONV_UNUSED void conv_gguf_windows(conv *c, const conv_decoder *d, int32_t window, int32_t n, int32_t full_rope,
-                                          int32_t sliding_rope)
+/* Windows of a GGUF model: sliding_window_pattern says for each layer whether it has one, or that each
+   n-th has none; llama.cpp knows the usual n of an architecture by heart.                                  */
+static CONV_UNUSED void conv_gguf_windows(conv *c, const conv_decoder *d, int32_t window, int32_t n,
+                                          int32_t full_rope, int32_t sliding_rope)
 {
     const gguf_kv *kv = conv_gguf_key(c, "attention.sliding_window_pattern");
     if (!kv || gguf_is_number(kv)) {
-        conv_window_pattern(d, window, kv ? conv_gguf_size(c, "attention.sliding_window_pattern", n) : n, full_rope, sliding_rope);
+        conv_window_pattern(d, window, kv ? conv_gguf_size(c, "attention.sliding_window_pattern", n) : n,
+                            full_rope, sliding_rope);
         return;
     }
     if (kv->type != GGUF_ARRAY || kv->item_type == GGUF_STRING || kv->count != (uint64_t)d->layers) {
-        conv_fail(c->env, "%s: key %.100s is not a list of %d items", c->gguf->file->path, kv->key, d->layers);
+        conv_fail(c->env, "%s: key %.100s is not a list of %d items", c->gguf->file->path, kv->key,
+                  d->layers);
         return;
     }
     for (int32_t i = 0; i < d->layers; i++) {
@@ -480,7 +516,7 @@ static CONV_UNUSED void conv_gguf_windows(conv *c, const conv_decoder *d, int32_
     }
 }
 
-/* GGUF keys and tensor names of llama.cpp.                                                                          */
+/* GGUF keys and tensor names of llama.cpp.                                                                 */
 static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
 {
     const conv_tensor *embed = conv_source_find(&c->source, "token_embd.weight");
@@ -519,7 +555,8 @@ static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
     }
     if (conv_gguf_number(c, "attention.causal", 1.0) == 0.0)
         conv_fail(c->env, "%s: attention without a causal mask is not supported", c->gguf->file->path);
-    if (!c->env->failed && !(d->norm_eps > 0.0)) conv_fail(c->env, "%s: the norm's epsilon is missing", c->gguf->file->path);
+    if (!c->env->failed && !(d->norm_eps > 0.0))
+        conv_fail(c->env, "%s: the norm's epsilon is missing", c->gguf->file->path);
     return conv_decoder_defaults(c, d);
 }
 

@@ -1,14 +1,16 @@
-/* conv_llama2c.h: reads the .bin of llama2.c, version 0: seven int32, then float32 weights by kind over all layers. */
+/* conv_llama2c.h: reads the .bin of llama2.c, version 0: seven int32, then float32 weights by kind over
+   all layers.                                                                                              */
 #ifndef CONV_LLAMA2C_H_INCLUDED
 #define CONV_LLAMA2C_H_INCLUDED
 #include "conv_source.h"
 
 typedef struct conv_llama2c {
     int32_t dim, ffn, layers, heads, kv_heads, vocab, context;
-    int32_t tied;                     /* the head is the embedding                                                   */
+    int32_t tied;                     /* the head is the embedding                                          */
 } conv_llama2c;
 
-/* The header, if the whole file has exactly the size it asks for; 0: it is no such file (no error is raised).        */
+/* The header, if the whole file has exactly the size it asks for; 0: it is no such file (no error is
+   raised).                                                                                                 */
 static CONV_UNUSED int conv_llama2c_header(conv_llama2c *h, const conv_file *f)
 {
     int32_t v[7];
@@ -26,14 +28,14 @@ static CONV_UNUSED int conv_llama2c_header(conv_llama2c *h, const conv_file *f)
     d = (uint64_t)h->dim;
     l = (uint64_t)h->layers;
     kv = d / (uint64_t)h->heads * (uint64_t)h->kv_heads;
-    floats = (uint64_t)h->vocab * d * (h->tied ? 1 : 2) + l * (2 * d + 2 * d * d + 2 * d * kv + 3 * d * (uint64_t)h->ffn) + d +
-             (uint64_t)h->context * (d / (uint64_t)h->heads);
-    return (f->bytes - 28) % 4 == 0 && floats == (f->bytes - 28) / 4;    /* at most 2^63: cannot wrap                 */
+    floats = (uint64_t)h->vocab * d * (h->tied ? 1 : 2) + d + (uint64_t)h->context * (d / (uint64_t)h->heads);
+    floats += l * (2 * d + 2 * d * d + 2 * d * kv + 3 * d * (uint64_t)h->ffn);
+    return (f->bytes - 28) % 4 == 0 && floats == (f->bytes - 28) / 4;    /* at most 2^63: cannot wrap       */
 }
 
-/* Adds one kind of weight, [layers][rows][cols], as a tensor for each layer; layers 0: a single one.                */
-static int conv__llama2c_kind(conv_source *s, conv_storage *data, uint64_t *at, const char *name, int32_t layers, int32_t rows,
-                              int32_t cols)
+/* Adds one kind of weight, [layers][rows][cols], as a tensor for each layer; layers 0: a single one.       */
+static int conv__llama2c_kind(conv_source *s, conv_storage *data, uint64_t *at, const char *name,
+                              int32_t layers, int32_t rows, int32_t cols)
 {
     for (int32_t i = 0; i < (layers ? layers : 1); i++) {
         conv_tensor t;

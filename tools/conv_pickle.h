@@ -1,19 +1,21 @@
-/* conv_pickle.h: a pickle machine that can only build dictionaries, lists, tuples, numbers, texts and tensors.
+/* conv_pickle.h: a pickle machine that can only build dictionaries, lists, tuples, numbers, texts and
+   tensors.
 
-   Nothing is ever called: a global is an entry of pickle_globals or an error, and REDUCE knows what each of those few
-   means. What other global a file names is in the error text.                                                       */
+   Nothing is ever called: a global is an entry of pickle_globals or an error, and REDUCE knows what each
+   of those few means. What other global a file names is in the error text.                                 */
 #ifndef CONV_PICKLE_H_INCLUDED
 #define CONV_PICKLE_H_INCLUDED
 #include "conv_source.h"
 
 typedef enum pickle_kind {
-    PICKLE_NONE, PICKLE_BOOL, PICKLE_INT, PICKLE_FLOAT, PICKLE_TEXT, PICKLE_BYTES, PICKLE_TUPLE, PICKLE_LIST, PICKLE_DICT,
-    PICKLE_GLOBAL, PICKLE_STORAGE, PICKLE_TENSOR, PICKLE_OPAQUE, PICKLE_MARK
+    PICKLE_NONE, PICKLE_BOOL, PICKLE_INT, PICKLE_FLOAT, PICKLE_TEXT, PICKLE_BYTES, PICKLE_TUPLE, PICKLE_LIST,
+    PICKLE_DICT, PICKLE_GLOBAL, PICKLE_STORAGE, PICKLE_TENSOR, PICKLE_OPAQUE, PICKLE_MARK
 } pickle_kind;
 
 typedef struct pickle_value pickle_value;
-typedef struct pickle_items { pickle_value *at; uint64_t n, room; } pickle_items;   /* dict: key, value, key, value ... */
-typedef struct pickle_storage {       /* what a persistent id names; the reader fills .storage                       */
+/* dict: key, value, key, value ... */
+typedef struct pickle_items { pickle_value *at; uint64_t n, room; } pickle_items;
+typedef struct pickle_storage {       /* what a persistent id names; the reader fills .storage              */
     const char   *key;
     conv_type     type;
     uint64_t      count;
@@ -23,18 +25,18 @@ struct pickle_value {
     pickle_kind kind;
     uint32_t    text_bytes;
     union {
-        int64_t             i;        /* INT, BOOL, GLOBAL: index in pickle_globals                                  */
+        int64_t             i;        /* INT, BOOL, GLOBAL: index in pickle_globals                         */
         double              f;
-        const char         *text;     /* TEXT (NUL-terminated), BYTES                                                */
+        const char         *text;     /* TEXT (NUL-terminated), BYTES                                       */
         pickle_items       *items;
         pickle_storage     *storage;
-        conv_tensor        *tensor;   /* without name; .storage is set when the storages are known                   */
+        conv_tensor        *tensor;   /* without name; .storage is set when the storages are known          */
     } u;
 };
 
 typedef struct pickle_machine {
     conv_env      *env;
-    const char    *path;              /* for messages                                                                */
+    const char    *path;              /* for messages                                                       */
     const uint8_t *in;
     uint64_t       bytes, at, ops;
     pickle_items   stack, memo, storages;
@@ -43,9 +45,9 @@ typedef struct pickle_machine {
 
 #define PICKLE_MAX_OPS ((uint64_t)1 << 24)
 
-/* ---- globals --------------------------------------------------------------------------------------------------------- */
-typedef enum pickle_role { PICKLE_ORDERED_DICT, PICKLE_TENSOR_V2, PICKLE_PARAMETER, PICKLE_SIZE, PICKLE_NOTHING,
-                           PICKLE_STORAGE_TYPE } pickle_role;
+/* ---- globals ------------------------------------------------------------------------------------------- */
+typedef enum pickle_role { PICKLE_ORDERED_DICT, PICKLE_TENSOR_V2, PICKLE_PARAMETER, PICKLE_SIZE,
+                           PICKLE_NOTHING, PICKLE_STORAGE_TYPE } pickle_role;
 typedef struct pickle_global { const char *module, *name; pickle_role role; conv_type type; } pickle_global;
 static const pickle_global pickle_globals[] = {
     { "collections", "OrderedDict", PICKLE_ORDERED_DICT, CONV_U8 },
@@ -73,7 +75,7 @@ static const pickle_global pickle_globals[] = {
     { "torch", "BoolStorage", PICKLE_STORAGE_TYPE, CONV_BOOL }
 };
 
-/* ---- stack ------------------------------------------------------------------------------------------------------------ */
+/* ---- stack --------------------------------------------------------------------------------------------- */
 static int pickle__fail(pickle_machine *m, const char *what)
 {
     return conv_fail(m->env, "%s: pickle byte %llu: %s", m->path, (unsigned long long)m->at, what);
@@ -96,7 +98,7 @@ static int pickle__push(pickle_machine *m, pickle_kind kind, int64_t i)
     return pickle__add(m, &m->stack, &v);
 }
 
-/* The value `depth` below the top, if it is of that kind; NULL with an error.                                       */
+/* The value `depth` below the top, if it is of that kind; NULL with an error.                              */
 static pickle_value *pickle__peek(pickle_machine *m, uint64_t depth, pickle_kind kind)
 {
     if (m->env->failed) return NULL;
@@ -105,10 +107,11 @@ static pickle_value *pickle__peek(pickle_machine *m, uint64_t depth, pickle_kind
         pickle__fail(m, "an operand is of the wrong kind");
         return NULL;
     }
-    return &m->stack.at[m->stack.n - 1 - depth];           /* kind PICKLE_MARK: any                                   */
+    return &m->stack.at[m->stack.n - 1 - depth];           /* kind PICKLE_MARK: any                         */
 }
 
-/* Position on the stack just above the topmost mark, or 0 with an error (position 0 cannot be above a mark).        */
+/* Position on the stack just above the topmost mark, or 0 with an error (position 0 cannot be above a
+   mark).                                                                                                   */
 static uint64_t pickle__mark(pickle_machine *m)
 {
     for (uint64_t i = m->stack.n; i > 0; i--) {
@@ -127,7 +130,7 @@ static int pickle__push_new_items(pickle_machine *m, pickle_kind kind)
     return v.u.items && pickle__add(m, &m->stack, &v);
 }
 
-/* Moves the values from stack position `first` up into `list`.                                                      */
+/* Moves the values from stack position `first` up into `list`.                                             */
 static int pickle__take(pickle_machine *m, pickle_items *list, uint64_t first)
 {
     for (uint64_t i = first; i < m->stack.n; i++) {
@@ -138,13 +141,14 @@ static int pickle__take(pickle_machine *m, pickle_items *list, uint64_t first)
     return 1;
 }
 
-/* A container of the values above position `first`; `drop` 1 removes the mark below it too.                         */
+/* A container of the values above position `first`; `drop` 1 removes the mark below it too.                */
 static int pickle__collect(pickle_machine *m, pickle_kind kind, uint64_t first, uint64_t drop)
 {
     pickle_items *list = (pickle_items *)conv_alloc(m->env, 1, sizeof *list);
     pickle_value v;
     if (!list || m->env->failed) return 0;
-    if (kind == PICKLE_DICT && (m->stack.n - first) % 2) return pickle__fail(m, "a dictionary has a key without a value");
+    if (kind == PICKLE_DICT && (m->stack.n - first) % 2)
+        return pickle__fail(m, "a dictionary has a key without a value");
     if (!pickle__take(m, list, first)) return 0;
     m->stack.n -= drop;
     memset(&v, 0, sizeof v);
@@ -153,7 +157,7 @@ static int pickle__collect(pickle_machine *m, pickle_kind kind, uint64_t first, 
     return pickle__add(m, &m->stack, &v);
 }
 
-/* Appends the values from `first` on to the list or dictionary below them (below the mark when drop is 1).          */
+/* Appends the values from `first` on to the list or dictionary below them (below the mark when drop is 1). */
 static int pickle__append(pickle_machine *m, pickle_kind kind, uint64_t first, uint64_t drop)
 {
     pickle_value *target;
@@ -161,15 +165,17 @@ static int pickle__append(pickle_machine *m, pickle_kind kind, uint64_t first, u
     if (first < drop + 1) return pickle__fail(m, "the stack is empty");
     target = &m->stack.at[first - drop - 1];
     if (target->kind == PICKLE_OPAQUE) { m->stack.n = first - drop; return 1; }
-    if (target->kind != kind) return pickle__fail(m, "values are added to something that is no list or dictionary");
-    if (kind == PICKLE_DICT && (m->stack.n - first) % 2) return pickle__fail(m, "a dictionary has a key without a value");
+    if (target->kind != kind)
+        return pickle__fail(m, "values are added to something that is no list or dictionary");
+    if (kind == PICKLE_DICT && (m->stack.n - first) % 2)
+        return pickle__fail(m, "a dictionary has a key without a value");
     if (!pickle__take(m, target->u.items, first)) return 0;
     m->stack.n -= drop;
     return 1;
 }
 
-/* ---- input ------------------------------------------------------------------------------------------------------------- */
-/* n bytes of the pickle, or NULL with an error.                                                                     */
+/* ---- input --------------------------------------------------------------------------------------------- */
+/* n bytes of the pickle, or NULL with an error.                                                            */
 static const uint8_t *pickle__bytes(pickle_machine *m, uint64_t n)
 {
     const uint8_t *p = m->in + m->at;
@@ -179,7 +185,7 @@ static const uint8_t *pickle__bytes(pickle_machine *m, uint64_t n)
     return p;
 }
 
-/* An n-byte little-endian count, n <= 8.                                                                            */
+/* An n-byte little-endian count, n <= 8.                                                                   */
 static uint64_t pickle__count(pickle_machine *m, uint64_t n)
 {
     const uint8_t *p = pickle__bytes(m, n);
@@ -201,7 +207,7 @@ static int pickle__push_text(pickle_machine *m, pickle_kind kind, uint64_t n)
     return pickle__add(m, &m->stack, &v);
 }
 
-/* A line without its end.                                                                                           */
+/* A line without its end.                                                                                  */
 static const char *pickle__line(pickle_machine *m)
 {
     const uint64_t first = m->at;
@@ -215,7 +221,7 @@ static int pickle__push_long(pickle_machine *m, uint64_t n)
 {
     const uint8_t *p;
     uint64_t v = 0;
-    if (n > 8) return pickle__push_text(m, PICKLE_BYTES, n);   /* too large for int64: only compared                  */
+    if (n > 8) return pickle__push_text(m, PICKLE_BYTES, n);   /* too large for int64: only compared        */
     p = pickle__bytes(m, n);
     if (!p) return 0;
     for (uint64_t i = 0; i < n; i++) v |= (uint64_t)p[i] << (8 * i);
@@ -242,17 +248,18 @@ static int pickle__push_global(pickle_machine *m, const char *module, const char
         if (strcmp(pickle_globals[i].module, module) == 0 && strcmp(pickle_globals[i].name, name) == 0)
             return pickle__push(m, PICKLE_GLOBAL, (int64_t)i);
     }
-    return conv_fail(m->env, "%s: the pickle asks for %.80s.%.80s, which is not allowed in a checkpoint", m->path, module, name);
+    return conv_fail(m->env, "%s: the pickle asks for %.80s.%.80s, which is not allowed in a checkpoint",
+                     m->path, module, name);
 }
 
-/* ---- memo ---------------------------------------------------------------------------------------------------------------- */
+/* ---- memo ---------------------------------------------------------------------------------------------- */
 static int pickle__put(pickle_machine *m, uint64_t i)
 {
     pickle_value *top = pickle__peek(m, 0, PICKLE_MARK), nothing;
     if (!top) return 0;
     if (i > m->memo.n + 1024) return pickle__fail(m, "a memo number is out of order");
     memset(&nothing, 0, sizeof nothing);
-    nothing.kind = PICKLE_MARK;                        /* never fetched: pickle__get refuses it                      */
+    nothing.kind = PICKLE_MARK;                        /* never fetched: pickle__get refuses it             */
     while (m->memo.n <= i) {
         if (!pickle__add(m, &m->memo, &nothing)) return 0;
     }
@@ -263,12 +270,13 @@ static int pickle__put(pickle_machine *m, uint64_t i)
 static int pickle__get(pickle_machine *m, uint64_t i)
 {
     if (m->env->failed) return 0;
-    if (i >= m->memo.n || m->memo.at[i].kind == PICKLE_MARK) return pickle__fail(m, "a memo number was never set");
+    if (i >= m->memo.n || m->memo.at[i].kind == PICKLE_MARK)
+        return pickle__fail(m, "a memo number was never set");
     return pickle__add(m, &m->stack, &m->memo.at[i]);
 }
 
-/* ---- tensors ------------------------------------------------------------------------------------------------------------- */
-/* ('storage', type, key, location, count[, view]) -> storage                                                        */
+/* ---- tensors ------------------------------------------------------------------------------------------- */
+/* ('storage', type, key, location, count[, view]) -> storage                                               */
 static int pickle__persistent(pickle_machine *m)
 {
     pickle_value *id = pickle__peek(m, 0, PICKLE_TUPLE), *at, v;
@@ -276,11 +284,13 @@ static int pickle__persistent(pickle_machine *m)
     uint64_t known;
     if (!id) return 0;
     at = id->u.items->at;
-    if (id->u.items->n < 5 || at[0].kind != PICKLE_TEXT || strcmp(at[0].u.text, "storage") != 0 || at[1].kind != PICKLE_GLOBAL ||
-        pickle_globals[at[1].u.i].role != PICKLE_STORAGE_TYPE || at[2].kind != PICKLE_TEXT || at[4].kind != PICKLE_INT ||
+    if (id->u.items->n < 5 || at[0].kind != PICKLE_TEXT || strcmp(at[0].u.text, "storage") != 0 ||
+        at[1].kind != PICKLE_GLOBAL || pickle_globals[at[1].u.i].role != PICKLE_STORAGE_TYPE ||
+        at[2].kind != PICKLE_TEXT || at[4].kind != PICKLE_INT ||
         at[4].u.i < 0)
         return pickle__fail(m, "a persistent id is not a tensor storage");
-    if (id->u.items->n > 5 && at[5].kind != PICKLE_NONE) return pickle__fail(m, "storages that are views are not known");
+    if (id->u.items->n > 5 && at[5].kind != PICKLE_NONE)
+        return pickle__fail(m, "storages that are views are not known");
     memset(&v, 0, sizeof v);
     v.kind = PICKLE_STORAGE;
     known = conv_map_find(&m->storage_index, at[2].u.text);
@@ -303,14 +313,15 @@ static int pickle__persistent(pickle_machine *m)
     return 1;
 }
 
-/* (storage, offset, size, stride, ...) -> tensor                                                                    */
+/* (storage, offset, size, stride, ...) -> tensor                                                           */
 static int pickle__tensor(pickle_machine *m, const pickle_items *args, pickle_value *result)
 {
     const pickle_value *at = args->at;
     conv_tensor *t;
     uint64_t item;
-    if (args->n < 4 || at[0].kind != PICKLE_STORAGE || at[1].kind != PICKLE_INT || at[2].kind != PICKLE_TUPLE ||
-        at[3].kind != PICKLE_TUPLE || at[1].u.i < 0)
+    if (args->n < 4 || at[0].kind != PICKLE_STORAGE || at[1].kind != PICKLE_INT ||
+        at[2].kind != PICKLE_TUPLE || at[3].kind != PICKLE_TUPLE ||
+        at[1].u.i < 0)
         return pickle__fail(m, "a tensor is built from the wrong arguments");
     if (at[2].u.items->n > CONV_MAX_DIMS || at[2].u.items->n != at[3].u.items->n)
         return pickle__fail(m, "a tensor has too many dimensions, or not a stride for each");
@@ -333,7 +344,7 @@ static int pickle__tensor(pickle_machine *m, const pickle_items *args, pickle_va
     return 1;
 }
 
-/* OrderedDict() or OrderedDict([[key, value], ...]) -> dictionary                                                   */
+/* OrderedDict() or OrderedDict([[key, value], ...]) -> dictionary                                          */
 static int pickle__ordered_dict(pickle_machine *m, const pickle_items *args, pickle_value *result)
 {
     pickle_items *dict = (pickle_items *)conv_alloc(m->env, 1, sizeof *dict);
@@ -344,17 +355,19 @@ static int pickle__ordered_dict(pickle_machine *m, const pickle_items *args, pic
         const pickle_value *pair = &args->at[0].u.items->at[i];
         if ((pair->kind != PICKLE_LIST && pair->kind != PICKLE_TUPLE) || pair->u.items->n != 2)
             return pickle__fail(m, "an OrderedDict is built from something that is no pair");
-        if (!pickle__add(m, dict, &pair->u.items->at[0]) || !pickle__add(m, dict, &pair->u.items->at[1])) return 0;
+        if (!pickle__add(m, dict, &pair->u.items->at[0]) || !pickle__add(m, dict, &pair->u.items->at[1]))
+            return 0;
     }
     result->kind = PICKLE_DICT;
     result->u.items = dict;
     return 1;
 }
 
-/* callable, arguments -> result, for the callables of pickle_globals only                                           */
+/* callable, arguments -> result, for the callables of pickle_globals only                                  */
 static int pickle__reduce(pickle_machine *m)
 {
-    pickle_value *args = pickle__peek(m, 0, PICKLE_TUPLE), *global = pickle__peek(m, 1, PICKLE_GLOBAL), result;
+    pickle_value *args = pickle__peek(m, 0, PICKLE_TUPLE), *global = pickle__peek(m, 1, PICKLE_GLOBAL);
+    pickle_value result;
     int ok = 1;
     if (!args || !global) return 0;
     memset(&result, 0, sizeof result);
@@ -375,7 +388,7 @@ static int pickle__reduce(pickle_machine *m)
     return pickle__add(m, &m->stack, &result);
 }
 
-/* ---- the machine ----------------------------------------------------------------------------------------------------------- */
+/* ---- the machine --------------------------------------------------------------------------------------- */
 static int pickle__stack_global(pickle_machine *m)
 {
     pickle_value *name = pickle__peek(m, 0, PICKLE_TEXT), *module = pickle__peek(m, 1, PICKLE_TEXT);
@@ -387,14 +400,15 @@ static int pickle__stack_global(pickle_machine *m)
 static int pickle__text_op(pickle_machine *m, uint8_t op)
 {
     switch (op) {
-    case 0x8c: return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 1));      /* SHORT_BINUNICODE               */
-    case 'X':  return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 4));      /* BINUNICODE                     */
-    case 0x8d: return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 8));      /* BINUNICODE8                    */
-    case 'U':  return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 1));      /* SHORT_BINSTRING (Python 2)     */
-    case 'T':  return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 4));      /* BINSTRING                      */
-    case 'C':  return pickle__push_text(m, PICKLE_BYTES, pickle__count(m, 1));     /* SHORT_BINBYTES                 */
-    case 'B':  return pickle__push_text(m, PICKLE_BYTES, pickle__count(m, 4));     /* BINBYTES                       */
-    case 0x8e: return pickle__push_text(m, PICKLE_BYTES, pickle__count(m, 8));     /* BINBYTES8                      */
+    case 0x8c: return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 1));      /* SHORT_BINUNICODE      */
+    case 'X':  return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 4));      /* BINUNICODE            */
+    case 0x8d: return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 8));      /* BINUNICODE8           */
+    /* SHORT_BINSTRING (Python 2) */
+    case 'U':  return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 1));
+    case 'T':  return pickle__push_text(m, PICKLE_TEXT, pickle__count(m, 4));      /* BINSTRING             */
+    case 'C':  return pickle__push_text(m, PICKLE_BYTES, pickle__count(m, 1));     /* SHORT_BINBYTES        */
+    case 'B':  return pickle__push_text(m, PICKLE_BYTES, pickle__count(m, 4));     /* BINBYTES              */
+    case 0x8e: return pickle__push_text(m, PICKLE_BYTES, pickle__count(m, 8));     /* BINBYTES8             */
     default:   return pickle__fail(m, "unknown operation");
     }
 }
@@ -433,7 +447,8 @@ static int pickle__container_op(pickle_machine *m, uint8_t op)
         if (n < (uint64_t)(op - 0x84)) return pickle__fail(m, "the stack is empty");
         return pickle__collect(m, PICKLE_TUPLE, n - (uint64_t)(op - 0x84), 0);
     case 'a':  return n ? pickle__append(m, PICKLE_LIST, n - 1, 0) : pickle__fail(m, "the stack is empty");
-    case 's':  return n > 1 ? pickle__append(m, PICKLE_DICT, n - 2, 0) : pickle__fail(m, "the stack is empty");
+    case 's':
+        return n > 1 ? pickle__append(m, PICKLE_DICT, n - 2, 0) : pickle__fail(m, "the stack is empty");
     case 'e':  mark = pickle__mark(m); return mark && pickle__append(m, PICKLE_LIST, mark, 1);
     case 'u':  mark = pickle__mark(m); return mark && pickle__append(m, PICKLE_DICT, mark, 1);
     default:   return pickle__number_op(m, op);
@@ -444,9 +459,9 @@ static int pickle__op(pickle_machine *m, uint8_t op)
 {
     const char *module;
     switch (op) {
-    case 0x80:                                         /* PROTO                                                      */
+    case 0x80:                                         /* PROTO                                             */
         return pickle__count(m, 1) <= 5 ? !m->env->failed : pickle__fail(m, "a newer pickle protocol than 5");
-    case 0x95: pickle__count(m, 8); return !m->env->failed;     /* FRAME                                             */
+    case 0x95: pickle__count(m, 8); return !m->env->failed;     /* FRAME                                    */
     case 'q':  return pickle__put(m, pickle__count(m, 1));
     case 'r':  return pickle__put(m, pickle__count(m, 4));
     case 0x94: return pickle__put(m, m->memo.n);
@@ -458,8 +473,9 @@ static int pickle__op(pickle_machine *m, uint8_t op)
     case 0x93: return pickle__stack_global(m);
     case 'Q':  return pickle__persistent(m);
     case 'R':
-    case 0x81: return pickle__reduce(m);               /* REDUCE, NEWOBJ                                             */
-    case 'b':                                          /* BUILD: attributes of a dictionary or tensor do not matter  */
+    case 0x81: return pickle__reduce(m);               /* REDUCE, NEWOBJ                                    */
+    /* BUILD: attributes of a dictionary or tensor do not matter */
+    case 'b':
         if (!pickle__peek(m, 1, PICKLE_MARK)) return 0;
         m->stack.n--;
         return 1;
@@ -471,7 +487,7 @@ static int pickle__op(pickle_machine *m, uint8_t op)
     }
 }
 
-/* Runs one pickle from m->at to its STOP; the memo starts empty. *result is what it built.                          */
+/* Runs one pickle from m->at to its STOP; the memo starts empty. *result is what it built.                 */
 static CONV_UNUSED int pickle_run(pickle_machine *m, pickle_value *result)
 {
     m->stack.n = 0;
@@ -486,7 +502,8 @@ static CONV_UNUSED int pickle_run(pickle_machine *m, pickle_value *result)
             return 0;
         }
     }
-    if (m->stack.n != 1 || m->stack.at[0].kind == PICKLE_MARK) return pickle__fail(m, "it does not build one value");
+    if (m->stack.n != 1 || m->stack.at[0].kind == PICKLE_MARK)
+        return pickle__fail(m, "it does not build one value");
     *result = m->stack.at[0];
     return 1;
 }

@@ -1,56 +1,57 @@
-/* conv_plan.h: what a mapping writes: recipe lines, and tensors of the output as views of tensors of the checkpoint.
+/* conv_plan.h: what a mapping writes: recipe lines, and tensors of the output as views of tensors of the
+   checkpoint.
 
-   A mapping (arch/) runs once, reads the configuration, and calls these functions in the order in which the model
-   uses its weights. Nothing is copied yet: conv_write.h streams the tensors afterwards. After the first error all
-   functions do nothing, so mappings need no checks of their own.                                                    */
+   A mapping (arch/) runs once, reads the configuration, and calls these functions in the order in which
+   the model uses its weights. Nothing is copied yet: conv_write.h streams the tensors afterwards. After
+   the first error all functions do nothing, so mappings need no checks of their own.                       */
 #ifndef CONV_PLAN_H_INCLUDED
 #define CONV_PLAN_H_INCLUDED
 #include "conv_source.h"
 #include "conv_gguf.h"
 #include "json.h"
 
-/* A matrix [rows, cols] (a vector: cols 1) made of rows of a checkpoint tensor:
-   row i = source row first + i / block * stride + i % block, or source column when transposed; value * scale + add. */
+/* A matrix [rows, cols] (a vector: cols 1) made of rows of a checkpoint tensor: row i = source row first +
+   i / block * stride + i % block, or source column when transposed; value * scale + add.                   */
 typedef struct conv_view {
-    conv_tensor *tensor;              /* NULL after an error                                                         */
+    conv_tensor *tensor;              /* NULL after an error                                                */
     int64_t      rows, cols, first, block, stride;
     int32_t      transposed, vector;
     double       scale, add;
 } conv_view;
 
-typedef enum conv_role {              /* decides the output type under -t                                            */
-    CONV_MATRIX,                      /* weight of a linear map                                                      */
-    CONV_TABLE,                       /* token embedding, head                                                       */
-    CONV_POSITIONS,                   /* learned positions                                                           */
-    CONV_VECTOR                       /* norm weights, biases, frequencies: always float32                           */
+typedef enum conv_role {              /* decides the output type under -t                                   */
+    CONV_MATRIX,                      /* weight of a linear map                                             */
+    CONV_TABLE,                       /* token embedding, head                                              */
+    CONV_POSITIONS,                   /* learned positions                                                  */
+    CONV_VECTOR                       /* norm weights, biases, frequencies: always float32                  */
 } conv_role;
 
-typedef struct conv_out {             /* one tensor of the output                                                    */
+typedef struct conv_out {             /* one tensor of the output                                           */
     const char      *name;
     conv_role        role;
     int32_t          rows, cols, n_parts;
-    const conv_view *parts;           /* one above the other                                                         */
-    const float     *values;          /* instead of parts: numbers computed by the mapping                           */
+    const conv_view *parts;           /* one above the other                                                */
+    const float     *values;          /* instead of parts: numbers computed by the mapping                  */
 } conv_out;
 
 typedef struct conv {
     conv_env         *env;
     conv_source       source;
-    const char       *architecture;   /* model_type of config.json, general.architecture of GGUF                     */
-    const json_value *config;         /* NULL: a GGUF or llama2.c file                                               */
-    uint8_t          *config_seen;    /* by member of config                                                         */
+    const char       *architecture;   /* model_type of config.json, general.architecture of GGUF            */
+    const json_value *config;         /* NULL: a GGUF or llama2.c file                                      */
+    uint8_t          *config_seen;    /* by member of config                                                */
     gguf_file        *gguf;
-    const char *const *ignored;       /* NULL-terminated patterns of tensors that may stay unused                    */
+    const char *const *ignored;       /* NULL-terminated patterns of tensors that may stay unused           */
     conv_out         *outs;
     uint64_t          n_outs, outs_room;
     conv_map          out_index;
     char             *recipe;
     size_t            recipe_bytes, recipe_room;
-    int32_t           max_context;    /* positions that the configuration names                                      */
-    int32_t           unlimited;      /* positions beyond them are meant to work (dynamic rope)                      */
+    int32_t           max_context;    /* positions that the configuration names                             */
+    int32_t           unlimited;      /* positions beyond them are meant to work (dynamic rope)             */
 } conv;
 
-/* ---- recipe text --------------------------------------------------------------------------------------------------- */
+/* ---- recipe text --------------------------------------------------------------------------------------- */
 static int conv__recipe_add(conv *c, const char *text, size_t n)
 {
     if (c->env->failed) return 0;
@@ -68,7 +69,7 @@ static int conv__recipe_add(conv *c, const char *text, size_t n)
     return 1;
 }
 
-/* Adds text to the line being written; conv_line ends it.                                                           */
+/* Adds text to the line being written; conv_line ends it.                                                  */
 CONV_PRINTF(2, 3) static void conv_put(conv *c, const char *format, ...)
 {
     char text[1024];
@@ -94,7 +95,7 @@ CONV_PRINTF(2, 3) static void conv_line(conv *c, const char *format, ...)
     conv__recipe_add(c, "\n", 1);
 }
 
-/* The shortest text that reads back as the same double.                                                             */
+/* The shortest text that reads back as the same double.                                                    */
 static CONV_UNUSED const char *conv_real(conv *c, double v)
 {
     char text[40];
@@ -105,17 +106,20 @@ static CONV_UNUSED const char *conv_real(conv *c, double v)
     return conv_copy_text(c->env, text, strlen(text));
 }
 
-/* " key=value" when the value is not what the recipe takes for granted.                                             */
+/* " key=value" when the value is not what the recipe takes for granted.                                    */
 static CONV_UNUSED void conv_put_real(conv *c, const char *key, double v, double usual)
 {
     if (v != usual) conv_put(c, " %s=%s", key, conv_real(c, v));
 }
 
-/* ---- tensors of the checkpoint -------------------------------------------------------------------------------------- */
-static CONV_UNUSED int conv_has(const conv *c, const char *name) { return conv_source_find(&c->source, name) != NULL; }
+/* ---- tensors of the checkpoint ------------------------------------------------------------------------- */
+static CONV_UNUSED int conv_has(const conv *c, const char *name)
+{
+    return conv_source_find(&c->source, name) != NULL;
+}
 
-/* The whole of a tensor that must have shape [rows, cols], or [rows] when cols is 0. The leading sizes of a tensor of
-   more dimensions count as rows: [2, 3, cols] is taken as [6, cols].                                                */
+/* The whole of a tensor that must have shape [rows, cols], or [rows] when cols is 0. The leading sizes of
+   a tensor of more dimensions count as rows: [2, 3, cols] is taken as [6, cols].                           */
 static CONV_UNUSED conv_view conv_take(conv *c, const char *name, int64_t rows, int64_t cols)
 {
     conv_view v;
@@ -128,11 +132,13 @@ static CONV_UNUSED conv_view conv_take(conv *c, const char *name, int64_t rows, 
     v.vector = cols == 0;
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return v; }
     t->used = 1;
-    for (int32_t i = 0; i + 1 < t->ndim; i++) found_rows *= t->shape[i];   /* fits: see conv_source_add              */
+    for (int32_t i = 0; i + 1 < t->ndim; i++) found_rows *= t->shape[i];   /* fits: see conv_source_add     */
     expected[0] = rows;
     expected[1] = cols;
-    if (v.vector ? t->ndim != 1 || t->shape[0] != rows : t->ndim < 2 || found_rows != rows || t->shape[t->ndim - 1] != cols) {
-        conv_fail(c->env, "tensor %.200s has shape %s, expected %s", name, conv_shape_text(c->env, t->shape, t->ndim),
+    if (v.vector ? t->ndim != 1 || t->shape[0] != rows : t->ndim < 2 || found_rows != rows ||
+        t->shape[t->ndim - 1] != cols) {
+        conv_fail(c->env, "tensor %.200s has shape %s, expected %s", name,
+                  conv_shape_text(c->env, t->shape, t->ndim),
                   conv_shape_text(c->env, expected, v.vector ? 1 : 2));
         return v;
     }
@@ -140,7 +146,7 @@ static CONV_UNUSED conv_view conv_take(conv *c, const char *name, int64_t rows, 
     return v;
 }
 
-/* A whole matrix as one vector, row after row.                                                                      */
+/* A whole matrix as one vector, row after row.                                                             */
 static CONV_UNUSED conv_view conv_flat(conv_view v)
 {
     v.rows *= v.cols;
@@ -150,14 +156,16 @@ static CONV_UNUSED conv_view conv_flat(conv_view v)
     return v;
 }
 
-/* Rows first, first + 1 ... of a view, in blocks of `block` rows that start `stride` rows apart; count rows in all.  */
-static CONV_UNUSED conv_view conv_rows(conv *c, conv_view v, int64_t first, int64_t block, int64_t stride, int64_t count)
+/* Rows first, first + 1 ... of a view, in blocks of `block` rows that start `stride` rows apart; count
+   rows in all.                                                                                             */
+static CONV_UNUSED conv_view conv_rows(conv *c, conv_view v, int64_t first, int64_t block, int64_t stride,
+                                       int64_t count)
 {
     if (!v.tensor) return v;
     if (v.first != 0 || v.block != v.rows || first < 0 || block < 1 || count < 1 || count % block ||
         first + (count / block - 1) * stride + block > v.rows) {
-        conv_fail(c->env, "tensor %.200s: rows %lld and on cannot be taken from its %lld rows", v.tensor->name,
-                  (long long)first, (long long)v.rows);
+        conv_fail(c->env, "tensor %.200s: rows %lld and on cannot be taken from its %lld rows",
+                  v.tensor->name, (long long)first, (long long)v.rows);
         v.tensor = NULL;
         return v;
     }
@@ -168,7 +176,7 @@ static CONV_UNUSED conv_view conv_rows(conv *c, conv_view v, int64_t first, int6
     return v;
 }
 
-/* The view of a matrix stored [in, out] as [out, in].                                                               */
+/* The view of a matrix stored [in, out] as [out, in].                                                      */
 static CONV_UNUSED conv_view conv_transposed(conv_view v)
 {
     const int64_t rows = v.rows;
@@ -181,13 +189,14 @@ static CONV_UNUSED conv_view conv_transposed(conv_view v)
 
 static CONV_UNUSED conv_view conv_plus(conv_view v, double add) { v.add += add; return v; }
 
-/* ---- tensors of the output ------------------------------------------------------------------------------------------- */
+/* ---- tensors of the output ----------------------------------------------------------------------------- */
 static conv_out *conv__new_out(conv *c, const char *name, conv_role role, int64_t rows, int64_t cols)
 {
     conv_out *o;
     if (c->env->failed) return NULL;
     if (rows < 1 || cols < 1 || rows > INT32_MAX || cols > INT32_MAX) {
-        conv_fail(c->env, "output tensor %.100s would have %lld rows and %lld columns", name, (long long)rows, (long long)cols);
+        conv_fail(c->env, "output tensor %.100s would have %lld rows and %lld columns", name, (long long)rows,
+                  (long long)cols);
         return NULL;
     }
     c->outs = (conv_out *)conv_grow(c->env, c->outs, c->n_outs, &c->outs_room, sizeof *c->outs);
@@ -206,14 +215,16 @@ static conv_out *conv__new_out(conv *c, const char *name, conv_role role, int64_
     return o;
 }
 
-/* One output tensor of several views above each other, all with the same columns. Returns its name for the recipe.   */
-static CONV_UNUSED const char *conv_stack(conv *c, const char *name, conv_role role, const conv_view *parts, int32_t n)
+/* One output tensor of several views above each other, all with the same columns. Returns its name for the
+   recipe.                                                                                                  */
+static CONV_UNUSED const char *conv_stack(conv *c, const char *name, conv_role role, const conv_view *parts,
+                                          int32_t n)
 {
     conv_out *o;
     conv_view *copy;
     int64_t rows = 0;
     for (int32_t i = 0; i < n; i++) {
-        if (!parts[i].tensor) return name;             /* an error was raised                                        */
+        if (!parts[i].tensor) return name;             /* an error was raised                               */
         rows += parts[i].rows;
         if (parts[i].cols != parts[0].cols) {
             conv_fail(c->env, "output tensor %.100s is made of parts of %lld and %lld columns", name,
@@ -235,7 +246,7 @@ static CONV_UNUSED const char *conv_make(conv *c, const char *name, conv_role ro
     return conv_stack(c, name, role, &v, 1);
 }
 
-/* A float32 vector of numbers that the mapping computed; they are kept by pointer.                                  */
+/* A float32 vector of numbers that the mapping computed; they are kept by pointer.                         */
 static CONV_UNUSED const char *conv_make_values(conv *c, const char *name, const float *values, int32_t n)
 {
     conv_out *o = conv__new_out(c, name, CONV_VECTOR, n, 1);
@@ -249,8 +260,8 @@ static CONV_UNUSED int conv_made(const conv *c, const char *name)
     return conv_map_find(&c->out_index, name) != UINT64_MAX;
 }
 
-/* ---- what must not stay unused ---------------------------------------------------------------------------------------- */
-/* Shell-like pattern: * is any text.                                                                                */
+/* ---- what must not stay unused ------------------------------------------------------------------------- */
+/* Shell-like pattern: * is any text.                                                                       */
 static int conv__matches(const char *pattern, const char *text)
 {
     const char *star = NULL, *resume = NULL;
@@ -266,15 +277,18 @@ static int conv__matches(const char *pattern, const char *text)
 
 static CONV_UNUSED int conv_check_unused_tensors(conv *c)
 {
-    static const char *const always[] = { "*rotary_emb.inv_freq", "*.rotary_emb.cos_cached", "*.rotary_emb.sin_cached", NULL };
+    static const char *const always[] = { "*rotary_emb.inv_freq", "*.rotary_emb.cos_cached",
+                                          "*.rotary_emb.sin_cached", NULL };
     for (uint64_t i = 0; !c->env->failed && i < c->source.n; i++) {
         const conv_tensor *t = &c->source.tensors[i];
         int ignored = t->used;
         for (int k = 0; !ignored && always[k]; k++) ignored = conv__matches(always[k], t->name);
-        for (int k = 0; !ignored && c->ignored && c->ignored[k]; k++) ignored = conv__matches(c->ignored[k], t->name);
+        for (int k = 0; !ignored && c->ignored && c->ignored[k]; k++)
+            ignored = conv__matches(c->ignored[k], t->name);
         if (!ignored)
-            return conv_fail(c->env, "tensor %.200s of shape %s is in the checkpoint, but architecture %.40s has no use for it",
-                             t->name, conv_shape_text(c->env, t->shape, t->ndim), c->architecture);
+            return conv_fail(c->env, "tensor %.200s of shape %s is in the checkpoint, but architecture %.40s "
+                             "has no use for it", t->name, conv_shape_text(c->env, t->shape, t->ndim),
+                             c->architecture);
     }
     return !c->env->failed;
 }

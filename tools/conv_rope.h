@@ -1,29 +1,34 @@
-/* conv_rope.h: inverse frequencies of rotary positions for every scaling that checkpoints use, computed in double.
-   Formulas and names of the kinds: modeling_rope_utils.py of transformers 5.                                        */
+/* conv_rope.h: inverse frequencies of rotary positions for every scaling that checkpoints use, computed in
+   double. Formulas and names of the kinds: modeling_rope_utils.py of transformers 5.                       */
 #ifndef CONV_ROPE_H_INCLUDED
 #define CONV_ROPE_H_INCLUDED
 #include "conv_config.h"
 
-typedef struct conv_rope_spec {       /* what a configuration says                                                   */
-    const char  *type;                /* default linear dynamic llama3 yarn longrope factors                         */
-    double       theta, factor, attn_factor, original, max_position;     /* attn_factor 0: as the type computes it   */
+typedef struct conv_rope_spec {       /* what a configuration says                                          */
+    const char  *type;                /* default linear dynamic llama3 yarn longrope factors                */
+    /* attn_factor 0: as the type computes it */
+    double       theta, factor, attn_factor, original, max_position;
     double       beta_fast, beta_slow, mscale, mscale_all_dim, low_freq, high_freq;
     int32_t      truncate, dims;
-    const float *short_factor, *long_factor;                 /* [dims / 2]: longrope; factors: short_factor only     */
+    /* [dims / 2]: longrope; factors: short_factor only */
+    const float *short_factor, *long_factor;
 } conv_rope_spec;
 
-typedef struct conv_rope {            /* what the recipe needs                                                       */
-    const char *name;                 /* of the output tensor                                                        */
-    const char *style;                /* "half" or "interleaved"                                                     */
-    int32_t     dims;                 /* 0: no rotary positions                                                      */
+typedef struct conv_rope {            /* what the recipe needs                                              */
+    const char *name;                 /* of the output tensor                                               */
+    const char *style;                /* "half" or "interleaved"                                            */
+    int32_t     dims;                 /* 0: no rotary positions                                             */
     float      *freq, *freq_long;
     double      attn_factor, ntk_factor;
     int32_t     long_from, ntk_length;
 } conv_rope;
 
-static double conv__rope_theta(const conv_rope_spec *s, int32_t i) { return pow(s->theta, -2.0 * i / s->dims); }
+static double conv__rope_theta(const conv_rope_spec *s, int32_t i)
+{
+    return pow(s->theta, -2.0 * i / s->dims);
+}
 
-/* Wavelengths beyond old / low are slowed by factor, those below old / high stay, between them a blend.             */
+/* Wavelengths beyond old / low are slowed by factor, those below old / high stay, between them a blend.    */
 static double conv__rope_llama3(const conv_rope_spec *s, double theta)
 {
     const double wavelength = 2.0 * 3.14159265358979323846 / theta;
@@ -34,7 +39,7 @@ static double conv__rope_llama3(const conv_rope_spec *s, double theta)
     return (1.0 - smooth) * theta / s->factor + smooth * theta;
 }
 
-/* Index of the frequency that turns `rotations` times over the original length.                                     */
+/* Index of the frequency that turns `rotations` times over the original length.                            */
 static double conv__rope_yarn_index(const conv_rope_spec *s, double rotations)
 {
     return s->dims * log(s->original / (rotations * 2.0 * 3.14159265358979323846)) / (2.0 * log(s->theta));
@@ -54,16 +59,21 @@ static void conv__rope_yarn(const conv_rope_spec *s, float *freq)
     }
 }
 
-static double conv__rope_mscale(double factor, double mscale) { return factor <= 1.0 ? 1.0 : 0.1 * mscale * log(factor) + 1.0; }
+static double conv__rope_mscale(double factor, double mscale)
+{
+    return factor <= 1.0 ? 1.0 : 0.1 * mscale * log(factor) + 1.0;
+}
 
 static int conv__rope_check(conv *c, const conv_rope_spec *s, int32_t head_dim)
 {
     const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0;
     if (c->env->failed) return 0;
     if (s->dims < 2 || s->dims % 2 || s->dims > head_dim)
-        return conv_fail(c->env, "rotary positions over %d of %d channels of a head are not possible", s->dims, head_dim);
+        return conv_fail(c->env, "rotary positions over %d of %d channels of a head are not possible",
+                         s->dims, head_dim);
     if (!(s->theta > 1.0)) return conv_fail(c->env, "rope_theta must be greater than 1");
-    if (scaled && !(s->factor > 0.0)) return conv_fail(c->env, "rope type \"%.20s\" needs a factor greater than 0", s->type);
+    if (scaled && !(s->factor > 0.0))
+        return conv_fail(c->env, "rope type \"%.20s\" needs a factor greater than 0", s->type);
     if (scaled && strcmp(s->type, "linear") != 0 && !(s->original >= 1.0 && s->original <= 1073741824.0))
         return conv_fail(c->env, "rope type \"%.20s\" needs original_max_position_embeddings", s->type);
     return 1;
@@ -71,7 +81,8 @@ static int conv__rope_check(conv *c, const conv_rope_spec *s, int32_t head_dim)
 
 static int conv__rope_longrope(conv *c, const conv_rope_spec *s, conv_rope *r)
 {
-    if (!s->short_factor || !s->long_factor) return conv_fail(c->env, "rope type \"longrope\" needs short_factor and long_factor");
+    if (!s->short_factor || !s->long_factor)
+        return conv_fail(c->env, "rope type \"longrope\" needs short_factor and long_factor");
     r->freq_long = (float *)conv_alloc(c->env, (uint64_t)s->dims / 2, sizeof(float));
     if (!r->freq_long) return 0;
     for (int32_t i = 0; i < s->dims / 2; i++) {
@@ -83,7 +94,7 @@ static int conv__rope_longrope(conv *c, const conv_rope_spec *s, conv_rope *r)
     return 1;
 }
 
-/* Fills *r (name and style are the caller's).                                                                       */
+/* Fills *r (name and style are the caller's).                                                              */
 static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spec *s, int32_t head_dim)
 {
     int ok = 1;
@@ -100,16 +111,19 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
         r->ntk_length = (int32_t)s->max_position;
         c->unlimited = 1;
     } else if (strcmp(s->type, "llama3") == 0) {
-        for (int32_t i = 0; i < s->dims / 2; i++) r->freq[i] = (float)conv__rope_llama3(s, conv__rope_theta(s, i));
+        for (int32_t i = 0; i < s->dims / 2; i++)
+            r->freq[i] = (float)conv__rope_llama3(s, conv__rope_theta(s, i));
     } else if (strcmp(s->type, "yarn") == 0) {
         conv__rope_yarn(s, r->freq);
-        r->attn_factor = s->mscale != 0.0 && s->mscale_all_dim != 0.0
-                       ? conv__rope_mscale(s->factor, s->mscale) / conv__rope_mscale(s->factor, s->mscale_all_dim)
-                       : conv__rope_mscale(s->factor, 1.0);
+        r->attn_factor = conv__rope_mscale(s->factor, 1.0);
+        if (s->mscale != 0.0 && s->mscale_all_dim != 0.0)
+            r->attn_factor = conv__rope_mscale(s->factor, s->mscale) /
+                             conv__rope_mscale(s->factor, s->mscale_all_dim);
     } else if (strcmp(s->type, "longrope") == 0) {
         ok = conv__rope_longrope(c, s, r);
     } else if (strcmp(s->type, "factors") == 0) {
-        for (int32_t i = 0; i < s->dims / 2; i++) r->freq[i] = (float)(conv__rope_theta(s, i) / (double)s->short_factor[i]);
+        for (int32_t i = 0; i < s->dims / 2; i++)
+            r->freq[i] = (float)(conv__rope_theta(s, i) / (double)s->short_factor[i]);
     } else if (strcmp(s->type, "default") != 0) {
         return conv_fail(c->env, "rope type \"%.40s\" is not known", s->type);
     }
@@ -120,8 +134,8 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
     return ok;
 }
 
-/* ---- config.json --------------------------------------------------------------------------------------------------------- */
-typedef struct conv_rope_keys {       /* names and defaults that differ between architectures                        */
+/* ---- config.json --------------------------------------------------------------------------------------- */
+typedef struct conv_rope_keys {       /* names and defaults that differ between architectures               */
     const char *theta_key, *partial_key;
     double      theta, partial;
 } conv_rope_keys;
@@ -148,42 +162,53 @@ static const float *conv__rope_list(conv *c, const json_value *params, const cha
     }
     for (int32_t i = 0; i < n; i++) {
         values[i] = (float)json_number(json_at(list, (uint32_t)i), 0.0);
-        if (!(values[i] > 0.0f)) conv_fail(c->env, "config.json: rope parameter \"%s\": item %d is not greater than 0", key, i);
+        if (!(values[i] > 0.0f))
+            conv_fail(c->env, "config.json: rope parameter \"%s\": item %d is not greater than 0", key, i);
     }
     return values;
 }
 
 static void conv__rope_known_keys(conv *c, const json_value *params)
 {
-    static const char *const known[] = { "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "attention_factor",
-        "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim", "truncate", "low_freq_factor",
-        "high_freq_factor", "short_factor", "long_factor", "finetuned", NULL };
+    static const char *const known[] = {
+        "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "attention_factor",
+        "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
+        "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor", "finetuned", NULL
+    };
     for (uint32_t i = 0; i < json_count(params); i++) {
         const char *key = json_key_at(params, i)->text;
         int found = json_is(json_at(params, i), JSON_NULL);
         for (int k = 0; !found && known[k]; k++) found = strcmp(known[k], key) == 0;
-        if (!found) conv_fail(c->env, "config.json: rope parameter \"%.60s\" is not known and might change the results", key);
+        if (!found)
+            conv_fail(c->env, "config.json: rope parameter \"%.60s\" is not known and might change "
+                      "the results", key);
     }
 }
 
-/* Reads one set of rope parameters; params may be NULL: unscaled. max_position and original (0: not given) are the
-   values outside the set, which win over it for the types that use the original length (transformers' rule).        */
-static CONV_UNUSED void conv_hf_rope_read(conv *c, conv_rope *r, const json_value *params, const conv_rope_keys *keys,
-                                          double theta, double partial, int32_t head_dim, double max_position, double original)
+/* Reads one set of rope parameters; params may be NULL: unscaled. max_position and original (0: not given)
+   are the values outside the set, which win over it for the types that use the original length
+   (transformers' rule).                                                                                    */
+static CONV_UNUSED void conv_hf_rope_read(conv *c, conv_rope *r, const json_value *params,
+                                          const conv_rope_keys *keys, double theta, double partial,
+                                          int32_t head_dim, double max_position, double original)
 {
     conv_rope_spec s;
-    const char *type = json_text(json_get(params, "rope_type"), json_text(json_get(params, "type"), "default"));
-    const double part = conv__rope_number(c, params, "partial_rotary_factor", partial > 0.0 ? partial : keys->partial);
+    const char *type = json_text(json_get(params, "rope_type"),
+                                 json_text(json_get(params, "type"), "default"));
+    const double part = conv__rope_number(c, params, "partial_rotary_factor",
+                                          partial > 0.0 ? partial : keys->partial);
     memset(&s, 0, sizeof s);
     if (strcmp(type, "su") == 0 || (strcmp(type, "yarn") == 0 && json_get(params, "short_factor")))
-        type = "longrope";                             /* names in the first releases of Phi-3                       */
-    if (params && !json_is(params, JSON_OBJECT)) conv_fail(c->env, "config.json: rope parameters are not an object");
+        type = "longrope";                             /* names in the first releases of Phi-3              */
+    if (params && !json_is(params, JSON_OBJECT))
+        conv_fail(c->env, "config.json: rope parameters are not an object");
     conv__rope_known_keys(c, params);
     s.type = conv_copy_text(c->env, type, strlen(type));
     s.theta = conv__rope_number(c, params, "rope_theta", theta > 0.0 ? theta : keys->theta);
     s.dims = part > 0.0 && part <= 1.0 ? (int32_t)(head_dim * part) : 0;
     s.max_position = max_position;
-    s.original = original > 0.0 ? original : conv__rope_number(c, params, "original_max_position_embeddings", max_position);
+    s.original = original > 0.0 ? original
+        : conv__rope_number(c, params, "original_max_position_embeddings", max_position);
     s.factor = conv__rope_number(c, params, "factor", 0.0);
     if (s.factor == 0.0 && (strcmp(type, "yarn") == 0 || strcmp(type, "longrope") == 0) && s.original > 0.0)
         s.factor = max_position / s.original;
@@ -204,10 +229,10 @@ static CONV_UNUSED void conv_hf_rope_read(conv *c, conv_rope *r, const json_valu
     conv_rope_make(c, r, &s, head_dim);
 }
 
-/* The rope of a configuration in the new style ("rope_parameters", possibly one set for each layer type) or the old
-   one ("rope_theta", "rope_scaling"). layer_type NULL: the set is not split.                                         */
-static CONV_UNUSED void conv_hf_rope(conv *c, conv_rope *r, const char *name, const char *layer_type, const conv_rope_keys *keys,
-                                     int32_t head_dim)
+/* The rope of a configuration in the new style ("rope_parameters", possibly one set for each layer type)
+   or the old one ("rope_theta", "rope_scaling"). layer_type NULL: the set is not split.                    */
+static CONV_UNUSED void conv_hf_rope(conv *c, conv_rope *r, const char *name, const char *layer_type,
+                                     const conv_rope_keys *keys, int32_t head_dim)
 {
     const json_value *params = conv_key(c, "rope_parameters"), *old = conv_key(c, "rope_scaling");
     const double theta = conv_number(c, keys->theta_key, 0.0);
@@ -215,26 +240,29 @@ static CONV_UNUSED void conv_hf_rope(conv *c, conv_rope *r, const char *name, co
     const double max_position = c->max_context;
     const double original = conv_number(c, "original_max_position_embeddings", 0.0);
     if (!params) params = old;
-    if (layer_type && json_is(json_get(params, layer_type), JSON_OBJECT)) params = json_get(params, layer_type);
+    if (layer_type && json_is(json_get(params, layer_type), JSON_OBJECT))
+        params = json_get(params, layer_type);
     r->name = name;
     if (!r->style) r->style = "half";
     conv_hf_rope_read(c, r, params, keys, theta, partial, head_dim, max_position, original);
 }
 
-/* The rope of layers with a window where it is another than that of the full layers. In the old style it has a key of
-   its own for the base and is never scaled.                                                                         */
-static CONV_UNUSED void conv_hf_sliding_rope(conv *c, conv_rope *r, const char *name, const conv_rope_keys *keys, int32_t head_dim)
+/* The rope of layers with a window where it is another than that of the full layers. In the old style it
+   has a key of its own for the base and is never scaled.                                                   */
+static CONV_UNUSED void conv_hf_sliding_rope(conv *c, conv_rope *r, const char *name,
+                                             const conv_rope_keys *keys, int32_t head_dim)
 {
     const json_value *params = conv_key(c, "rope_parameters");
     const double theta = conv_number(c, keys->theta_key, 0.0);
-    if (json_is(json_get(params, "sliding_attention"), JSON_OBJECT)) params = json_get(params, "sliding_attention");
+    if (json_is(json_get(params, "sliding_attention"), JSON_OBJECT))
+        params = json_get(params, "sliding_attention");
     r->name = name;
     if (!r->style) r->style = "half";
     conv_hf_rope_read(c, r, params, keys, theta, 0.0, head_dim, c->max_context, 0.0);
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------ */
-/* n float32 values of a small tensor, read now.                                                                     */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
+/* n float32 values of a small tensor, read now.                                                            */
 static CONV_UNUSED const float *conv_read_vector(conv *c, const char *name, int32_t n)
 {
     const conv_view v = conv_take(c, name, n, 0);
@@ -242,14 +270,16 @@ static CONV_UNUSED const float *conv_read_vector(conv *c, const char *name, int3
     const uint8_t *data = v.tensor ? conv_tensor_data(&c->source, v.tensor) : NULL;
     if (!data || !values) return NULL;
     if (v.tensor->type == CONV_GGML) { conv_fail(c->env, "tensor %.100s is quantised", name); return NULL; }
-    conv_values(values, data, n, (int64_t)conv_types[v.tensor->type].bytes * v.tensor->stride[0], v.tensor->type);
+    conv_values(values, data, n, (int64_t)conv_types[v.tensor->type].bytes * v.tensor->stride[0],
+                v.tensor->type);
     for (int32_t i = 0; i < n; i++) {
         if (!(values[i] > 0.0f)) conv_fail(c->env, "tensor %.100s: value %d is not greater than 0", name, i);
     }
     return values;
 }
 
-static CONV_UNUSED void conv_gguf_rope(conv *c, conv_rope *r, const char *name, const char *style, int32_t head_dim)
+static CONV_UNUSED void conv_gguf_rope(conv *c, conv_rope *r, const char *name, const char *style,
+                                       int32_t head_dim)
 {
     conv_rope_spec s;
     const char *type = gguf_text(c->gguf, conv_gguf_key(c, "rope.scaling.type"));

@@ -1,11 +1,11 @@
 /* conv_safetensors.h: reads .safetensors files, single and sharded (model.safetensors.index.json).
-   Format: u64 header length, JSON header {name: {dtype, shape, data_offsets}}, data without holes.                  */
+   Format: u64 header length, JSON header {name: {dtype, shape, data_offsets}}, data without holes.         */
 #ifndef CONV_SAFETENSORS_H_INCLUDED
 #define CONV_SAFETENSORS_H_INCLUDED
 #include "conv_source.h"
 #include "json.h"
 
-#define CONV_SAFETENSORS_HEADER ((uint64_t)100 << 20)  /* the reference reader's limit                               */
+#define CONV_SAFETENSORS_HEADER ((uint64_t)100 << 20)  /* the reference reader's limit                      */
 
 typedef struct conv__range { uint64_t first, end; const char *name; } conv__range;
 
@@ -24,8 +24,8 @@ static int conv__safetensors_type(const char *name)
     return -1;
 }
 
-static int conv__safetensors_tensor(conv_source *s, conv_storage *data, const json_value *key, const json_value *v,
-                                    conv__range *range)
+static int conv__safetensors_tensor(conv_source *s, conv_storage *data, const json_value *key,
+                                    const json_value *v, conv__range *range)
 {
     conv_env *env = s->env;
     const char *name = conv_copy_text(env, key->text, key->n);
@@ -48,12 +48,14 @@ static int conv__safetensors_tensor(conv_source *s, conv_storage *data, const js
     bytes = conv_types[type].bytes;
     for (int32_t i = 0; i < t.ndim; i++) {
         t.shape[i] = json_int(json_at(shape, (uint32_t)i), -1);
-        if (t.shape[i] < 0) return conv_fail(env, "tensor %.200s: size %d of its shape is not a whole number >= 0", name, i);
+        if (t.shape[i] < 0)
+            return conv_fail(env, "tensor %.200s: size %d of its shape is not a whole number >= 0", name, i);
         bytes = conv_times(bytes, (uint64_t)t.shape[i]);
     }
     if (!conv_set_strides(&t) || bytes != (uint64_t)(end - first))
         return conv_fail(env, "tensor %.200s: %s %s needs %llu bytes, data_offsets give %lld", name, dtype,
-                         conv_shape_text(env, t.shape, t.ndim), (unsigned long long)bytes, (long long)(end - first));
+                         conv_shape_text(env, t.shape, t.ndim), (unsigned long long)bytes,
+                             (long long)(end - first));
     t.storage = data;
     t.first = (uint64_t)first;
     range->first = t.first;
@@ -62,8 +64,9 @@ static int conv__safetensors_tensor(conv_source *s, conv_storage *data, const js
     return conv_source_add(s, &t);
 }
 
-/* Tensors must tile the data exactly: an overlap or a hole means that the header was tampered with.                 */
-static int conv__safetensors_tiling(conv_env *env, conv__range *ranges, uint64_t n, uint64_t bytes, const char *path)
+/* Tensors must tile the data exactly: an overlap or a hole means that the header was tampered with.        */
+static int conv__safetensors_tiling(conv_env *env, conv__range *ranges, uint64_t n, uint64_t bytes,
+                                    const char *path)
 {
     uint64_t at = 0;
     qsort(ranges, (size_t)n, sizeof *ranges, conv__compare_ranges);
@@ -80,7 +83,8 @@ static int conv__safetensors_tiling(conv_env *env, conv__range *ranges, uint64_t
     return 1;
 }
 
-static int conv__safetensors_header(conv_source *s, const conv_file *f, const json_value *root, uint64_t data_at)
+static int conv__safetensors_header(conv_source *s, const conv_file *f, const json_value *root,
+                                    uint64_t data_at)
 {
     conv_env *env = s->env;
     conv_storage *data = conv_storage_new(env, f->path, f->data + data_at, f->bytes - data_at);
@@ -97,7 +101,7 @@ static int conv__safetensors_header(conv_source *s, const conv_file *f, const js
     return conv__safetensors_tiling(env, ranges, n, data->bytes, f->path);
 }
 
-/* Adds all tensors of one file to the source.                                                                       */
+/* Adds all tensors of one file to the source.                                                              */
 static CONV_UNUSED int conv_read_safetensors(conv_source *s, const char *path)
 {
     conv_env *env = s->env;
@@ -109,13 +113,14 @@ static CONV_UNUSED int conv_read_safetensors(conv_source *s, const char *path)
     if (f->bytes < 8) return conv_fail(env, "%s: too short for a safetensors file", path);
     header = conv_u64(f->data);
     if (header > f->bytes - 8)
-        return conv_fail(env, "%s: the header should have %llu bytes, the file has %llu after its length", path,
-                         (unsigned long long)header, (unsigned long long)(f->bytes - 8));
+        return conv_fail(env, "%s: the header should have %llu bytes, the file has %llu after its length",
+                         path, (unsigned long long)header, (unsigned long long)(f->bytes - 8));
     if (header > CONV_SAFETENSORS_HEADER) return conv_fail(env, "%s: the header is larger than 100 MB", path);
-    if (!json_parse(&doc, (const char *)f->data + 8, (size_t)header)) return conv_fail(env, "%s: %s", path, doc.error);
+    if (!json_parse(&doc, (const char *)f->data + 8, (size_t)header))
+        return conv_fail(env, "%s: %s", path, doc.error);
     ok = conv__safetensors_header(s, f, doc.root, 8 + header);
     json_free(&doc);
-    if (!ok && !strstr(env->error, path)) {            /* tensor messages get the file in front                      */
+    if (!ok && !strstr(env->error, path)) {            /* tensor messages get the file in front             */
         char text[sizeof env->error];
         snprintf(text, sizeof text, "%.150s: %.350s", path, env->error);
         memcpy(env->error, text, sizeof text);
@@ -123,8 +128,9 @@ static CONV_UNUSED int conv_read_safetensors(conv_source *s, const char *path)
     return ok;
 }
 
-/* Reads the shards that an index file names, each once. `read` reads one file.                                      */
-static CONV_UNUSED int conv_read_shards(conv_source *s, const char *index_path, int (*read)(conv_source *s, const char *path))
+/* Reads the shards that an index file names, each once. `read` reads one file.                             */
+static CONV_UNUSED int conv_read_shards(conv_source *s, const char *index_path,
+                                        int (*read)(conv_source *s, const char *path))
 {
     conv_env *env = s->env;
     const char *directory = conv_directory(env, index_path);
@@ -133,7 +139,8 @@ static CONV_UNUSED int conv_read_shards(conv_source *s, const char *index_path, 
     int ok = 1;
     if (!json_read_file(&doc, index_path)) return conv_fail(env, "%s: %s", index_path, doc.error);
     map = json_get(doc.root, "weight_map");
-    if (!json_is(map, JSON_OBJECT) || json_count(map) == 0) ok = conv_fail(env, "%s: weight_map is missing", index_path);
+    if (!json_is(map, JSON_OBJECT) || json_count(map) == 0)
+        ok = conv_fail(env, "%s: weight_map is missing", index_path);
     for (uint32_t i = 0; ok && i < json_count(map); i++) {
         const char *file = json_text(json_at(map, i), "");
         const char *path;
@@ -149,7 +156,8 @@ static CONV_UNUSED int conv_read_shards(conv_source *s, const char *index_path, 
     for (uint32_t i = 0; ok && i < json_count(map); i++) {
         const char *name = json_key_at(map, i)->text;
         if (!conv_source_find(s, name))
-            ok = conv_fail(env, "%s: tensor %.200s is not in the shard that should hold it", index_path, name);
+            ok = conv_fail(env, "%s: tensor %.200s is not in the shard that should hold it", index_path,
+                           name);
     }
     json_free(&doc);
     return ok;

@@ -1,7 +1,7 @@
 /* conv_source.h: a checkpoint as a list of named tensors in mapped memory, whatever format it came in.
 
    Readers (conv_safetensors.h, conv_torch.h, conv_gguf.h, conv_llama2c.h) fill a conv_source through
-   conv_source_add, which checks every offset once; afterwards values are read without further checks.              */
+   conv_source_add, which checks every offset once; afterwards values are read without further checks.      */
 #ifndef CONV_SOURCE_H_INCLUDED
 #define CONV_SOURCE_H_INCLUDED
 #include "conv_base.h"
@@ -10,34 +10,36 @@ enum { CONV_MAX_DIMS = 8 };
 
 typedef enum conv_type {
     CONV_F32, CONV_F16, CONV_BF16, CONV_F64, CONV_I64, CONV_I32, CONV_I16, CONV_I8, CONV_U8, CONV_BOOL,
-    CONV_F8_E4M3, CONV_F8_E5M2, CONV_GGML       /* CONV_GGML: quantised blocks of a ggml type along the last dimension */
+    /* CONV_GGML: quantised blocks of a ggml type along the last dimension */
+    CONV_F8_E4M3, CONV_F8_E5M2, CONV_GGML
 } conv_type;
 
 typedef struct conv_type_info { const char *name; uint32_t bytes; } conv_type_info;
-static const conv_type_info conv_types[] = {   /* by conv_type; the names are those of safetensors                   */
-    { "F32", 4 }, { "F16", 2 }, { "BF16", 2 }, { "F64", 8 }, { "I64", 8 }, { "I32", 4 }, { "I16", 2 }, { "I8", 1 },
-    { "U8", 1 }, { "BOOL", 1 }, { "F8_E4M3", 1 }, { "F8_E5M2", 1 }, { "GGML", 0 }
+static const conv_type_info conv_types[] = {   /* by conv_type; the names are those of safetensors          */
+    { "F32", 4 }, { "F16", 2 }, { "BF16", 2 }, { "F64", 8 }, { "I64", 8 }, { "I32", 4 }, { "I16", 2 },
+        { "I8", 1 }, { "U8", 1 }, { "BOOL", 1 }, { "F8_E4M3", 1 }, { "F8_E5M2", 1 }, { "GGML", 0 }
 };
 
-/* Bytes that hold one or several tensors: a mapped range, or a compressed range that is unpacked when it is needed. */
+/* Bytes that hold one or several tensors: a mapped range, or a compressed range that is unpacked when it
+   is needed.                                                                                               */
 typedef struct conv_storage {
     const char    *name;
-    const uint8_t *data;              /* as it lies in the file                                                      */
-    uint64_t       bytes;             /* unpacked                                                                    */
-    uint64_t       packed_bytes;      /* 0: stored as it is                                                          */
-    uint8_t       *unpacked;          /* malloc; freed when another storage is unpacked                              */
+    const uint8_t *data;              /* as it lies in the file                                             */
+    uint64_t       bytes;             /* unpacked                                                           */
+    uint64_t       packed_bytes;      /* 0: stored as it is                                                 */
+    uint8_t       *unpacked;          /* malloc; freed when another storage is unpacked                     */
 } conv_storage;
 
 typedef struct conv_tensor {
     const char   *name;
     conv_storage *storage;
-    uint64_t      first;              /* byte of the first element in the storage                                    */
-    int64_t       shape[CONV_MAX_DIMS], stride[CONV_MAX_DIMS];    /* outermost first; strides in elements            */
+    uint64_t      first;              /* byte of the first element in the storage                           */
+    int64_t       shape[CONV_MAX_DIMS], stride[CONV_MAX_DIMS];    /* outermost first; strides in elements   */
     int32_t       ndim;
     conv_type     type;
-    uint32_t      ggml_type;          /* CONV_GGML only                                                              */
-    uint32_t      row_bytes;          /* CONV_GGML only: one row of shape[ndim - 1] elements                         */
-    int32_t       used;               /* a mapping took it                                                           */
+    uint32_t      ggml_type;          /* CONV_GGML only                                                     */
+    uint32_t      row_bytes;          /* CONV_GGML only: one row of shape[ndim - 1] elements                */
+    int32_t       used;               /* a mapping took it                                                  */
 } conv_tensor;
 
 typedef struct conv_source {
@@ -45,11 +47,11 @@ typedef struct conv_source {
     conv_tensor   *tensors;
     uint64_t       n, room;
     conv_map       index;
-    conv_storage  *open;              /* the storage unpacked at present                                             */
+    conv_storage  *open;              /* the storage unpacked at present                                    */
     int          (*unpack)(conv_env *env, uint8_t *dst, const conv_storage *s);
 } conv_source;
 
-/* "[3, 4]" for messages; a small ring of buffers would be state, so it lives in the arena.                          */
+/* "[3, 4]" for messages; a small ring of buffers would be state, so it lives in the arena.                 */
 static CONV_UNUSED const char *conv_shape_text(conv_env *env, const int64_t *shape, int32_t ndim)
 {
     char text[CONV_MAX_DIMS * 24 + 4];
@@ -72,7 +74,7 @@ static CONV_UNUSED conv_tensor *conv_source_find(const conv_source *s, const cha
     return i == UINT64_MAX ? NULL : s->tensors + i;
 }
 
-/* Bytes from the first to past the last element, or UINT64_MAX when that does not fit.                              */
+/* Bytes from the first to past the last element, or UINT64_MAX when that does not fit.                     */
 static uint64_t conv__extent(const conv_tensor *t)
 {
     uint64_t last = 0;
@@ -82,7 +84,8 @@ static uint64_t conv__extent(const conv_tensor *t)
         return conv_times(rows, t->row_bytes);
     }
     for (int32_t i = 0; i < t->ndim; i++) {
-        const uint64_t step = t->shape[i] == 0 ? UINT64_MAX : conv_times((uint64_t)(t->shape[i] - 1), (uint64_t)t->stride[i]);
+        const uint64_t step = t->shape[i] == 0 ? UINT64_MAX
+            : conv_times((uint64_t)(t->shape[i] - 1), (uint64_t)t->stride[i]);
         if (t->shape[i] == 0) return 0;
         if (step > UINT64_MAX - last) return UINT64_MAX;
         last += step;
@@ -90,13 +93,15 @@ static uint64_t conv__extent(const conv_tensor *t)
     return last == UINT64_MAX ? UINT64_MAX : conv_times(last + 1, conv_types[t->type].bytes);
 }
 
-/* Adds a tensor after checking that all of it lies inside its storage. Strides must be set (conv_set_strides).      */
+/* Adds a tensor after checking that all of it lies inside its storage. Strides must be set
+   (conv_set_strides).                                                                                      */
 static CONV_UNUSED int conv_source_add(conv_source *s, const conv_tensor *t)
 {
     uint64_t extent;
     if (s->env->failed) return 0;
     if (t->ndim < 0 || t->ndim > CONV_MAX_DIMS)
-        return conv_fail(s->env, "tensor %.200s has %d dimensions, at most %d are known", t->name, t->ndim, CONV_MAX_DIMS);
+        return conv_fail(s->env, "tensor %.200s has %d dimensions, at most %d are known", t->name, t->ndim,
+                         CONV_MAX_DIMS);
     for (int32_t i = 0; i < t->ndim; i++) {
         if (t->shape[i] < 0 || t->stride[i] < 0)
             return conv_fail(s->env, "tensor %.200s has a negative size or stride: shape %s", t->name,
@@ -104,8 +109,9 @@ static CONV_UNUSED int conv_source_add(conv_source *s, const conv_tensor *t)
     }
     extent = conv__extent(t);
     if (t->first > t->storage->bytes || extent > t->storage->bytes - t->first)
-        return conv_fail(s->env, "tensor %.200s of shape %s needs %llu bytes from byte %llu, its data has %llu", t->name,
-                         conv_shape_text(s->env, t->shape, t->ndim), (unsigned long long)extent,
+        return conv_fail(s->env,
+                         "tensor %.200s of shape %s needs %llu bytes from byte %llu, its data has %llu",
+                         t->name, conv_shape_text(s->env, t->shape, t->ndim), (unsigned long long)extent,
                          (unsigned long long)t->first, (unsigned long long)t->storage->bytes);
     s->tensors = (conv_tensor *)conv_grow(s->env, s->tensors, s->n, &s->room, sizeof *s->tensors);
     if (!s->tensors) return 0;
@@ -116,7 +122,7 @@ static CONV_UNUSED int conv_source_add(conv_source *s, const conv_tensor *t)
     return 1;
 }
 
-/* Row-major strides of a contiguous tensor. 0 when the number of elements does not fit.                             */
+/* Row-major strides of a contiguous tensor. 0 when the number of elements does not fit.                    */
 static CONV_UNUSED int conv_set_strides(conv_tensor *t)
 {
     uint64_t step = 1;
@@ -128,7 +134,8 @@ static CONV_UNUSED int conv_set_strides(conv_tensor *t)
     return step <= (uint64_t)INT64_MAX;
 }
 
-static CONV_UNUSED conv_storage *conv_storage_new(conv_env *env, const char *name, const uint8_t *data, uint64_t bytes)
+static CONV_UNUSED conv_storage *conv_storage_new(conv_env *env, const char *name, const uint8_t *data,
+                                                  uint64_t bytes)
 {
     conv_storage *s = (conv_storage *)conv_alloc(env, 1, sizeof *s);
     if (!s) return NULL;
@@ -144,7 +151,7 @@ static CONV_UNUSED void conv_source_close(conv_source *s)
     s->open = NULL;
 }
 
-/* First element of a tensor. Compressed storages are unpacked here, one at a time. NULL with an error.              */
+/* First element of a tensor. Compressed storages are unpacked here, one at a time. NULL with an error.     */
 static CONV_UNUSED const uint8_t *conv_tensor_data(conv_source *s, const conv_tensor *t)
 {
     conv_storage *g = t->storage;
@@ -154,7 +161,8 @@ static CONV_UNUSED const uint8_t *conv_tensor_data(conv_source *s, const conv_te
         conv_source_close(s);
         g->unpacked = g->bytes <= SIZE_MAX ? (uint8_t *)malloc((size_t)g->bytes + 1) : NULL;
         if (!g->unpacked) {
-            conv_fail(s->env, "tensor %.200s: out of memory: %llu bytes", t->name, (unsigned long long)g->bytes);
+            conv_fail(s->env, "tensor %.200s: out of memory: %llu bytes", t->name,
+                      (unsigned long long)g->bytes);
             return NULL;
         }
         s->open = g;
@@ -163,7 +171,7 @@ static CONV_UNUSED const uint8_t *conv_tensor_data(conv_source *s, const conv_te
     return g->unpacked + t->first;
 }
 
-/* ---- reading values ------------------------------------------------------------------------------------------------ */
+/* ---- reading values ------------------------------------------------------------------------------------ */
 static float conv__f16(uint16_t h)
 {
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16, exponent = h >> 10 & 31u, fraction = h & 0x3ffu;
@@ -186,7 +194,7 @@ static float conv__bf16(uint16_t h)
     return f;
 }
 
-/* 8-bit floats of the OCP standard: E4M3 has no infinities and one NaN, E5M2 is half of a half float.               */
+/* 8-bit floats of the OCP standard: E4M3 has no infinities and one NaN, E5M2 is half of a half float.      */
 static float conv__f8_e4m3(uint8_t b)
 {
     const uint32_t exponent = b >> 3 & 15u, fraction = b & 7u;
@@ -217,7 +225,7 @@ static float conv__value(const uint8_t *p, conv_type type)
     return 0.0f;
 }
 
-/* n values, `step` bytes apart. Not for CONV_GGML.                                                                  */
+/* n values, `step` bytes apart. Not for CONV_GGML.                                                         */
 static CONV_UNUSED void conv_values(float *dst, const uint8_t *p, int64_t n, int64_t step, conv_type type)
 {
     if (type == CONV_F32 && step == 4) {
@@ -231,7 +239,7 @@ static CONV_UNUSED void conv_values(float *dst, const uint8_t *p, int64_t n, int
     }
 }
 
-/* Element offset of row `row` when all dimensions but the last are counted through as rows.                         */
+/* Element offset of row `row` when all dimensions but the last are counted through as rows.                */
 static CONV_UNUSED int64_t conv_row_offset(const conv_tensor *t, int64_t row)
 {
     int64_t offset = 0;

@@ -1,36 +1,39 @@
-/* conv_write.h: streams a plan (conv_plan.h) through the sqm writer, a few rows at a time, so that models larger than
-   memory can be converted. Needs the implementation part of seqmodel.h.                                             */
+/* conv_write.h: streams a plan (conv_plan.h) through the sqm writer, a few rows at a time, so that models
+   larger than memory can be converted. Needs the implementation part of seqmodel.h.                        */
 #ifndef CONV_WRITE_H_INCLUDED
 #define CONV_WRITE_H_INCLUDED
 #include "conv_plan.h"
 
-typedef enum conv_target { CONV_TO_F32, CONV_TO_F16, CONV_TO_BF16, CONV_TO_Q8, CONV_TO_Q4, CONV_KEEP } conv_target;
+typedef enum conv_target { CONV_TO_F32, CONV_TO_F16, CONV_TO_BF16, CONV_TO_Q8, CONV_TO_Q4,
+                           CONV_KEEP } conv_target;
 
 typedef struct conv_writer {
     conv       *c;
     sqm_writer *w;
     conv_target target;
-    float      *rows;                 /* some rows of values                                                         */
-    uint8_t    *raw, *packed;         /* the same rows as blocks; panels                                             */
+    float      *rows;                 /* some rows of values                                                */
+    uint8_t    *raw, *packed;         /* the same rows as blocks; panels                                    */
     uint64_t    rows_room, raw_room, packed_room;
     void      (*progress)(void *user, uint64_t done, uint64_t all);
     void       *progress_user;
 } conv_writer;
 
-/* ---- choice of the output type ------------------------------------------------------------------------------------------ */
-/* Are the values those of the checkpoint, row by row?                                                               */
+/* ---- choice of the output type ------------------------------------------------------------------------- */
+/* Are the values those of the checkpoint, row by row?                                                      */
 static int conv__is_plain(const conv_out *o)
 {
     for (int32_t i = 0; i < o->n_parts; i++) {
         const conv_view *v = &o->parts[i];
         if (v->scale != 1.0 || v->add != 0.0) return 0;
-        if (v->tensor->type != o->parts[0].tensor->type || v->tensor->ggml_type != o->parts[0].tensor->ggml_type) return 0;
+        if (v->tensor->type != o->parts[0].tensor->type ||
+            v->tensor->ggml_type != o->parts[0].tensor->ggml_type)
+            return 0;
         if (v->tensor->type == CONV_GGML && (v->transposed || v->vector)) return 0;
     }
     return o->n_parts > 0;
 }
 
-/* Type that keeps the checkpoint's values exactly.                                                                  */
+/* Type that keeps the checkpoint's values exactly.                                                         */
 static int conv__kept_type(conv *c, const conv_out *o, sqm_dtype *type)
 {
     const conv_tensor *t = o->parts[0].tensor;
@@ -46,7 +49,7 @@ static int conv__kept_type(conv *c, const conv_out *o, sqm_dtype *type)
     return 1;
 }
 
-/* *exact: the blocks of the checkpoint are only re-arranged.                                                        */
+/* *exact: the blocks of the checkpoint are only re-arranged.                                               */
 static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dtype *type, int *exact)
 {
     sqm_dtype kept = SQM_F32;
@@ -59,15 +62,17 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
     case CONV_TO_F16:  *type = SQM_F16; break;
     case CONV_TO_BF16: *type = SQM_BF16; break;
     case CONV_TO_Q8:   *type = o->role == CONV_POSITIONS ? SQM_F16 : SQM_Q8; break;
-    case CONV_TO_Q4:   *type = o->role == CONV_POSITIONS ? SQM_F16 : o->role == CONV_TABLE ? SQM_Q8 : SQM_Q4; break;
+    case CONV_TO_Q4:
+        *type = o->role == CONV_POSITIONS ? SQM_F16 : o->role == CONV_TABLE ? SQM_Q8 : SQM_Q4;
+        break;
     case CONV_KEEP:    *type = kept; break;
     }
     *exact = o->parts[0].tensor->type == CONV_GGML && conv__is_plain(o) && *type == kept;
     return 1;
 }
 
-/* ---- rows of an output tensor ----------------------------------------------------------------------------------------------- */
-/* A buffer of at least `bytes`; after an error the old one.                                                         */
+/* ---- rows of an output tensor -------------------------------------------------------------------------- */
+/* A buffer of at least `bytes`; after an error the old one.                                                */
 static void *conv__room(conv *c, void *buffer, uint64_t *room, uint64_t bytes)
 {
     void *more;
@@ -78,7 +83,7 @@ static void *conv__room(conv *c, void *buffer, uint64_t *room, uint64_t bytes)
     return more;
 }
 
-/* The part that holds row i, and the row in the checkpoint's tensor.                                                */
+/* The part that holds row i, and the row in the checkpoint's tensor.                                       */
 static const conv_view *conv__find_row(const conv_out *o, int64_t i, int64_t *source_row)
 {
     const conv_view *v = o->parts;
@@ -87,8 +92,9 @@ static const conv_view *conv__find_row(const conv_out *o, int64_t i, int64_t *so
     return v;
 }
 
-/* Row r of a quantised tensor is read by packing it alone into a panel, which the library can read.                 */
-static int conv__ggml_row(conv_writer *k, float *dst, const conv_tensor *t, const uint8_t *data, int64_t row, int32_t cols)
+/* Row r of a quantised tensor is read by packing it alone into a panel, which the library can read.        */
+static int conv__ggml_row(conv_writer *k, float *dst, const conv_tensor *t, const uint8_t *data, int64_t row,
+                          int32_t cols)
 {
     const uint8_t *blocks = data + row * (int64_t)t->row_bytes;
     sqm_dtype type;
@@ -105,7 +111,7 @@ static int conv__ggml_row(conv_writer *k, float *dst, const conv_tensor *t, cons
     return conv_fail(k->c->env, "tensor %.200s: %s", t->name, err.text);
 }
 
-/* Values of row r (counted in the checkpoint's tensor; its column when transposed).                                 */
+/* Values of row r (counted in the checkpoint's tensor; its column when transposed).                        */
 static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int64_t row)
 {
     const conv_tensor *t = v->tensor;
@@ -113,12 +119,13 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
     const int64_t size = conv_types[t->type].bytes, inner = t->ndim ? t->stride[t->ndim - 1] : 1;
     if (!data) return 0;
     if (t->type == CONV_GGML) {
-        if (v->transposed || v->vector) return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
+        if (v->transposed || v->vector)
+            return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
         if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
-    } else if (v->vector) {                            /* element `row` in row-major order                           */
+    } else if (v->vector) {                            /* element `row` in row-major order                  */
         const int64_t n = t->ndim ? t->shape[t->ndim - 1] : 1;
         conv_values(dst, data + (conv_row_offset(t, row / n) + row % n * inner) * size, 1, size, t->type);
-    } else if (v->transposed) {                        /* two dimensions: column `row`                               */
+    } else if (v->transposed) {                        /* two dimensions: column `row`                      */
         conv_values(dst, data + row * inner * size, v->cols, t->stride[0] * size, t->type);
     } else {
         conv_values(dst, data + conv_row_offset(t, row) * size, v->cols, inner * size, t->type);
@@ -129,7 +136,7 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
     return 1;
 }
 
-/* Rows [first, first + n) as float32 in k->rows.                                                                    */
+/* Rows [first, first + n) as float32 in k->rows.                                                           */
 static int conv__fetch(conv_writer *k, const conv_out *o, int64_t first, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -140,7 +147,7 @@ static int conv__fetch(conv_writer *k, const conv_out *o, int64_t first, int64_t
     return 1;
 }
 
-/* Rows [first, first + n) as blocks in k->raw.                                                                      */
+/* Rows [first, first + n) as blocks in k->raw.                                                             */
 static int conv__fetch_blocks(conv_writer *k, const conv_out *o, int64_t first, int64_t n)
 {
     const size_t row_bytes = o->parts[0].tensor->row_bytes;
@@ -154,7 +161,7 @@ static int conv__fetch_blocks(conv_writer *k, const conv_out *o, int64_t first, 
     return 1;
 }
 
-/* Values that the output type cannot hold are an error, not infinity.                                               */
+/* Values that the output type cannot hold are an error, not infinity.                                      */
 static int conv__check_range(conv_writer *k, const conv_out *o, int64_t n, sqm_dtype type)
 {
     const float limit = type == SQM_F16 ? 65519.0f : 3.4e38f;
@@ -162,12 +169,13 @@ static int conv__check_range(conv_writer *k, const conv_out *o, int64_t n, sqm_d
     for (int64_t i = 0; i < n; i++) {
         if (k->rows[i] >= -limit && k->rows[i] <= limit) continue;
         return conv_fail(k->c->env, "tensor %.200s holds %g, which %s cannot: choose -t f32 or bf16",
-                         o->parts ? o->parts[0].tensor->name : o->name, (double)k->rows[i], sqm_dtype_name(type));
+                         o->parts ? o->parts[0].tensor->name : o->name, (double)k->rows[i],
+                         sqm_dtype_name(type));
     }
     return 1;
 }
 
-/* ---- writing ------------------------------------------------------------------------------------------------------------------ */
+/* ---- writing ------------------------------------------------------------------------------------------- */
 static int conv__write_vector(conv_writer *k, const conv_out *o)
 {
     if (o->values) {
@@ -181,7 +189,7 @@ static int conv__write_vector(conv_writer *k, const conv_out *o)
     return 1;
 }
 
-/* Packs rows that were fetched and passes them on. n is a multiple of 16 but for the last rows.                     */
+/* Packs rows that were fetched and passes them on. n is a multiple of 16 but for the last rows.            */
 static int conv__write_panels(conv_writer *k, const conv_out *o, int32_t n, sqm_dtype type, int exact)
 {
     const int32_t shape[2] = { n, o->cols };
@@ -191,7 +199,9 @@ static int conv__write_panels(conv_writer *k, const conv_out *o, int32_t n, sqm_
     sqm_result r;
     k->packed = (uint8_t *)conv__room(k->c, k->packed, &k->packed_room, bytes);
     if (k->c->env->failed) return 0;
-    if (exact) r = sqm_pack_ggml(k->packed, &bytes, &type, o->parts[0].tensor->ggml_type, k->raw, (size_t)n * row_bytes, n, o->cols, &err);
+    if (exact)
+        r = sqm_pack_ggml(k->packed, &bytes, &type, o->parts[0].tensor->ggml_type, k->raw,
+                          (size_t)n * row_bytes, n, o->cols, &err);
     else r = sqm_pack(k->packed, bytes, type, k->rows, n, o->cols, NULL, &err);
     if (r != SQM_OK) return conv_fail(k->c->env, "tensor %.200s: %s", o->parts[0].tensor->name, err.text);
     sqm_writer_data(k->w, k->packed, bytes);
@@ -209,14 +219,16 @@ static int conv__write_matrix(conv_writer *k, const conv_out *o, sqm_dtype type,
             if (k->c->env->failed || !conv__fetch_blocks(k, o, first, n)) return 0;
         } else {
             k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, (uint64_t)n * row_bytes);
-            if (k->c->env->failed || !conv__fetch(k, o, first, n) || !conv__check_range(k, o, n * o->cols, type)) return 0;
+            if (k->c->env->failed || !conv__fetch(k, o, first, n) ||
+                !conv__check_range(k, o, n * o->cols, type))
+                return 0;
         }
         if (!conv__write_panels(k, o, (int32_t)n, type, exact)) return 0;
     }
     return 1;
 }
 
-/* Declares all tensors, gives the recipe, writes the data.                                                          */
+/* Declares all tensors, gives the recipe, writes the data.                                                 */
 static CONV_UNUSED int conv_write_plan(conv_writer *k)
 {
     conv *c = k->c;

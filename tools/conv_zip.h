@@ -1,11 +1,12 @@
-/* conv_zip.h: reads zip archives in mapped memory (stored and deflated entries, zip64), as PyTorch and NumPy write them. */
+/* conv_zip.h: reads zip archives in mapped memory (stored and deflated entries, zip64), as PyTorch and
+   NumPy write them.                                                                                        */
 #ifndef CONV_ZIP_H_INCLUDED
 #define CONV_ZIP_H_INCLUDED
 #include "conv_base.h"
 
 typedef struct conv_zip_entry {
     const char    *name;
-    const uint8_t *data;              /* stored bytes, or deflated bytes                                             */
+    const uint8_t *data;              /* stored bytes, or deflated bytes                                    */
     uint64_t       packed_bytes, bytes;
     uint32_t       crc;
     int32_t        deflated;
@@ -17,8 +18,8 @@ typedef struct conv_zip {
     conv_map        index;
 } conv_zip;
 
-/* ---- inflate (RFC 1951) -------------------------------------------------------------------------------------------- */
-typedef struct inflate_code {         /* canonical Huffman code                                                      */
+/* ---- inflate (RFC 1951) -------------------------------------------------------------------------------- */
+typedef struct inflate_code {         /* canonical Huffman code                                             */
     uint16_t count[16], symbol[288];
 } inflate_code;
 
@@ -46,7 +47,7 @@ static uint32_t inflate__bits(inflate_state *s, int32_t n)
     return v;
 }
 
-/* Fills a code from the lengths of its symbols. 0: more codes than the lengths allow.                               */
+/* Fills a code from the lengths of its symbols. 0: more codes than the lengths allow.                      */
 static int inflate__build(inflate_code *c, const uint8_t *lengths, int32_t n)
 {
     uint16_t first[16];
@@ -100,7 +101,8 @@ static int inflate__tables(inflate_state *s, inflate_code *literals, inflate_cod
 {
     static const uint8_t order[19] = { 16, 17, 18, 0, 8, 7, 9, 6, 10, 5, 11, 4, 12, 3, 13, 2, 14, 1, 15 };
     uint8_t lengths[320];
-    const int32_t n_literals = (int32_t)inflate__bits(s, 5) + 257, n_distances = (int32_t)inflate__bits(s, 5) + 1;
+    const int32_t n_literals = (int32_t)inflate__bits(s, 5) + 257,
+        n_distances = (int32_t)inflate__bits(s, 5) + 1;
     const int32_t n_lengths = (int32_t)inflate__bits(s, 4) + 4, n = n_literals + n_distances;
     int32_t i = 0;
     memset(lengths, 0, sizeof lengths);
@@ -123,7 +125,8 @@ static int inflate__tables(inflate_state *s, inflate_code *literals, inflate_cod
         if (repeat > n - i) return 0;
         while (repeat--) lengths[i++] = (uint8_t)value;
     }
-    return inflate__build(literals, lengths, n_literals) && inflate__build(distances, lengths + n_literals, n_distances);
+    return inflate__build(literals, lengths, n_literals) &&
+           inflate__build(distances, lengths + n_literals, n_distances);
 }
 
 static void inflate__fixed_tables(inflate_code *literals, inflate_code *distances)
@@ -137,12 +140,13 @@ static void inflate__fixed_tables(inflate_code *literals, inflate_code *distance
 
 static void inflate__block(inflate_state *s, const inflate_code *literals, const inflate_code *distances)
 {
-    static const uint16_t length_base[29] = { 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43, 51, 59, 67,
-                                              83, 99, 115, 131, 163, 195, 227, 258 };
-    static const uint8_t length_bits[29] = { 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5,
-                                             5, 0 };
-    static const uint16_t far_base[30] = { 1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257, 385, 513, 769,
-                                           1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289, 16385, 24577 };
+    static const uint16_t length_base[29] = { 3, 4, 5, 6, 7, 8, 9, 10, 11, 13, 15, 17, 19, 23, 27, 31, 35, 43,
+                                              51, 59, 67, 83, 99, 115, 131, 163, 195, 227, 258 };
+    static const uint8_t length_bits[29] = { 0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3, 4, 4,
+                                             4, 4, 5, 5, 5, 5, 0 };
+    static const uint16_t far_base[30] = { 1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 33, 49, 65, 97, 129, 193, 257,
+                                           385, 513, 769, 1025, 1537, 2049, 3073, 4097, 6145, 8193, 12289,
+                                           16385, 24577 };
     for (;;) {
         int32_t symbol = inflate__symbol(s, literals);
         uint64_t length, distance;
@@ -163,7 +167,7 @@ static void inflate__block(inflate_state *s, const inflate_code *literals, const
     }
 }
 
-/* Unpacks a deflate stream that must give exactly out_bytes.                                                        */
+/* Unpacks a deflate stream that must give exactly out_bytes.                                               */
 static int conv_inflate(uint8_t *out, uint64_t out_bytes, const uint8_t *in, uint64_t in_bytes)
 {
     inflate_state s;
@@ -198,9 +202,10 @@ static CONV_UNUSED uint32_t conv_crc32(const uint8_t *p, uint64_t n)
     return ~crc;
 }
 
-/* ---- the archive ----------------------------------------------------------------------------------------------------- */
-/* 64-bit values that did not fit the 32-bit fields stand in extra field 1, in this order.                           */
-static int conv__zip64_fields(const uint8_t *extra, uint32_t n, uint64_t *bytes, uint64_t *packed, uint64_t *offset)
+/* ---- the archive --------------------------------------------------------------------------------------- */
+/* 64-bit values that did not fit the 32-bit fields stand in extra field 1, in this order.                  */
+static int conv__zip64_fields(const uint8_t *extra, uint32_t n, uint64_t *bytes, uint64_t *packed,
+                              uint64_t *offset)
 {
     uint64_t *fields[3];
     fields[0] = bytes;
@@ -226,7 +231,7 @@ static int conv__zip64_fields(const uint8_t *extra, uint32_t n, uint64_t *bytes,
     return 1;
 }
 
-/* Reads the central directory entry at *at and moves past it.                                                       */
+/* Reads the central directory entry at *at and moves past it.                                              */
 static int conv__zip_entry(conv_env *env, const conv_file *f, uint64_t *at, conv_zip_entry *e)
 {
     const uint8_t *p = f->data + *at;
@@ -234,12 +239,14 @@ static int conv__zip_entry(conv_env *env, const conv_file *f, uint64_t *at, conv
     uint32_t name_bytes, extra_bytes, method;
     uint64_t offset, header;
     if (left < 46 || conv_u32(p) != 0x02014b50u)
-        return conv_fail(env, "%s: zip directory entry at byte %llu is damaged", f->path, (unsigned long long)*at);
+        return conv_fail(env, "%s: zip directory entry at byte %llu is damaged", f->path,
+                         (unsigned long long)*at);
     name_bytes = conv_u16(p + 28);
     extra_bytes = conv_u16(p + 30);
     method = conv_u16(p + 10);
     if (left - 46 < (uint64_t)name_bytes + extra_bytes + conv_u16(p + 32))
-        return conv_fail(env, "%s: zip directory entry at byte %llu passes the end of the file", f->path, (unsigned long long)*at);
+        return conv_fail(env, "%s: zip directory entry at byte %llu passes the end of the file", f->path,
+                         (unsigned long long)*at);
     e->name = conv_copy_text(env, p + 46, name_bytes);
     e->crc = conv_u32(p + 16);
     e->packed_bytes = conv_u32(p + 20);
@@ -250,32 +257,35 @@ static int conv__zip_entry(conv_env *env, const conv_file *f, uint64_t *at, conv
         return conv_fail(env, "%s: zip entry %.100s has a damaged extra field", f->path, e->name);
     if (conv_u16(p + 8) & 1) return conv_fail(env, "%s: zip entry %.100s is encrypted", f->path, e->name);
     if (method != 0 && method != 8)
-        return conv_fail(env, "%s: zip entry %.100s is packed with method %u, which is not known", f->path, e->name, method);
+        return conv_fail(env, "%s: zip entry %.100s is packed with method %u, which is not known", f->path,
+                         e->name, method);
     if (method == 0 && e->packed_bytes != e->bytes)
         return conv_fail(env, "%s: stored zip entry %.100s has two sizes, %llu and %llu", f->path, e->name,
                          (unsigned long long)e->packed_bytes, (unsigned long long)e->bytes);
-    if (method == 8 && e->bytes / 1032 > e->packed_bytes)  /* the most that deflate can pack                          */
-        return conv_fail(env, "%s: zip entry %.100s claims %llu bytes from %llu packed ones", f->path, e->name,
-                         (unsigned long long)e->bytes, (unsigned long long)e->packed_bytes);
+    if (method == 8 && e->bytes / 1032 > e->packed_bytes)  /* the most that deflate can pack                */
+        return conv_fail(env, "%s: zip entry %.100s claims %llu bytes from %llu packed ones", f->path,
+                         e->name, (unsigned long long)e->bytes, (unsigned long long)e->packed_bytes);
     if (f->bytes < 30 || offset > f->bytes - 30 || conv_u32(f->data + offset) != 0x04034b50u)
-        return conv_fail(env, "%s: zip entry %.100s does not start at byte %llu", f->path, e->name, (unsigned long long)offset);
+        return conv_fail(env, "%s: zip entry %.100s does not start at byte %llu", f->path, e->name,
+                         (unsigned long long)offset);
     header = 30 + (uint64_t)conv_u16(f->data + offset + 26) + conv_u16(f->data + offset + 28);
     if (header > f->bytes - offset || e->packed_bytes > f->bytes - offset - header)
-        return conv_fail(env, "%s: zip entry %.100s of %llu bytes passes the end of the file", f->path, e->name,
-                         (unsigned long long)e->packed_bytes);
+        return conv_fail(env, "%s: zip entry %.100s of %llu bytes passes the end of the file", f->path,
+                         e->name, (unsigned long long)e->packed_bytes);
     e->data = f->data + offset + header;
     *at += 46 + (uint64_t)name_bytes + extra_bytes + conv_u16(p + 32);
     return 1;
 }
 
-/* Finds the end record (it may be followed by a comment) and the 64-bit one that may stand before it.               */
+/* Finds the end record (it may be followed by a comment) and the 64-bit one that may stand before it.      */
 static int conv__zip_directory(conv_env *env, const conv_file *f, uint64_t *n, uint64_t *first)
 {
     uint64_t at, stop;
     if (f->bytes < 22) return conv_fail(env, "%s: too short for a zip archive", f->path);
     stop = f->bytes > 65557 ? f->bytes - 65557 : 0;
     for (at = f->bytes - 22; conv_u32(f->data + at) != 0x06054b50u; at--) {
-        if (at == stop) return conv_fail(env, "%s: the zip directory is missing (is the file cut off?)", f->path);
+        if (at == stop)
+            return conv_fail(env, "%s: the zip directory is missing (is the file cut off?)", f->path);
     }
     *n = conv_u16(f->data + at + 10);
     *first = conv_u32(f->data + at + 16);
@@ -287,8 +297,8 @@ static int conv__zip_directory(conv_env *env, const conv_file *f, uint64_t *n, u
         *first = conv_u64(f->data + record + 48);
     }
     if (*first > f->bytes || *n > (f->bytes - *first) / 46)
-        return conv_fail(env, "%s: the zip directory of %llu entries at byte %llu does not fit the file", f->path,
-                         (unsigned long long)*n, (unsigned long long)*first);
+        return conv_fail(env, "%s: the zip directory of %llu entries at byte %llu does not fit the file",
+                         f->path, (unsigned long long)*n, (unsigned long long)*first);
     return 1;
 }
 

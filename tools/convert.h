@@ -1,5 +1,5 @@
 /* convert.h: a checkpoint in, a .sqm file out, as one function; sqm-convert and sqm-check are its users.
-   Include after the implementation part of seqmodel.h.                                                              */
+   Include after the implementation part of seqmodel.h.                                                     */
 #ifndef CONVERT_H_INCLUDED
 #define CONVERT_H_INCLUDED
 #include "conv_base.h"
@@ -13,48 +13,55 @@
 
 typedef struct convert_options {
     conv_target target;
-    const char *config;               /* file that stands for config.json; NULL: the one beside the checkpoint       */
-    const char *tokenizer;            /* file that wins over what stands beside the checkpoint; NULL: none           */
+    /* file that stands for config.json; NULL: the one beside the checkpoint */
+    const char *config;
+    const char *tokenizer;            /* file that wins over what stands beside the checkpoint; NULL: none  */
     void      (*progress)(void *user, uint64_t done, uint64_t all);
     void       *progress_user;
 } convert_options;
 
 typedef struct convert_report {
     char     error[512];
-    int      unknown;                 /* failed because no mapping knows the architecture                            */
+    int      unknown;                 /* failed because no mapping knows the architecture                   */
     char     architecture[64], format[32], tokenizer[160];
     uint64_t tensors_in, tensors_out;
 } convert_report;
 
-typedef struct convert_input {        /* where things of a checkpoint are                                            */
-    const char     *path, *directory; /* directory: of config.json and the tokenizer                                 */
+typedef struct convert_input {        /* where things of a checkpoint are                                   */
+    const char     *path, *directory; /* directory: of config.json and the tokenizer                        */
     const char     *format;
-    const conv_file *file;            /* a single file, else NULL                                                    */
+    const conv_file *file;            /* a single file, else NULL                                           */
     json_doc        config;
     gguf_file       gguf;
     conv_llama2c    llama2c;
     int             is_gguf, is_llama2c;
 } convert_input;
 
-/* ---- finding the parts of a checkpoint ---------------------------------------------------------------------------------- */
+/* ---- finding the parts of a checkpoint ----------------------------------------------------------------- */
 static int convert__read_directory(conv *c, convert_input *in)
 {
     static const struct { const char *name, *format; int sharded, torch; } known[] = {
-        { "model.safetensors", "safetensors", 0, 0 }, { "model.safetensors.index.json", "sharded safetensors", 1, 0 },
-        { "pytorch_model.bin", "PyTorch", 0, 1 }, { "pytorch_model.bin.index.json", "sharded PyTorch", 1, 1 }
+        { "model.safetensors", "safetensors", 0, 0 },
+            { "model.safetensors.index.json", "sharded safetensors", 1, 0 },
+            { "pytorch_model.bin", "PyTorch", 0, 1 },
+            { "pytorch_model.bin.index.json", "sharded PyTorch", 1, 1 }
     };
     in->directory = in->path;
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
         const char *path = conv_join_path(c->env, in->path, known[i].name);
         if (!conv_file_exists(path)) continue;
         in->format = known[i].format;
-        if (known[i].sharded) return conv_read_shards(&c->source, path, known[i].torch ? conv_read_torch : conv_read_safetensors);
+        if (known[i].sharded)
+            return conv_read_shards(&c->source, path,
+                                    known[i].torch ? conv_read_torch : conv_read_safetensors);
         return known[i].torch ? conv_read_torch(&c->source, path) : conv_read_safetensors(&c->source, path);
     }
-    return conv_fail(c->env, "%s: there is neither model.safetensors nor pytorch_model.bin (nor their index.json)", in->path);
+    return conv_fail(c->env,
+                     "%s: there is neither model.safetensors nor pytorch_model.bin (nor their index.json)",
+                     in->path);
 }
 
-/* The format of a single file shows in its first bytes.                                                             */
+/* The format of a single file shows in its first bytes.                                                    */
 static int convert__read_file(conv *c, convert_input *in)
 {
     const conv_file *f = conv_open(c->env, in->path);
@@ -68,13 +75,15 @@ static int convert__read_file(conv *c, convert_input *in)
     }
     if (conv_ends_with(in->path, ".index.json")) {
         in->format = strstr(in->path, "safetensors") ? "sharded safetensors" : "sharded PyTorch";
-        return conv_read_shards(&c->source, in->path, strstr(in->path, "safetensors") ? conv_read_safetensors : conv_read_torch);
+        return conv_read_shards(&c->source, in->path,
+                                strstr(in->path, "safetensors") ? conv_read_safetensors : conv_read_torch);
     }
     if ((f->bytes >= 4 && conv_u32(f->data) == 0x04034b50u) || f->data[0] == 0x80) {
         in->format = "PyTorch";
         return conv_read_torch(&c->source, in->path);
     }
-    if (conv_ends_with(in->path, ".safetensors") || (f->bytes > 8 && conv_u64(f->data) < f->bytes && f->data[8] == '{')) {
+    if (conv_ends_with(in->path, ".safetensors") ||
+        (f->bytes > 8 && conv_u64(f->data) < f->bytes && f->data[8] == '{')) {
         in->format = "safetensors";
         return conv_read_safetensors(&c->source, in->path);
     }
@@ -83,8 +92,8 @@ static int convert__read_file(conv *c, convert_input *in)
         in->format = "llama2.c";
         return conv_read_llama2c(&c->source, f, &in->llama2c);
     }
-    return conv_fail(c->env, "%s: neither safetensors, PyTorch, GGUF nor llama2.c (a llama2.c file must have exactly the size "
-                     "that its header asks for)", in->path);
+    return conv_fail(c->env, "%s: neither safetensors, PyTorch, GGUF nor llama2.c (a llama2.c file must have "
+                     "exactly the size that its header asks for)", in->path);
 }
 
 static int convert__is_directory(conv *c, const char *path)
@@ -95,7 +104,8 @@ static int convert__is_directory(conv *c, const char *path)
 static int convert__read_config(conv *c, convert_input *in, const char *other)
 {
     const char *path = other ? other : conv_join_path(c->env, in->directory, "config.json");
-    if (!conv_file_exists(path)) return conv_fail(c->env, "%s: there is no config.json beside the checkpoint", path);
+    if (!conv_file_exists(path))
+        return conv_fail(c->env, "%s: there is no config.json beside the checkpoint", path);
     if (!json_read_file(&in->config, path)) return conv_fail(c->env, "%s: %s", path, in->config.error);
     c->config = in->config.root;
     if (!json_is(c->config, JSON_OBJECT)) return conv_fail(c->env, "%s: not a JSON object", path);
@@ -106,7 +116,7 @@ static int convert__read_config(conv *c, convert_input *in, const char *other)
     return !c->env->failed;
 }
 
-/* ---- mapping ------------------------------------------------------------------------------------------------------------------ */
+/* ---- mapping ------------------------------------------------------------------------------------------- */
 static const conv_arch *convert__find_arch(conv *c, const conv_arch *archs, const char *class_name)
 {
     char known[360];
@@ -115,12 +125,13 @@ static const conv_arch *convert__find_arch(conv *c, const conv_arch *archs, cons
     for (int i = 0; archs[i].name; i++) {
         if (strcmp(archs[i].name, c->architecture) == 0) {
             if (!class_name || strcmp(class_name, archs[i].class_name) == 0) return &archs[i];
-            conv_fail(c->env, "class \"%.60s\" of architecture \"%.60s\" is not known, only %s is", class_name, c->architecture,
-                      archs[i].class_name);
+            conv_fail(c->env, "class \"%.60s\" of architecture \"%.60s\" is not known, only %s is",
+                      class_name, c->architecture, archs[i].class_name);
             c->env->unknown = 1;
             return NULL;
         }
-        used += (size_t)snprintf(known + used, used < sizeof known ? sizeof known - used : 0, "%s%s", i ? " " : "", archs[i].name);
+        used += (size_t)snprintf(known + used, used < sizeof known ? sizeof known - used : 0, "%s%s",
+                                 i ? " " : "", archs[i].name);
         if (used >= sizeof known) used = sizeof known - 1;
     }
     conv_fail(c->env, "architecture \"%.60s\" is not known; known are: %s", c->architecture, known);
@@ -145,7 +156,8 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
         if (!c->env->failed) conv_check_unread_gguf(c);
     } else {
         if (!convert__read_config(c, in, o->config)) return 0;
-        arch = convert__find_arch(c, conv_hf_archs, json_text(json_at(json_get(c->config, "architectures"), 0), NULL));
+        arch = convert__find_arch(c, conv_hf_archs,
+                                  json_text(json_at(json_get(c->config, "architectures"), 0), NULL));
         if (!arch) return 0;
         arch->map(c);
         if (!c->env->failed) conv_check_unread_keys(c);
@@ -153,11 +165,11 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
     return !c->env->failed && conv_check_unused_tensors(c);
 }
 
-/* ---- notes --------------------------------------------------------------------------------------------------------------------- */
+/* ---- notes --------------------------------------------------------------------------------------------- */
 static void convert__put_template(conv *c, sqm_writer *w, const json_value *v)
 {
     if (json_is(v, JSON_STRING)) { sqm_writer_meta(w, "chat_template", v->text); return; }
-    for (uint32_t i = 0; json_is(v, JSON_ARRAY) && i < json_count(v); i++) {       /* several, by name               */
+    for (uint32_t i = 0; json_is(v, JSON_ARRAY) && i < json_count(v); i++) {       /* several, by name      */
         const json_value *text = json_get(json_at(v, i), "template");
         if (json_text_is(json_get(json_at(v, i), "name"), "default") && json_is(text, JSON_STRING))
             sqm_writer_meta(w, "chat_template", text->text);
@@ -165,7 +177,7 @@ static void convert__put_template(conv *c, sqm_writer *w, const json_value *v)
     (void)c;
 }
 
-/* chat_template.jinja wins over the key in tokenizer_config.json.                                                   */
+/* chat_template.jinja wins over the key in tokenizer_config.json.                                          */
 static void convert__chat_template(conv *c, const convert_input *in, sqm_writer *w)
 {
     const char *jinja = conv_join_path(c->env, in->directory, "chat_template.jinja");
@@ -210,7 +222,7 @@ static void convert__notes(conv *c, const convert_input *in, sqm_writer *w)
     convert__chat_template(c, in, w);
 }
 
-/* ---- tokenizer ---------------------------------------------------------------------------------------------------------------- */
+/* ---- tokenizer ----------------------------------------------------------------------------------------- */
 static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
 {
     const conv_file *f;
@@ -221,8 +233,9 @@ static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
     return f && tok_from_llama2c(c->env, f, blob);
 }
 
-/* The tokenizer that was asked for, or that is in or beside the checkpoint. None is fine.                           */
-static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const convert_options *o, convert_report *report)
+/* The tokenizer that was asked for, or that is in or beside the checkpoint. None is fine.                  */
+static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const convert_options *o,
+                              convert_report *report)
 {
     const char *path = o->tokenizer;
     tok_blob blob;
@@ -251,8 +264,8 @@ static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const c
     return 1;
 }
 
-/* ---- the whole ------------------------------------------------------------------------------------------------------------------ */
-/* What the runtime would refuse is not left behind.                                                                 */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
+/* What the runtime would refuse is not left behind.                                                        */
 static int convert__open_again(conv *c, const char *out)
 {
     sqm_error err;
@@ -265,7 +278,8 @@ static int convert__open_again(conv *c, const char *out)
     return 1;
 }
 
-static int convert__write(conv *c, convert_input *in, const char *out, const convert_options *o, convert_report *report)
+static int convert__write(conv *c, convert_input *in, const char *out, const convert_options *o,
+                          convert_report *report)
 {
     sqm_error err;
     conv_writer k;
@@ -285,9 +299,10 @@ static int convert__write(conv *c, convert_input *in, const char *out, const con
     return convert__open_again(c, out);
 }
 
-/* Converts the checkpoint `in` (directory or file) into the file `out`. Returns 1, or 0 with report->error; then no
-   file is left.                                                                                                     */
-static CONV_UNUSED int convert_checkpoint(const char *in_path, const char *out, const convert_options *o, convert_report *report)
+/* Converts the checkpoint `in` (directory or file) into the file `out`. Returns 1, or 0 with
+   report->error; then no file is left.                                                                     */
+static CONV_UNUSED int convert_checkpoint(const char *in_path, const char *out, const convert_options *o,
+                                          convert_report *report)
 {
     conv_env env;
     conv c;
@@ -308,7 +323,8 @@ static CONV_UNUSED int convert_checkpoint(const char *in_path, const char *out, 
     report->tensors_in = c.source.n;
     report->tensors_out = c.n_outs;
     snprintf(report->error, sizeof report->error, "%s", ok ? "" : env.failed ? env.error : "unknown error");
-    snprintf(report->architecture, sizeof report->architecture, "%.60s", c.architecture ? c.architecture : "");
+    snprintf(report->architecture, sizeof report->architecture, "%.60s",
+             c.architecture ? c.architecture : "");
     snprintf(report->format, sizeof report->format, "%s", in.format);
     conv_source_close(&c.source);
     json_free(&in.config);

@@ -1,4 +1,4 @@
-/* eval_common.h: what sqm-check and sqm-eval share: running tokens through a model, reading options.                */
+/* eval_common.h: what sqm-check and sqm-eval share: running tokens through a model, reading options.       */
 #ifndef EVAL_COMMON_H_INCLUDED
 #define EVAL_COMMON_H_INCLUDED
 #include <math.h>
@@ -17,7 +17,7 @@ static int eval_parse_isa(const char *text, sqm_isa *isa)
     return strcmp(text, "auto") == 0;
 }
 
-/* A whole number in [low, high]; 0 when the text is none.                                                           */
+/* A whole number in [low, high]; 0 when the text is none.                                                  */
 static int eval_parse_int(const char *text, int32_t low, int32_t high, int32_t *value)
 {
     char *end;

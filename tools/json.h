@@ -256,7 +256,7 @@ static inline void json__index_object(json__reader *r, json_value *object)
 }
 
 /* Moves the values of `container` (below it, newest lowest) to the front in document order. Front and
-   back may be close: the values are put in order where they lie, then moved at once.                        */
+   back may be close: the values are put in order where they lie, then moved at once.                       */
 static inline void json__close(json__reader *r, json_value *container)
 {
     const size_t n = (size_t)(container - r->back);

@@ -1,6 +1,6 @@
-/* sqm-check: converts cases (directories with config.json, model.safetensors, expected.safetensors, meta.json), runs
-   them and compares with what the reference library computed.
-   Build: cc -O2 tools/sqm-check.c -o sqm-check -lm                                                                  */
+/* sqm-check: converts cases (directories with config.json, model.safetensors, expected.safetensors and
+   meta.json), runs them and compares with what the reference library computed.
+   Build: cc -O2 tools/sqm-check.c -o sqm-check -lm                                                         */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "convert.h"
@@ -9,9 +9,9 @@
 static const char help[] =
     "usage: sqm-check [options] CASE...\n"
     "\n"
-    "Prints \"PASS|FAIL|SKIP name max_abs_err tolerance\" for each case and a line that counts them. SKIP: no mapping\n"
-    "for the architecture. The tolerance is factor * max(noise_f32 of the case, 1e-6 * max|expected|); the tokens of\n"
-    "the greedy continuation must be equal.\n"
+    "Prints \"PASS|FAIL|SKIP name max_abs_err tolerance\" for each case and a line that counts them.\n"
+    "SKIP: no mapping for the architecture. The tolerance is factor * max(noise_f32 of the case,\n"
+    "1e-6 * max|expected|); the tokens of the greedy continuation must be equal.\n"
     "  --factor F    default 20\n"
     "  --split N     feed N tokens a call, continue from the state; default: everything in one call\n"
     "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16\n"
@@ -28,26 +28,27 @@ typedef struct check_options {
     sqm_session_config session;
 } check_options;
 
-typedef struct check_case {           /* one case while it runs                                                      */
+typedef struct check_case {           /* one case while it runs                                             */
     const check_options *o;
-    conv_env     env;                 /* of the expected values                                                      */
+    conv_env     env;                 /* of the expected values                                             */
     conv_source  expected;
     double       noise;
     sqm_session *session;
     int32_t      vocab;
-    double       worst_error, worst_tolerance;           /* of the tensor with the largest error / tolerance         */
+    /* of the tensor with the largest error / tolerance */
+    double       worst_error, worst_tolerance;
     uint64_t     hash;
     char         why[300];
 } check_case;
 
-/* ---- expected values --------------------------------------------------------------------------------------------------- */
+/* ---- expected values ----------------------------------------------------------------------------------- */
 static int check_fail(check_case *k, const char *what, const char *detail)
 {
     if (!k->why[0]) snprintf(k->why, sizeof k->why, "%s%.250s", what, detail);
     return 0;
 }
 
-/* All values of an expected tensor as float32 or int32 in the arena; *n: how many. NULL: there is none.             */
+/* All values of an expected tensor as float32 or int32 in the arena; *n: how many. NULL: there is none.    */
 static const void *check_expected(check_case *k, const char *name, conv_type type, int64_t *n)
 {
     const conv_tensor *t = conv_source_find(&k->expected, name);
@@ -64,7 +65,7 @@ static const void *check_expected(check_case *k, const char *name, conv_type typ
     return copy;
 }
 
-/* The tool's hash is over the bits of the results: FNV-1a by words.                                                 */
+/* The tool's hash is over the bits of the results: FNV-1a by words.                                        */
 static void check_hash(check_case *k, const float *values, int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
@@ -74,8 +75,9 @@ static void check_hash(check_case *k, const float *values, int64_t n)
     }
 }
 
-/* Compares rows of `got`, chosen by rows [n_rows] (NULL: in order), with the expected [n_rows, vocab].              */
-static void check_compare(check_case *k, const float *got, const float *want, const int32_t *rows, int64_t n_rows)
+/* Compares rows of `got`, chosen by rows [n_rows] (NULL: in order), with the expected [n_rows, vocab].     */
+static void check_compare(check_case *k, const float *got, const float *want, const int32_t *rows,
+                          int64_t n_rows)
 {
     double error = 0.0, largest = 0.0, tolerance;
     for (int64_t r = 0; r < n_rows; r++) {
@@ -93,8 +95,9 @@ static void check_compare(check_case *k, const float *got, const float *want, co
     }
 }
 
-/* Feeds tokens [n] in pieces of `split` (0: all at once); logits [n, vocab] after each of them.                      */
-static sqm_result check_pieces(sqm_session *s, const int32_t *tokens, int32_t n, int32_t split, int32_t vocab, float *logits)
+/* Feeds tokens [n] in pieces of `split` (0: all at once); logits [n, vocab] after each of them.            */
+static sqm_result check_pieces(sqm_session *s, const int32_t *tokens, int32_t n, int32_t split, int32_t vocab,
+                               float *logits)
 {
     const int32_t step = split > 0 ? split : n;
     for (int32_t i = 0; i < n; i += step) {
@@ -105,7 +108,7 @@ static sqm_result check_pieces(sqm_session *s, const int32_t *tokens, int32_t n,
     return SQM_OK;
 }
 
-/* ---- running ---------------------------------------------------------------------------------------------------------------- */
+/* ---- running ------------------------------------------------------------------------------------------- */
 static int check_feed(check_case *k, const int32_t *ids, int64_t n, float *logits)
 {
     sqm_result r = sqm_reset(k->session, 0);
@@ -114,17 +117,21 @@ static int check_feed(check_case *k, const int32_t *ids, int64_t n, float *logit
     return 1;
 }
 
-/* Logits after every token of prompt `tag`; the expected file may hold only some rows of them.                      */
+/* Logits after every token of prompt `tag`; the expected file may hold only some rows of them.             */
 static int check_prompt(check_case *k, const char *tag)
 {
     int64_t n, n_want, n_rows;
-    const int32_t *ids = (const int32_t *)check_expected(k, conv_format(&k->env, "ids_%s", tag), CONV_I32, &n);
-    const float *want = (const float *)check_expected(k, conv_format(&k->env, "logits_%s", tag), CONV_F32, &n_want);
-    const int32_t *rows = (const int32_t *)check_expected(k, conv_format(&k->env, "rows_%s", tag), CONV_I32, &n_rows);
+    const int32_t *ids = (const int32_t *)check_expected(k, conv_format(&k->env, "ids_%s", tag), CONV_I32,
+                                                         &n);
+    const float *want = (const float *)check_expected(k, conv_format(&k->env, "logits_%s", tag), CONV_F32,
+                                                      &n_want);
+    const int32_t *rows = (const int32_t *)check_expected(k, conv_format(&k->env, "rows_%s", tag), CONV_I32,
+                                                          &n_rows);
     float *logits;
     if (!ids || !want) return check_fail(k, "no expected values for prompt ", tag);
     if (!rows) n_rows = n;
-    if (n < 1 || n_want != n_rows * k->vocab) return check_fail(k, "the expected logits have another vocabulary: prompt ", tag);
+    if (n < 1 || n_want != n_rows * k->vocab)
+        return check_fail(k, "the expected logits have another vocabulary: prompt ", tag);
     for (int64_t i = 0; rows && i < n_rows; i++) {
         if (rows[i] < 0 || rows[i] >= n) return check_fail(k, "row numbers are out of range: prompt ", tag);
     }
@@ -136,9 +143,10 @@ static int check_prompt(check_case *k, const char *tag)
     return 1;
 }
 
-/* Logits before token number `step` of the continuation, in row: by starting over (the length of the whole text may
-   change rotary positions), or from the state when --split asks for pieces.                                         */
-static int check_step(check_case *k, const int32_t *text, int64_t n, int64_t step, float *logits, const float **row)
+/* Logits before token number `step` of the continuation, in row: by starting over (the length of the whole
+   text may change rotary positions), or from the state when --split asks for pieces.                       */
+static int check_step(check_case *k, const int32_t *text, int64_t n, int64_t step, float *logits,
+                      const float **row)
 {
     const int again = k->o->split == 0 || step == 0;
     if (again ? !check_feed(k, text, n, logits) : sqm_feed(k->session, 0, text + n - 1, 1) != SQM_OK)
@@ -156,7 +164,8 @@ static int check_greedy(check_case *k)
     int32_t *text = (int32_t *)conv_alloc(&k->env, (uint64_t)(n + n_more), sizeof *text);
     float *logits = (float *)conv_alloc(&k->env, (uint64_t)((n + n_more) * k->vocab), sizeof *logits);
     char detail[80];
-    if (!ids || !more || !want || n_want != n_more * k->vocab) return check_fail(k, "no expected greedy continuation", "");
+    if (!ids || !more || !want || n_want != n_more * k->vocab)
+        return check_fail(k, "no expected greedy continuation", "");
     if (!text || !logits) return check_fail(k, "", k->env.error);
     memcpy(text, ids, (size_t)n * sizeof *text);
     for (int64_t i = 0; i < n_more; i++) {
@@ -190,7 +199,7 @@ static int check_run(check_case *k, const sqm_model *m)
     return ok && k->worst_error <= k->worst_tolerance;
 }
 
-/* ---- a case ------------------------------------------------------------------------------------------------------------------ */
+/* ---- a case -------------------------------------------------------------------------------------------- */
 static const char *check_temporary(conv_env *env)
 {
     const char *directory = getenv("TMPDIR");
@@ -206,7 +215,8 @@ static int check_read_expected(check_case *k, const char *path)
     json_doc meta;
     const char *file = conv_join_path(&k->env, path, "meta.json");
     k->expected.env = &k->env;
-    if (!conv_read_safetensors(&k->expected, conv_join_path(&k->env, path, "expected.safetensors"))) return check_fail(k, "", k->env.error);
+    if (!conv_read_safetensors(&k->expected, conv_join_path(&k->env, path, "expected.safetensors")))
+        return check_fail(k, "", k->env.error);
     if (!json_read_file(&meta, file)) return check_fail(k, "meta.json: ", meta.error);
     k->noise = json_number(json_get(meta.root, "noise_f32"), 0.0);
     json_free(&meta);
@@ -230,7 +240,8 @@ static check_result check_convert_and_run(check_case *k, const char *path)
         if (!conv_file_exists(options.config)) return CHECK_LEFT_OUT;
     }
     if (!convert_checkpoint(path, temporary, &options, &report)) {
-        if (report.unknown && strchr(report.error, ';')) *strchr(report.error, ';') = 0;   /* the list of known ones      */
+        /* the list of known ones */
+        if (report.unknown && strchr(report.error, ';')) *strchr(report.error, ';') = 0;
         check_fail(k, "", report.error);
         return report.unknown ? CHECK_SKIP : CHECK_FAIL;
     }
@@ -267,10 +278,10 @@ static check_result check_one(const check_options *o, const char *path)
     return r;
 }
 
-/* ---- command line --------------------------------------------------------------------------------------------------------------- */
+/* ---- command line -------------------------------------------------------------------------------------- */
 static int parse_value(check_options *o, const char *key, const char *value)
 {
-    static const char *const types[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target             */
+    static const char *const types[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target    */
     if (strcmp(key, "--factor") == 0) return (o->factor = strtod(value, NULL)) > 0.0;
     if (strcmp(key, "--split") == 0) return eval_parse_int(value, 0, 1 << 30, &o->split);
     if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);
@@ -285,7 +296,7 @@ static int parse_value(check_options *o, const char *key, const char *value)
     return 0;
 }
 
-/* 1: read; 0: not a flag.                                                                                           */
+/* 1: read; 0: not a flag.                                                                                  */
 static int parse_flag(check_options *o, const char *key)
 {
     if (strcmp(key, "--legacy") == 0) o->legacy = 1;
@@ -303,9 +314,12 @@ int main(int argc, char **argv)
     o.factor = 20.0;
     o.target = CONV_KEEP;
     o.session.precision = SQM_EXACT;
-    for (int pass = 0; pass < 2; pass++) {             /* options may stand anywhere                                 */
+    for (int pass = 0; pass < 2; pass++) {             /* options may stand anywhere                        */
         for (int i = 1; i < argc; i++) {
-            if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) { fputs(help, stdout); return 0; }
+            if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0) {
+                fputs(help, stdout);
+                return 0;
+            }
             if (argv[i][0] != '-') {
                 if (pass) counts[check_one(&o, argv[i])]++;
                 else cases++;
@@ -313,7 +327,8 @@ int main(int argc, char **argv)
             }
             if (parse_flag(&o, argv[i])) continue;
             if (i + 1 < argc && parse_value(&o, argv[i], argv[i + 1])) { i++; continue; }
-            fprintf(stderr, "sqm-check: option %s is not known or its value is wrong; sqm-check --help says more\n", argv[i]);
+            fprintf(stderr, "sqm-check: option %s is not known or its value is wrong; --help says more\n",
+                    argv[i]);
             return 2;
         }
         if (cases == 0) { fputs(help, stderr); return 2; }

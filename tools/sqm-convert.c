@@ -1,5 +1,5 @@
 /* sqm-convert: turns a checkpoint (safetensors, PyTorch, GGUF, llama2.c) into one .sqm file.
-   Build: cc -O2 tools/sqm-convert.c -o sqm-convert -lm                                                              */
+   Build: cc -O2 tools/sqm-convert.c -o sqm-convert -lm                                                     */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "convert.h"
@@ -31,12 +31,13 @@ static int stderr_is_terminal(void)
 static void show_progress(void *user, uint64_t done, uint64_t all)
 {
     (void)user;
-    fprintf(stderr, "\r%llu of %llu tensors%s", (unsigned long long)done, (unsigned long long)all, done == all ? "\n" : "");
+    fprintf(stderr, "\r%llu of %llu tensors%s", (unsigned long long)done, (unsigned long long)all,
+            done == all ? "\n" : "");
 }
 
 static int parse_target(const char *text, conv_target *target)
 {
-    static const char *const names[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target             */
+    static const char *const names[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target    */
     for (int i = 0; i < 6; i++) {
         if (strcmp(names[i], text) == 0) { *target = (conv_target)i; return 1; }
     }
@@ -55,11 +56,13 @@ static void show_summary(const char *out, const convert_report *report)
     sqm_model *m = sqm_load_file(out, NULL, &err);
     sqm_model_info info;
     fprintf(stderr, "%s: %s, %llu tensors -> %llu; tokenizer: %s\n", report->format, report->architecture,
-            (unsigned long long)report->tensors_in, (unsigned long long)report->tensors_out, report->tokenizer);
+            (unsigned long long)report->tensors_in, (unsigned long long)report->tensors_out,
+            report->tokenizer);
     if (!m) { fprintf(stderr, "sqm-convert: the library refuses %s: %s\n", out, err.text); return; }
     sqm_model_get_info(m, &info);
     fprintf(stderr, "%s: %.1f M parameters in %.1f MB, width %d, vocabulary %d, context %d\n", out,
-            (double)info.parameters / 1e6, (double)info.weight_bytes / 1e6, (int)info.dim, (int)info.vocab_size, (int)info.max_context);
+            (double)info.parameters / 1e6, (double)info.weight_bytes / 1e6, (int)info.dim,
+            (int)info.vocab_size, (int)info.max_context);
     sqm_model_free(m);
 }
 
@@ -88,7 +91,8 @@ int main(int argc, char **argv)
         else if (!parse_target(value, &options.target)) return usage_error("unknown type ", value);
         i++;
     }
-    if (!in || !out) return usage_error(in ? "the output is missing (-o OUT.sqm)" : "the input is missing", "");
+    if (!in || !out)
+        return usage_error(in ? "the output is missing (-o OUT.sqm)" : "the input is missing", "");
     if (!quiet && stderr_is_terminal()) options.progress = show_progress;
     if (!convert_checkpoint(in, out, &options, &report)) {
         fprintf(stderr, "%ssqm-convert: %s\n", options.progress ? "\n" : "", report.error);

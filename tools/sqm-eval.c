@@ -1,5 +1,5 @@
 /* sqm-eval: runs token ids through a .sqm file and writes the logits of every position or the perplexity.
-   Build: cc -O2 tools/sqm-eval.c -o sqm-eval -lm                                                                    */
+   Build: cc -O2 tools/sqm-eval.c -o sqm-eval -lm                                                           */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "eval_common.h"
@@ -24,7 +24,7 @@ typedef struct eval_options {
 
 typedef struct eval_ids { int32_t *at; size_t n; } eval_ids;
 
-/* ---- input ------------------------------------------------------------------------------------------------------------ */
+/* ---- input --------------------------------------------------------------------------------------------- */
 static int eval_fail(const char *what, const char *detail)
 {
     fprintf(stderr, "sqm-eval: %s%s\n", what, detail);
@@ -52,7 +52,8 @@ static char *eval_read_text(const char *path)
 
 static int eval_parse_ids(eval_ids *ids, const char *text, const char *path)
 {
-    ids->at = (int32_t *)malloc((strlen(text) / 2 + 1) * sizeof *ids->at);   /* a number takes a digit and a separator */
+    /* a number takes a digit and a separator */
+    ids->at = (int32_t *)malloc((strlen(text) / 2 + 1) * sizeof *ids->at);
     if (!ids->at) return eval_fail("out of memory", "");
     while (*text) {
         char *end;
@@ -67,7 +68,7 @@ static int eval_parse_ids(eval_ids *ids, const char *text, const char *path)
     return ids->n > 0 ? 1 : eval_fail("there are no token ids in ", path);
 }
 
-/* ---- work -------------------------------------------------------------------------------------------------------------- */
+/* ---- work ---------------------------------------------------------------------------------------------- */
 /* -log softmax(logits)[token], summed in double. */
 static double eval_surprise(const float *logits, int32_t n, int32_t token)
 {
@@ -93,7 +94,7 @@ static void eval_print_best(const float *logits, int32_t n)
     }
 }
 
-/* Feeds all ids in pieces and uses each piece's logits before the next.                                             */
+/* Feeds all ids in pieces and uses each piece's logits before the next.                                    */
 static int eval_pieces(const eval_options *o, sqm_session *s, const eval_ids *ids, int32_t vocab, FILE *out)
 {
     const size_t step = (size_t)o->split < ids->n ? (size_t)o->split : ids->n;
@@ -115,7 +116,8 @@ static int eval_pieces(const eval_options *o, sqm_session *s, const eval_ids *id
             surprise += eval_surprise(logits + k * (size_t)vocab, vocab, ids->at[i + k + 1]);
         last = n - 1;
     }
-    if (o->perplexity && ids->n > 1) printf("perplexity %.6f over %zu tokens\n", exp(surprise / (double)(ids->n - 1)), ids->n - 1);
+    if (o->perplexity && ids->n > 1)
+        printf("perplexity %.6f over %zu tokens\n", exp(surprise / (double)(ids->n - 1)), ids->n - 1);
     if (!o->perplexity && !out) eval_print_best(logits + last * (size_t)vocab, vocab);
     free(logits);
     return 1;
@@ -147,7 +149,7 @@ static int eval_run(const eval_options *o, const sqm_model *m, const eval_ids *i
     return ok;
 }
 
-/* ---- command line -------------------------------------------------------------------------------------------------------- */
+/* ---- command line -------------------------------------------------------------------------------------- */
 static int parse_option(eval_options *o, const char *key, const char *value)
 {
     if (strcmp(key, "--ids") == 0) o->ids = value;

@@ -1,6 +1,6 @@
-/* tok_hf.h: the tokenizer.json of Hugging Face tokenizers, and the configuration files beside it. Part of tok_import.h.
-   What the file describes as a pipeline of objects becomes the steps of [TOK]; an object that is not known is an error
-   that names it.
+/* tok_hf.h: the tokenizer.json of Hugging Face tokenizers, and the configuration files beside it. Part of
+   tok_import.h. What the file describes as a pipeline of objects becomes the steps of [TOK]; an object that
+   is not known is an error that names it.
 
    Vocabularies that write the space as U+2581 ("space marks") are turned into vocabularies with spaces: the
    normalizer that replaces spaces becomes one that replaces marks by spaces, so text hardly changes. */
@@ -13,7 +13,7 @@ typedef struct tok_hf {
     const json_value *root, *model, *vocab;
     json_doc         doc, tokenizer_config, special_map, generation, config;
     int              byte_level, marks;
-    int              replaces_spaces;  /* a normalizer or Metaspace turns spaces into marks                        */
+    int              replaces_spaces;  /* a normalizer or Metaspace turns spaces into marks                 */
 } tok_hf;
 
 static int tok_hf_fail(tok_hf *h, const char *what, const json_value *object)
@@ -27,7 +27,7 @@ static tok_text tok_json_text(const json_value *v)
     return json_is(v, JSON_STRING) ? tok_make_text(v->text, v->n) : tok_make_text("", 0);
 }
 
-/* A part of the pipeline and, if it is a Sequence, its members: calls f for each that is no Sequence.               */
+/* A part of the pipeline and, if it is a Sequence, its members: calls f for each that is no Sequence.      */
 typedef int (*tok_hf_visit)(tok_hf *h, const json_value *part);
 static int tok_hf_each(tok_hf *h, const json_value *part, const char *members, tok_hf_visit f, int depth)
 {
@@ -42,7 +42,7 @@ static int tok_hf_each(tok_hf *h, const json_value *part, const char *members, t
     return 1;
 }
 
-/* ---- what kind of vocabulary ---------------------------------------------------------------------------------------- */
+/* ---- what kind of vocabulary --------------------------------------------------------------------------- */
 static int tok_hf_see_pre(tok_hf *h, const json_value *p)
 {
     if (json_text_is(json_get(p, "type"), "ByteLevel")) h->byte_level = 1;
@@ -61,7 +61,7 @@ static int tok_hf_see_decoder(tok_hf *h, const json_value *d)
 
 static tok_text tok_hf_spaced(tok_hf *h, tok_text a) { return h->marks ? tok_with_spaces(h->b.env, a) : a; }
 
-/* ---- normalizers ------------------------------------------------------------------------------------------------------ */
+/* ---- normalizers --------------------------------------------------------------------------------------- */
 static int tok_hf_replace(tok_hf *h, const json_value *n)
 {
     const json_value *pattern = json_get(json_get(n, "pattern"), "String");
@@ -72,7 +72,8 @@ static int tok_hf_replace(tok_hf *h, const json_value *n)
         tok_marks_to_spaces(&h->b);
         return 1;
     }
-    if (h->marks && (tok_has(from, " ") || tok_has(to, " "))) return tok_hf_fail(h, "a normalizer of spaces, type", n);
+    if (h->marks && (tok_has(from, " ") || tok_has(to, " ")))
+        return tok_hf_fail(h, "a normalizer of spaces, type", n);
     tok_add_normalizer(&h->b, SQM__NORM_REPLACE, 0, tok_hf_spaced(h, from), tok_hf_spaced(h, to));
     return 1;
 }
@@ -84,7 +85,8 @@ static int tok_hf_normalizer(tok_hf *h, const json_value *n)
     if (json_text_is(type, "NFC")) {
         tok_add_normalizer(&h->b, SQM__NORM_NFC, 0, none, none);
     } else if (json_text_is(type, "Prepend")) {
-        tok_add_normalizer(&h->b, SQM__NORM_PREPEND, 0, tok_hf_spaced(h, tok_json_text(json_get(n, "prepend"))), none);
+        const tok_text prefix = tok_json_text(json_get(n, "prepend"));
+        tok_add_normalizer(&h->b, SQM__NORM_PREPEND, 0, tok_hf_spaced(h, prefix), none);
     } else if (json_text_is(type, "Strip")) {
         const uint32_t left = (uint32_t)json_bool(json_get(n, "strip_left"), 1);
         const uint32_t right = (uint32_t)json_bool(json_get(n, "strip_right"), 1);
@@ -97,10 +99,11 @@ static int tok_hf_normalizer(tok_hf *h, const json_value *n)
     return !h->b.env->failed;
 }
 
-/* ---- pre-tokenizers ----------------------------------------------------------------------------------------------------- */
+/* ---- pre-tokenizers ------------------------------------------------------------------------------------ */
 static int tok_hf_behaviour(tok_hf *h, const json_value *p, uint32_t *flags)
 {
-    static const char *const names[5] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous" };
+    static const char *const names[5] = { "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext",
+                                          "Contiguous" };
     for (uint32_t i = 0; i < 5; i++) {
         if (!json_text_is(json_get(p, "behavior"), names[i])) continue;
         *flags = i | (json_bool(json_get(p, "invert"), 0) ? (uint32_t)SQM__SPLIT_INVERT : 0);
@@ -111,15 +114,18 @@ static int tok_hf_behaviour(tok_hf *h, const json_value *p, uint32_t *flags)
 
 static int tok_hf_split(tok_hf *h, const json_value *p)
 {
-    const json_value *regex = json_get(json_get(p, "pattern"), "Regex"), *text = json_get(json_get(p, "pattern"), "String");
+    const json_value *regex = json_get(json_get(p, "pattern"), "Regex");
+    const json_value *text = json_get(json_get(p, "pattern"), "String");
     uint32_t flags;
     if (!tok_hf_behaviour(h, p, &flags)) return 0;
     if (json_is(regex, JSON_STRING)) {
         if (h->marks) return tok_hf_fail(h, "a regular expression together with U+2581, type", p);
         return tok_add_split(&h->b, regex->text, regex->n, flags);
     }
-    if (!json_is(text, JSON_STRING) || text->n == 0) return tok_hf_fail(h, "a Split without a pattern, type", p);
-    if (h->replaces_spaces && tok_has(tok_json_text(text), " ") && !(flags & SQM__SPLIT_INVERT)) return 1;  /* none left */
+    if (!json_is(text, JSON_STRING) || text->n == 0)
+        return tok_hf_fail(h, "a Split without a pattern, type", p);
+    if (h->replaces_spaces && tok_has(tok_json_text(text), " ") && !(flags & SQM__SPLIT_INVERT))
+        return 1;                                      /* no space is left to split at                     */
     if (h->marks && tok_has(tok_json_text(text), " ")) return tok_hf_fail(h, "a split at spaces, type", p);
     return tok_add_text_split(&h->b, tok_hf_spaced(h, tok_json_text(text)), flags);
 }
@@ -154,8 +160,9 @@ static int tok_hf_pre(tok_hf *h, const json_value *p)
     if (json_text_is(type, "Metaspace")) return tok_hf_metaspace(h, p);
     if (json_text_is(type, "Split")) return tok_hf_split(h, p);
     if (json_text_is(type, "Digits"))
-        return tok_add_split(&h->b, "\\p{N}", 5, json_bool(json_get(p, "individual_digits"), 0) ? SQM__SPLIT_ISOLATED
-                                                                                                 : SQM__SPLIT_CONTIGUOUS);
+        return tok_add_split(&h->b, "\\p{N}", 5,
+                             json_bool(json_get(p, "individual_digits"), 0) ? SQM__SPLIT_ISOLATED
+                                                                             : SQM__SPLIT_CONTIGUOUS);
     if (json_text_is(type, "WhitespaceSplit")) return tok_add_split(&h->b, "\\s", 2, SQM__SPLIT_REMOVED);
     if (json_text_is(type, "Punctuation")) {
         static const char pattern[] = "[\\p{P}$+<=>^`|~]";
@@ -166,21 +173,24 @@ static int tok_hf_pre(tok_hf *h, const json_value *p)
     return tok_hf_fail(h, "the pre-tokenizer", p);
 }
 
-/* ---- decoders ------------------------------------------------------------------------------------------------------------- */
+/* ---- decoders ------------------------------------------------------------------------------------------ */
 static int tok_hf_decoder(tok_hf *h, const json_value *d)
 {
     const json_value *type = json_get(d, "type");
     sqm__tok_step *s;
     int64_t strip = 0;
-    if (json_text_is(type, "ByteLevel")) return h->byte_level ? 1 : tok_hf_fail(h, "without its pre-tokenizer, the decoder", d);
+    if (json_text_is(type, "ByteLevel"))
+        return h->byte_level ? 1 : tok_hf_fail(h, "without its pre-tokenizer, the decoder", d);
     if (json_text_is(type, "ByteFallback") || json_text_is(type, "Fuse")) return 1;
     if (json_text_is(type, "Replace"))
         return h->marks && json_text_is(json_get(json_get(d, "pattern"), "String"), tok_space_mark) &&
                json_text_is(json_get(d, "content"), " ") ? 1 : tok_hf_fail(h, "a decoder of type", d);
-    if (json_text_is(type, "Strip") && json_text_is(json_get(d, "content"), " ") && json_int(json_get(d, "stop"), 0) == 0)
+    if (json_text_is(type, "Strip") && json_text_is(json_get(d, "content"), " ") &&
+        json_int(json_get(d, "stop"), 0) == 0)
         strip = json_int(json_get(d, "start"), 0);
     else if (json_text_is(type, "Metaspace"))
-        strip = !json_text_is(json_get(d, "prepend_scheme"), "never") && json_bool(json_get(d, "add_prefix_space"), 1);
+        strip = !json_text_is(json_get(d, "prepend_scheme"), "never") &&
+                json_bool(json_get(d, "add_prefix_space"), 1);
     else
         return tok_hf_fail(h, "the decoder", d);
     if (strip < 0 || strip > 1000) return tok_hf_fail(h, "this count, decoder", d);
@@ -190,7 +200,7 @@ static int tok_hf_decoder(tok_hf *h, const json_value *d)
     return 1;
 }
 
-/* ---- template --------------------------------------------------------------------------------------------------------------- */
+/* ---- template ------------------------------------------------------------------------------------------ */
 static int tok_hf_template(tok_hf *h, const json_value *p)
 {
     const json_value *single = json_get(p, "single"), *specials = json_get(p, "special_tokens");
@@ -209,7 +219,7 @@ static int tok_hf_template(tok_hf *h, const json_value *p)
 static int tok_hf_post(tok_hf *h, const json_value *p)
 {
     const json_value *type = json_get(p, "type");
-    if (json_text_is(type, "ByteLevel")) return 1;     /* only moves offsets                                                */
+    if (json_text_is(type, "ByteLevel")) return 1;     /* only moves offsets                                */
     if (json_text_is(type, "TemplateProcessing")) return tok_hf_template(h, p);
     if (json_text_is(type, "RobertaProcessing") || json_text_is(type, "BertProcessing")) {
         tok_add_id(h->b.env, &h->b.prefix, json_int(json_at(json_get(p, "cls"), 1), -1), h->b.n);
@@ -219,7 +229,7 @@ static int tok_hf_post(tok_hf *h, const json_value *p)
     return tok_hf_fail(h, "the post-processor", p);
 }
 
-/* ---- vocabulary --------------------------------------------------------------------------------------------------------------- */
+/* ---- vocabulary ---------------------------------------------------------------------------------------- */
 static int tok_hf_count(tok_hf *h)
 {
     const json_value *added = json_get(h->root, "added_tokens");
@@ -235,7 +245,8 @@ static int tok_hf_count(tok_hf *h)
         if (id < 0) return conv_fail(h->b.env, "%s: added token %u has no id", h->path, i);
         if (id > most) most = id;
     }
-    if (most >= TOK_MAX_TOKENS) return conv_fail(h->b.env, "%s: token id %lld is too large", h->path, (long long)most);
+    if (most >= TOK_MAX_TOKENS)
+        return conv_fail(h->b.env, "%s: token id %lld is too large", h->path, (long long)most);
     return tok_set_count(&h->b, (uint64_t)(most + 1));
 }
 
@@ -263,10 +274,12 @@ static int tok_hf_added(tok_hf *h)
                                (json_bool(json_get(a, "lstrip"), 0) ? (uint32_t)SQM__ADDED_LSTRIP : 0) |
                                (json_bool(json_get(a, "rstrip"), 0) ? (uint32_t)SQM__ADDED_RSTRIP : 0) |
                                (json_bool(json_get(a, "single_word"), 0) ? (uint32_t)SQM__ADDED_WORD : 0);
-        if (!json_is(content, JSON_STRING)) return conv_fail(h->b.env, "%s: added token %u has no content", h->path, i);
+        if (!json_is(content, JSON_STRING))
+            return conv_fail(h->b.env, "%s: added token %u has no content", h->path, i);
         h->b.raw[id] = tok_json_text(content);
         h->b.type[id] = (uint8_t)(special ? SQM__TOKEN_SPECIAL : SQM__TOKEN_ADDED);
-        tok_add_added(&h->b, tok_json_text(content), (int32_t)id, flags, json_bool(json_get(a, "normalized"), !special));
+        tok_add_added(&h->b, tok_json_text(content), (int32_t)id, flags,
+                      json_bool(json_get(a, "normalized"), !special));
     }
     return !h->b.env->failed;
 }
@@ -280,9 +293,10 @@ static int tok_hf_vocab(tok_hf *h)
     for (uint32_t i = 0; i < json_count(h->vocab); i++) {
         const json_value *key = json_key_at(h->vocab, i), *value = json_at(h->vocab, i);
         const int64_t id = json_int(value, -1);
-        if (json_get_bytes(h->vocab, key->text, key->n) != value) continue;    /* a later member has the same key      */
+        if (json_get_bytes(h->vocab, key->text, key->n) != value) continue;    /* a later one has this key */
         if (b->type[id] == SQM__TOKEN_NORMAL)
-            return conv_fail(b->env, "%s: tokens \"%.60s\" and \"%.60s\" have the same id", h->path, b->raw[id].text, key->text);
+            return conv_fail(b->env, "%s: tokens \"%.60s\" and \"%.60s\" have the same id", h->path,
+                             b->raw[id].text, key->text);
         b->raw[id] = tok_json_text(key);
         b->type[id] = SQM__TOKEN_NORMAL;
     }
@@ -291,7 +305,7 @@ static int tok_hf_vocab(tok_hf *h)
     return !b->env->failed;
 }
 
-/* A merge is "left right" or [left, right].                                                                                       */
+/* A merge is "left right" or [left, right].                                                                */
 static int tok_hf_merges(tok_hf *h)
 {
     const json_value *merges = json_get(h->model, "merges");
@@ -335,31 +349,33 @@ static int tok_hf_model(tok_hf *h)
     if (json_bool(json_get(h->model, "fuse_unk"), 0)) b->flags |= SQM__TOK_FUSE_UNK;
     b->kind = h->byte_level ? SQM__TOK_BYTE_BPE : SQM__TOK_CHAR_BPE;
     if (h->byte_level && (h->marks || b->byte_fallback))
-        return conv_fail(b->env, "%s: bytes as characters together with U+2581 or byte_fallback are not supported", h->path);
+        return conv_fail(b->env, "%s: ByteLevel with U+2581 or byte_fallback is not supported", h->path);
     if (!tok_hf_vocab(h) || !tok_hf_merges(h)) return 0;
     if (json_is(unk, JSON_STRING)) {
         b->model_unk = tok_map_find(&b->map, tok_json_text(unk));
-        if (b->model_unk < 0) return conv_fail(b->env, "%s: unk_token \"%.60s\" is no token", h->path, unk->text);
+        if (b->model_unk < 0)
+            return conv_fail(b->env, "%s: unk_token \"%.60s\" is no token", h->path, unk->text);
     }
     return 1;
 }
 
-/* ---- roles and ends ------------------------------------------------------------------------------------------------------------- */
-/* Number of a token given as a text or as an object with content; -1: none.                                                            */
+/* ---- roles and ends ------------------------------------------------------------------------------------ */
+/* Number of a token given as a text or as an object with content; -1: none.                                */
 static int32_t tok_hf_token(const tok_hf *h, const json_value *v)
 {
     if (json_is(v, JSON_OBJECT)) v = json_get(v, "content");
     return json_is(v, JSON_STRING) && v->n ? tok_map_find(&h->b.map, tok_json_text(v)) : -1;
 }
 
-/* Adds a number or a list of numbers to the ends; returns the first, -1: none.                                                          */
+/* Adds a number or a list of numbers to the ends; returns the first, -1: none.                             */
 static int64_t tok_hf_add_ends(tok_hf *h, const json_value *v)
 {
     if (json_is(v, JSON_NUMBER)) {
         tok_add_id(h->b.env, &h->b.ends, json_int(v, -1), h->b.n);
         return json_int(v, -1);
     }
-    for (uint32_t i = 0; i < json_count(v); i++) tok_add_id(h->b.env, &h->b.ends, json_int(json_at(v, i), -1), h->b.n);
+    for (uint32_t i = 0; i < json_count(v); i++)
+        tok_add_id(h->b.env, &h->b.ends, json_int(json_at(v, i), -1), h->b.n);
     return json_int(json_at(v, 0), -1);
 }
 
@@ -387,7 +403,7 @@ static void tok_hf_roles(tok_hf *h)
     tok_add_known_ends(b);
 }
 
-/* ---- the whole --------------------------------------------------------------------------------------------------------------------- */
+/* ---- the whole ----------------------------------------------------------------------------------------- */
 static int tok_hf_build(tok_hf *h, tok_blob *out)
 {
     const json_value *pre = json_get(h->root, "pre_tokenizer"), *decoder = json_get(h->root, "decoder");
@@ -403,13 +419,14 @@ static int tok_hf_build(tok_hf *h, tok_blob *out)
         return conv_fail(h->b.env, "%s: a tokenizer without a decoder is not supported", h->path);
     if (h->marks && !h->replaces_spaces)
         return conv_fail(h->b.env, "%s: U+2581 in the decoder only is not supported", h->path);
-    if (!tok_hf_each(h, decoder, "decoders", tok_hf_decoder, 0) || !tok_hf_each(h, post, "processors", tok_hf_post, 0))
+    if (!tok_hf_each(h, decoder, "decoders", tok_hf_decoder, 0) ||
+        !tok_hf_each(h, post, "processors", tok_hf_post, 0))
         return 0;
     tok_hf_roles(h);
     return tok_finish(&h->b, out);
 }
 
-/* Files beside the tokenizer are optional, but must be readable when they are there.                                                       */
+/* Files beside the tokenizer are optional, but must be readable when they are there.                       */
 static int tok_hf_read(tok_hf *h, json_doc *doc, const char *directory, const char *name)
 {
     const char *path = conv_join_path(h->b.env, directory, name);

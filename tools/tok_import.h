@@ -1,6 +1,6 @@
-/* tok_import.h: builds the TOKN section (see [TOK] in seqmodel.h) from a Hugging Face tokenizer.json, the metadata of
-   a GGUF file, the tokenizer.bin of llama2.c, or nothing (bytes). What it does not know is an error that names it.
-
+/* tok_import.h: builds the TOKN section (see [TOK] in seqmodel.h) from a Hugging Face tokenizer.json, the
+   metadata of a GGUF file, the tokenizer.bin of llama2.c, or nothing (bytes). What it does not know is an
+error that names it.
        conv_env env;  tok_blob blob;
        tok_from_hf(&env, "dir/tokenizer.json", &blob)       also reads the *_config.json files beside it
        tok_from_gguf(&env, &gguf, &blob)                     blob.bytes == 0: the file has no tokenizer
@@ -19,10 +19,10 @@ typedef struct tok_blob { const uint8_t *data; uint64_t bytes; } tok_blob;
 typedef struct tok_text { const char *text; uint32_t bytes; } tok_text;
 
 typedef struct tok_added {
-    tok_text content;                 /* what is looked for                                                       */
+    tok_text content;                 /* what is looked for                                                 */
     int32_t  id;
     uint32_t flags;
-    int      normalized;              /* looked for after the normalizers                                         */
+    int      normalized;              /* looked for after the normalizers                                   */
 } tok_added;
 
 typedef struct tok_ids { int32_t *ids; uint64_t n, room; } tok_ids;
@@ -34,8 +34,8 @@ typedef struct tok_builder {
     conv_env      *env;
     tok_tables     tables;
     uint32_t       kind, flags, n;
-    tok_text      *raw, *text;        /* [n] as in the source; as it decodes                                      */
-    uint8_t       *type, *hidden;     /* [n] SQM__TOKEN_*; hidden: not to be found by its text                    */
+    tok_text      *raw, *text;        /* [n] as in the source; as it decodes                                */
+    uint8_t       *type, *hidden;     /* [n] SQM__TOKEN_*; hidden: not to be found by its text              */
     sqm__tok_merge *merges;
     uint64_t       n_merges, room_merges;
     tok_added     *added;
@@ -46,13 +46,13 @@ typedef struct tok_builder {
     tok_ids        ends, prefix, suffix;
     int32_t        role[4], model_unk, chars[256], bytes[256];
     int            byte_fallback, ignore_merges, uses_nfc;
-    tok_map        map;               /* by raw text                                                               */
+    tok_map        map;               /* by raw text                                                        */
 } tok_builder;
 
 enum { TOK_MAX_TOKENS = 1 << 24 };
-static const char tok_space_mark[] = "\xE2\x96\x81";   /* U+2581, the space of SentencePiece                        */
+static const char tok_space_mark[] = "\xE2\x96\x81";   /* U+2581, the space of SentencePiece                */
 
-/* ---- texts ------------------------------------------------------------------------------------------------------ */
+/* ---- texts --------------------------------------------------------------------------------------------- */
 static tok_text tok_make_text(const char *text, size_t n)
 {
     tok_text t;
@@ -61,7 +61,10 @@ static tok_text tok_make_text(const char *text, size_t n)
     return t;
 }
 
-static int tok_same(tok_text a, tok_text b) { return a.bytes == b.bytes && memcmp(a.text, b.text, a.bytes) == 0; }
+static int tok_same(tok_text a, tok_text b)
+{
+    return a.bytes == b.bytes && memcmp(a.text, b.text, a.bytes) == 0;
+}
 
 static int tok_has(tok_text a, const char *part)
 {
@@ -72,7 +75,7 @@ static int tok_has(tok_text a, const char *part)
     return 0;
 }
 
-/* The text with each space mark as a space.                                                                         */
+/* The text with each space mark as a space.                                                                */
 static tok_text tok_with_spaces(conv_env *env, tok_text a)
 {
     char *out;
@@ -87,8 +90,8 @@ static tok_text tok_with_spaces(conv_env *env, tok_text a)
     return tok_make_text(out, n);
 }
 
-/* Byte-level vocabularies write each byte as a printable character: these bytes as themselves, the others from U+0100
-   on (GPT-2, bytes_to_unicode). Returns the byte of a character, -1: it stands for none.                              */
+/* Byte-level vocabularies write each byte as a printable character: these bytes as themselves, the others
+   from U+0100 on (GPT-2, bytes_to_unicode). Returns the byte of a character, -1: it stands for none. */
 static int tok_byte_of_char(uint32_t c)
 {
     uint32_t next = 0x100;
@@ -100,7 +103,8 @@ static int tok_byte_of_char(uint32_t c)
     return -1;
 }
 
-/* The bytes that a token of a byte-level vocabulary stands for; texts with other characters stand for themselves.     */
+/* The bytes that a token of a byte-level vocabulary stands for; texts with other characters stand for
+   themselves. */
 static tok_text tok_byte_level(conv_env *env, tok_text a, const int16_t *byte_of)
 {
     char *out = (char *)conv_alloc(env, (uint64_t)a.bytes + 1, 1);
@@ -114,7 +118,7 @@ static tok_text tok_byte_level(conv_env *env, tok_text a, const int16_t *byte_of
     return tok_make_text(out, n);
 }
 
-/* <0x41> -> 0x41; -1: another text.                                                                                   */
+/* <0x41> -> 0x41; -1: another text.                                                                        */
 static int tok_byte_token(tok_text a)
 {
     uint32_t v;
@@ -129,7 +133,7 @@ static int tok_byte_token(tok_text a)
     return (int)v;
 }
 
-/* ---- text -> number -------------------------------------------------------------------------------------------------- */
+/* ---- text -> number ------------------------------------------------------------------------------------ */
 static uint32_t tok__cell(const tok_map *m, tok_text key)
 {
     uint32_t cell = sqm__tok_hash((const uint8_t *)key.text, key.bytes) & (m->size - 1);
@@ -137,7 +141,10 @@ static uint32_t tok__cell(const tok_map *m, tok_text key)
     return cell;
 }
 
-static int32_t tok_map_find(const tok_map *m, tok_text key) { return m->size ? m->cells[tok__cell(m, key)] : -1; }
+static int32_t tok_map_find(const tok_map *m, tok_text key)
+{
+    return m->size ? m->cells[tok__cell(m, key)] : -1;
+}
 
 static void tok_map_open(conv_env *env, tok_map *m, const tok_text *texts, uint32_t n)
 {
@@ -149,7 +156,7 @@ static void tok_map_open(conv_env *env, tok_map *m, const tok_text *texts, uint3
     for (uint32_t i = 0; i < m->size; i++) m->cells[i] = -1;
 }
 
-/* The first of equal texts stays.                                                                                        */
+/* The first of equal texts stays.                                                                          */
 static void tok_map_add(tok_map *m, int32_t number)
 {
     uint32_t cell;
@@ -158,7 +165,7 @@ static void tok_map_add(tok_map *m, int32_t number)
     if (m->cells[cell] < 0) m->cells[cell] = number;
 }
 
-/* ---- filling a builder -------------------------------------------------------------------------------------------------- */
+/* ---- filling a builder --------------------------------------------------------------------------------- */
 static void tok_open(tok_builder *b, conv_env *env, uint32_t kind)
 {
     memset(b, 0, sizeof *b);
@@ -172,7 +179,8 @@ static void tok_open(tok_builder *b, conv_env *env, uint32_t kind)
 static int tok_set_count(tok_builder *b, uint64_t n)
 {
     if (n < 1 || n > TOK_MAX_TOKENS)
-        return conv_fail(b->env, "tokenizer: %llu tokens, expected 1 to %d", (unsigned long long)n, TOK_MAX_TOKENS);
+        return conv_fail(b->env, "tokenizer: %llu tokens, expected 1 to %d", (unsigned long long)n,
+                         TOK_MAX_TOKENS);
     b->n = (uint32_t)n;
     b->raw = (tok_text *)conv_alloc(b->env, n, sizeof *b->raw);
     b->text = (tok_text *)conv_alloc(b->env, n, sizeof *b->text);
@@ -253,11 +261,12 @@ static int tok_add_split(tok_builder *b, const char *pattern, size_t bytes, uint
     if (!s) return 0;
     s->a = first;
     s->a_bytes = n;
-    if (b->splits.n > SQM__MAX_SPLITS) return conv_fail(b->env, "tokenizer: more than %d pre-tokenizers", SQM__MAX_SPLITS);
+    if (b->splits.n > SQM__MAX_SPLITS)
+        return conv_fail(b->env, "tokenizer: more than %d pre-tokenizers", SQM__MAX_SPLITS);
     return 1;
 }
 
-/* A split at a text instead of an expression.                                                                              */
+/* A split at a text instead of an expression.                                                              */
 static int tok_add_text_split(tok_builder *b, tok_text a, uint32_t flags)
 {
     char *pattern = (char *)conv_alloc(b->env, 2 * (uint64_t)a.bytes + 1, 1);
@@ -285,7 +294,8 @@ static void tok_add_added(tok_builder *b, tok_text content, int32_t id, uint32_t
 static void tok_add_merge(tok_builder *b, int32_t left, int32_t right, uint32_t rank, int32_t id)
 {
     sqm__tok_merge *m;
-    b->merges = (sqm__tok_merge *)conv_grow(b->env, b->merges, b->n_merges, &b->room_merges, sizeof *b->merges);
+    b->merges = (sqm__tok_merge *)conv_grow(b->env, b->merges, b->n_merges, &b->room_merges,
+                                            sizeof *b->merges);
     if (!b->merges) return;
     m = &b->merges[b->n_merges++];
     m->left = (uint32_t)left;
@@ -294,7 +304,7 @@ static void tok_add_merge(tok_builder *b, int32_t left, int32_t right, uint32_t 
     m->id = (uint32_t)id;
 }
 
-/* A merge given by the texts of its parts, as they stand in the source.                                                    */
+/* A merge given by the texts of its parts, as they stand in the source.                                    */
 static int tok_add_text_merge(tok_builder *b, tok_text left, tok_text right, uint32_t rank, char *joined)
 {
     const int32_t l = tok_map_find(&b->map, left), r = tok_map_find(&b->map, right);
@@ -304,8 +314,8 @@ static int tok_add_text_merge(tok_builder *b, tok_text left, tok_text right, uin
     id = tok_map_find(&b->map, tok_make_text(joined, left.bytes + right.bytes));
     if (l < 0 || r < 0 || id < 0)
         return conv_fail(b->env, "tokenizer: merge %u, \"%.*s\" + \"%.*s\": one of them is no token", rank,
-                         (int)(left.bytes < 80 ? left.bytes : 80), left.text, (int)(right.bytes < 80 ? right.bytes : 80),
-                         right.text);
+                         (int)(left.bytes < 80 ? left.bytes : 80), left.text,
+                         (int)(right.bytes < 80 ? right.bytes : 80), right.text);
     tok_add_merge(b, l, r, rank, id);
     return !b->env->failed;
 }
@@ -316,8 +326,8 @@ static int tok__compare_floats(const void *a, const void *b)
     return x > y ? -1 : x < y;
 }
 
-/* SentencePiece has scores instead of merges: any two neighbours may merge whose joined text is a token, best score
-   first. Tokens of one score have one rank.                                                                              */
+/* SentencePiece has scores instead of merges: any two neighbours may merge whose joined text is a token, best
+   score first. Tokens of one score have one rank. */
 static int tok_merges_from_scores(tok_builder *b, const float *scores)
 {
     float *sorted = (float *)conv_alloc(b->env, b->n, sizeof *sorted);
@@ -327,7 +337,8 @@ static int tok_merges_from_scores(tok_builder *b, const float *scores)
     if (b->env->failed) return 0;
     for (uint32_t i = 0; i < b->n; i++) {
         const int mergeable = b->type[i] == SQM__TOKEN_NORMAL || b->type[i] == SQM__TOKEN_ADDED;
-        if (scores[i] != scores[i]) return conv_fail(b->env, "tokenizer: the score of token %u is not a number", i);
+        if (scores[i] != scores[i])
+            return conv_fail(b->env, "tokenizer: the score of token %u is not a number", i);
         if (!mergeable || b->text[i].bytes == 0) continue;
         tok_map_add(&map, (int32_t)i);
         sorted[n_sorted++] = scores[i];
@@ -337,7 +348,7 @@ static int tok_merges_from_scores(tok_builder *b, const float *scores)
         const tok_text whole = b->text[i];
         uint32_t low = 0, high = n_sorted;
         if (whole.bytes == 0 || tok_map_find(&map, whole) != (int32_t)i) continue;
-        while (low < high) {                           /* rank: how many scores are better                                 */
+        while (low < high) {                           /* rank: how many scores are better                  */
             const uint32_t middle = low + (high - low) / 2;
             if (sorted[middle] > scores[i]) low = middle + 1; else high = middle;
         }
@@ -352,7 +363,7 @@ static int tok_merges_from_scores(tok_builder *b, const float *scores)
     return !b->env->failed;
 }
 
-/* ---- finishing: symbols, word boundaries, tables ------------------------------------------------------------------------- */
+/* ---- finishing: symbols, word boundaries, tables ------------------------------------------------------- */
 static void tok_set_symbols(tok_builder *b)
 {
     for (uint32_t i = 0; i < b->n; i++) {
@@ -367,14 +378,14 @@ static void tok_set_symbols(tok_builder *b)
     }
 }
 
-/* When no merge gives a token with a space after another character, merging never passes the start of a word, and cutting
-   the text there changes nothing but the speed. A few ASCII characters may be exceptions.                                   */
+/* When no merge gives a token with a space after another character, merging never passes the start of a word,
+   and cutting the text there changes nothing but the speed. A few ASCII characters may be exceptions. */
 static void tok_cut_words(tok_builder *b)
 {
     char except[16];
     uint32_t n = 0;
     sqm__tok_step *s;
-    if (b->kind != SQM__TOK_CHAR_BPE || b->splits.n || b->chars[' '] < 0) return;
+    if (b->kind != SQM__TOK_CHAR_BPE || b->splits.n || b->chars[(int)' '] < 0) return;
     for (uint64_t i = 0; i < b->n_merges; i++) {
         const tok_text a = b->text[b->merges[i].id];
         for (uint32_t k = 1; k < a.bytes; k++) {
@@ -397,12 +408,12 @@ typedef struct tok_writer {
     uint32_t  n_arrays;
 } tok_writer;
 
-/* Appends array number w->n_arrays; returns its place to fill in.                                                             */
+/* Appends array number w->n_arrays; returns its place to fill in.                                          */
 static void *tok_put(tok_writer *w, const void *items, uint64_t n, size_t item_bytes)
 {
     const uint64_t first = (w->bytes + 15) / 16 * 16, end = first + n * item_bytes;
     if (w->env->failed) return NULL;
-    if (end >= SQM__TOK_NONE) {
+    if (end >= TOK_NONE) {
         conv_fail(w->env, "tokenizer: more than 4 GB");
         return NULL;
     }
@@ -449,30 +460,31 @@ static void tok_put_index(tok_writer *w, const tok_builder *b, uint32_t *probe)
     for (uint32_t i = 0; i < b->n; i++) size += b->text[i].bytes && !b->hidden[i];
     size += size / 2;
     cells = (sqm__tok_cell *)tok_put(w, NULL, size, sizeof *cells);
-    for (uint32_t i = 0; cells && i < size; i++) cells[i].id = SQM__TOK_NONE;
+    for (uint32_t i = 0; cells && i < size; i++) cells[i].id = TOK_NONE;
     *probe = 1;
     for (uint32_t i = 0; cells && i < b->n; i++) {
         const uint32_t hash = sqm__tok_hash((const uint8_t *)b->text[i].text, b->text[i].bytes);
         uint32_t cell = (uint32_t)((uint64_t)hash * size >> 32);
         if (b->text[i].bytes == 0 || b->hidden[i] || b->type[i] == SQM__TOKEN_BYTE) continue;
-        for (n = 1; cells[cell].id != SQM__TOK_NONE; n++) cell = cell + 1 == size ? 0 : cell + 1;
+        for (n = 1; cells[cell].id != TOK_NONE; n++) cell = cell + 1 == size ? 0 : cell + 1;
         cells[cell].hash = hash;
         cells[cell].id = i;
         if (n > *probe) *probe = n;
     }
 }
 
-/* The later of two merges of the same pair counts, as in the reference library.                                                */
+/* The later of two merges of the same pair counts, as in the reference library.                            */
 static void tok_put_merges(tok_writer *w, const tok_builder *b, uint32_t *probe)
 {
     const uint32_t size = b->n_merges ? (uint32_t)(b->n_merges + b->n_merges / 2 + 8) : 0;
     sqm__tok_merge *cells = (sqm__tok_merge *)tok_put(w, NULL, size, sizeof *cells);
     *probe = size ? 1 : 0;
-    for (uint32_t i = 0; cells && i < size; i++) cells[i].left = SQM__TOK_NONE;
+    for (uint32_t i = 0; cells && i < size; i++) cells[i].left = TOK_NONE;
     for (uint64_t i = 0; cells && i < b->n_merges; i++) {
         const sqm__tok_merge *m = &b->merges[i];
         uint32_t cell = (uint32_t)((uint64_t)sqm__pair_hash(m->left, m->right) * size >> 32), n = 1;
-        while (cells[cell].left != SQM__TOK_NONE && (cells[cell].left != m->left || cells[cell].right != m->right)) {
+        while (cells[cell].left != TOK_NONE &&
+               (cells[cell].left != m->left || cells[cell].right != m->right)) {
             cell = cell + 1 == size ? 0 : cell + 1;
             n++;
         }
@@ -490,7 +502,7 @@ static int tok__compare_added(const void *a, const void *b)
     return x->content.bytes < y->content.bytes ? -1 : x->content.bytes > y->content.bytes;
 }
 
-/* b->added is sorted.                                                                                                            */
+/* b->added is sorted.                                                                                      */
 static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, const uint32_t *first)
 {
     sqm__tok_added *out;
@@ -524,12 +536,12 @@ static void tok_put_unicode(tok_writer *w, const tok_builder *b)
     tok_put(w, tok_unstable, nfc ? sizeof tok_unstable / 8 : 0, 8);
 }
 
-/* Classes that added tokens and the strip step need.                                                                                */
+/* Classes that added tokens and the strip step need.                                                       */
 static void tok_add_classes(tok_builder *b, sqm__tok_header *h)
 {
     uint32_t flags = 0;
     tok_set *s;
-    h->word_class = h->space_class = SQM__TOK_NONE;
+    h->word_class = h->space_class = TOK_NONE;
     for (uint64_t i = 0; i < b->n_added; i++) flags |= b->added[i].flags;
     for (uint64_t i = 0; i < b->normalizers.n; i++) {
         if (b->normalizers.steps[i].kind == SQM__NORM_STRIP) flags |= SQM__ADDED_LSTRIP;
@@ -588,7 +600,7 @@ static void tok_put_all(tok_builder *b, tok_writer *w)
     if (!b->env->failed) memcpy(w->data, &h, sizeof h);
 }
 
-/* A run of the finished tokenizer over texts of up to `bytes` bytes, for the two functions below.                                     */
+/* A run of the finished tokenizer over texts of up to `bytes` bytes, for the two functions below.          */
 static int tok__run(tok_builder *b, tok_writer *w, sqm__tok *t, sqm__tok_run *r, uint64_t bytes)
 {
     sqm_error err;
@@ -601,12 +613,13 @@ static int tok__run(tok_builder *b, tok_writer *w, sqm__tok *t, sqm__tok_run *r,
     a.base = (uint8_t *)conv_alloc(b->env, (uint64_t)a.size + 1, 1);
     r->t = t;
     r->err = &err;
-    if (!a.base || !sqm__tok_layout(r, t, (size_t)bytes, &a)) return conv_fail(b->env, "tokenizer: a token is too long");
+    if (!a.base || !sqm__tok_layout(r, t, (size_t)bytes, &a))
+        return conv_fail(b->env, "tokenizer: a token is too long");
     r->err = NULL;
     return 1;
 }
 
-/* Contents of normalised added tokens are normalised themselves.                                                                        */
+/* Contents of normalised added tokens are normalised themselves.                                           */
 static int tok_normalize_added(tok_builder *b, tok_writer *w)
 {
     sqm__tok t;
@@ -625,13 +638,14 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
         if (!a->normalized) continue;
         text = sqm__normalize_text(&r, (const uint8_t *)a->content.text, &bytes, 1);
         a->content = tok_make_text(conv_copy_text(b->env, text, bytes), bytes);
-        if (bytes == 0) return conv_fail(b->env, "tokenizer: added token %d is empty after the normalizers", a->id);
+        if (bytes == 0)
+            return conv_fail(b->env, "tokenizer: added token %d is empty after the normalizers", a->id);
     }
     tok_put_all(b, w);
     return !b->env->failed;
 }
 
-/* Marks the tokens that a piece of just their text becomes.                                                                             */
+/* Marks the tokens that a piece of just their text becomes.                                                */
 static int tok_mark_whole(tok_builder *b, tok_writer *w)
 {
     sqm__tok t;
@@ -649,7 +663,8 @@ static int tok_mark_whole(tok_builder *b, tok_writer *w)
         if (b->text[i].bytes == 0 || b->hidden[i] || b->type[i] == SQM__TOKEN_BYTE) continue;
         if (!whole && r.max_symbols) {
             n = sqm__first_symbols(&r, text, b->text[i].bytes, r.symbol);
-            whole = n > 0 && (n <= 64 ? sqm__merge_few(&r, n) : sqm__merge_many(&r, n)) == 1 && r.symbol[0] == i;
+            if (n) n = n <= 64 ? sqm__merge_few(&r, n) : sqm__merge_many(&r, n);
+            whole = n == 1 && r.symbol[0] == i;
         }
         if (whole) attributes[i] |= SQM__TOKEN_WHOLE;
     }
@@ -669,8 +684,8 @@ static int tok_finish(tok_builder *b, tok_blob *out)
     return 1;
 }
 
-/* ---- bytes ------------------------------------------------------------------------------------------------------------------------------- */
-/* Token = byte: 256 tokens, no template.                                                                                                      */
+/* ---- bytes --------------------------------------------------------------------------------------------- */
+/* Token = byte: 256 tokens, no template.                                                                   */
 static CONV_UNUSED int tok_from_bytes(conv_env *env, tok_blob *out)
 {
     tok_builder b;
@@ -686,9 +701,10 @@ static CONV_UNUSED int tok_from_bytes(conv_env *env, tok_blob *out)
     return tok_finish(&b, out);
 }
 
-/* ---- llama2.c tokenizer.bin ------------------------------------------------------------------------------------------------------------ */
-/* int32 longest; then per token float32 score, int32 bytes, text. Tokens 0, 1, 2 are unknown, begin and end; 3 to 258
-   the bytes. Texts have real spaces. run.c puts a space before every text, and drops the space after begin.                              */
+/* ---- llama2.c tokenizer.bin ---------------------------------------------------------------------------- */
+/* int32 longest; then per token float32 score, int32 bytes, text. Tokens 0, 1, 2 are unknown, begin and end;
+   3 to 258 the bytes. Texts have real spaces. run.c puts a space before every text, and drops the space after
+   begin. */
 static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_blob *out)
 {
     tok_builder b;
@@ -701,8 +717,9 @@ static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_b
         n++;
     }
     if (at != f->bytes || n < 260)
-        return conv_fail(env, "%s: not a tokenizer.bin of llama2.c (%llu whole tokens, then byte %llu of %llu)", f->path,
-                         (unsigned long long)n, (unsigned long long)at, (unsigned long long)f->bytes);
+        return conv_fail(env, "%s: not a tokenizer.bin of llama2.c (%llu tokens, then byte %llu of %llu)",
+                         f->path, (unsigned long long)n, (unsigned long long)at,
+                         (unsigned long long)f->bytes);
     tok_open(&b, env, SQM__TOK_CHAR_BPE);
     scores = (float *)conv_alloc(env, n, sizeof *scores);
     if (!scores || !tok_set_count(&b, n)) return 0;
@@ -727,7 +744,7 @@ static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_b
     b.model_unk = 0;
     tok_add_id(env, &b.prefix, 1, b.n);
     tok_add_id(env, &b.ends, 2, b.n);
-    tok_add_id(env, &b.ends, 1, b.n);                  /* run.c stops at begin, which parts its training texts               */
+    tok_add_id(env, &b.ends, 1, b.n);                  /* run.c stops there too: it parts training texts   */
     tok_prepend_space(&b, 0);
     if (tok_add_step(&b, &b.decoders, SQM__DECODE_STRIP, 1)) b.decoders.steps[0].a = ' ';
     return tok_merges_from_scores(&b, scores) && tok_finish(&b, out);

@@ -1,32 +1,33 @@
-/* tok_regex.h: compiles the regular expressions of tokenizer.json (Oniguruma's Ruby syntax, as far as tokenizers use
-   it) to the program that section [TOK] of seqmodel.h runs.
+/* tok_regex.h: compiles the regular expressions of tokenizer.json (Oniguruma's Ruby syntax, as far as
+   tokenizers use it) to the program that section [TOK] of seqmodel.h runs.
 
-   Known: literals, . [classes with ranges, nesting, &&] \s \d \w \h and their negations, \p{general category} \P{},
-   \r \n \t \f \v \xHH \x{H} \uHHHH, ( ) (?: ) (?i: ) (?= ) (?! ) (?> ), |, * + ? {m} {m,} {m,n} {,n}, lazy *? +? ??,
-   possessive *+ ++ ?+, ^ $ \A \z \b \B. Anything else is an error that names it.
+   Known: literals, . [classes with ranges, nesting, &&] \s \d \w \h and their negations, \p{general category}
+   \P{}, \r \n \t \f \v \xHH \x{H} \uHHHH, ( ) (?: ) (?i: ) (?= ) (?! ) (?> ), |, * + ? {m} {m,} {m,n} {,n},
+   lazy *? +? ??, possessive *+ ++ ?+, ^ $ \A \z \b \B. Anything else is an error that names it.
 
-   A loop over one class becomes a single op. It gives nothing back (no backtracking) where that cannot change the
-   match: what follows can always match, or cannot begin with a character of the class.
+   A loop over one class becomes a single op. It gives nothing back (no backtracking) where that cannot change
+   the match: what follows can always match, or cannot begin with a character of the class.
    Include after the implementation part of seqmodel.h. */
 #ifndef TOK_REGEX_H_INCLUDED
 #define TOK_REGEX_H_INCLUDED
 #include "conv_base.h"
 #include "tok_unicode.h"
 
+#define TOK_NONE 0xffffffffu          /* free cells and "no limit" in blobs                       */
 enum { TOK_CODES = 0x110000, TOK_MAX_OPS = 4096, TOK_MAX_DEPTH = 50, TOK_GROUP_LOOP_FRAMES = 4096 };
 
 typedef struct tok_set { uint64_t bits[TOK_CODES / 64]; } tok_set;
 
-typedef struct tok_tables {           /* what all expressions of a tokenizer share                                */
+typedef struct tok_tables {           /* what all expressions of a tokenizer share                          */
     conv_env        *env;
     sqm__regex_op   *ops;
     sqm__char_class *classes;
-    uint32_t        *toggles;         /* [2 * n_toggles]                                                          */
-    uint32_t        *firsts;          /* [8 * n_firsts]                                                           */
+    uint32_t        *toggles;         /* [2 * n_toggles]                                                    */
+    uint32_t        *firsts;          /* [8 * n_firsts]                                                     */
     uint64_t         n_ops, room_ops, n_classes, room_classes, n_toggles, room_toggles, n_firsts, room_firsts;
-    uint32_t         frames;          /* the deepest backtrack stack                                              */
+    uint32_t         frames;          /* the deepest backtrack stack                                        */
     int              uses_categories;
-    uint8_t         *categories;      /* [TOK_CODES]                                                              */
+    uint8_t         *categories;      /* [TOK_CODES]                                                        */
 } tok_tables;
 
 typedef enum tok_node_kind {
@@ -37,11 +38,11 @@ typedef enum tok_repeat_mode { TOK_GREEDY, TOK_LAZY, TOK_POSSESSIVE } tok_repeat
 typedef struct tok_node tok_node;
 struct tok_node {
     tok_node_kind   kind;
-    tok_set        *set;              /* TOK_SET                                                                  */
+    tok_set        *set;              /* TOK_SET                                                            */
     tok_node       *child, *sibling;
-    uint32_t        min, max;         /* TOK_REPEAT; max SQM__TOK_NONE: no limit                                  */
+    uint32_t        min, max;         /* TOK_REPEAT; max TOK_NONE: no limit                            */
     tok_repeat_mode mode;
-    uint32_t        op;               /* TOK_ASSERT                                                               */
+    uint32_t        op;               /* TOK_ASSERT                                                         */
 };
 
 typedef struct tok_parser {
@@ -50,7 +51,7 @@ typedef struct tok_parser {
     int         ignore_case, depth;
 } tok_parser;
 
-/* ---- sets of characters ------------------------------------------------------------------------------------- */
+/* ---- sets of characters -------------------------------------------------------------------------------- */
 static tok_set *tok_set_new(conv_env *env) { return (tok_set *)conv_alloc(env, 1, sizeof(tok_set)); }
 
 static int tok_set_has(const tok_set *s, uint32_t c) { return (int)(s->bits[c / 64] >> (c % 64) & 1); }
@@ -98,7 +99,7 @@ static const uint8_t *tok_categories(tok_tables *t)
     t->categories = (uint8_t *)conv_alloc(t->env, TOK_CODES, 1);
     for (size_t i = 0; t->categories && i < n; i++) {
         const uint32_t k = tok_category_runs[i] & 31, first = tok_category_runs[i] >> 5;
-        const uint32_t end = i + 1 < n ? tok_category_runs[i + 1] >> 5 : TOK_CODES;
+        const uint32_t end = i + 1 < n ? tok_category_runs[i + 1] >> 5 : (uint32_t)TOK_CODES;
         for (uint32_t c = first; c < end; c++)
             t->categories[c] = (uint8_t)(k < 30 ? k : (c & 1) == (k & 1) ? 0 : 1);
     }
@@ -113,18 +114,22 @@ static void tok_set_add_categories(tok_tables *t, tok_set *s, uint32_t mask)
     }
 }
 
-/* Mask of a general category by its name; 0: unknown.                                                           */
+/* Mask of a general category by its name; 0: unknown.                                                      */
 static uint32_t tok_category_mask(const char *name, size_t n)
 {
     static const struct { const char *name; uint32_t mask; } known[] = {
-        { "L", 0x1f }, { "Lu", 1 }, { "Ll", 2 }, { "Lt", 4 }, { "Lm", 8 }, { "Lo", 16 }, { "LC", 7 }, { "Letter", 0x1f },
+        { "L", 0x1f }, { "Lu", 1 }, { "Ll", 2 }, { "Lt", 4 }, { "Lm", 8 }, { "Lo", 16 }, { "LC", 7 },
+        { "Letter", 0x1f },
         { "M", 0xe0 }, { "Mn", 0x20 }, { "Mc", 0x40 }, { "Me", 0x80 }, { "Mark", 0xe0 },
         { "N", 0x700 }, { "Nd", 0x100 }, { "Nl", 0x200 }, { "No", 0x400 }, { "Number", 0x700 },
-        { "P", 0x3f800 }, { "Pc", 0x800 }, { "Pd", 0x1000 }, { "Ps", 0x2000 }, { "Pe", 0x4000 }, { "Pi", 0x8000 },
+        { "P", 0x3f800 }, { "Pc", 0x800 }, { "Pd", 0x1000 }, { "Ps", 0x2000 }, { "Pe", 0x4000 },
+        { "Pi", 0x8000 },
         { "Pf", 0x10000 }, { "Po", 0x20000 }, { "Punctuation", 0x3f800 },
         { "S", 0x3c0000 }, { "Sm", 0x40000 }, { "Sc", 0x80000 }, { "Sk", 0x100000 }, { "So", 0x200000 },
-        { "Symbol", 0x3c0000 }, { "Z", 0x1c00000 }, { "Zs", 0x400000 }, { "Zl", 0x800000 }, { "Zp", 0x1000000 },
-        { "Separator", 0x1c00000 }, { "C", 0x3e000000 }, { "Cc", 0x2000000 }, { "Cf", 0x4000000 }, { "Cs", 0x8000000 },
+        { "Symbol", 0x3c0000 }, { "Z", 0x1c00000 }, { "Zs", 0x400000 }, { "Zl", 0x800000 },
+        { "Zp", 0x1000000 },
+        { "Separator", 0x1c00000 }, { "C", 0x3e000000 }, { "Cc", 0x2000000 }, { "Cf", 0x4000000 },
+        { "Cs", 0x8000000 },
         { "Co", 0x10000000 }, { "Cn", 0x20000000 }, { "Other", 0x3e000000 }
     };
     for (size_t i = 0; i < sizeof known / sizeof *known; i++) {
@@ -133,7 +138,7 @@ static uint32_t tok_category_mask(const char *name, size_t n)
     return 0;
 }
 
-/* White_Space, decimal digits, word characters, hexadecimal digits; upper case: all others.                     */
+/* White_Space, decimal digits, word characters, hexadecimal digits; upper case: all others.                */
 static void tok_set_add_escape(tok_tables *t, tok_set *s, char letter)
 {
     tok_set *own = tok_set_new(t->env);
@@ -156,7 +161,7 @@ static void tok_set_add_escape(tok_tables *t, tok_set *s, char letter)
     tok_set_join(s, own);
 }
 
-/* Adds a character; without regard to case ASCII letters bring their partners, also U+017F and U+212A.           */
+/* Adds a character; without regard to case ASCII letters bring their partners, also U+017F and U+212A.     */
 static void tok_set_add_char(tok_parser *p, tok_set *s, uint32_t c)
 {
     tok_set_add(s, c, c);
@@ -166,11 +171,12 @@ static void tok_set_add_char(tok_parser *p, tok_set *s, uint32_t c)
         if ((c | 32) == 's') tok_set_add(s, 0x17f, 0x17f);
         if ((c | 32) == 'k') tok_set_add(s, 0x212a, 0x212a);
     } else if (c >= 128 && tok_categories(p->t) && tok_categories(p->t)[c] < 5) {
-        conv_fail(p->t->env, "regular expression %.200s: a letter that is not ASCII inside (?i: is not supported", p->pattern);
+        conv_fail(p->t->env, "regular expression %.200s: a letter beyond ASCII inside (?i: is not supported",
+                  p->pattern);
     }
 }
 
-/* ---- parsing --------------------------------------------------------------------------------------------------- */
+/* ---- parsing ------------------------------------------------------------------------------------------- */
 static int tok__bad(tok_parser *p, const char *what)
 {
     return conv_fail(p->t->env, "regular expression %.200s: %s at byte %d is not supported", p->pattern, what,
@@ -220,7 +226,8 @@ static uint32_t tok__hex(tok_parser *p, int least, int most)
     return v < TOK_CODES ? v : 0;
 }
 
-/* The character of an escape whose letter is at p->at, for \r, \x41 or an escaped sign; 0 with *known = 0: other. */
+/* The character of an escape whose letter is at p->at, for \r, \x41 or an escaped sign; 0 with *known = 0:
+   other. */
 static uint32_t tok__escaped_char(tok_parser *p, int *known)
 {
     const char c = p->at < p->end ? *p->at : 0;
@@ -248,7 +255,7 @@ static uint32_t tok__escaped_char(tok_parser *p, int *known)
     return 0;
 }
 
-/* \p{Name}, \P{Name}, \p{^Name}: p->at is at the p.                                                              */
+/* \p{Name}, \P{Name}, \p{^Name}: p->at is at the p.                                                        */
 static int tok__property(tok_parser *p, tok_set *s)
 {
     int negate = *p->at++ == 'P';
@@ -262,8 +269,8 @@ static int tok__property(tok_parser *p, tok_set *s)
     if (!close) return tok__bad(p, "\\p without }");
     mask = tok_category_mask(name, (size_t)(close - name));
     if (!mask)
-        return conv_fail(p->t->env, "regular expression %.200s: the property \\p{%.*s} is not supported", p->pattern,
-                         (int)(close - name < 40 ? close - name : 40), name);
+        return conv_fail(p->t->env, "regular expression %.200s: the property \\p{%.*s} is not supported",
+                         p->pattern, (int)(close - name < 40 ? close - name : 40), name);
     p->at = close + 1;
     tok_set_add_categories(p->t, own, mask);
     if (negate) tok_set_invert(own);
@@ -271,7 +278,7 @@ static int tok__property(tok_parser *p, tok_set *s)
     return 1;
 }
 
-/* An escape that stands for a set; p->at is after the backslash. 0: it is none.                                   */
+/* An escape that stands for a set; p->at is after the backslash. 0: it is none.                            */
 static int tok__escaped_set(tok_parser *p, tok_set *s)
 {
     const char c = p->at < p->end ? *p->at : 0;
@@ -284,7 +291,7 @@ static int tok__escaped_set(tok_parser *p, tok_set *s)
 
 static tok_set *tok__class(tok_parser *p);
 
-/* One item of a class: set, character or range.                                                                    */
+/* One item of a class: set, character or range.                                                            */
 static void tok__class_item(tok_parser *p, tok_set *s)
 {
     uint32_t first, last;
@@ -311,7 +318,7 @@ static void tok__class_item(tok_parser *p, tok_set *s)
     for (; p->ignore_case && first <= last && !p->t->env->failed; first++) tok_set_add_char(p, s, first);
 }
 
-/* After the opening bracket.                                                                                         */
+/* After the opening bracket.                                                                               */
 static tok_set *tok__class(tok_parser *p)
 {
     const int negate = tok__skip(p, "^");
@@ -321,7 +328,7 @@ static tok_set *tok__class(tok_parser *p)
     while (!p->t->env->failed) {
         if (p->at >= p->end) { tok__bad(p, "a class without ]"); break; }
         if (*p->at == ']' && p->at != first) break;
-        if (tok__skip(p, "&&")) {                      /* binds weakest: everything before meets everything after   */
+        if (tok__skip(p, "&&")) {                      /* binds weakest: all before it meets all after it  */
             if (before) tok_set_meet(before, s); else before = s;
             s = tok_set_new(p->t->env);
             continue;
@@ -338,7 +345,7 @@ static tok_set *tok__class(tok_parser *p)
 
 static tok_node *tok__alternatives(tok_parser *p);
 
-/* After an opening parenthesis.                                                                                       */
+/* After an opening parenthesis.                                                                            */
 static tok_node *tok__group(tok_parser *p)
 {
     const int ignore_case = p->ignore_case;
@@ -408,18 +415,19 @@ static tok_node *tok__atom(tok_parser *p)
 static uint32_t tok__count(tok_parser *p)
 {
     uint32_t v = 0;
-    while (p->at < p->end && *p->at >= '0' && *p->at <= '9' && v < 100000) v = v * 10 + (uint32_t)(*p->at++ - '0');
+    while (p->at < p->end && *p->at >= '0' && *p->at <= '9' && v < 100000)
+        v = v * 10 + (uint32_t)(*p->at++ - '0');
     return v;
 }
 
-/* {m} {m,} {m,n} {,n}; p->at is after the brace.                                                                       */
+/* {m} {m,} {m,n} {,n}; p->at is after the brace.                                                           */
 static int tok__interval(tok_parser *p, uint32_t *min, uint32_t *max)
 {
     const char *first = p->at;
     *min = *max = tok__count(p);
-    if (tok__skip(p, ",")) *max = tok__at(p, "}") ? SQM__TOK_NONE : tok__count(p);
-    if (p->at == first || !tok__skip(p, "}") || *min > 1000 || (*max > 1000 && *max != SQM__TOK_NONE) || *max < *min ||
-        tok__at(p, "?") || tok__at(p, "+"))
+    if (tok__skip(p, ",")) *max = tok__at(p, "}") ? TOK_NONE : tok__count(p);
+    if (p->at == first || !tok__skip(p, "}") || *min > 1000 || (*max > 1000 && *max != TOK_NONE) ||
+        *max < *min || tok__at(p, "?") || tok__at(p, "+"))
         return tok__bad(p, "this interval");
     return 1;
 }
@@ -432,7 +440,7 @@ static tok_node *tok__repeat(tok_parser *p)
         repeat = tok__node(p, TOK_REPEAT);
         if (!repeat) return NULL;
         repeat->min = sign == '+';
-        repeat->max = sign == '?' ? 1 : SQM__TOK_NONE;
+        repeat->max = sign == '?' ? 1 : TOK_NONE;
         if (sign == '{') {
             if (!tok__interval(p, &repeat->min, &repeat->max)) return NULL;
         } else if (tok__skip(p, "?")) {
@@ -473,8 +481,8 @@ static tok_node *tok__alternatives(tok_parser *p)
     return alt->child->sibling ? alt : alt->child;
 }
 
-/* ---- properties of nodes ----------------------------------------------------------------------------------------- */
-/* Adds the characters that a match of n can begin with; returns whether n can match nothing.                          */
+/* ---- properties of nodes ------------------------------------------------------------------------------- */
+/* Adds the characters that a match of n can begin with; returns whether n can match nothing.               */
 static int tok_first(const tok_node *n, tok_set *set)
 {
     int empty = 1;
@@ -490,13 +498,13 @@ static int tok_first(const tok_node *n, tok_set *set)
         empty = 0;
         for (const tok_node *c = n->child; c; c = c->sibling) empty |= tok_first(c, set);
         return empty;
-    default:                                           /* look-ahead, assertion: what follows decides                  */
+    default:                                           /* look-ahead, assertion: what follows decides       */
         tok_set_add(set, 0, TOK_CODES - 1);
         return 1;
     }
 }
 
-/* Does n match (perhaps nothing) whatever the text is?                                                                 */
+/* Does n match (perhaps nothing) whatever the text is?                                                     */
 static int tok_always(const tok_node *n)
 {
     const tok_node *c = n->child;
@@ -518,8 +526,8 @@ static int tok_always(const tok_node *n)
     }
 }
 
-/* ---- tables --------------------------------------------------------------------------------------------------------- */
-/* The set as bits of ASCII, whole categories, and ranges in which the categories are wrong.                             */
+/* ---- tables -------------------------------------------------------------------------------------------- */
+/* The set as bits of ASCII, whole categories, and ranges in which the categories are wrong.                */
 static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
 {
     const uint8_t *categories = tok_categories(t);
@@ -533,12 +541,15 @@ static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
         all[categories[c]]++;
         in[categories[c]] += (uint32_t)tok_set_has(s, c);
     }
-    for (uint32_t i = 0; i < 30; i++) k.categories |= (uint32_t)(2 * in[i] > all[i]) << i;
+    for (uint32_t i = 0; i < 30; i++) k.categories |= (2 * in[i] > all[i] ? 1u : 0u) << i;
     if (k.categories != 0 && k.categories != 0x3fffffffu) t->uses_categories = 1;
     for (uint32_t c = 128; c < TOK_CODES; c++) {
         const int wrong = tok_set_has(s, c) != (int)(k.categories >> categories[c] & 1);
         if (!wrong) continue;
-        if (t->n_toggles > first && t->toggles[2 * t->n_toggles - 1] == c) { t->toggles[2 * t->n_toggles - 1]++; continue; }
+        if (t->n_toggles > first && t->toggles[2 * t->n_toggles - 1] == c) {
+            t->toggles[2 * t->n_toggles - 1]++;        /* the range grows                                  */
+            continue;
+        }
         t->toggles = (uint32_t *)conv_grow(t->env, t->toggles, t->n_toggles, &t->room_toggles, 8);
         if (!t->toggles) return 0;
         t->toggles[2 * t->n_toggles] = c;
@@ -547,10 +558,14 @@ static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
     }
     k.first_toggle = first;
     k.n_toggles = (uint32_t)t->n_toggles - first;
-    for (uint32_t i = 0; i < t->n_classes; i++) {      /* the same class again?                                         */
+    for (uint32_t i = 0; i < t->n_classes; i++) {      /* the same class again?                             */
         const sqm__char_class *o = &t->classes[i];
-        if (memcmp(o->ascii, k.ascii, sizeof k.ascii) || o->categories != k.categories || o->n_toggles != k.n_toggles) continue;
-        if (k.n_toggles && memcmp(t->toggles + 2 * o->first_toggle, t->toggles + 2 * first, 8 * (size_t)k.n_toggles)) continue;
+        if (memcmp(o->ascii, k.ascii, sizeof k.ascii) || o->categories != k.categories ||
+            o->n_toggles != k.n_toggles)
+            continue;
+        if (k.n_toggles && memcmp(t->toggles + 2 * o->first_toggle, t->toggles + 2 * first,
+                                  8 * (size_t)k.n_toggles))
+            continue;
         t->n_toggles = first;
         return i;
     }
@@ -560,7 +575,7 @@ static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
     return (uint32_t)t->n_classes++;
 }
 
-/* Bits of the first bytes of the set's characters; bytes from 0x80 on all together.                                      */
+/* Bits of the first bytes of the set's characters; bytes from 0x80 on all together.                        */
 static uint32_t tok_add_first(tok_tables *t, const tok_set *s)
 {
     uint32_t bits[8] = { 0 };
@@ -575,11 +590,11 @@ static uint32_t tok_add_first(tok_tables *t, const tok_set *s)
     return (uint32_t)t->n_firsts++;
 }
 
-/* ---- code -------------------------------------------------------------------------------------------------------------- */
+/* ---- code ---------------------------------------------------------------------------------------------- */
 typedef struct tok_coder {
     tok_tables *t;
     const char *pattern;
-    uint64_t    first;                /* where this program begins                                                      */
+    uint64_t    first;                /* where this program begins                                          */
     uint32_t    frames;
 } tok_coder;
 
@@ -596,24 +611,28 @@ static uint32_t tok__emit(tok_coder *k, uint32_t op, uint32_t a, uint32_t b, uin
     o->a = a;
     o->b = b;
     o->c = c;
-    if (op == SQM__RE_LOOP || (op >= SQM__RE_SPLIT && op <= SQM__RE_LOOK_NOT) || op == SQM__RE_ATOMIC) k->frames++;
+    if (op == SQM__RE_LOOP || (op >= SQM__RE_SPLIT && op <= SQM__RE_LOOK_NOT) || op == SQM__RE_ATOMIC)
+        k->frames++;
     return (uint32_t)(t->n_ops++ - k->first);
 }
 
 static uint32_t tok__here(const tok_coder *k) { return (uint32_t)(k->t->n_ops - k->first); }
-static void tok__aim(tok_coder *k, uint32_t op) { if (!k->t->env->failed) k->t->ops[k->first + op].a = tok__here(k); }
+static void tok__aim(tok_coder *k, uint32_t op)
+{
+    if (!k->t->env->failed) k->t->ops[k->first + op].a = tok__here(k);
+}
 
-/* Aims a chain of jumps whose targets are the jump before, down to SQM__TOK_NONE.                                      */
+/* Aims a chain of jumps whose targets are the jump before, down to TOK_NONE.                          */
 static void tok__aim_all(tok_coder *k, uint32_t last)
 {
-    while (last != SQM__TOK_NONE && !k->t->env->failed) {
+    while (last != TOK_NONE && !k->t->env->failed) {
         const uint32_t before = k->t->ops[k->first + last].a;
         tok__aim(k, last);
         last = before;
     }
 }
 
-/* A choice between what follows and `other`, which is taken at once where the next byte leaves no other way.          */
+/* A choice between what follows and `other`, taken at once where the next byte leaves no other way. */
 static uint32_t tok__choice(tok_coder *k, const tok_node *n, uint32_t other)
 {
     tok_set *first = tok_set_new(k->t->env);
@@ -626,17 +645,18 @@ static void tok__code(tok_coder *k, const tok_node *n, const tok_set *follow, in
 
 static void tok__code_group_loop(tok_coder *k, const tok_node *n)
 {
-    uint32_t ends = SQM__TOK_NONE, loop, i;
+    uint32_t ends = TOK_NONE, loop, i;
     tok_set *first = tok_set_new(k->t->env);
     if (!first || k->t->env->failed) return;
-    if (n->max == SQM__TOK_NONE && tok_first(n->child, first)) {
-        conv_fail(k->t->env, "regular expression %.200s: a loop over a group that can match nothing is not supported", k->pattern);
+    if (n->max == TOK_NONE && tok_first(n->child, first)) {
+        conv_fail(k->t->env, "regular expression %.200s: a loop over what can be empty is not supported",
+                  k->pattern);
         return;
     }
     for (i = 0; i < n->min; i++) tok__code(k, n->child, NULL, 0);
-    for (; (n->max == SQM__TOK_NONE ? i == n->min : i < n->max) && !k->t->env->failed; i++) {
+    for (; (n->max == TOK_NONE ? i == n->min : i < n->max) && !k->t->env->failed; i++) {
         loop = tok__here(k);
-        if (n->mode == TOK_LAZY) {                     /* leaving comes first                                             */
+        if (n->mode == TOK_LAZY) {                     /* leaving comes first                               */
             const uint32_t split = tok__emit(k, SQM__RE_SPLIT, 0, 0, 0);
             ends = tok__emit(k, SQM__RE_JUMP, ends, 0, 0);
             tok__aim(k, split);
@@ -644,7 +664,7 @@ static void tok__code_group_loop(tok_coder *k, const tok_node *n)
             ends = tok__choice(k, n->child, ends);
         }
         tok__code(k, n->child, NULL, 0);
-        if (n->max == SQM__TOK_NONE) {
+        if (n->max == TOK_NONE) {
             tok__emit(k, SQM__RE_JUMP, loop, 0, 0);
             k->frames += TOK_GROUP_LOOP_FRAMES;
         }
@@ -655,10 +675,13 @@ static void tok__code_group_loop(tok_coder *k, const tok_node *n)
 static void tok__code_repeat(tok_coder *k, const tok_node *n, const tok_set *follow, int sure)
 {
     const tok_node *body = n->child;
-    while ((body->kind == TOK_CAT || body->kind == TOK_ALT) && body->child && !body->child->sibling) body = body->child;
+    while ((body->kind == TOK_CAT || body->kind == TOK_ALT) && body->child && !body->child->sibling)
+        body = body->child;
     if (body->kind == TOK_SET && n->mode != TOK_LAZY) {
-        const int gives_back = n->mode == TOK_GREEDY && !sure && !(follow && tok_set_disjoint(body->set, follow));
-        tok__emit(k, gives_back ? SQM__RE_LOOP : SQM__RE_LOOP_ALL, tok_add_class(k->t, body->set), n->min, n->max);
+        const int gives_back = n->mode == TOK_GREEDY && !sure &&
+                               !(follow && tok_set_disjoint(body->set, follow));
+        tok__emit(k, gives_back ? SQM__RE_LOOP : SQM__RE_LOOP_ALL, tok_add_class(k->t, body->set), n->min,
+                  n->max);
         return;
     }
     if (n->mode == TOK_POSSESSIVE) tok__emit(k, SQM__RE_ATOMIC, 0, 0, 0);
@@ -666,8 +689,8 @@ static void tok__code_repeat(tok_coder *k, const tok_node *n, const tok_set *fol
     if (n->mode == TOK_POSSESSIVE) tok__emit(k, SQM__RE_ATOMIC_END, 0, 0, 0);
 }
 
-/* Each item knows what follows it: the set of first characters (NULL: not known, or possibly nothing), and whether the rest
-   is sure to match.                                                                                                          */
+/* Each item knows what follows it: the set of first characters (NULL: not known, or possibly nothing), and
+   whether the rest is sure to match. */
 static void tok__code_sequence(tok_coder *k, const tok_node *n, const tok_set *follow, int sure)
 {
     for (const tok_node *c = n->child; c && !k->t->env->failed; c = c->sibling) {
@@ -685,7 +708,7 @@ static void tok__code_sequence(tok_coder *k, const tok_node *n, const tok_set *f
 
 static void tok__code_alternatives(tok_coder *k, const tok_node *n, const tok_set *follow, int sure)
 {
-    uint32_t ends = SQM__TOK_NONE;
+    uint32_t ends = TOK_NONE;
     for (const tok_node *c = n->child; c && !k->t->env->failed; c = c->sibling) {
         const uint32_t choice = c->sibling ? tok__choice(k, c, 0) : 0;
         tok__code(k, c, follow, sure);
@@ -709,7 +732,7 @@ static void tok__code(tok_coder *k, const tok_node *n, const tok_set *follow, in
     case TOK_LOOK:
     case TOK_LOOK_NOT:
         look = tok__emit(k, n->kind == TOK_LOOK ? SQM__RE_LOOK : SQM__RE_LOOK_NOT, 0, 0, 0);
-        tok__code(k, n->child, NULL, 1);               /* nothing comes after: the first way to match is enough            */
+        tok__code(k, n->child, NULL, 1);               /* nothing comes after: one way to match is enough  */
         tok__emit(k, SQM__RE_LOOK_END, 0, 0, 0);
         tok__aim(k, look);
         break;
@@ -731,7 +754,7 @@ static void tok__code(tok_coder *k, const tok_node *n, const tok_set *follow, in
     }
 }
 
-/* Compiles a pattern; *first and *n: its ops in t->ops. Returns 0 with t->env's error when it cannot.                         */
+/* Compiles a pattern; *first and *n: its ops in t->ops. Returns 0 with t->env's error when it cannot.      */
 static int tok_compile(tok_tables *t, const char *pattern, size_t bytes, uint32_t *first, uint32_t *n)
 {
     tok_parser p;

@@ -1,5 +1,5 @@
-/* tok_unicode.h: Unicode tables for tokenizers. The converter copies those a tokenizer needs into its blob, so
-   that the runtime has none and a file means the same for ever. Layout: see [TOK] in seqmodel.h. */
+/* tok_unicode.h: Unicode tables for tokenizers. The converter copies what a tokenizer needs into its blob:
+   the runtime has none and a file means the same for ever. Layout: see [TOK] in seqmodel.h. */
 #ifndef TOK_UNICODE_H_INCLUDED
 #define TOK_UNICODE_H_INCLUDED
 #include <stdint.h>

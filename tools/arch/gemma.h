@@ -1,5 +1,5 @@
-/* arch/gemma.h: Gemma 1 to 3 and VaultGemma: norms hold w - 1, the embedding is scaled by sqrt(dim). In GGUF files the
-   1 is added already.                                                                                               */
+/* arch/gemma.h: Gemma 1 to 3 and VaultGemma: norms hold w - 1, the embedding is scaled by sqrt(dim). In
+   GGUF files the 1 is added already.                                                                       */
 #ifndef ARCH_GEMMA_H_INCLUDED
 #define ARCH_GEMMA_H_INCLUDED
 #include "llama.h"
@@ -16,7 +16,7 @@ static int arch_gemma_base(conv *c, conv_decoder *d)
     return !c->env->failed;
 }
 
-/* hidden_act "gelu" of the first releases means the tanh form; hidden_activation, where given, wins.                */
+/* hidden_act "gelu" of the first releases means the tanh form; hidden_activation, where given, wins.       */
 static void arch_gemma(conv *c)
 {
     conv_decoder d;
@@ -34,7 +34,7 @@ static void arch_gemma_sandwich(conv_decoder *d)
     d->ffn_post_norm = "post_feedforward_layernorm";
 }
 
-/* What Gemma 2, 3 and VaultGemma share.                                                                             */
+/* What Gemma 2, 3 and VaultGemma share.                                                                    */
 static int arch_gemma2_base(conv *c, conv_decoder *d)
 {
     if (!arch_gemma_base(c, d)) return 0;
@@ -46,7 +46,7 @@ static int arch_gemma2_base(conv *c, conv_decoder *d)
     return !c->env->failed;
 }
 
-/* Absent softcaps are 50 and 30; null means none.                                                                   */
+/* Absent softcaps are 50 and 30; null means none.                                                          */
 static void arch_gemma2(conv *c)
 {
     conv_decoder d;
@@ -55,7 +55,7 @@ static void arch_gemma2(conv *c)
     if (!conv_key_given(c, "attn_logit_softcapping")) d.attn_softcap = 50.0;
     if (!conv_key_given(c, "final_logit_softcapping")) d.head_softcap = 30.0;
     if (strcmp(c->architecture, "gemma2") == 0) arch_gemma_sandwich(&d);
-    else d.ffn_norm = "pre_feedforward_layernorm";     /* vaultgemma: norms before the branches only                 */
+    else d.ffn_norm = "pre_feedforward_layernorm";     /* vaultgemma: norms before the branches only        */
     window = arch_window(c, 4096);
     if (!conv_hf_layer_types(c, &d, window, 0, 0)) conv_window_pattern(&d, window, 2, 0, 0);
     conv_key(c, "cache_implementation");
@@ -63,7 +63,7 @@ static void arch_gemma2(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Layers with a window have their own rope: rope_local_base_freq, never scaled.                                     */
+/* Layers with a window have their own rope: rope_local_base_freq, never scaled.                            */
 static void arch_gemma3(conv *c)
 {
     static const conv_rope_keys full = { "rope_theta", NULL, 1000000.0, 1.0 };
@@ -85,7 +85,7 @@ static void arch_gemma3(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------ */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
 static int arch_gguf_gemma_base(conv *c, conv_decoder *d)
 {
     if (!conv_gguf_decoder(c, d)) return 0;
@@ -108,7 +108,8 @@ static int32_t arch_gguf_gemma2_base(conv *c, conv_decoder *d, int32_t large_lay
     d->ffn_post_norm = "post_ffw_norm";
     d->attn_softcap = conv_gguf_number(c, "attn_logit_softcapping", 0.0);
     d->head_softcap = conv_gguf_number(c, "final_logit_softcapping", 0.0);
-    if (d->layers == large_layers) conv_set_scale(d, 1.0 / sqrt((double)d->dim / d->heads));   /* the 27B models     */
+    /* the 27B models */
+    if (d->layers == large_layers) conv_set_scale(d, 1.0 / sqrt((double)d->dim / d->heads));
     return conv_gguf_size(c, "attention.sliding_window", 4096);
 }
 

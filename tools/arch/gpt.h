@@ -1,9 +1,10 @@
-/* arch/gpt.h: models in the line of GPT-2: LayerNorm, feed-forward part without a gate, learned or rotary positions. */
+/* arch/gpt.h: models in the line of GPT-2: LayerNorm, feed-forward part without a gate, learned or rotary
+   positions.                                                                                               */
 #ifndef ARCH_GPT_H_INCLUDED
 #define ARCH_GPT_H_INCLUDED
 #include "llama.h"
 
-/* Configurations with the short names of GPT-2, tensors under transformer.h.N.                                      */
+/* Configurations with the short names of GPT-2, tensors under transformer.h.N.                             */
 static int arch_gpt_base(conv *c, conv_decoder *d, int tied)
 {
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
@@ -28,10 +29,10 @@ static int arch_gpt_base(conv *c, conv_decoder *d, int tied)
     return conv_decoder_defaults(c, d);
 }
 
-static void arch_gpt2_summary(conv *c)                 /* keys of a head that language models do not have            */
+static void arch_gpt2_summary(conv *c)                 /* keys of a head that language models do not have   */
 {
-    static const char *const keys[] = { "summary_type", "summary_use_proj", "summary_activation", "summary_proj_to_labels",
-                                        "summary_first_dropout", NULL };
+    static const char *const keys[] = { "summary_type", "summary_use_proj", "summary_activation",
+                                        "summary_proj_to_labels", "summary_first_dropout", NULL };
     for (int i = 0; keys[i]; i++) conv_key(c, keys[i]);
 }
 
@@ -53,7 +54,7 @@ static void arch_gpt2(conv *c)
     d.down = "mlp.c_proj";
     d.qkv_bias = d.o_bias = d.ffn_bias = CONV_BIAS;
     d.act = conv_activation(c, "activation_function", "gelu_new");
-    conv_bool(c, "reorder_and_upcast_attn", 0);        /* only where sums are rounded                                */
+    conv_bool(c, "reorder_and_upcast_attn", 0);        /* only where sums are rounded                       */
     if (!conv_bool(c, "scale_attn_weights", 1)) conv_set_scale(&d, 1.0);
     if (conv_bool(c, "scale_attn_by_inverse_layer_idx", 0)) {
         for (int32_t i = 0; i < d.layers; i++) d.layer_scale[i] /= i + 1;
@@ -74,7 +75,8 @@ static void arch_gpt2(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* GPT-J and CodeGen: one norm for both branches, rope over the first rotary_dim channels in pairs of neighbours.     */
+/* GPT-J and CodeGen: one norm for both branches, rope over the first rotary_dim channels in pairs of
+   neighbours.                                                                                              */
 static void arch_gptj(conv *c)
 {
     conv_rope_spec s;
@@ -107,7 +109,7 @@ static void arch_gptj(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Scores are not scaled; attention_layers says which layers see a window only.                                      */
+/* Scores are not scaled; attention_layers says which layers see a window only.                             */
 static void arch_gpt_neo(conv *c)
 {
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
@@ -115,7 +117,7 @@ static void arch_gpt_neo(conv *c)
     conv_decoder d;
     int32_t window;
     memset(&d, 0, sizeof d);
-    (void)pattern;                                     /* attention_layers is this pattern written out               */
+    (void)pattern;                                     /* attention_layers is this pattern written out      */
     d.dim = conv_size(c, "hidden_size", CONV_REQUIRED);
     d.layers = conv_size(c, "num_layers", CONV_REQUIRED);
     d.heads = d.kv_heads = conv_size(c, "num_heads", CONV_REQUIRED);
@@ -136,23 +138,26 @@ static void arch_gpt_neo(conv *c)
     d.layer_prefix = conv_format(c->env, "%sh.", prefix);
     d.head = "lm_head";
     d.attn_norm = "ln_1"; d.ffn_norm = "ln_2";
-    d.q = "attn.attention.q_proj"; d.k = "attn.attention.k_proj"; d.v = "attn.attention.v_proj"; d.o = "attn.attention.out_proj";
+    d.q = "attn.attention.q_proj"; d.k = "attn.attention.k_proj"; d.v = "attn.attention.v_proj";
+    d.o = "attn.attention.out_proj";
     d.up = "mlp.c_fc"; d.down = "mlp.c_proj";
     d.o_bias = d.ffn_bias = CONV_BIAS;
     d.act = conv_activation(c, "activation_function", "gelu_new");
     if (!conv_decoder_defaults(c, &d)) return;
     conv_set_scale(&d, 1.0);
     if (json_count(kinds) != (uint32_t)d.layers)
-        conv_fail(c->env, "config.json: \"attention_layers\" has %u items for %d layers", json_count(kinds), d.layers);
+        conv_fail(c->env, "config.json: \"attention_layers\" has %u items for %d layers", json_count(kinds),
+                  d.layers);
     for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
         const char *kind = json_text(json_at(kinds, (uint32_t)i), "");
         if (strcmp(kind, "local") == 0) d.layer_window[i] = window;
-        else if (strcmp(kind, "global") != 0) conv_fail(c->env, "config.json: \"attention_layers\": \"%.40s\" is not known", kind);
+        else if (strcmp(kind, "global") != 0)
+            conv_fail(c->env, "config.json: \"attention_layers\": \"%.40s\" is not known", kind);
     }
     conv_emit_decoder(c, &d);
 }
 
-/* LayerNorm with bias named in the style of Llama.                                                                  */
+/* LayerNorm with bias named in the style of Llama.                                                         */
 static int arch_layer_norm_base(conv *c, conv_decoder *d, int tied, const char *eps_key)
 {
     if (!conv_hf_decoder(c, d, tied)) return 0;
@@ -165,7 +170,8 @@ static int arch_layer_norm_base(conv *c, conv_decoder *d, int tied, const char *
 static void arch_gpt_neox(conv *c)
 {
     static const conv_rope_keys keys = { "rotary_emb_base", "rotary_pct", 10000.0, 0.25 };
-    static const char *const masks[] = { "*.attention.bias", "*.attention.masked_bias", "*.attention.rotary_emb.inv_freq", NULL };
+    static const char *const masks[] = { "*.attention.bias", "*.attention.masked_bias",
+                                         "*.attention.rotary_emb.inv_freq", NULL };
     const char *prefix = conv_prefix(c, "gpt_neox.", "embed_in.weight");
     conv_decoder d;
     if (!arch_layer_norm_base(c, &d, 0, "layer_norm_eps")) return;
@@ -237,8 +243,8 @@ static void arch_falcon_sizes(conv *c, conv_decoder *d)
     const char *prefix = conv_prefix(c, "transformer.", "word_embeddings.weight");
     memset(d, 0, sizeof *d);
     d->dim = conv_size(c, "hidden_size", CONV_REQUIRED);
-    d->layers = conv_key(c, "n_layer") ? conv_size(c, "n_layer", 1) : conv_size(c, "num_hidden_layers", CONV_REQUIRED);
-    d->heads = conv_key(c, "n_head") ? conv_size(c, "n_head", 1) : conv_size(c, "num_attention_heads", CONV_REQUIRED);
+    d->layers = conv_size(c, conv_key(c, "n_layer") ? "n_layer" : "num_hidden_layers", CONV_REQUIRED);
+    d->heads = conv_size(c, conv_key(c, "n_head") ? "n_head" : "num_attention_heads", CONV_REQUIRED);
     d->head_dim = conv_head_dim(c, d->dim, d->heads);
     d->ffn = conv_size(c, "ffn_hidden_size", 4 * (int64_t)d->dim);
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
@@ -259,7 +265,8 @@ static void arch_falcon_sizes(conv *c, conv_decoder *d)
 
 static void arch_falcon(conv *c)
 {
-    const int grouped = conv_bool(c, "new_decoder_architecture", 0), parallel = conv_bool(c, "parallel_attn", 1);
+    const int grouped = conv_bool(c, "new_decoder_architecture", 0);
+    const int parallel = conv_bool(c, "parallel_attn", 1);
     const int multi_query = conv_bool(c, "multi_query", 1);
     conv_decoder d;
     int norms;
@@ -280,7 +287,7 @@ static void arch_falcon(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* OPT and BioGPT: position table with two rows in front that are never used.                                        */
+/* OPT and BioGPT: position table with two rows in front that are never used.                               */
 static void arch_opt_names(conv *c, conv_decoder *d, const char *prefix)
 {
     d->norm = "layer";
@@ -291,7 +298,8 @@ static void arch_opt_names(conv *c, conv_decoder *d, const char *prefix)
     d->layer_prefix = conv_format(c->env, "%slayers.", prefix);
     d->attn_norm = "self_attn_layer_norm";
     d->ffn_norm = "final_layer_norm";
-    d->q = "self_attn.q_proj"; d->k = "self_attn.k_proj"; d->v = "self_attn.v_proj"; d->o = "self_attn.out_proj";
+    d->q = "self_attn.q_proj"; d->k = "self_attn.k_proj"; d->v = "self_attn.v_proj";
+    d->o = "self_attn.out_proj";
     d->gate = NULL; d->up = "fc1"; d->down = "fc2";
 }
 
@@ -315,8 +323,10 @@ static void arch_opt(conv *c)
     d.qkv_bias = d.o_bias = d.ffn_bias = arch_bias(conv_bool(c, "enable_bias", 1));
     conv_only_bool(c, "do_layer_norm_before", 1);
     conv_only_bool(c, "layer_norm_elementwise_affine", 1);
-    if (!conv_bool(c, "_remove_final_layer_norm", 0)) d.final_norm = conv_format(c->env, "%sdecoder.final_layer_norm", prefix);
-    if (conv_size(c, "word_embed_proj_dim", d.dim) != d.dim) conv_fail(c->env, "config.json: \"word_embed_proj_dim\" is not supported");
+    if (!conv_bool(c, "_remove_final_layer_norm", 0))
+        d.final_norm = conv_format(c->env, "%sdecoder.final_layer_norm", prefix);
+    if (conv_size(c, "word_embed_proj_dim", d.dim) != d.dim)
+        conv_fail(c->env, "config.json: \"word_embed_proj_dim\" is not supported");
     if (!conv_decoder_defaults(c, &d)) return;
     conv_emit_decoder(c, &d);
 }
@@ -339,7 +349,7 @@ static void arch_biogpt(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* The first GPT: norms on the sums, none at the end.                                                                */
+/* The first GPT: norms on the sums, none at the end.                                                       */
 static void arch_openai_gpt(conv *c)
 {
     const char *prefix = conv_prefix(c, "transformer.", "tokens_embed.weight");
@@ -357,11 +367,11 @@ static void arch_openai_gpt(conv *c)
     d.qkv = "attn.c_attn"; d.o = "attn.c_proj"; d.up = "mlp.c_fc"; d.down = "mlp.c_proj";
     d.qkv_bias = d.o_bias = d.ffn_bias = CONV_BIAS;
     d.act = conv_activation(c, "afn", "gelu_new");
-    if (strcmp(d.act, "gelu") == 0) d.act = "gelu_tanh";   /* "gelu" names the tanh form in this model                */
+    if (strcmp(d.act, "gelu") == 0) d.act = "gelu_tanh";   /* "gelu" names the tanh form in this model      */
     conv_emit_decoder(c, &d);
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------ */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
 static void arch_gguf_gpt2(conv *c)
 {
     conv_decoder d;
@@ -377,7 +387,8 @@ static void arch_gguf_gptneox(conv *c)
 {
     conv_decoder d;
     if (!conv_gguf_decoder(c, &d)) return;
-    d.qkv = "attn_qkv";                                /* llama.cpp's converter has put them in order q, k, v        */
+    /* llama.cpp's converter has put them in order q, k, v */
+    d.qkv = "attn_qkv";
     d.gate = NULL;
     d.act = "gelu";
     d.parallel = conv_gguf_number(c, "use_parallel_residual", 1.0) != 0.0;

@@ -1,4 +1,4 @@
-/* arch/list.h: which mapping serves which architecture. A new one is a line here; see ../README.md.                 */
+/* arch/list.h: which mapping serves which architecture. A new one is a line here; see ../README.md.        */
 #ifndef ARCH_LIST_H_INCLUDED
 #define ARCH_LIST_H_INCLUDED
 #include "llama.h"
@@ -7,8 +7,8 @@
 #include "phi.h"
 
 typedef struct conv_arch {
-    const char *name;                 /* model_type of config.json, or general.architecture of GGUF                  */
-    const char *class_name;           /* config.json: the one class of "architectures" that is meant                 */
+    const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
+    const char *class_name;           /* config.json: the one class of "architectures" that is meant        */
     void      (*map)(conv *c);
 } conv_arch;
 

@@ -1,5 +1,6 @@
-/* arch/llama.h: models in the line of Llama: RMS norm, gated feed-forward part, rotary positions.
-   Facts are from the modeling files of transformers 5 and from llama.cpp's converter; see README.md for the steps.   */
+/* arch/llama.h: models in the line of Llama: RMS norm, gated feed-forward part, rotary positions. Facts
+   are from the modeling files of transformers 5 and from llama.cpp's converter; see README.md for the
+   steps.                                                                                                   */
 #ifndef ARCH_LLAMA_H_INCLUDED
 #define ARCH_LLAMA_H_INCLUDED
 #include "../conv_decoder.h"
@@ -9,7 +10,7 @@ static const conv_rope_keys arch_rope_keys = { "rope_theta", "partial_rotary_fac
 
 static conv_bias arch_bias(int wanted) { return wanted ? CONV_BIAS : CONV_NO_BIAS; }
 
-/* Sizes, names, RMS norm and unscaled or scaled rope of one kind for all layers.                                    */
+/* Sizes, names, RMS norm and unscaled or scaled rope of one kind for all layers.                           */
 static int arch_llama_base(conv *c, conv_decoder *d, int tied)
 {
     if (!conv_hf_decoder(c, d, tied)) return 0;
@@ -32,7 +33,7 @@ static void arch_llama(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* A sliding window on every layer; absent key: 4096.                                                                */
+/* A sliding window on every layer; absent key: 4096.                                                       */
 static void arch_mistral(conv *c)
 {
     conv_decoder d;
@@ -58,7 +59,8 @@ static void arch_ministral(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Qwen: the first max_window_layers layers see everything, the others a window, when use_sliding_window is on.      */
+/* Qwen: the first max_window_layers layers see everything, the others a window, when use_sliding_window is
+   on.                                                                                                      */
 static void arch_qwen_windows(conv *c, conv_decoder *d)
 {
     const int on = conv_bool(c, "use_sliding_window", 0);
@@ -91,7 +93,7 @@ static void arch_qwen3(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Some layers have no positions: no_rope_layers holds 1 for layers with rope, or every n-th has none.               */
+/* Some layers have no positions: no_rope_layers holds 1 for layers with rope, or every n-th has none.      */
 static void arch_smollm3(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 2000000.0, 1.0 };
@@ -106,19 +108,21 @@ static void arch_smollm3(conv *c)
     window = arch_window(c, 0);
     if (!conv_bool(c, "use_sliding_window", 0)) window = 0;
     if (list && json_count(list) < (uint32_t)d.layers)
-        conv_fail(c->env, "config.json: \"no_rope_layers\" has %u items for %d layers", json_count(list), d.layers);
+        conv_fail(c->env, "config.json: \"no_rope_layers\" has %u items for %d layers", json_count(list),
+                  d.layers);
     if (c->env->failed) return;
     conv_hf_layer_types(c, &d, window, 0, 0);
     for (int32_t i = 0; i < d.layers; i++) {
         const int64_t with = list ? json_int(json_at(list, (uint32_t)i), -1) : (i + 1) % interval != 0;
-        if (with != 0 && with != 1) conv_fail(c->env, "config.json: \"no_rope_layers\": item %d is neither 0 nor 1", i);
+        if (with != 0 && with != 1)
+            conv_fail(c->env, "config.json: \"no_rope_layers\": item %d is neither 0 nor 1", i);
         d.layer_rope[i] = with == 1 ? 0 : -1;
         if (!conv_key(c, "layer_types") && with != 1) d.layer_window[i] = window;
     }
     conv_emit_decoder(c, &d);
 }
 
-/* Norms on the results of the branches only; queries and keys are normalised over all heads at once.                */
+/* Norms on the results of the branches only; queries and keys are normalised over all heads at once.       */
 static void arch_olmo2_norms(conv_decoder *d)
 {
     d->attn_norm = d->ffn_norm = NULL;
@@ -138,7 +142,8 @@ static void arch_olmo2(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* As OLMo 2, with windows on three of four layers; a rope scaling in the old style is for the full layers only.     */
+/* As OLMo 2, with windows on three of four layers; a rope scaling in the old style is for the full layers
+   only.                                                                                                    */
 static void arch_olmo3(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
@@ -166,7 +171,7 @@ static void arch_granite(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Feed-forward part without a gate.                                                                                 */
+/* Feed-forward part without a gate.                                                                        */
 static void arch_arcee(conv *c)
 {
     conv_decoder d;
@@ -202,7 +207,8 @@ static void arch_ernie4_5(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* GLM and GLM-4: interleaved rope over half of each head, fused gate and up; GLM-4 has norms after the branches too. */
+/* GLM and GLM-4: interleaved rope over half of each head, fused gate and up; GLM-4 has norms after the
+   branches too.                                                                                            */
 static void arch_glm(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.5 };
@@ -221,7 +227,8 @@ static void arch_glm(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Rope on layers with a window only (on all when there are no windows); norms on the results of the branches.       */
+/* Rope on layers with a window only (on all when there are no windows); norms on the results of the
+   branches.                                                                                                */
 static void arch_exaone4(conv *c)
 {
     const int32_t window = arch_window(c, 4096);
@@ -254,11 +261,12 @@ static void arch_cwm(conv *c)
     d.norm_eps = conv_positive(c, "rms_norm_eps", 1e-5);
     conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &keys, d.head_dim);
     d.ffn_bias = arch_bias(conv_bool(c, "mlp_bias", 0));
-    if (!conv_hf_layer_types(c, &d, window, 0, 0)) conv_fail(c->env, "config.json: key \"layer_types\" is missing");
+    if (!conv_hf_layer_types(c, &d, window, 0, 0))
+        conv_fail(c->env, "config.json: key \"layer_types\" is missing");
     conv_emit_decoder(c, &d);
 }
 
-/* Queries and keys are normalised after the rotation.                                                               */
+/* Queries and keys are normalised after the rotation.                                                      */
 static void arch_hunyuan(conv *c)
 {
     conv_decoder d;
@@ -272,7 +280,7 @@ static void arch_hunyuan(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Norms without weights, also of the embedding; rope turns the other way round.                                     */
+/* Norms without weights, also of the embedding; rope turns the other way round.                            */
 static void arch_nanochat(conv *c)
 {
     conv_decoder d;
@@ -289,7 +297,7 @@ static void arch_nanochat(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* LayerNorm with 1 + w, feed-forward part without a gate.                                                           */
+/* LayerNorm with 1 + w, feed-forward part without a gate.                                                  */
 static void arch_nemotron(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.5 };
@@ -306,7 +314,7 @@ static void arch_nemotron(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* LayerNorm without weights.                                                                                        */
+/* LayerNorm without weights.                                                                               */
 static void arch_olmo(conv *c)
 {
     conv_decoder d;
@@ -320,7 +328,7 @@ static void arch_olmo(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* ---- llama2.c ------------------------------------------------------------------------------------------------------------ */
+/* ---- llama2.c ------------------------------------------------------------------------------------------ */
 static CONV_UNUSED void arch_llama2c(conv *c, const conv_llama2c *h)
 {
     static const char *const unused[] = { "freq_cis", NULL };
@@ -330,7 +338,8 @@ static CONV_UNUSED void arch_llama2c(conv *c, const conv_llama2c *h)
     memset(&s, 0, sizeof s);
     c->ignored = unused;
     c->max_context = h->context;
-    d.dim = h->dim; d.layers = h->layers; d.heads = h->heads; d.kv_heads = h->kv_heads; d.ffn = h->ffn; d.vocab = h->vocab;
+    d.dim = h->dim; d.layers = h->layers; d.heads = h->heads; d.kv_heads = h->kv_heads; d.ffn = h->ffn;
+    d.vocab = h->vocab;
     d.head_dim = conv_head_dim(c, d.dim, d.heads);
     d.tied = h->tied;
     d.weight_suffix = "";
@@ -348,8 +357,8 @@ static CONV_UNUSED void arch_llama2c(conv *c, const conv_llama2c *h)
     conv_emit_decoder(c, &d);
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------ */
-/* llama.cpp permutes q and k of llama so that pairs of neighbours rotate.                                           */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
+/* llama.cpp permutes q and k of llama so that pairs of neighbours rotate.                                  */
 static void arch_gguf_llama(conv *c)
 {
     conv_decoder d;
@@ -379,7 +388,7 @@ static void arch_gguf_qwen3(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Every fourth layer without positions is fixed in llama.cpp.                                                       */
+/* Every fourth layer without positions is fixed in llama.cpp.                                              */
 static void arch_gguf_smollm3(conv *c)
 {
     conv_decoder d;

@@ -1,4 +1,4 @@
-/* arch/phi.h: Phi, Phi-3, StableLM, Cohere.                                                                          */
+/* arch/phi.h: Phi, Phi-3, StableLM, Cohere.                                                                */
 #ifndef ARCH_PHI_H_INCLUDED
 #define ARCH_PHI_H_INCLUDED
 #include "gpt.h"
@@ -42,7 +42,7 @@ static void arch_phi3(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Queries and keys of the parallel variant have a LayerNorm for each head.                                          */
+/* Queries and keys of the parallel variant have a LayerNorm for each head.                                 */
 static void arch_stablelm(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.25 };
@@ -61,8 +61,8 @@ static void arch_stablelm(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Cohere and Cohere 2: LayerNorm without bias, one for both branches; rope in pairs of neighbours, in Cohere 2 only
-   on the layers with a window.                                                                                      */
+/* Cohere and Cohere 2: LayerNorm without bias, one for both branches; rope in pairs of neighbours, in
+   Cohere 2 only on the layers with a window.                                                               */
 static void arch_cohere(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 10000.0, 1.0 };
@@ -87,12 +87,13 @@ static void arch_cohere(conv *c)
         const int64_t pattern = conv_int(c, "sliding_window_pattern", 4, 1, 1 << 28);
         conv_key(c, "cache_implementation");
         conv_key(c, "order_of_interleaved_layers");
-        if (!conv_hf_layer_types(c, &d, window, -1, 0)) conv_window_pattern(&d, window, (int32_t)pattern, -1, 0);
+        if (!conv_hf_layer_types(c, &d, window, -1, 0))
+            conv_window_pattern(&d, window, (int32_t)pattern, -1, 0);
     }
     conv_emit_decoder(c, &d);
 }
 
-/* ---- GGUF ------------------------------------------------------------------------------------------------------------------ */
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
 static void arch_gguf_phi3(conv *c)
 {
     conv_decoder d;
@@ -106,7 +107,7 @@ static void arch_gguf_phi3(conv *c)
     conv_emit_decoder(c, &d);
 }
 
-/* Parallel branches are known by the missing second norm.                                                           */
+/* Parallel branches are known by the missing second norm.                                                  */
 static void arch_gguf_stablelm(conv *c)
 {
     conv_decoder d;

@@ -1,0 +1,246 @@
+#!/bin/sh
+# The build matrix: seqmodel.h under every compiler, standard and switch that is promised, what its object file exports,
+# what its macros leave behind, and the same results from other processors. Prints PASS|FAIL|SKIP lines; a missing
+# compiler is a SKIP. MATRIX=full adds the slow cases (all test programs under sanitizers and on other processors).
+BUILD=${BUILD:-build}
+dir=$BUILD/matrix
+warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wundef -Wvla \
+ -Wdouble-promotion -Wwrite-strings -Wformat=2 -Werror"
+c_warnings="$warnings -Wstrict-prototypes -Wmissing-prototypes"
+switches="NO_STDIO NO_MALLOC NO_SIMD NO_TOKENIZER NO_WRITER NO_ERROR_TEXT NO_MMAP STATIC"
+all_switches=$(for s in $switches; do printf ' -DSEQMODEL_%s' "$s"; done)
+m32="-m32 -msse2 -mfpmath=sse -idirafter /usr/include/$(gcc -print-multiarch 2> /dev/null)"
+san="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
+
+# need PROGRAM...: ends the case as skipped when one is not installed
+need() {
+    for program in "$@"; do
+        command -v "$program" > /dev/null || { echo "$program is not installed"; exit 77; }
+    done
+}
+
+# need_link COMPILER FLAGS...: ends the case as skipped when the compiler cannot link a program with these flags
+need_link() {
+    need "$1"
+    echo '#include <math.h>
+    int main(int n, char **v) { (void)v; return sqrt(n) > 1e9; }' | "$@" -x c - -o "$dir/$job.probe" -lm 2> /dev/null ||
+        { echo "$* cannot link a program"; exit 77; }
+}
+
+expect() { "$@" || { echo "failed: $*"; exit 1; }; }
+
+# ---- one header, many compilers -----------------------------------------------------------------------------------
+# standard COMPILER STD: declarations alone and the implementation, every warning an error
+standard() {
+    need "$1"
+    case $1 in
+    *++) flags="$warnings -x c++" ;;
+    *)   flags="$c_warnings -x c" ;;
+    esac
+    expect "$1" -std="$2" $flags -fsyntax-only "$dir/user.c"
+    expect "$1" -std="$2" $flags -fsyntax-only "$dir/implementation.c"
+}
+
+# optimized COMPILER FLAGS...: warnings that only an optimizer finds
+optimized() {
+    need "$1"
+    expect "$@" $c_warnings -c "$dir/implementation.c" -o "$dir/$job.o"
+}
+
+# the two ways that parts of a program share the header, and C++ callers of C code
+linked() {
+    need cc c++
+    expect cc -DSEQMODEL_NO_SIMD -c "$dir/implementation.c" -o "$dir/linked.o"
+    expect cc -c "$dir/user.c" -o "$dir/linked_c.o"
+    expect c++ -x c++ -c -DUSER=user_of_cpp "$dir/user.c" -o "$dir/linked_cpp.o"
+    expect cc "$dir/linked_main.c" "$dir/linked.o" "$dir/linked_c.o" "$dir/linked_cpp.o" -o "$dir/linked" -lm
+    expect "$dir/linked"
+}
+
+# the header in a directory of its own name, under another name, and twice in a file
+placed() {
+    mkdir -p "$dir/include/sub"
+    cp seqmodel.h "$dir/include/sub/seqmodel.h"
+    cp seqmodel.h "$dir/include/sub/other.h"
+    printf '#define SEQMODEL_IMPLEMENTATION\n#include "sub/seqmodel.h"\n#include <sub/seqmodel.h>\n' > "$dir/sub.c"
+    expect cc $c_warnings -I"$dir/include" -fsyntax-only "$dir/sub.c"
+    printf '#define SEQMODEL_HEADER "other.h"\n#define SEQMODEL_IMPLEMENTATION\n#include "sub/other.h"\n' > "$dir/other.c"
+    expect cc $c_warnings -I"$dir/include" -fsyntax-only "$dir/other.c"
+    printf '#include "sub/seqmodel.h"\n#define SEQMODEL_IMPLEMENTATION\n#include "sub/seqmodel.h"\n' > "$dir/late.c"
+    expect cc $c_warnings -I"$dir/include" -fsyntax-only "$dir/late.c"
+}
+
+# ---- switches -------------------------------------------------------------------------------------------------------
+# without OBJECT SYMBOLS...: the object must not refer to these
+without() {
+    object=$1
+    shift
+    nm -u "$object" > "$object.undefined"
+    for symbol in "$@"; do
+        ! grep -qw "$symbol" "$object.undefined" || { echo "the object file refers to $symbol"; exit 1; }
+    done
+}
+
+# switch NAME: the header with SEQMODEL_NAME, under both compilers, and what the object file then does without
+switch() {
+    for cc in gcc clang; do
+        command -v $cc > /dev/null || continue
+        expect $cc $c_warnings -fsyntax-only -DSEQMODEL_"$1" "$dir/implementation.c"
+    done
+    expect cc -w -DSEQMODEL_NO_SIMD -DSEQMODEL_"$1" -c "$dir/implementation.c" -o "$dir/$job.o"
+    case $1 in
+    NO_STDIO)  without "$dir/$job.o" fopen fread fwrite fclose printf fprintf snprintf open mmap rename remove ;;
+    NO_MALLOC) without "$dir/$job.o" malloc calloc realloc free ;;
+    NO_MMAP)   without "$dir/$job.o" mmap munmap ;;
+    STATIC)    test -z "$(nm -g --defined-only "$dir/$job.o")" || { nm -g --defined-only "$dir/$job.o"; exit 1; } ;;
+    esac
+}
+
+all_switches() {
+    expect cc $c_warnings $all_switches -c "$dir/implementation.c" -o "$dir/$job.o"
+    without "$dir/$job.o" fopen fread fwrite printf snprintf malloc calloc realloc free mmap
+    if command -v c++ > /dev/null; then
+        expect c++ -std=c++11 $warnings -x c++ -fsyntax-only $all_switches "$dir/implementation.c"
+    fi
+}
+
+# ---- what the object file and the preprocessor show -----------------------------------------------------------------
+symbols() {
+    need nm
+    expect cc -O0 -fno-pic -c "$dir/implementation.c" -o "$dir/symbols.o"
+    nm -g --defined-only "$dir/symbols.o" | awk '$3 !~ /^sqm_[a-z]/ { print "exported: " $3; bad = 1 } END { exit bad }' || exit 1
+    nm "$dir/symbols.o" | awk '$2 ~ /^[BbDdCcSsGg]$/ { print "mutable data: " $3; bad = 1 } END { exit bad }' || exit 1
+    # every function that the header declares is there, and no other
+    cc -E -x c seqmodel.h | grep -o 'extern [^;{]*(' | sed 's/ *($//; s/.*[ *]//' | sort -u > "$dir/declared"
+    nm -g --defined-only "$dir/symbols.o" | awk '{ print $3 }' | sort -u > "$dir/defined"
+    expect diff "$dir/declared" "$dir/defined"
+}
+
+macros() {
+    for flags in "" "-fopenmp"; do
+        cc $flags -dM -E "$dir/system.c" 2> /dev/null | sed 's/^#define \([A-Za-z0-9_]*\).*/\1/' | sort -u > "$dir/before"
+        cc $flags -dM -E "$dir/implementation.c" | sed 's/^#define \([A-Za-z0-9_]*\).*/\1/' | sort -u > "$dir/after"
+        left=$(comm -13 "$dir/before" "$dir/after" | grep -vE '^(SQM_[A-Z0-9]|SQMDEF$|SEQMODEL_)')
+        [ -z "$left" ] || { echo "macros left behind:"; echo "$left"; exit 1; }
+    done
+}
+
+includes() {                              # the declarations need <stddef.h> and <stdint.h> only
+    grep -n '^ *# *include' seqmodel.h | head -n 2 | grep -q 'stddef.h' || { echo "first include is not stddef.h"; exit 1; }
+    cc -E -x c seqmodel.h | grep -E '^# [0-9]+ "[^"]*/(stdio|stdlib|string|math)\.h"' && exit 1
+    exit 0
+}
+
+# ---- other processors -----------------------------------------------------------------------------------------------
+# logits RUNNER COMPILER FLAGS...: exact logits of the bundled model, bit by bit those of the native program
+logits() {
+    runner=$1
+    shift
+    need_link "$@"
+    [ -z "$runner" ] || need "$runner"
+    [ -f examples/models/shakespeare.sqm ] || { echo "no bundled model"; exit 77; }
+    expect "$@" -O1 tools/sqm-eval.c -o "$dir/$job" -lm
+    echo 10 82 79 77 69 79 58 10 84 104 101 32 113 117 101 101 110 44 32 109 121 32 108 111 114 100 46 10 > "$dir/$job.ids"
+    expect "$BUILD/sqm-eval" examples/models/shakespeare.sqm --ids "$dir/$job.ids" --exact --logits "$dir/$job.native"
+    expect $runner "$dir/$job" examples/models/shakespeare.sqm --ids "$dir/$job.ids" --exact --logits "$dir/$job.here"
+    expect cmp "$dir/$job.native" "$dir/$job.here"
+}
+
+# tests RUNNER "PROGRAMS" COMPILER FLAGS...: builds and runs test programs
+tests() {
+    runner=$1 programs=$2
+    shift 2
+    need_link "$@"
+    [ -z "$runner" ] || need "$runner"
+    for name in $programs; do
+        [ -f "tests/$name.c" ] || continue
+        mkdir -p "$dir/$job.tmp"
+        expect "$@" -DTEST_TMP="\"$dir/$job.tmp/\"" "tests/$name.c" -o "$dir/$job.tmp/$name" -lm
+        $runner "$dir/$job.tmp/$name"
+        status=$?
+        [ $status = 0 ] || [ $status = 77 ] || { echo "$name: status $status"; exit 1; }
+    done
+}
+
+every_test=$(ls tests/test_*.c | sed 's|tests/\(.*\)\.c|\1|')
+
+# ---- the list of cases ------------------------------------------------------------------------------------------------
+list() {
+    for std in c99 c11 c17; do
+        echo "gcc-$std standard gcc $std"
+        echo "clang-$std standard clang $std"
+    done
+    for std in c++11 c++17; do
+        echo "g++-$std standard g++ $std"
+        echo "clang++-$std standard clang++ $std"
+    done
+    echo "linked linked"
+    echo "placed placed"
+    for s in $switches; do echo "$s switch $s"; done
+    echo "all-switches all_switches"
+    echo "symbols symbols"
+    echo "macros macros"
+    echo "includes includes"
+    echo "m32 tests '' 'test_file test_sess' gcc $m32 -O1"
+    echo "aarch64-logits logits qemu-aarch64 aarch64-linux-gnu-gcc -static"
+    echo "sanitized tests '' 'test_file' gcc $san -DSEQMODEL_NO_SIMD"
+    [ "$MATRIX" = full ] || return
+    echo "gcc-O3 optimized gcc -O3"
+    echo "clang-O2 optimized clang -O2"
+    echo "fast-math tests '' 'test_sess test_gen' gcc -O2 -ffast-math"
+    echo "m32-all tests '' '$every_test' gcc $m32 -O1"
+    echo "m32-logits logits '' gcc $m32"
+    echo "arm-logits logits qemu-arm arm-linux-gnueabihf-gcc -static"
+    echo "aarch64 tests qemu-aarch64 'test_type test_kern test_ops test_sess' aarch64-linux-gnu-gcc -O2 -static"
+    echo "gcc-sanitized tests '' '$every_test' gcc $san"
+    echo "clang-sanitized tests '' '$every_test' clang $san -fno-sanitize=function"
+    echo "clang-tests tests '' '$every_test' clang -O2"
+}
+
+prepare() {
+    mkdir -p "$dir"
+    printf '#define SEQMODEL_IMPLEMENTATION\n#include "%s/seqmodel.h"\n' "$PWD" > "$dir/implementation.c"
+    cat > "$dir/user.c" <<END
+#include "$PWD/seqmodel.h"
+#include "$PWD/seqmodel.h"
+#ifndef USER
+#define USER user_of_c
+#endif
+#ifdef __cplusplus
+extern "C"
+#endif
+const char *USER(void);
+const char *USER(void) { return sqm_version(); }
+END
+    cat > "$dir/linked_main.c" <<END
+#include "$PWD/seqmodel.h"
+#include <string.h>
+const char *user_of_c(void);
+const char *user_of_cpp(void);
+int main(void) { return strcmp(user_of_c(), user_of_cpp()) != 0 || user_of_c() != sqm_version(); }
+END
+    # what the implementation includes from the system, and so may define
+    { echo '#include <stddef.h>'
+      grep -oE '# *include <[^>]*>' seqmodel.h | sort -u |
+          sed 's/# *include <\(.*\)>/#if __has_include(<\1>)\n#include <\1>\n#endif/'; } | grep -v arm_neon > "$dir/system.c"
+}
+
+if [ "$1" = --job ]; then
+    job=$2
+    eval "set -- $(list | grep "^$job " | head -n 1)"
+    shift
+    ( "$@" ) > "$dir/$job.log" 2>&1
+    status=$?
+    case $status in
+    0)  echo "PASS $job" ;;
+    77) echo "SKIP $job: $(tail -n 1 "$dir/$job.log")" ;;
+    *)  echo "FAIL $job"; head -n 25 "$dir/$job.log" | sed 's/^/    /' ;;
+    esac
+    exit 0
+fi
+rm -rf "$dir"
+prepare
+list | cut -d ' ' -f 1 | grep -E "${ONLY:-.}" |
+    xargs -P "$(nproc 2> /dev/null || echo 2)" -I NAME sh "$0" --job NAME > "$dir/results"
+cat "$dir/results"
+! grep -q '^FAIL' "$dir/results"

@@ -1,0 +1,89 @@
+#!/bin/sh
+# Runs the test suite and counts it: one line a case, the last line "N passed, N failed, N skipped".
+#   sh tests/run.sh            everything (what `make test` calls after building)
+#   sh tests/run.sh programs   only the test programs in $BUILD/tests
+# DATA=dir  adds the cases of that directory (hf/, real/).   MODELS=dir  adds real models, see tests/real_models.py.
+# An exit status of 77 means skipped: something the case needs is not on this machine.
+BUILD=${BUILD:-build}
+export BUILD
+export SQM_DATA="$DATA"
+logs=$BUILD/logs
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+
+# verdict STATUS NAME: counts a case and prints its line
+verdict() {
+    case $1 in
+    0)  passed=$((passed + 1)); echo "PASS $2" ;;
+    77) skipped=$((skipped + 1)); echo "SKIP $2" ;;
+    *)  failed=$((failed + 1)); echo "FAIL $2 (status $1)" ;;
+    esac
+}
+
+# check NAME COMMAND...: runs a case; its output is shown when it fails or is skipped
+check() {
+    name=$1
+    shift
+    "$@" > "$logs/$name.log" 2>&1
+    status=$?
+    verdict $status "$name"
+    [ $status = 0 ] || tail -n 30 "$logs/$name.log" | sed 's/^/    /'
+}
+
+# count NAME COMMAND...: runs a command that prints PASS|FAIL|SKIP lines of its own and counts those
+count() {
+    name=$1
+    shift
+    "$@" > "$logs/$name.log" 2>&1
+    status=$?
+    grep -E '^(PASS|FAIL|SKIP) ' "$logs/$name.log" > "$logs/$name.lines"
+    sed "s/^\([A-Z]*\) /\1 $name: /" "$logs/$name.lines"
+    passed=$((passed + $(grep -c '^PASS' "$logs/$name.lines")))
+    skipped=$((skipped + $(grep -c '^SKIP' "$logs/$name.lines")))
+    bad=$(grep -c '^FAIL' "$logs/$name.lines")
+    if [ $status != 0 ] && [ "$bad" = 0 ]; then
+        verdict $status "$name"
+        tail -n 30 "$logs/$name.log" | sed 's/^/    /'
+    fi
+    failed=$((failed + bad))
+}
+
+# cases DIR < names: the directories that exist; a name without one is an error
+cases() {
+    while read -r name rest; do
+        case $name in ''|'#'*) continue ;; esac
+        [ -d "$1/$name" ] && echo "$1/$name" || echo "FAIL $name is not in $1" >&2
+    done
+}
+
+programs() {
+    for source in tests/test_*.c; do
+        name=$(basename "$source" .c)
+        check "$name" "$BUILD/tests/$name"
+    done
+}
+
+with_data() {
+    if [ ! -d "$DATA/hf" ]; then
+        echo "FAIL DATA=$DATA has no hf/"
+        failed=$((failed + 1))
+        return
+    fi
+    count hf "$BUILD/sqm-check" $(cases "$DATA/hf" < tests/hf_cases.txt)
+    count hf-legacy "$BUILD/sqm-check" --legacy $(cases "$DATA/hf" < tests/hf_cases.txt)
+    count hf-split "$BUILD/sqm-check" --split 7 $(cases "$DATA/hf" < tests/hf_cases.txt)
+}
+
+programs
+if [ "$1" != programs ]; then
+    count tools sh tests/tools.sh
+    [ -d tests/data/hf ] && count check "$BUILD/sqm-check" tests/data/hf/*
+    [ -n "$DATA" ] && with_data
+    if [ -n "$MODELS" ]; then
+        if command -v python3 > /dev/null; then count real python3 tests/real_models.py "$MODELS" "${DATA:-../shared}"
+        else verdict 77 "real models (no python3)"; fi
+    fi
+    count matrix sh tests/matrix.sh
+fi
+echo "$passed passed, $failed failed, $skipped skipped"
+[ $failed = 0 ]
