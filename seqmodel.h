@@ -1,6 +1,88 @@
+/* seqmodel.h 0.1.0 - trained sequence models in plain C: one header, the C standard library, nothing else.
+
+   ==== [DOC] Manual =========================================================================================
+
+   In exactly one C or C++ file:                          In all others:
+       #define SEQMODEL_IMPLEMENTATION                        #include "seqmodel.h"
+       #include "seqmodel.h"
+
+       sqm_error err;
+       sqm_model *m = sqm_load_file("model.sqm", NULL, &err);            a weight file, mapped: no copy is
+       made
+       sqm_session *s = m ? sqm_session_create(m, NULL, &err) : NULL;    all that changes while it runs
+       if (!s) { fprintf(stderr, "%s\n", err.text); return 1; }
+       sqm_generate(s, 0, "Once upon a time", NULL, on_text, NULL, NULL);
+       sqm_session_free(s);
+       sqm_model_free(m);
+
+   cc -O2 app.c -lm. The fastest instruction set of the machine is chosen at run time; no -march, no build
+   system. With
+   -fopenmp it uses several threads. Weight files come from tools/sqm-convert.
+
+   Concepts
+     model     read-only, any number of threads may share it. Its file holds a recipe (a list of ops, see
+               [RECIPE]), tensors, a tokenizer. The header knows ops and mixers, never the names of
+               architectures.
+     session   states of one or more sequences, work memory, logits. One thread at a time.
+     sequence  0 .. n_sequences - 1, each with a position and its own state: users, beams, branches.
+               sqm_fork copies one.
+     feed      tokens in, logits of what follows out. A prompt, one token, or a packed batch of many
+               sequences.
+   One result everywhere: the logits of a token are the same, bit for bit, for any cut of the prompt into
+   calls, any batch, any number of threads, after fork, save and load, and on every instruction set.
+   (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
+   use the length that the call reaches.)
+
+   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32.
+              SQM_EXACT: float32 everywhere, weights dequantised exactly as their format defines.
+   Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
+              the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
+              with malloc.
+   Errors     every call that can fail returns a sqm_result (negative: error) and writes one sentence with
+              the numbers to a sqm_error, the caller's or the session's (sqm_session_error). Nothing prints,
+              exits or aborts. A failed call leaves its objects as they were.
+   Files      are untrusted: everything is checked at open, once; a forward pass cannot fail afterwards.
+   Threads    OpenMP when the compiler has it on, or the caller's pool (sqm_parallel), else serial.
+   Firmware   sqm_open with a list of the mixers you use; the linker drops the others (-ffunction-sections
+              -Wl,--gc-sections, or SEQMODEL_STATIC). Weights stay in flash (tools/sqm-embed makes a C array).
+
+   Macros, defined before the implementation
+     SEQMODEL_IMPLEMENTATION   compile the code here                SEQMODEL_STATIC         make every
+                               function static
+     SEQMODEL_NO_STDIO         no files, no mmap                    SEQMODEL_NO_MALLOC      no heap, only
+                               caller's memory
+     SEQMODEL_NO_MMAP          read files instead of mapping them   SEQMODEL_NO_WRITER      no sqm_writer_*
+     SEQMODEL_NO_TOKENIZER     token ids only                       SEQMODEL_NO_ERROR_TEXT  error codes
+                               without sentences
+     SEQMODEL_NO_SIMD          portable C only                      SEQMODEL_ASSERT(x)      check of
+                               internal promises
+     SEQMODEL_HEADER           this file's name in quotes, if you renamed it: it includes itself once per
+                               instruction set
+
+   Contents (grep the key)
+     [DOC] this manual
+     [API] public declarations: everything a user may call
+     [CONF] configuration: SEQMODEL_* macros
+     [PLAT] platform: compilers, numbers, the error sink
+     [MEM] the arena that counts or lays out
+     [TYPE] element types and quantised formats
+     [CPU] which instruction sets this machine has
+     [KERN] inner loops, compiled once per instruction set
+     [OPS] operations on rows: linear maps, norms, activations
+     [POS] rotary positions
+     [MIX] sequence mixers: attention
+     [FILE] weight file reader
+     [TOK] tokenizers
+     [RECIPE] models as lists of ops: binding, opening
+     [SESS] sessions: feeding, states
+     [TEXT] text and tokens of a model
+     [GEN] sampling and generation
+     [WRITE] weight file writer
+     [LIC] revisions and licence
+*/
 #ifndef SEQMODEL_H_INCLUDED
 #define SEQMODEL_H_INCLUDED
-/* ==== [API] Public declarations ================================================================================ */
+/* ==== [API] Public declarations ========================================================================= */
 #include <stddef.h>
 #include <stdint.h>
 
@@ -25,340 +107,398 @@
 extern "C" {
 #endif
 
-/* ---- results and errors --------------------------------------------------------------------------------------- */
+/* ---- results and errors -------------------------------------------------------------------------------- */
 typedef enum sqm_result {
     SQM_OK = 0,
-    SQM_STOPPED = 1,          /* a callback asked to stop; not an error                                           */
-    SQM_E_ARGUMENT = -1,      /* a caller's argument is out of range                                              */
-    SQM_E_MEMORY = -2,        /* memory too small or allocation failed; sqm_error.value = bytes needed            */
-    SQM_E_IO = -3,            /* a file could not be opened, read, mapped or written                              */
-    SQM_E_FORMAT = -4,        /* not a weight file, damaged, or an offset outside the file                        */
-    SQM_E_VERSION = -5,       /* written by a newer major version                                                 */
-    SQM_E_CHECKSUM = -6,      /* the bytes are not those that were written                                        */
-    SQM_E_SHAPE = -7,         /* weights do not fit the recipe                                                    */
-    SQM_E_UNSUPPORTED = -8,   /* op, mixer, option or dtype that this build does not know; the text names it      */
-    SQM_E_LIMIT = -9          /* context length, batch, vocabulary or address space exhausted                     */
+    SQM_STOPPED = 1,          /* a callback asked to stop; not an error */
+    SQM_E_ARGUMENT = -1,      /* a caller's argument is out of range */
+    SQM_E_MEMORY = -2,        /* memory too small or allocation failed; sqm_error.value = bytes needed */
+    SQM_E_IO = -3,            /* a file could not be opened, read, mapped or written */
+    SQM_E_FORMAT = -4,        /* not a weight file, damaged, or an offset outside the file */
+    SQM_E_VERSION = -5,       /* written by a newer major version */
+    SQM_E_CHECKSUM = -6,      /* the bytes are not those that were written */
+    SQM_E_SHAPE = -7,         /* weights do not fit the recipe */
+    /* op, mixer, option or dtype that this build does not know; the text names it */
+    SQM_E_UNSUPPORTED = -8,
+    SQM_E_LIMIT = -9          /* context length, batch, vocabulary or address space exhausted */
 } sqm_result;
 
 typedef struct sqm_error {
     sqm_result code;
-    int        line;          /* line of seqmodel.h that raised it                                                */
-    uint64_t   value;         /* the number that did not fit: bytes needed, offset, index                         */
-    char       text[180];     /* one English sentence with the numbers, always terminated                         */
+    int        line;          /* line of seqmodel.h that raised it */
+    uint64_t   value;         /* the number that did not fit: bytes needed, offset, index */
+    char       text[180];     /* one English sentence with the numbers, always terminated */
 } sqm_error;
 
-SQMDEF const char *sqm_result_name(sqm_result r);      /* "SQM_E_SHAPE"                                           */
-SQMDEF const char *sqm_version(void);                  /* "0.1.0"                                                 */
-SQMDEF const char *sqm_build_info(void);               /* "seqmodel 0.1.0; gcc 12; passes scalar avx2 avx512; openmp" */
+SQMDEF const char *sqm_result_name(sqm_result r);      /* "SQM_E_SHAPE" */
+SQMDEF const char *sqm_version(void);                  /* "0.1.0" */
+/* "seqmodel 0.1.0; gcc 12; passes scalar avx2 avx512; openmp" */
+SQMDEF const char *sqm_build_info(void);
 
-/* ---- processor ------------------------------------------------------------------------------------------------ */
+/* ---- processor ----------------------------------------------------------------------------------------- */
 typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON } sqm_isa;
-SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing            */
-SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here              */
-SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2"                                                  */
+SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing */
+SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
+SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
 
-/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once. Lets an engine or RTOS give its own pool. */
+/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once. Lets an engine or RTOS give its
+   own pool. */
 typedef void (*sqm_task)(void *arg, int32_t i);
 typedef struct sqm_parallel {
     void  (*run)(void *user, sqm_task fn, void *arg, int32_t n);
     void   *user;
-    int32_t threads;                                   /* how many pieces to cut work into, >= 1                  */
+    int32_t threads;                                   /* how many pieces to cut work into, >= 1 */
 } sqm_parallel;
 
-/* ---- tensors -------------------------------------------------------------------------------------------------- */
-/* Element types. The numbers are those in weight files and never change meaning; a better packing is a new number.
-   Q types hold groups of 32 (K types: 256) weights along a row; see [TYPE] for value formulas and byte layouts.    */
+/* ---- tensors ------------------------------------------------------------------------------------------- */
+/* Element types. The numbers are those in weight files and never change meaning; a better packing is a new
+   number.
+   Q types hold groups of 32 (K types: 256) weights along a row; see [TYPE] for value formulas and byte
+   layouts.    */
 typedef enum sqm_dtype {
     SQM_F32 = 0, SQM_F16 = 1, SQM_BF16 = 2, SQM_I32 = 3, SQM_I8 = 4, SQM_U8 = 5,
-    SQM_Q8 = 16,              /* s8 code * f16 scale                      8.5  bits a weight    (GGUF Q8_0)          */
-    SQM_Q4 = 17,              /* (u4 code - 8) * f16 scale                4.5                   (GGUF Q4_0)          */
-    SQM_Q4M = 18,             /* u4 code * f16 scale + f16 minimum        5                     (GGUF Q4_1)          */
-    SQM_Q5 = 19,              /* (u5 code - 16) * f16 scale               5.5                   (GGUF Q5_0)          */
-    SQM_Q5M = 20,             /* u5 code * f16 scale + f16 minimum        6                     (GGUF Q5_1)          */
-    SQM_IQ4 = 21,             /* table[u4 code] * f16 scale               4.5                   (GGUF IQ4_NL)        */
-    SQM_Q2K = 22,             /* two-level scales and minima, groups of 16        2.625         (GGUF Q2_K)          */
-    SQM_Q3K = 23,             /* two-level scales, groups of 16                   3.5625        (GGUF Q3_K)          */
-    SQM_Q4K = 24,             /* two-level scales and minima, groups of 32        4.625         (GGUF Q4_K)          */
-    SQM_Q5K = 25,             /* two-level scales and minima, groups of 32        5.625         (GGUF Q5_K)          */
-    SQM_Q6K = 26              /* two-level scales, groups of 16                   6.5625        (GGUF Q6_K)          */
+    SQM_Q8 = 16,              /* s8 code * f16 scale                      8.5  bits a weight    (GGUF Q8_0) */
+    SQM_Q4 = 17,              /* (u4 code - 8) * f16 scale                4.5                   (GGUF Q4_0) */
+    SQM_Q4M = 18,             /* u4 code * f16 scale + f16 minimum        5                     (GGUF Q4_1) */
+    SQM_Q5 = 19,              /* (u5 code - 16) * f16 scale               5.5                   (GGUF Q5_0) */
+    SQM_Q5M = 20,             /* u5 code * f16 scale + f16 minimum        6                     (GGUF Q5_1) */
+    /* table[u4 code] * f16 scale               4.5                   (GGUF IQ4_NL) */
+    SQM_IQ4 = 21,
+    SQM_Q2K = 22,             /* two-level scales and minima, groups of 16        2.625         (GGUF Q2_K) */
+    SQM_Q3K = 23,             /* two-level scales, groups of 16                   3.5625        (GGUF Q3_K) */
+    SQM_Q4K = 24,             /* two-level scales and minima, groups of 32        4.625         (GGUF Q4_K) */
+    SQM_Q5K = 25,             /* two-level scales and minima, groups of 32        5.625         (GGUF Q5_K) */
+    SQM_Q6K = 26              /* two-level scales, groups of 16                   6.5625        (GGUF Q6_K) */
 } sqm_dtype;
 
 typedef enum sqm_layout {
-    SQM_ROWS = 0,             /* row-major, shape[0] outermost; F32 F16 BF16 I32 I8 U8 only                       */
-    SQM_PANELS = 1            /* panels of 16 rows, see [TYPE]; two dimensions [rows, cols]                       */
+    SQM_ROWS = 0,             /* row-major, shape[0] outermost; F32 F16 BF16 I32 I8 U8 only */
+    SQM_PANELS = 1            /* panels of 16 rows, see [TYPE]; two dimensions [rows, cols] */
 } sqm_layout;
 
 #define SQM_MAX_DIMS 4
-typedef struct sqm_tensor {   /* a read-only view of weights; owns nothing                                        */
+typedef struct sqm_tensor {   /* a read-only view of weights; owns nothing */
     const void *data;
     sqm_dtype   dtype;
     sqm_layout  layout;
     int32_t     ndim;
-    int32_t     shape[SQM_MAX_DIMS];                   /* unused entries are 1                                    */
+    int32_t     shape[SQM_MAX_DIMS];                   /* unused entries are 1 */
 } sqm_tensor;
 
 SQMDEF sqm_tensor  sqm_tensor_1d(const void *data, sqm_dtype t, int32_t n);
-SQMDEF sqm_tensor  sqm_tensor_2d(const void *data, sqm_dtype t, sqm_layout layout, int32_t rows, int32_t cols);
-SQMDEF const char *sqm_dtype_name(sqm_dtype t);        /* "q4k"; NULL for a number that is no dtype               */
-/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go together or the size does not fit size_t.   */
+SQMDEF sqm_tensor  sqm_tensor_2d(const void *data, sqm_dtype t, sqm_layout layout, int32_t rows,
+                                 int32_t cols);
+SQMDEF const char *sqm_dtype_name(sqm_dtype t);        /* "q4k"; NULL for a number that is no dtype */
+/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go together or the size does not fit
+   size_t.   */
 SQMDEF size_t      sqm_tensor_bytes(sqm_dtype t, sqm_layout layout, int32_t ndim, const int32_t *shape);
 
-/* Converts rows [rows, cols] of float32 to `dtype` panels (dst: sqm_tensor_bytes(dtype, SQM_PANELS, ...) bytes). Packs
-   and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml. importance [cols] or NULL weighs the
-   squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT; SQM_E_MEMORY dst_bytes too small.                */
-SQMDEF sqm_result  sqm_pack(void *dst, size_t dst_bytes, sqm_dtype dtype, const float *src, int32_t rows, int32_t cols,
+/* Converts rows [rows, cols] of float32 to `dtype` panels (dst: sqm_tensor_bytes(dtype, SQM_PANELS, ...)
+   bytes). Packs
+   and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml. importance [cols] or
+   NULL weighs the squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT; SQM_E_MEMORY dst_bytes too
+   small. */
+SQMDEF sqm_result  sqm_pack(void *dst, size_t dst_bytes, sqm_dtype dtype, const float *src, int32_t rows,
+                            int32_t cols,
                             const float *importance, sqm_error *err);
-/* Re-arranges rows of GGUF blocks of ggml type `ggml_type` into panels without changing any value; *dtype says which.
-   dst NULL: only sets *dtype and *bytes.                                                                         */
-SQMDEF sqm_result  sqm_pack_ggml(void *dst, size_t *bytes, sqm_dtype *dtype, uint32_t ggml_type, const void *src,
+/* Re-arranges rows of GGUF blocks of ggml type `ggml_type` into panels without changing any value; *dtype
+   says which.
+   dst NULL: only sets *dtype and *bytes. */
+SQMDEF sqm_result  sqm_pack_ggml(void *dst, size_t *bytes, sqm_dtype *dtype, uint32_t ggml_type,
+                                 const void *src,
                                  size_t src_bytes, int32_t rows, int32_t cols, sqm_error *err);
-/* Writes row `row` of a two-dimensional tensor as cols float32 values, exactly what the format means.            */
+/* Writes row `row` of a two-dimensional tensor as cols float32 values, exactly what the format means. */
 SQMDEF sqm_result  sqm_tensor_row(float *dst, const sqm_tensor *t, int32_t row, sqm_error *err);
-/* All values of a tensor as float32 in row-major order; dst holds n = product of shape values.                   */
+/* All values of a tensor as float32 in row-major order; dst holds n = product of shape values. */
 SQMDEF sqm_result  sqm_tensor_values(float *dst, size_t n, const sqm_tensor *t, sqm_error *err);
 
-/* ---- execution context: kernels, threads and scratch of one caller ----------------------------------------------- */
+/* ---- execution context: kernels, threads and scratch of one caller ------------------------------------- */
 typedef enum sqm_precision {
-    SQM_FAST = 0,             /* products with quantised weights round activations to 8 bits in groups of 32      */
-    SQM_EXACT = 1             /* every product in float32 with exactly dequantised weights                        */
+    /* products with quantised weights round activations to 8 bits in groups of 32 */
+    SQM_FAST = 0,
+    SQM_EXACT = 1             /* every product in float32 with exactly dequantised weights */
 } sqm_precision;
 
-typedef struct sqm_exec {     /* fill with sqm_exec_init; then use for any number of calls, one thread at a time  */
+/* fill with sqm_exec_init; then use for any number of calls, one thread at a time */
+typedef struct sqm_exec {
     const struct sqm__kernels *kernels;
-    const sqm_parallel        *parallel;               /* NULL: OpenMP when compiled in, else serial              */
+    const sqm_parallel        *parallel;               /* NULL: OpenMP when compiled in, else serial */
     int32_t                    threads;
     sqm_precision              precision;
     uint8_t                   *scratch;
     size_t                     scratch_bytes;
     sqm_error                  error;
 } sqm_exec;
-/* Scratch that products of up to max_rows rows of up to max_cols inputs need; attention see its mixer.           */
+/* Scratch that products of up to max_rows rows of up to max_cols inputs need; attention see its mixer. */
 SQMDEF size_t     sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads);
-SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void *scratch, size_t scratch_bytes);
+SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void *scratch,
+                                size_t scratch_bytes);
 
-/* ---- operations on float32 rows: no model file needed ---------------------------------------------------------- */
-/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL. w: panels. y and a must not overlap.     */
-SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w, const float *bias);
+/* ---- operations on float32 rows: no model file needed -------------------------------------------------- */
+/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL. w: panels. y and a must not
+   overlap.     */
+SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w,
+                             const float *bias);
 
 typedef enum sqm_norm { SQM_NORM_RMS, SQM_NORM_LAYER, SQM_NORM_L2 } sqm_norm;
 /* y [n, dim] = normalised a [n, dim], times gain [dim] or 1, plus bias [dim] or 0. y may be a.
-   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps).           */
+   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps). */
 SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
                                 const float *gain, const float *bias, float eps);
 
-typedef enum sqm_act { SQM_ACT_NONE, SQM_ACT_SILU, SQM_ACT_GELU, SQM_ACT_GELU_TANH, SQM_ACT_RELU, SQM_ACT_RELU2,
+typedef enum sqm_act { SQM_ACT_NONE, SQM_ACT_SILU, SQM_ACT_GELU, SQM_ACT_GELU_TANH, SQM_ACT_RELU,
+    SQM_ACT_RELU2,
                        SQM_ACT_QUICK_GELU, SQM_ACT_SIGMOID, SQM_ACT_TANH, SQM_ACT_EXP, SQM_ACT_SOFTPLUS,
                        SQM_ACT_COUNT } sqm_act;
-SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind);  /* y may be a     */
-/* y [n, dim] = act(a[:, :dim]) * a[:, dim:]; a [n, 2*dim]                                                        */
+/* y may be a */
+SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind);
+/* y [n, dim] = act(a[:, :dim]) * a[:, dim:]; a [n, 2*dim] */
 SQMDEF sqm_result sqm_glu(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_act kind);
-/* y [n, dim] = softmax of each row of a times scale; y may be a                                                  */
+/* y [n, dim] = softmax of each row of a times scale; y may be a */
 SQMDEF sqm_result sqm_softmax(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, float scale);
 
 typedef enum sqm_rope_style { SQM_ROPE_HALF, SQM_ROPE_INTERLEAVED } sqm_rope_style;
 /* Rotates the first `dims` channels of each of `heads` heads in place. rows [n, stride], heads at columns
    first + h * head_dim; row i has position positions[i], or first_position + i when positions is NULL.
-   inv_freq [dims / 2]; the phase is the float32 product position * inv_freq; attn_factor multiplies sin and cos (1: none). */
+   inv_freq [dims / 2]; the phase is the float32 product position * inv_freq; attn_factor multiplies sin and
+   cos (1: none). */
 SQMDEF sqm_result sqm_rope(sqm_exec *x, float *rows, int32_t n, int32_t stride, int32_t first, int32_t heads,
                            int32_t head_dim, int32_t dims, sqm_rope_style style, const float *inv_freq,
                            float attn_factor, const int32_t *positions, int32_t first_position);
 
-/* ---- sequence mixers -------------------------------------------------------------------------------------------- */
-typedef struct sqm_span {     /* one sequence's rows inside a batch                                               */
-    void   *state;            /* its state block; NULL: start from zero and keep nothing                          */
-    int32_t first_row, rows;  /* rows of the batch that belong to it                                              */
-    int32_t position;         /* absolute position of its first row                                               */
-    int32_t total;            /* length of the sequence when the whole call is done (>= position + rows)          */
+/* ---- sequence mixers ----------------------------------------------------------------------------------- */
+typedef struct sqm_span {     /* one sequence's rows inside a batch */
+    void   *state;            /* its state block; NULL: start from zero and keep nothing */
+    int32_t first_row, rows;  /* rows of the batch that belong to it */
+    int32_t position;         /* absolute position of its first row */
+    int32_t total;            /* length of the sequence when the whole call is done (>= position + rows) */
 } sqm_span;
 
-/* Named parameters: what a recipe line gives a mixer or op, or a caller gives by hand. A tensor list entry may be NULL. */
+/* Named parameters: what a recipe line gives a mixer or op, or a caller gives by hand. A tensor list entry
+   may be NULL. */
 typedef struct sqm_param {
     const char              *key;
-    double                   number;                   /* when text and tensors are NULL                          */
+    double                   number;                   /* when text and tensors are NULL */
     const char              *text;
     const sqm_tensor *const *tensors;
     int32_t                  n_tensors;
 } sqm_param;
 
-enum { SQM_MIXER_CAUSAL = 1,        /* row t depends on rows <= t only: forward(T) == T x forward(1)              */
-       SQM_MIXER_WHOLE_ONLY = 2,    /* needs the whole sequence at once                                           */
-       SQM_MIXER_STATE_GROWS = 4 }; /* state size depends on max_context                                          */
+enum { SQM_MIXER_CAUSAL = 1,        /* row t depends on rows <= t only: forward(T) == T x forward(1) */
+       SQM_MIXER_WHOLE_ONLY = 2,    /* needs the whole sequence at once */
+       SQM_MIXER_STATE_GROWS = 4 }; /* state size depends on max_context */
 
 typedef struct sqm_mixer {
-    const char *name;         /* "attention"                                                                      */
-    const char *keys;         /* parameters it knows: "heads kv_heads head_dim ..."; others are refused           */
-    size_t      bound_bytes;  /* size of the block that bind fills                                                */
+    const char *name;         /* "attention" */
+    const char *keys;         /* parameters it knows: "heads kv_heads head_dim ..."; others are refused */
+    size_t      bound_bytes;  /* size of the block that bind fills */
     uint32_t    flags;
-    size_t      header_bytes; /* at the start of a state: describes its own shape, is never copied between states */
-    /* Checks parameters and weights once. in_width: columns of the input rows; *out_width: columns it writes.    */
-    sqm_result (*bind)(void *bound, const sqm_param *params, int32_t n_params, int32_t in_width, int32_t *out_width,
+    /* at the start of a state: describes its own shape, is never copied between states */
+    size_t      header_bytes;
+    /* Checks parameters and weights once. in_width: columns of the input rows; *out_width: columns it
+       writes.    */
+    sqm_result (*bind)(void *bound, const sqm_param *params, int32_t n_params, int32_t in_width,
+                       int32_t *out_width,
                        sqm_error *err);
-    /* Bytes of one sequence's state; a flat block without pointers. 0: stateless.                                */
+    /* Bytes of one sequence's state; a flat block without pointers. 0: stateless. */
     size_t     (*state_bytes)(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype);
-    /* Bytes at the start of the block that matter after `position` tokens: what fork and save copy.              */
+    /* Bytes at the start of the block that matter after `position` tokens: what fork and save copy. */
     size_t     (*used_bytes)(const void *bound, const void *state, int32_t position);
     size_t     (*scratch_bytes)(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads);
-    void       (*reset)(const void *bound, void *state, size_t state_bytes, int32_t max_context, int32_t max_batch,
+    void       (*reset)(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                        int32_t max_batch,
                         sqm_dtype kv_dtype);
-    /* in [rows, in_width] -> out [rows, out_width], every span with its own state                                */
+    /* in [rows, in_width] -> out [rows, out_width], every span with its own state */
     sqm_result (*forward)(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
                           int32_t n_spans);
 } sqm_mixer;
 
-SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer            */
-SQMDEF const sqm_mixer *sqm_mixer_attention(void);     /* one function each, so that linkers drop the others      */
+SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer */
+/* one function each, so that linkers drop the others */
+SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 
-/* ---- model: read-only after opening, any number of threads may use it -------------------------------------------- */
+/* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
 typedef struct sqm_model_info {
-    int32_t     dim;                                   /* width of the residual stream, r0                        */
-    int32_t     vocab_size;                            /* logits a token; 0: the model has no head                */
-    int32_t     max_context;                           /* positions the model was made for; 0: unlimited          */
+    int32_t     dim;                                   /* width of the residual stream, r0 */
+    int32_t     vocab_size;                            /* logits a token; 0: the model has no head */
+    int32_t     max_context;                           /* positions the model was made for; 0: unlimited */
     int32_t     n_ops, n_mixers, n_tensors;
     int32_t     has_tokenizer;
     uint64_t    parameters, weight_bytes;
-    const char *name;                                  /* "" when the file has none                               */
+    const char *name;                                  /* "" when the file has none */
 } sqm_model_info;
 
-enum { SQM_OPEN_VERIFY = 1 };                          /* check the checksum of every tensor: reads the whole file */
-typedef struct sqm_open_options {                      /* all zero = defaults                                     */
-    const sqm_mixer *const *mixers;                    /* NULL-terminated. Required by sqm_open; NULL in sqm_load_*: all */
+/* check the checksum of every tensor: reads the whole file */
+enum { SQM_OPEN_VERIFY = 1 };
+typedef struct sqm_open_options {                      /* all zero = defaults */
+    /* NULL-terminated. Required by sqm_open; NULL in sqm_load_*: all */
+    const sqm_mixer *const *mixers;
     uint32_t                flags;
 } sqm_open_options;
 
-/* Zero-copy: the image (8-byte aligned; flash, mapped file, array) stays in place and must outlive the model.    */
-SQMDEF size_t     sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err);
+/* Zero-copy: the image (8-byte aligned; flash, mapped file, array) stays in place and must outlive the
+   model.    */
+SQMDEF size_t     sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o,
+                                sqm_error *err);
 SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
                            void *memory, size_t memory_bytes, sqm_error *err);
 #ifndef SEQMODEL_NO_MALLOC
-SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err);
+SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const sqm_open_options *o,
+                                  sqm_error *err);
 #ifndef SEQMODEL_NO_STDIO
 SQMDEF sqm_model *sqm_load_file(const char *path, const sqm_open_options *o, sqm_error *err);
 #endif
-SQMDEF void       sqm_model_free(sqm_model *m);        /* only models from sqm_load_*; NULL is fine               */
+SQMDEF void       sqm_model_free(sqm_model *m);        /* only models from sqm_load_*; NULL is fine */
 #endif
 SQMDEF void        sqm_model_get_info(const sqm_model *m, sqm_model_info *info);
 SQMDEF sqm_result  sqm_model_tensor(const sqm_model *m, int32_t i, const char **name, sqm_tensor *t);
 SQMDEF sqm_result  sqm_model_find_tensor(const sqm_model *m, const char *name, sqm_tensor *t);
-SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NULL if absent                      */
+SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NULL if absent */
 
-/* ---- session: everything that changes; one thread at a time ------------------------------------------------------ */
+/* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
-typedef struct sqm_session_config {                    /* all zero = defaults                                     */
-    int32_t             max_context;                   /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
-    int32_t             max_batch;                     /* rows computed at once; 0: 64                            */
-    int32_t             n_sequences;                   /* independent states (users, beams); 0: 1                 */
-    int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1              */
-    sqm_isa             isa;                           /* 0: best available                                       */
-    sqm_precision       precision;                     /* 0: SQM_FAST                                             */
-    sqm_dtype           kv_dtype;                      /* SQM_F32 (0) or SQM_F16: element type of attention caches */
-    const sqm_parallel *parallel;                      /* NULL: OpenMP or serial                                  */
+typedef struct sqm_session_config {                    /* all zero = defaults */
+    /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
+    int32_t             max_context;
+    int32_t             max_batch;                     /* rows computed at once; 0: 64 */
+    int32_t             n_sequences;                   /* independent states (users, beams); 0: 1 */
+    int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
+    sqm_isa             isa;                           /* 0: best available */
+    sqm_precision       precision;                     /* 0: SQM_FAST */
+    /* SQM_F32 (0) or SQM_F16: element type of attention caches */
+    sqm_dtype           kv_dtype;
+    const sqm_parallel *parallel;                      /* NULL: OpenMP or serial */
 } sqm_session_config;
-/* Exact bytes sqm_session_init takes from `memory`; 0 on error.                                                  */
+/* Exact bytes sqm_session_init takes from `memory`; 0 on error. */
 SQMDEF size_t       sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err);
 SQMDEF sqm_result   sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c,
                                      void *memory, size_t memory_bytes, sqm_error *err);
 #ifndef SEQMODEL_NO_MALLOC
 SQMDEF sqm_session *sqm_session_create(const sqm_model *m, const sqm_session_config *c, sqm_error *err);
-SQMDEF void         sqm_session_free(sqm_session *s);  /* only sessions from sqm_session_create; NULL is fine     */
+/* only sessions from sqm_session_create; NULL is fine */
+SQMDEF void         sqm_session_free(sqm_session *s);
 #endif
-SQMDEF const sqm_error *sqm_session_error(const sqm_session *s);           /* details of the last failed call     */
+/* details of the last failed call */
+SQMDEF const sqm_error *sqm_session_error(const sqm_session *s);
 SQMDEF const sqm_model *sqm_session_model(const sqm_session *s);
 SQMDEF int32_t      sqm_max_context(const sqm_session *s);
-SQMDEF int32_t      sqm_position(const sqm_session *s, int32_t seq);       /* tokens fed so far; -1: no such seq  */
-SQMDEF sqm_result   sqm_reset(sqm_session *s, int32_t seq);                /* back to position 0                  */
+/* tokens fed so far; -1: no such seq */
+SQMDEF int32_t      sqm_position(const sqm_session *s, int32_t seq);
+SQMDEF sqm_result   sqm_reset(sqm_session *s, int32_t seq);                /* back to position 0 */
 
 /* Feeds tokens [n] to sequence seq; sqm_logits then holds the logits that follow the last one.
-   SQM_E_ARGUMENT bad seq, n < 1 or token outside the vocabulary; SQM_E_LIMIT context full: nothing was fed.      */
+   SQM_E_ARGUMENT bad seq, n < 1 or token outside the vocabulary; SQM_E_LIMIT context full: nothing was fed.
+   */
 SQMDEF sqm_result   sqm_feed(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n);
-/* The same, and writes the logits after every token: logits [n, vocab_size].                                     */
-SQMDEF sqm_result   sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n, float *logits);
-/* Many sequences in one packed batch; each seq at most once. Results are bit-equal to feeding them one by one.   */
+/* The same, and writes the logits after every token: logits [n, vocab_size]. */
+SQMDEF sqm_result   sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n,
+                                 float *logits);
+/* Many sequences in one packed batch; each seq at most once. Results are bit-equal to feeding them one by
+   one.   */
 typedef struct sqm_input {
     int32_t        seq;
-    const int32_t *tokens;                             /* [n]                                                     */
+    const int32_t *tokens;                             /* [n] */
     int32_t        n;
 } sqm_input;
 SQMDEF sqm_result   sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int32_t n_inputs);
-SQMDEF const float *sqm_logits(const sqm_session *s, int32_t seq);         /* [vocab_size] until seq's next feed or reset; NULL: none yet */
+/* [vocab_size] until seq's next feed or reset; NULL: none yet */
+SQMDEF const float *sqm_logits(const sqm_session *s, int32_t seq);
 
-SQMDEF sqm_result   sqm_fork(sqm_session *s, int32_t from, int32_t to);    /* `to` becomes a copy of `from`       */
-SQMDEF size_t       sqm_state_size(const sqm_session *s, int32_t seq);     /* bytes sqm_state_save writes now     */
+SQMDEF sqm_result   sqm_fork(sqm_session *s, int32_t from, int32_t to);    /* `to` becomes a copy of `from` */
+/* bytes sqm_state_save writes now */
+SQMDEF size_t       sqm_state_size(const sqm_session *s, int32_t seq);
 SQMDEF sqm_result   sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t bytes);
 SQMDEF sqm_result   sqm_state_load(sqm_session *s, int32_t seq, const void *src, size_t bytes);
 
-/* ---- tokenizer ---------------------------------------------------------------------------------------------------- */
-enum { SQM_TOKENS_BARE = 1,        /* do not add the begin/end tokens that the model's template adds              */
-       SQM_TOKENS_PLAIN = 2 };     /* read texts like "<|im_end|>" as text, not as special tokens                 */
-/* Text -> ids. Writes at most cap ids; returns how many the text has (call again with room for them), or a negative
-   sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of sqm_tokenize_size(m, bytes) instead. */
+/* ---- tokenizer ----------------------------------------------------------------------------------------- */
+enum { SQM_TOKENS_BARE = 1,        /* do not add the begin/end tokens that the model's template adds */
+       SQM_TOKENS_PLAIN = 2 };     /* read texts like "<|im_end|>" as text, not as special tokens */
+/* Text -> ids. Writes at most cap ids; returns how many the text has (call again with room for them), or a
+   negative
+   sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of sqm_tokenize_size(m, bytes)
+   instead. */
 #ifndef SEQMODEL_NO_MALLOC
-SQMDEF int32_t     sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens,
+SQMDEF int32_t     sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags,
+                                int32_t *tokens,
                                 int32_t cap, sqm_error *err);
 #endif
 SQMDEF size_t      sqm_tokenize_size(const sqm_model *m, size_t bytes);
-SQMDEF int32_t     sqm_tokenize_in(const sqm_model *m, const char *text, size_t bytes, uint32_t flags, int32_t *tokens,
+SQMDEF int32_t     sqm_tokenize_in(const sqm_model *m, const char *text, size_t bytes, uint32_t flags,
+                                   int32_t *tokens,
                                    int32_t cap, void *memory, size_t memory_bytes, sqm_error *err);
-/* Bytes of one token as it stands inside running text (may be part of a UTF-8 character); special tokens give their
-   text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap bytes.                  */
-SQMDEF int32_t     sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst, int32_t cap);
-/* Ids -> text as the model's own decoder does it (first-space rules included). Returns bytes needed.             */
-SQMDEF int32_t     sqm_detokenize(const sqm_model *m, const int32_t *tokens, int32_t n, int with_special, char *dst,
+/* Bytes of one token as it stands inside running text (may be part of a UTF-8 character); special tokens
+   give their
+   text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap bytes. */
+SQMDEF int32_t     sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst,
                                   int32_t cap);
-/* Id of a role: "bos" "eos" "unk" "pad", or of a token by its exact text; -1: none.                              */
+/* Ids -> text as the model's own decoder does it (first-space rules included). Returns bytes needed. */
+SQMDEF int32_t     sqm_detokenize(const sqm_model *m, const int32_t *tokens, int32_t n, int with_special,
+                                  char *dst,
+                                  int32_t cap);
+/* Id of a role: "bos" "eos" "unk" "pad", or of a token by its exact text; -1: none. */
 SQMDEF int32_t     sqm_token_find(const sqm_model *m, const char *role_or_text);
-SQMDEF int         sqm_token_is_end(const sqm_model *m, int32_t token);    /* does it end a text or a chat turn   */
+/* does it end a text or a chat turn */
+SQMDEF int         sqm_token_is_end(const sqm_model *m, int32_t token);
 
-/* ---- sampling and generation --------------------------------------------------------------------------------------- */
-typedef struct sqm_sampler {                           /* plain data: copy it to fork it. All zero: greedy        */
-    float    temperature;                              /* 0: greedy                                               */
-    int32_t  top_k;                                    /* 0: off                                                  */
-    float    top_p, min_p, typical_p;                  /* 0: off                                                  */
-    float    repeat_penalty;                           /* divides/multiplies logits of recent tokens; 0 or 1: off */
-    float    frequency_penalty, presence_penalty;      /* subtracted from logits of recent tokens; 0: off         */
-    int32_t  penalty_window;                           /* how many recent tokens count; 0: 64                     */
-    uint64_t rng[2];                                   /* set by sqm_sampler_seed                                 */
+/* ---- sampling and generation --------------------------------------------------------------------------- */
+typedef struct sqm_sampler {                           /* plain data: copy it to fork it. All zero: greedy */
+    float    temperature;                              /* 0: greedy */
+    int32_t  top_k;                                    /* 0: off */
+    float    top_p, min_p, typical_p;                  /* 0: off */
+    /* divides/multiplies logits of recent tokens; 0 or 1: off */
+    float    repeat_penalty;
+    float    frequency_penalty, presence_penalty;      /* subtracted from logits of recent tokens; 0: off */
+    int32_t  penalty_window;                           /* how many recent tokens count; 0: 64 */
+    uint64_t rng[2];                                   /* set by sqm_sampler_seed */
 } sqm_sampler;
 SQMDEF void    sqm_sampler_seed(sqm_sampler *p, uint64_t seed);
-/* Scratch bytes sqm_sample needs for n logits.                                                                   */
+/* Scratch bytes sqm_sample needs for n logits. */
 SQMDEF size_t  sqm_sample_size(int32_t n);
-/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties). Returns the id or a negative sqm_result. */
-SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent, int32_t n_recent,
+/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties). Returns the id or a negative
+   sqm_result. */
+SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent,
+                          int32_t n_recent,
                           void *scratch, size_t scratch_bytes);
 
-/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated. Non-zero return stops the generation.    */
+/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated. Non-zero return stops the
+   generation.    */
 typedef int (*sqm_on_text)(void *user, const char *text, int32_t bytes);
-typedef struct sqm_generate_options {                  /* all zero = defaults; NULL too                           */
-    sqm_sampler       *sampler;                        /* NULL: greedy                                            */
-    int32_t            max_tokens;                     /* 0: until the model ends or the context is full          */
-    const char *const *stop;                           /* NULL-terminated list of texts that end it, or NULL      */
-    uint32_t           token_flags;                    /* SQM_TOKENS_*, for the prompt                            */
-    int32_t            keep_special;                   /* 1: special tokens appear in the text                    */
+typedef struct sqm_generate_options {                  /* all zero = defaults; NULL too */
+    sqm_sampler       *sampler;                        /* NULL: greedy */
+    int32_t            max_tokens;                     /* 0: until the model ends or the context is full */
+    /* NULL-terminated list of texts that end it, or NULL */
+    const char *const *stop;
+    uint32_t           token_flags;                    /* SQM_TOKENS_*, for the prompt */
+    int32_t            keep_special;                   /* 1: special tokens appear in the text */
 } sqm_generate_options;
 typedef struct sqm_generate_stats {
     int32_t prompt_tokens, new_tokens;
-    int32_t reason;                                    /* SQM_END_*                                               */
+    int32_t reason;                                    /* SQM_END_* */
 } sqm_generate_stats;
 enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQM_END_CALLBACK };
-/* Feeds prompt after what sequence seq already holds and streams the continuation. stats may be NULL.            */
+/* Feeds prompt after what sequence seq already holds and streams the continuation. stats may be NULL. */
 SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
                                sqm_on_text on_text, void *user, sqm_generate_stats *stats);
 
-/* ---- writing weight files (tools) ------------------------------------------------------------------------------------ */
+/* ---- writing weight files (tools) ---------------------------------------------------------------------- */
 #if !defined(SEQMODEL_NO_STDIO) && !defined(SEQMODEL_NO_WRITER) && !defined(SEQMODEL_NO_MALLOC)
 typedef struct sqm_writer sqm_writer;
-/* Use: open, meta*, tokenizer?, declare every tensor in order of use, recipe, then data for each tensor in the same order, close.
-   The writer keeps the first error; later calls do nothing; close reports it and removes the file. Output goes to a
-   temporary name beside path and is renamed on success: no partial file is ever left.                            */
+/* Use: open, meta*, tokenizer?, declare every tensor in order of use, recipe, then data for each tensor in
+   the same order, close.
+   The writer keeps the first error; later calls do nothing; close reports it and removes the file. Output
+   goes to a temporary name beside path and is renamed on success: no partial file is ever left. */
 SQMDEF sqm_writer *sqm_writer_open(const char *path, sqm_error *err);
 SQMDEF void        sqm_writer_meta(sqm_writer *w, const char *key, const char *value);
 SQMDEF void        sqm_writer_tokenizer(sqm_writer *w, const void *blob, size_t bytes);
-SQMDEF void        sqm_writer_declare(sqm_writer *w, const char *name, sqm_dtype t, sqm_layout layout, int32_t ndim,
+SQMDEF void        sqm_writer_declare(sqm_writer *w, const char *name, sqm_dtype t, sqm_layout layout,
+                                      int32_t ndim,
                                       const int32_t *shape);
-SQMDEF void        sqm_writer_recipe(sqm_writer *w, const char *text);     /* text form, see [RECIPE]; '\n' lines */
-SQMDEF void        sqm_writer_data(sqm_writer *w, const void *data, size_t bytes);  /* may come in pieces         */
+/* text form, see [RECIPE]; '\n' lines */
+SQMDEF void        sqm_writer_recipe(sqm_writer *w, const char *text);
+SQMDEF void        sqm_writer_data(sqm_writer *w, const void *data, size_t bytes);  /* may come in pieces */
 SQMDEF sqm_result  sqm_writer_close(sqm_writer *w, sqm_error *err);
-SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file                                    */
+SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file */
 #endif
 
 #ifdef __cplusplus
@@ -367,11 +507,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file  
 #endif /* SEQMODEL_H_INCLUDED */
 #if defined(SEQMODEL_IMPLEMENTATION) && !defined(SEQMODEL_IMPLEMENTED) && !defined(SQM__PASS)
 #define SEQMODEL_IMPLEMENTED
-#define SQM__IMPLEMENTING               /* until the end of this inclusion; passes of [KERN] include the file again   */
+#define SQM__IMPLEMENTING               /* until the end of this inclusion; [KERN] includes the file again */
 
-/* ==== [CONF] Configuration ======================================================================================
+/* ==== [CONF] Configuration =================================================================================
    Every SEQMODEL_* macro is read here, once, and becomes an SQM__HAVE_* that is 0 or 1. All SQM__ macros are
-   undefined at the end of the file. Tested by tests/matrix.sh: each macro alone and all together.                 */
+   undefined at the end of the file. Tested by tests/matrix.sh: each macro alone and all together. */
 #ifdef SEQMODEL_NO_MALLOC
 #  define SQM__HAVE_MALLOC 0
 #else
@@ -412,13 +552,13 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file  
 #else
 #  define SQM__HAVE_NEON 0
 #endif
-#ifndef SEQMODEL_HEADER                 /* the name under which this file can include itself, once per instruction set */
+#ifndef SEQMODEL_HEADER                 /* the name by which this file includes itself, see [KERN] */
 #  define SEQMODEL_HEADER "seqmodel.h"
 #endif
 
-/* ==== [PLAT] Platform ============================================================================================
+/* ==== [PLAT] Platform ======================================================================================
    What differs between compilers and machines, and the error sink. Calls nothing above it.
-   Tested by tests/test_plat.c.                                                                                     */
+   Tested by tests/test_plat.c. */
 #include <string.h>
 #include <stdarg.h>
 #include <math.h>
@@ -483,8 +623,10 @@ SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b
 
 SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
 
-/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in double; the sum
-   is rounded to odd there, so that the last rounding to float is the only one that counts (Boldo & Melquiond 2008). */
+/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
+   double; the sum
+   is rounded to odd there, so that the last rounding to float is the only one that counts (Boldo &
+   Melquiond 2008). */
 SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -497,7 +639,8 @@ SQM__INLINE float sqm__fma(float a, float b, float c)
     const double lost = (product - (sum - virtual_addend)) + (addend - virtual_addend);
     uint64_t bits;
     memcpy(&bits, &sum, 8);
-    if (lost != 0.0 && (bits & 1) == 0) {              /* inexact and even: step towards the lost part to make it odd */
+    /* inexact and even: step towards the lost part to make it odd */
+    if (lost != 0.0 && (bits & 1) == 0) {
         if ((lost > 0.0) == (sum > 0.0)) bits++; else bits--;
         memcpy(&sum, &bits, 8);
     }
@@ -528,7 +671,8 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
             while (s && *s && used < room) { dst[used++] = (*s >= 0 && *s < 32) ? '?' : *s; s++; }
         } else if (*format == 'd') {
             const int32_t v = va_arg(args, int32_t);
-            used += sqm__put_number(dst + used, room - used, v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v, v < 0);
+            used += sqm__put_number(dst + used, room - used, v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v,
+                                    v < 0);
         } else if (*format == 'z') {
             used += sqm__put_number(dst + used, room - used, va_arg(args, uint64_t), 0);
         } else {
@@ -540,7 +684,8 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
 #endif
 
 /* Records an error and returns its code, so that callers write: return sqm__fail(...). err may be NULL. */
-static sqm_result sqm__fail(sqm_error *err, sqm_result code, int line, uint64_t value, const char *format, ...)
+static sqm_result sqm__fail(sqm_error *err, sqm_result code, int line, uint64_t value, const char *format,
+                            ...)
 {
     if (err) {
         err->code = code;
@@ -558,7 +703,8 @@ static sqm_result sqm__fail(sqm_error *err, sqm_result code, int line, uint64_t 
     return code;
 }
 #if SQM__HAVE_ERROR_TEXT
-#  define SQM__FAIL(err, code, value, ...) return sqm__fail((err), (code), __LINE__, (uint64_t)(value), __VA_ARGS__)
+#  define SQM__FAIL(err, code, value, ...) \
+       return sqm__fail((err), (code), __LINE__, (uint64_t)(value), __VA_ARGS__)
 #else
 #  define SQM__FAIL(err, code, value, ...) return sqm__fail((err), (code), __LINE__, (uint64_t)(value), "")
 #endif
@@ -584,16 +730,17 @@ SQMDEF const char *sqm_result_name(sqm_result r)
     return "unknown result";
 }
 
-/* ==== [MEM] Arena ================================================================================================
-   A bump allocator over caller's memory. With base == NULL it only counts: the code that sizes an object is the code
-   that lays it out, so sizes are exact by construction. Tested by tests/test_mem.c.                                */
+/* ==== [MEM] Arena ==========================================================================================
+   A bump allocator over caller's memory. With base == NULL it only counts: the code that sizes an object is
+   the code that lays it out, so sizes are exact by construction. Tested by tests/test_mem.c. */
 typedef struct sqm__arena {
-    uint8_t *base;            /* NULL: count only                                                                  */
-    size_t   size, used;      /* used may pass size; then full is set and pushes return NULL                       */
+    uint8_t *base;            /* NULL: count only */
+    size_t   size, used;      /* used may pass size; then full is set and pushes return NULL */
     int32_t  full;
 } sqm__arena;
 
-/* The base's own misalignment is not counted: bases must be aligned to 64 by the caller or by sqm__arena_open.     */
+/* The base's own misalignment is not counted: bases must be aligned to 64 by the caller or by
+   sqm__arena_open.     */
 static void *sqm__arena_push(sqm__arena *a, size_t bytes, size_t align)
 {
     const size_t at = sqm__align_up(a->used, align);
@@ -1463,8 +1610,9 @@ SQMDEF sqm_result sqm_pack_ggml(void *dst, size_t *bytes, sqm_dtype *dtype, uint
     *bytes = need;
     return SQM_OK;
 }
-/* ==== [CPU] Detection ============================================================================================
-   CPUID and XGETBV by hand: __builtin_cpu_supports is missing under some compilers. Nothing is cached (no globals). */
+/* ==== [CPU] Detection ======================================================================================
+   CPUID and XGETBV by hand: __builtin_cpu_supports is missing under some compilers. Nothing is cached (no
+   globals). */
 #if SQM__HAVE_X86
 #include <cpuid.h>
 SQM__INLINE uint32_t sqm__cpu_xcr0(void)
@@ -1476,16 +1624,17 @@ SQM__INLINE uint32_t sqm__cpu_xcr0(void)
 static int sqm__cpu_has_x86(sqm_isa isa)
 {
     uint32_t a, b, c, d, b7 = 0, c7 = 0;
-    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0;                 /* OSXSAVE                      */
+    if (!__get_cpuid(1, &a, &b, &c, &d) || !(c >> 27 & 1)) return 0;                 /* OSXSAVE */
     {
         const uint32_t state = sqm__cpu_xcr0();
-        const int avx_basics = (c >> 12 & 1) && (c >> 28 & 1) && (c >> 29 & 1);      /* FMA, AVX, F16C              */
+        const int avx_basics = (c >> 12 & 1) && (c >> 28 & 1) && (c >> 29 & 1);      /* FMA, AVX, F16C */
         uint32_t a7, d7;
         if (!__get_cpuid_count(7, 0, &a7, &b7, &c7, &d7)) return 0;
-        if ((state & 6) != 6 || !avx_basics || !(b7 >> 5 & 1)) return 0;             /* AVX2                         */
+        if ((state & 6) != 6 || !avx_basics || !(b7 >> 5 & 1)) return 0;             /* AVX2 */
         if (isa == SQM_ISA_AVX2) return 1;
-        return (state & 0xe6) == 0xe6 && (b7 >> 16 & 1) && (b7 >> 17 & 1) && (b7 >> 30 & 1) && (b7 >> 31 & 1) &&
-               (c7 >> 11 & 1);                                                       /* F, DQ, BW, VL, VNNI          */
+        return (state & 0xe6) == 0xe6 && (b7 >> 16 & 1) && (b7 >> 17 & 1) && (b7 >> 30 & 1) &&
+            (b7 >> 31 & 1) &&
+               (c7 >> 11 & 1);                                                       /* F, DQ, BW, VL, VNNI */
     }
 }
 #endif
@@ -1528,7 +1677,8 @@ SQMDEF const char *sqm_isa_name(sqm_isa isa)
 
 #define SQM__TEXT2(x) #x
 #define SQM__TEXT(x) SQM__TEXT2(x)
-#define SQM__VERSION SQM__TEXT(SQM_VERSION_MAJOR) "." SQM__TEXT(SQM_VERSION_MINOR) "." SQM__TEXT(SQM_VERSION_PATCH)
+#define SQM__VERSION \
+    SQM__TEXT(SQM_VERSION_MAJOR) "." SQM__TEXT(SQM_VERSION_MINOR) "." SQM__TEXT(SQM_VERSION_PATCH)
 SQMDEF const char *sqm_version(void) { return SQM__VERSION; }
 SQMDEF const char *sqm_build_info(void)
 {
@@ -1549,64 +1699,71 @@ SQMDEF const char *sqm_build_info(void)
 #endif
            ;
 }
-/* ==== [KERN] Kernels =============================================================================================
-   Inner loops, written once over a vocabulary of 16-lane vectors and compiled once per instruction set: this file
-   includes itself with SQM__PASS set, between target pragmas. A lane is an output row (or a key, a channel), so
-   nothing is summed across lanes but in vsum, whose tree is the same everywhere: every pass gives the same bits.
-   Kernels are serial and take ranges; threads live in [OPS] and [MIX]. Everything was checked before it comes here.
-   Tested by tests/test_kern.c (every pass of this machine against the scalar one, bit for bit).                    */
-#define SQM__LANES 16                   /* rows of a panel, lanes of a vector                                      */
-#define SQM__GROUP 32                   /* activations that share one 8-bit scale                                  */
-#define SQM__CHUNK 256                  /* k dequantised at once in exact products                                 */
-#define SQM__TILE_KEYS 64               /* keys of an attention tile; tiles start at multiples of it               */
+/* ==== [KERN] Kernels =======================================================================================
+   Inner loops, written once over a vocabulary of 16-lane vectors and compiled once per instruction set:
+   this file includes itself with SQM__PASS set, between target pragmas. A lane is an output row (or a key,
+   a channel), so nothing is summed across lanes but in vsum, whose tree is the same everywhere: every pass
+   gives the same bits.
+   Kernels are serial and take ranges; threads live in [OPS] and [MIX]. Everything was checked before it
+   comes here.
+   Tested by tests/test_kern.c (every pass of this machine against the scalar one, bit for bit). */
+#define SQM__LANES 16                   /* rows of a panel, lanes of a vector */
+#define SQM__GROUP 32                   /* activations that share one 8-bit scale */
+#define SQM__CHUNK 256                  /* k dequantised at once in exact products */
+#define SQM__TILE_KEYS 64               /* keys of an attention tile; tiles start at multiples of it */
 
 /* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
 typedef struct sqm__gemm {
-    float         *y;                   /* [n_tokens] rows of y_stride floats; this matrix's columns start at y    */
-    const float   *x;                   /* [n_tokens] rows of x_stride floats                                      */
-    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product             */
-    const float   *code_scales;         /* [n_tokens, groups]                                                      */
-    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes                                */
+    /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
+    float         *y;
+    const float   *x;                   /* [n_tokens] rows of x_stride floats */
+    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product */
+    const float   *code_scales;         /* [n_tokens, groups] */
+    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
-    const float   *bias;                /* [n_rows] or NULL                                                        */
-    float          scale;               /* 1: none                                                                 */
-    int32_t        add;                 /* 1: y += result                                                          */
+    const float   *bias;                /* [n_rows] or NULL */
+    float          scale;               /* 1: none */
+    int32_t        add;                 /* 1: y += result */
     int32_t        n_tokens, n_rows, n_cols;
     sqm_dtype      dtype;
 } sqm__gemm;
 
 /* Query vectors of one key/value head against a run of key tiles. */
 typedef struct sqm__attend {
-    float         *q;                   /* [n_vectors, head_dim], already scaled                                   */
-    float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values                       */
-    float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials                     */
-    float         *scores;              /* [n_vectors, SQM__TILE_KEYS]                                             */
-    const int32_t *position;            /* [n_vectors] absolute position of each query                             */
+    float         *q;                   /* [n_vectors, head_dim], already scaled */
+    float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
+    float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
+    float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
+    const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
-    int32_t        window;              /* 0: none                                                                 */
-    float          softcap;             /* 0: none                                                                 */
-    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16                                  */
+    int32_t        window;              /* 0: none */
+    float          softcap;             /* 0: none */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
 } sqm__attend;
 
 typedef struct sqm__kernels {
     sqm_isa isa;
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
     void (*quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n);
-    void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias, float eps);
+    void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
+                      float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
     void (*glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind);
     void (*softmax)(float *y, const float *x, int32_t n, float scale);
     void (*softcap)(float *y, const float *x, size_t n, float cap);
-    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values [v_pad/16][64][16]. */
-    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key, int32_t n_keys);
+    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values
+       [v_pad/16][64][16]. */
+    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
+                        int32_t n_keys);
 } sqm__kernels;
-#define SQM__BLOCK 64                   /* tokens whose sums are kept while a chunk of weights is in L1            */
-#define SQM__WORK_FLOATS ((SQM__CHUNK + 4 * SQM__BLOCK) * SQM__LANES)          /* `work` of gemm, per thread        */
+#define SQM__BLOCK 64                   /* tokens whose sums are kept while a chunk of weights is in L1 */
+#define SQM__WORK_FLOATS ((SQM__CHUNK + 4 * SQM__BLOCK) * SQM__LANES)  /* `work` of gemm, per thread */
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
-    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63
+    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
+    26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57,
+    58, 59, 60, 61, 62, 63
 };
 #if SQM__HAVE_X86
 #  include <immintrin.h>
@@ -1641,12 +1798,13 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  undef SQM__PASS_NAME
 #  if defined(__clang__)
 #    pragma clang attribute pop
-#    pragma clang attribute push(__attribute__((target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
+#    pragma clang attribute push(__attribute__((target( \
+         "avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni"))), apply_to = function)
 #  else
 #    pragma GCC pop_options
 #    pragma GCC push_options
 #    pragma GCC target("avx2,fma,f16c,avx512f,avx512bw,avx512vl,avx512dq,avx512vnni")
-#    if __GNUC__ < 13                   /* the AVX-512 headers of g++ <= 12 warn about themselves                  */
+#    if __GNUC__ < 13                   /* the AVX-512 headers of g++ <= 12 warn about themselves */
 #      pragma GCC diagnostic push
 #      pragma GCC diagnostic ignored "-Wuninitialized"
 #      pragma GCC diagnostic ignored "-Wmaybe-uninitialized"
@@ -1693,7 +1851,7 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 #endif /* SEQMODEL_IMPLEMENTATION, first part; a pass reads only what follows */
 
 #ifdef SQM__PASS
-/* ---- vocabulary of the scalar pass: the definition that the others imitate ------------------------------------- */
+/* ---- vocabulary of the scalar pass: the definition that the others imitate ----------------------------- */
 #if SQM__PASS == SQM__PASS_SCALAR
 #define v16 sqm__v16_scalar
 #define w16 sqm__w16_scalar
@@ -1703,27 +1861,71 @@ typedef struct { int32_t v[16]; } w16;
 typedef struct { uint8_t v[64]; } b64;
 /* Small before fast here: this pass serves machines without vector units, whose memory is small too. */
 #define SQM__LANEWISE static inline SQM__UNUSED
-#define SQM__SPECIAL static SQM__UNUSED  /* one copy of a kernel; types and tile shapes are run-time arguments     */
+#define SQM__SPECIAL static SQM__UNUSED  /* one copy of a kernel, types at run time */
 #define SQM__WIDE
 #define SQM__EACH for (int i = 0; i < 16; i++)
 SQM__LANEWISE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = x; return r; }
 SQM__LANEWISE v16 SQM__NAME(load)(const float *p) { v16 r; memcpy(&r, p, 64); return r; }
 SQM__LANEWISE void SQM__NAME(store)(float *p, v16 a) { memcpy(p, &a, 64); }
-SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i)); return r; }
-SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = sqm__bf16_to_f32(sqm__load_u16(p + 2 * i)); return r; }
+SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i));
+    return r;
+}
+SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = sqm__bf16_to_f32(sqm__load_u16(p + 2 * i));
+    return r;
+}
 SQM__LANEWISE v16 SQM__NAME(load_u8)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = (float)p[i]; return r; }
-SQM__LANEWISE v16 SQM__NAME(load_s8)(const uint8_t *p) { v16 r; SQM__EACH r.v[i] = (float)(int8_t)p[i]; return r; }
+SQM__LANEWISE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = (float)(int8_t)p[i];
+    return r;
+}
 SQM__LANEWISE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] += b.v[i]; return a; }
 SQM__LANEWISE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] -= b.v[i]; return a; }
 SQM__LANEWISE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] *= b.v[i]; return a; }
 SQM__LANEWISE v16 SQM__NAME(div)(v16 a, v16 b) { SQM__EACH a.v[i] /= b.v[i]; return a; }
-SQM__LANEWISE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { SQM__EACH c.v[i] = sqm__fma(a.v[i], b.v[i], c.v[i]); return c; }
-SQM__LANEWISE v16 SQM__NAME(max)(v16 a, v16 b) { SQM__EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i]; return a; }
-SQM__LANEWISE v16 SQM__NAME(min)(v16 a, v16 b) { SQM__EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i]; return a; }
-SQM__LANEWISE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = sqm__float(sqm__bits(a.v[i]) & 0x7fffffffu); return a; }
-SQM__LANEWISE v16 SQM__NAME(copysign)(v16 a, v16 s) { SQM__EACH a.v[i] = sqm__float((sqm__bits(a.v[i]) & 0x7fffffffu) | (sqm__bits(s.v[i]) & 0x80000000u)); return a; }
-SQM__LANEWISE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no) { v16 r; SQM__EACH r.v[i] = a.v[i] < b.v[i] ? yes.v[i] : no.v[i]; return r; }
-SQM__LANEWISE v16 SQM__NAME(shift_exponent)(v16 p, v16 t) { SQM__EACH p.v[i] = sqm__float(sqm__bits(p.v[i]) + (sqm__bits(t.v[i]) << 23)); return p; }
+SQM__LANEWISE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c)
+{
+    SQM__EACH c.v[i] = sqm__fma(a.v[i], b.v[i], c.v[i]);
+    return c;
+}
+SQM__LANEWISE v16 SQM__NAME(max)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = a.v[i] > b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+SQM__LANEWISE v16 SQM__NAME(min)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = a.v[i] < b.v[i] ? a.v[i] : b.v[i];
+    return a;
+}
+SQM__LANEWISE v16 SQM__NAME(abs)(v16 a)
+{
+    SQM__EACH a.v[i] = sqm__float(sqm__bits(a.v[i]) & 0x7fffffffu);
+    return a;
+}
+SQM__LANEWISE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    SQM__EACH a.v[i] = sqm__float((sqm__bits(a.v[i]) & 0x7fffffffu) | (sqm__bits(s.v[i]) & 0x80000000u));
+    return a;
+}
+SQM__LANEWISE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    v16 r;
+    SQM__EACH r.v[i] = a.v[i] < b.v[i] ? yes.v[i] : no.v[i];
+    return r;
+}
+SQM__LANEWISE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    SQM__EACH p.v[i] = sqm__float(sqm__bits(p.v[i]) + (sqm__bits(t.v[i]) << 23));
+    return p;
+}
 SQM__LANEWISE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = (float)a.v[i]; return r; }
 SQM__LANEWISE float SQM__NAME(sum)(v16 a)
 {
@@ -1744,32 +1946,52 @@ SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, int left, uint8_t mask)
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(((a.v[i] >> right) << left) & mask);
     return a;
 }
-SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b) { for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]); return a; }
-SQM__LANEWISE b64 SQM__NAME(lookup)(const int8_t *table, b64 a) { for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)table[a.v[i] & 15]; return a; }
-SQM__LANEWISE v16 SQM__NAME(byte_u)(b64 a, int c) { v16 r; SQM__EACH r.v[i] = (float)a.v[4 * i + c]; return r; }
-SQM__LANEWISE v16 SQM__NAME(byte_s)(b64 a, int c) { v16 r; SQM__EACH r.v[i] = (float)(int8_t)a.v[4 * i + c]; return r; }
-#define SQM__SIGNED_OFFSET 0            /* what dot_s adds to signed weight codes                                  */
+SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b)
+{
+    for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]);
+    return a;
+}
+SQM__LANEWISE b64 SQM__NAME(lookup)(const int8_t *table, b64 a)
+{
+    for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)table[a.v[i] & 15];
+    return a;
+}
+SQM__LANEWISE v16 SQM__NAME(byte_u)(b64 a, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = (float)a.v[4 * i + c];
+    return r;
+}
+SQM__LANEWISE v16 SQM__NAME(byte_s)(b64 a, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = (float)(int8_t)a.v[4 * i + c];
+    return r;
+}
+#define SQM__SIGNED_OFFSET 0            /* what dot_s adds to signed weight codes */
 SQM__LANEWISE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
 {
-    SQM__EACH acc.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i + 3] * x[3];
+    SQM__EACH acc.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i +
+            3] * x[3];
     return acc;
 }
 SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
-    SQM__EACH acc.v[i] += (int8_t)w.v[4 * i] * x[0] + (int8_t)w.v[4 * i + 1] * x[1] + (int8_t)w.v[4 * i + 2] * x[2] +
+    SQM__EACH acc.v[i] += (int8_t)w.v[4 * i] * x[0] + (int8_t)w.v[4 * i + 1] * x[1] + (int8_t)w.v[4 * i +
+            2] * x[2] +
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
 #undef SQM__EACH
 #undef SQM__LANEWISE
-#define SQM__TILE_P 2                   /* panels and tokens of a register tile                                    */
+#define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
-#define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products                             */
-#define SQM__TILE_ROWS 1                /* panels at once for a single token                                       */
+#define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
+#define SQM__TILE_ROWS 1                /* panels at once for a single token */
 
-/* ---- vocabulary of the AVX2 pass ---------------------------------------------------------------------------------- */
+/* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
-#define SQM__SPECIAL SQM__INLINE        /* a copy of a kernel for each type and tile shape                              */
+#define SQM__SPECIAL SQM__INLINE        /* a copy of a kernel for each type and tile shape */
 #define SQM__WIDE SQM__UNROLL
 #define v16 sqm__v16_avx2
 #define w16 sqm__w16_avx2
@@ -1779,7 +2001,10 @@ typedef struct { __m256i a, b; } w16;
 typedef struct { __m256i a, b; } b64;
 SQM__INLINE v16 SQM__NAME(pair)(__m256 a, __m256 b) { v16 r; r.a = a; r.b = b; return r; }
 SQM__INLINE v16 SQM__NAME(set1)(float x) { const __m256 v = _mm256_set1_ps(x); return SQM__NAME(pair)(v, v); }
-SQM__INLINE v16 SQM__NAME(load)(const float *p) { return SQM__NAME(pair)(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8)); }
+SQM__INLINE v16 SQM__NAME(load)(const float *p)
+{
+    return SQM__NAME(pair)(_mm256_loadu_ps(p), _mm256_loadu_ps(p + 8));
+}
 SQM__INLINE void SQM__NAME(store)(float *p, v16 v) { _mm256_storeu_ps(p, v.a); _mm256_storeu_ps(p + 8, v.b); }
 SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
 SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
@@ -1805,16 +2030,34 @@ SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
     return SQM__NAME(pair)(_mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(v)),
                            _mm256_cvtepi32_ps(_mm256_cvtepi8_epi32(_mm_srli_si128(v, 8))));
 }
-SQM__INLINE v16 SQM__NAME(add)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b)); }
-SQM__INLINE v16 SQM__NAME(sub)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b)); }
-SQM__INLINE v16 SQM__NAME(mul)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b)); }
-SQM__INLINE v16 SQM__NAME(div)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(add)(v16 x, v16 y)
+{
+    return SQM__NAME(pair)(_mm256_add_ps(x.a, y.a), _mm256_add_ps(x.b, y.b));
+}
+SQM__INLINE v16 SQM__NAME(sub)(v16 x, v16 y)
+{
+    return SQM__NAME(pair)(_mm256_sub_ps(x.a, y.a), _mm256_sub_ps(x.b, y.b));
+}
+SQM__INLINE v16 SQM__NAME(mul)(v16 x, v16 y)
+{
+    return SQM__NAME(pair)(_mm256_mul_ps(x.a, y.a), _mm256_mul_ps(x.b, y.b));
+}
+SQM__INLINE v16 SQM__NAME(div)(v16 x, v16 y)
+{
+    return SQM__NAME(pair)(_mm256_div_ps(x.a, y.a), _mm256_div_ps(x.b, y.b));
+}
 SQM__INLINE v16 SQM__NAME(fma)(v16 x, v16 y, v16 z)
 {
     return SQM__NAME(pair)(_mm256_fmadd_ps(x.a, y.a, z.a), _mm256_fmadd_ps(x.b, y.b, z.b));
 }
-SQM__INLINE v16 SQM__NAME(max)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b)); }
-SQM__INLINE v16 SQM__NAME(min)(v16 x, v16 y) { return SQM__NAME(pair)(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b)); }
+SQM__INLINE v16 SQM__NAME(max)(v16 x, v16 y)
+{
+    return SQM__NAME(pair)(_mm256_max_ps(x.a, y.a), _mm256_max_ps(x.b, y.b));
+}
+SQM__INLINE v16 SQM__NAME(min)(v16 x, v16 y)
+{
+    return SQM__NAME(pair)(_mm256_min_ps(x.a, y.a), _mm256_min_ps(x.b, y.b));
+}
 SQM__INLINE v16 SQM__NAME(abs)(v16 x)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -1833,13 +2076,17 @@ SQM__INLINE v16 SQM__NAME(less)(v16 x, v16 y, v16 yes, v16 no)
 }
 SQM__INLINE __m256 SQM__NAME(shift8)(__m256 p, __m256 t)
 {
-    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
+    return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p),
+                                                _mm256_slli_epi32(_mm256_castps_si256(t), 23)));
 }
 SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
 {
     return SQM__NAME(pair)(SQM__NAME(shift8)(p.a, t.a), SQM__NAME(shift8)(p.b, t.b));
 }
-SQM__INLINE v16 SQM__NAME(from_int)(w16 x) { return SQM__NAME(pair)(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b)); }
+SQM__INLINE v16 SQM__NAME(from_int)(w16 x)
+{
+    return SQM__NAME(pair)(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b));
+}
 SQM__INLINE float SQM__NAME(sum)(v16 x)
 {
     const __m256 s8 = _mm256_add_ps(x.a, x.b);
@@ -1855,10 +2102,13 @@ SQM__INLINE float SQM__NAME(max_lane)(v16 x)
     return _mm_cvtss_f32(_mm_max_ss(s, _mm_shuffle_ps(s, s, 1)));
 }
 SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; r.a = r.b = _mm256_set1_epi32(x); return r; }
-SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; r.a = SQM__NAME(load32)(p); r.b = SQM__NAME(load32)(p + 32); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
+{
+    b64 r; r.a = SQM__NAME(load32)(p); r.b = SQM__NAME(load32)(p + 32); return r;
+}
 SQM__INLINE __m256i SQM__NAME(bits32)(__m256i x, int right, int left, uint8_t mask)
 {
-    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy                      */
+    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy */
     case -4: x = _mm256_slli_epi16(x, 4); break;
     case -3: x = _mm256_slli_epi16(x, 3); break;
     case -2: x = _mm256_slli_epi16(x, 2); break;
@@ -1880,7 +2130,10 @@ SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
     x.b = SQM__NAME(bits32)(x.b, right, left, mask);
     return x;
 }
-SQM__INLINE b64 SQM__NAME(or)(b64 x, b64 y) { x.a = _mm256_or_si256(x.a, y.a); x.b = _mm256_or_si256(x.b, y.b); return x; }
+SQM__INLINE b64 SQM__NAME(or)(b64 x, b64 y)
+{
+    x.a = _mm256_or_si256(x.a, y.a); x.b = _mm256_or_si256(x.b, y.b); return x;
+}
 SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
 {
     __m128i t;
@@ -1902,10 +2155,19 @@ SQM__INLINE __m256 SQM__NAME(byte8)(__m256i x, int c, int is_signed)
     }
     return _mm256_cvtepi32_ps(is_signed ? _mm256_srai_epi32(x, 24) : _mm256_srli_epi32(x, 24));
 }
-SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c) { return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 0), SQM__NAME(byte8)(x.b, c, 0)); }
-SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 1), SQM__NAME(byte8)(x.b, c, 1)); }
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
+{
+    return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 0), SQM__NAME(byte8)(x.b, c, 0));
+}
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
+{
+    return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 1), SQM__NAME(byte8)(x.b, c, 1));
+}
 #define SQM__SIGNED_OFFSET 0
-SQM__INLINE __m256i SQM__NAME(four)(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return _mm256_set1_epi32(v); }
+SQM__INLINE __m256i SQM__NAME(four)(const int8_t *x)
+{
+    int32_t v; memcpy(&v, x, 4); return _mm256_set1_epi32(v);
+}
 /* unsigned codes up to 63: pairs of products fit 16 bits */
 SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
 {
@@ -1929,7 +2191,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_Q 2
 #define SQM__TILE_ROWS 4
 
-/* ---- vocabulary of the AVX-512 pass ------------------------------------------------------------------------------- */
+/* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
 #define SQM__SPECIAL SQM__INLINE
 #define SQM__WIDE SQM__UNROLL
@@ -1946,8 +2208,14 @@ SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(SQM__NAME(load32)(p)), 16));
 }
-SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(SQM__NAME(load16)(p))); }
-SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(SQM__NAME(load16)(p))); }
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(SQM__NAME(load16)(p)));
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(SQM__NAME(load16)(p)));
+}
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return _mm512_add_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return _mm512_sub_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { return _mm512_mul_ps(a, b); }
@@ -1966,7 +2234,8 @@ SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
 }
 SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
 {
-    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
+    return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p),
+                                                _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
 }
 SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { return _mm512_cvtepi32_ps(a); }
 SQM__INLINE float SQM__NAME(sum)(v16 a)
@@ -1987,7 +2256,7 @@ SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { return _mm512_set1_epi32(x); }
 SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
 SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
 {
-    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy                      */
+    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy */
     case -4: x = _mm512_slli_epi16(x, 4); break;
     case -3: x = _mm512_slli_epi16(x, 3); break;
     case -2: x = _mm512_slli_epi16(x, 2); break;
@@ -2024,8 +2293,14 @@ SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c) { return SQM__NAME(byte)(x, c, 0
 SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(byte)(x, c, 1); }
 /* VNNI wants unsigned weights: signed codes are offset by 128 and the kernel starts from -128 * sum(x). */
 #define SQM__SIGNED_OFFSET 128
-SQM__INLINE __m512i SQM__NAME(four)(const int8_t *x) { int32_t v; memcpy(&v, x, 4); return _mm512_set1_epi32(v); }
-SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return _mm512_dpbusd_epi32(acc, w, SQM__NAME(four)(x)); }
+SQM__INLINE __m512i SQM__NAME(four)(const int8_t *x)
+{
+    int32_t v; memcpy(&v, x, 4); return _mm512_set1_epi32(v);
+}
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
+{
+    return _mm512_dpbusd_epi32(acc, w, SQM__NAME(four)(x));
+}
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
@@ -2035,7 +2310,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_Q 8
 #define SQM__TILE_ROWS 4
 
-/* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------------------- */
+/* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
 #define SQM__SPECIAL SQM__INLINE
 #define SQM__WIDE SQM__UNROLL
@@ -2087,9 +2362,21 @@ SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] = vaddq_f32(a.v[
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
 SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
 SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { SQM__EACH a.v[i] = vdivq_f32(a.v[i], b.v[i]); return a; }
-SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { SQM__EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]); return c; }
-SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { SQM__EACH a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
-SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { SQM__EACH a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c)
+{
+    SQM__EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    return c;
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = vbslq_f32(vcgtq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = vbslq_f32(vcltq_f32(a.v[i], b.v[i]), a.v[i], b.v[i]);
+    return a;
+}
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
@@ -2119,7 +2406,12 @@ SQM__INLINE float SQM__NAME(max_lane)(v16 a)
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.v[0], a.v[2]), vmaxq_f32(a.v[1], a.v[3])));
 }
 SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = vdupq_n_s32(x); return r; }
-SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; SQM__EACH r.v[i] = vld1q_u8(p + 16 * i); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
+{
+    b64 r;
+    SQM__EACH r.v[i] = vld1q_u8(p + 16 * i);
+    return r;
+}
 SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
 {
     const int8x16_t shift = vdupq_n_s8((int8_t)(left - right));
@@ -2136,7 +2428,8 @@ SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
 SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
 {
     v16 r;
-    SQM__EACH r.v[i] = vcvtq_f32_u32(vshrq_n_u32(vshlq_u32(vreinterpretq_u32_u8(x.v[i]), vdupq_n_s32(24 - 8 * c)), 24));
+    SQM__EACH r.v[i] = vcvtq_f32_u32(vshrq_n_u32(vshlq_u32(vreinterpretq_u32_u8(x.v[i]),
+                                                           vdupq_n_s32(24 - 8 * c)), 24));
     return r;
 }
 SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
@@ -2166,7 +2459,8 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
     }
     return acc;
 }
-SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__NAME(dot_s)(acc, w, x); }  /* codes <= 63 */
+/* codes <= 63 */
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__NAME(dot_s)(acc, w, x); }
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
@@ -2174,7 +2468,7 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 #define SQM__TILE_ROWS 2
 #endif
 
-/* ---- the kernels ------------------------------------------------------------------------------------------------ */
+/* ---- the kernels --------------------------------------------------------------------------------------- */
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -2189,24 +2483,29 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
     return SQM__NAME(load)((const float *)(const void *)w);
 }
 
-/* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] * w[p][k][lane],
+/* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
+   w[p][k][lane],
    one chain of fused multiply-adds in increasing k whatever P and T are. */
-SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride, const uint8_t *w,
-                                 size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype, const int32_t P,
+SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
+                                  const uint8_t *w,
+                                 size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype,
+                                     const int32_t P,
                                  const int32_t T)
 {
     const size_t step = dtype == SQM_F32 ? 64 : 32;
     v16 sum[SQM__TILE_T > SQM__TILE_ROWS ? SQM__TILE_T * SQM__TILE_P : SQM__TILE_ROWS * SQM__TILE_P];
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         SQM__WIDE for (int32_t p = 0; p < P; p++)
-            sum[t * P + p] = resume ? SQM__NAME(load)(acc + (size_t)t * acc_stride + 16 * p) : SQM__SET1(0.0f);
+            sum[t * P + p] = resume ? SQM__NAME(load)(acc + (size_t)t * acc_stride + 16 * p)
+                : SQM__SET1(0.0f);
     for (int32_t k = 0; k < n; k++) {
         v16 weight[SQM__TILE_P > SQM__TILE_ROWS ? SQM__TILE_P : SQM__TILE_ROWS];
         SQM__WIDE for (int32_t p = 0; p < P; p++)
             weight[p] = SQM__NAME(element)(w + (size_t)p * panel_bytes + (size_t)k * step, dtype);
         SQM__WIDE for (int32_t t = 0; t < T; t++) {
             const v16 value = SQM__SET1(x[(size_t)t * x_stride + (size_t)k]);
-            SQM__WIDE for (int32_t p = 0; p < P; p++) sum[t * P + p] = SQM__MADD(value, weight[p], sum[t * P + p]);
+            SQM__WIDE for (int32_t p = 0; p < P; p++) sum[t * P + p] = SQM__MADD(value, weight[p],
+                    sum[t * P + p]);
         }
     }
     SQM__WIDE for (int32_t t = 0; t < T; t++)
@@ -2215,50 +2514,63 @@ SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x,
 }
 
 /* All rows of x against P panels, in tiles of as many rows as registers hold. */
-SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
+                                   int32_t n_rows,
                                   const uint8_t *w, size_t panel_bytes, int32_t n, int32_t resume,
                                   const sqm_dtype dtype, const int32_t P)
 {
     int32_t t = 0;
     for (; t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w, panel_bytes, n,
+        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
+                        panel_bytes, n,
                         resume, dtype, P, SQM__TILE_T);
     for (; t + 3 <= n_rows; t += 3)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w, panel_bytes, n,
+        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
+                        panel_bytes, n,
                         resume, dtype, P, 3);
     for (; t < n_rows; t++)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w, panel_bytes, n,
+        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
+                        panel_bytes, n,
                         resume, dtype, P, 1);
 }
 
-/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and values alike. */
-SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
+   values alike. */
+SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
+                                        int32_t n_rows,
                                        const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
                                        int32_t resume, const sqm_dtype dtype)
 {
     int32_t p = 0;
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n, resume,
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
+                            n, resume,
                             dtype, SQM__TILE_ROWS, 1);
     if (SQM__TILE_P > 1)
     for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes, panel_bytes, n,
+        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
+                         panel_bytes, n,
                          resume, dtype, SQM__TILE_P);
     for (; p < n_panels; p++)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes, panel_bytes, n,
+        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
+                         panel_bytes, n,
                          resume, dtype, 1);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
-                               const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n, int32_t resume,
+                               const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
+                                   int32_t resume,
                                sqm_dtype dtype)
 {
     if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_F16);
     else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_BF16);
     else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_F32);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -2291,7 +2603,8 @@ static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t las
         for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
             const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
             SQM__NAME(product)(work, 4 * SQM__LANES, g->x + (size_t)t * g->x_stride, g->x_stride, n,
-                               g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n_panels, g->n_cols, 0,
+                               g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n_panels,
+                                   g->n_cols, 0,
                                g->dtype);
             for (int32_t i = 0; i < n; i++)
                 for (int32_t p = 0; p < n_panels; p++)
@@ -2300,7 +2613,7 @@ static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t las
     }
 }
 
-/* ---- quantised weights: codes and scales as they lie in a panel ------------------------------------------------- */
+/* ---- quantised weights: codes and scales as they lie in a panel ---------------------------------------- */
 SQM__SPECIAL int SQM__NAME(is_signed)(const sqm_dtype d) { return d == SQM_Q8 || d == SQM_IQ4; }
 SQM__SPECIAL int SQM__NAME(has_min)(const sqm_dtype d)
 {
@@ -2310,9 +2623,12 @@ SQM__SPECIAL int32_t SQM__NAME(zero_code)(const sqm_dtype d)
 {
     return d == SQM_Q4 ? 8 : d == SQM_Q5 ? 16 : d == SQM_Q6K ? 32 : d == SQM_Q3K ? 4 : 0;
 }
-SQM__SPECIAL int SQM__NAME(small_groups)(const sqm_dtype d) { return d == SQM_Q2K || d == SQM_Q3K || d == SQM_Q6K; }
+SQM__SPECIAL int SQM__NAME(small_groups)(const sqm_dtype d)
+{
+    return d == SQM_Q2K || d == SQM_Q3K || d == SQM_Q6K;
+}
 SQM__SPECIAL int32_t SQM__NAME(sub_units)(const sqm_dtype d) { return d >= SQM_Q2K ? 8 : 1; }
-SQM__SPECIAL size_t SQM__NAME(code_bytes)(const sqm_dtype d)         /* of 32 k                                      */
+SQM__SPECIAL size_t SQM__NAME(code_bytes)(const sqm_dtype d)         /* of 32 k */
 {
     return d == SQM_Q8 ? 512 : d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K ? 320 : d == SQM_Q6K ? 384 :
            d == SQM_Q3K ? 192 : d == SQM_Q2K ? 128 : 256;
@@ -2320,7 +2636,8 @@ SQM__SPECIAL size_t SQM__NAME(code_bytes)(const sqm_dtype d)         /* of 32 k 
 SQM__SPECIAL size_t SQM__NAME(unit_bytes)(const sqm_dtype d)
 {
     const size_t codes = SQM__NAME(code_bytes)(d) * (size_t)SQM__NAME(sub_units)(d);
-    return codes + (d == SQM_Q4K || d == SQM_Q5K || d == SQM_Q2K ? 320u : d == SQM_Q3K || d == SQM_Q6K ? 288u :
+    return codes + (d == SQM_Q4K || d == SQM_Q5K || d == SQM_Q2K ? 320u : d == SQM_Q3K || d == SQM_Q6K
+                    ? 288u :
                     SQM__NAME(has_min)(d) ? 64u : 32u);
 }
 
@@ -2352,13 +2669,15 @@ SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int j, const sqm_dtype
         if (d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K)
             return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256), j, 4, 16));
         if (d == SQM_Q6K)
-            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256 + 64 * (j / 4)), 2 * (j % 4), 4, 48));
+            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256 + 64 * (j / 4)), 2 * (j % 4),
+                                                      4, 48));
         return low;
     }
 }
 
 /* Scale and minimum of group g (32 k, or 16 k in Q2K Q3K Q6K) of a unit. */
-SQM__SPECIAL void SQM__NAME(group_scale)(v16 *scale, v16 *min, const uint8_t *unit, int32_t g, const sqm_dtype d)
+SQM__SPECIAL void SQM__NAME(group_scale)(v16 *scale, v16 *min, const uint8_t *unit, int32_t g,
+                                         const sqm_dtype d)
 {
     const uint8_t *s = unit + SQM__NAME(code_bytes)(d) * (size_t)SQM__NAME(sub_units)(d);
     *scale = SQM__NAME(load_f16)(s);
@@ -2423,17 +2742,21 @@ static void SQM__NAME(gemm_exact)(const sqm__gemm *g, int32_t first, int32_t las
     }
 }
 
-SQM__SPECIAL void SQM__NAME(dot_quad)(w16 *dot, const int8_t *x, size_t stride, b64 quad, const sqm_dtype d, const int32_t T)
+SQM__SPECIAL void SQM__NAME(dot_quad)(w16 *dot, const int8_t *x, size_t stride, b64 quad, const sqm_dtype d,
+                                      const int32_t T)
 {
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         dot[t] = SQM__NAME(is_signed)(d) ? SQM__NAME(dot_s)(dot[t], quad, x + (size_t)t * stride)
                                          : SQM__NAME(dot_u)(dot[t], quad, x + (size_t)t * stride);
 }
-/* 8-bit product of T tokens with one panel: integer dots of a group are exact, one fused multiply-add adds each to the
+/* 8-bit product of T tokens with one panel: integer dots of a group are exact, one fused multiply-add adds
+   each to the
    sum in increasing k; minima add min * (scale of x) * (sum of codes of x). */
-SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, const sqm_dtype d, const int32_t T)
+SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, const sqm_dtype d,
+                                        const int32_t T)
 {
-    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP), halves = SQM__NAME(small_groups)(d) ? 2 : 1;
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP), halves = SQM__NAME(small_groups)(d)
+        ? 2 : 1;
     const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
     const size_t stride = (size_t)n_groups;
     const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
@@ -2459,11 +2782,13 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 const int first = 4 * (high + half);
                 if (SQM__NAME(planes)(d)) {
                     SQM__WIDE for (int j = 0; j < 4; j++)
-                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j), stride * SQM__GROUP,
+                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j),
+                                            stride * SQM__GROUP,
                                             SQM__NAME(codes)(codes, first + j, d), d, T);
                 } else {
                     for (int j = 0; j < 4; j++)
-                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j), stride * SQM__GROUP,
+                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j),
+                                            stride * SQM__GROUP,
                                             SQM__NAME(codes_simple)(codes, j, high + half, d), d, T);
                 }
             }
@@ -2473,7 +2798,8 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 sum[t] = SQM__MADD(SQM__NAME(from_int)(dot[t]), SQM__MUL(scale, SQM__SET1(x_scale)), sum[t]);
                 if (SQM__NAME(has_min)(d)) {
                     const float weight = x_scale * (float)code_sum[t];
-                    sum[t] = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), sum[t]);
+                    sum[t] = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight),
+                                       sum[t]);
                 }
             }
         }
@@ -2488,7 +2814,8 @@ SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32
 {
     for (int32_t panel = first; panel < last; panel++) {
         int32_t t = 0;
-        for (; t + SQM__TILE_Q <= g->n_tokens; t += SQM__TILE_Q) SQM__NAME(tile_codes)(g, t, panel, d, SQM__TILE_Q);
+        for (; t + SQM__TILE_Q <= g->n_tokens; t += SQM__TILE_Q) SQM__NAME(tile_codes)(g, t, panel, d,
+                SQM__TILE_Q);
         for (; t < g->n_tokens; t++) SQM__NAME(tile_codes)(g, t, panel, d, 1);
     }
 }
@@ -2513,7 +2840,7 @@ static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, flo
     }
 }
 
-/* ---- rows: loads that end early ----------------------------------------------------------------------------------- */
+/* ---- rows: loads that end early ------------------------------------------------------------------------ */
 SQM__SPECIAL v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
 {
     float part[SQM__LANES];
@@ -2532,17 +2859,19 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
 /* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. */
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n)
 {
-    const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits         */
+    const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
         half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
-        half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f) : SQM__SET1(0.0f);
+        half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f)
+            : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
         inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
         *scales++ = largest / 127.0f;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
+                    SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
             for (int lane = 0; lane < SQM__LANES; lane++) {
@@ -2556,18 +2885,20 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, con
     }
 }
 
-static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
+static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
+                                 const float *bias,
                                  float eps)
 {
     v16 total = SQM__SET1(0.0f), squares = SQM__SET1(0.0f), mean = SQM__SET1(0.0f), inverse;
     float second;
     if (kind == SQM_NORM_LAYER) {
-        for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+        for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(x + i, n - i,
+                0.0f));
         mean = SQM__SET1(SQM__NAME(sum)(total) / (float)n);
     }
     for (int32_t i = 0; i < n; i += SQM__LANES) {
         v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
-        if (kind == SQM_NORM_LAYER) {   /* missing lanes must not become -mean                                      */
+        if (kind == SQM_NORM_LAYER) {   /* missing lanes must not become -mean */
             v = SQM__SUB(v, mean);
             if (n - i < SQM__LANES) {
                 float part[SQM__LANES];
@@ -2590,8 +2921,9 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
     }
 }
 
-/* ---- elementary functions: the same polynomials in every pass ------------------------------------------------------ */
-/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
+/* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
+/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own minimax fit on |r| <= ln2 / 2); 0
+   below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
 {
     const v16 magic = SQM__SET1(12582912.0f), low = SQM__SET1(-86.5f);
@@ -2615,7 +2947,8 @@ SQM__SPECIAL v16 SQM__NAME(sigmoid)(v16 x)
 SQM__SPECIAL v16 SQM__NAME(tanh)(v16 x)
 {
     const v16 size = SQM__NAME(abs)(x), square = SQM__MUL(x, x), one = SQM__SET1(1.0f);
-    const v16 far = SQM__SUB(one, SQM__NAME(div)(SQM__SET1(2.0f), SQM__ADD(SQM__NAME(exp)(SQM__ADD(size, size)), one)));
+    const v16 far = SQM__SUB(one, SQM__NAME(div)(SQM__SET1(2.0f), SQM__ADD(SQM__NAME(exp)(SQM__ADD(size,
+            size)), one)));
     v16 p = SQM__SET1(2.282840541e-3f);
     p = SQM__MADD(p, square, SQM__SET1(-8.342024290e-3f));
     p = SQM__MADD(p, square, SQM__SET1(2.177159514e-2f));
@@ -2671,8 +3004,10 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
     case SQM_ACT_GELU:
         return SQM__MUL(SQM__MUL(SQM__SET1(0.5f), x),
                         SQM__ADD(SQM__SET1(1.0f), SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f)))));
-    case SQM_ACT_GELU_TANH: {           /* x (1 + tanh u) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3)     */
-        const v16 u = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(SQM__MUL(SQM__MUL(x, x), x), SQM__SET1(0.044715f), x));
+    /* x (1 + tanh u) / 2 = x sigmoid(2u), u = sqrt(2/pi) (x + 0.044715 x^3) */
+    case SQM_ACT_GELU_TANH: {
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(SQM__MUL(SQM__MUL(x, x), x),
+                SQM__SET1(0.044715f), x));
         return SQM__MUL(x, SQM__NAME(sigmoid)(u));
     }
     case SQM_ACT_RELU:       return SQM__NAME(max)(x, zero);
@@ -2716,7 +3051,10 @@ static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t 
     default:                 SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_NONE); break;
     }
 }
-static void SQM__NAME(activate)(float *y, const float *x, size_t n, int32_t kind) { SQM__NAME(glu)(y, x, NULL, n, kind); }
+static void SQM__NAME(activate)(float *y, const float *x, size_t n, int32_t kind)
+{
+    SQM__NAME(glu)(y, x, NULL, n, kind);
+}
 
 /* y = softmax(scale * x): largest first, then exponentials and their sum by lanes */
 static void SQM__NAME(softmax)(float *y, const float *x, int32_t n, float scale)
@@ -2749,8 +3087,9 @@ static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
     }
 }
 
-/* ---- attention ------------------------------------------------------------------------------------------------------- */
-/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high) weigh 0.
+/* ---- attention ----------------------------------------------------------------------------------------- */
+/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high)
+   weigh 0.
    Returns the factor by which earlier sums shrink. */
 SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high)
 {
@@ -2773,7 +3112,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     }
     largest = SQM__NAME(max)(SQM__NAME(max)(s[0], s[1]), SQM__NAME(max)(s[2], s[3]));
     {
-        const float before = a->max[m], here = SQM__NAME(max_lane)(largest), now = here > before ? here : before;
+        const float before = a->max[m], here = SQM__NAME(max_lane)(largest), now = here > before ? here
+            : before;
         const v16 top = SQM__SET1(now);
         SQM__WIDE for (int i = 0; i < 4; i++) {
             s[i] = SQM__NAME(exp)(SQM__SUB(s[i], top));
@@ -2781,12 +3121,14 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
         }
         SQM__NAME(store)(lanes, SQM__NAME(exp)(SQM__SUB(SQM__SET1(before), top)));
         a->max[m] = now;
-        a->sum[m] = a->sum[m] * lanes[0] + SQM__NAME(sum)(SQM__ADD(SQM__ADD(s[0], s[1]), SQM__ADD(s[2], s[3])));
+        a->sum[m] = a->sum[m] * lanes[0] + SQM__NAME(sum)(SQM__ADD(SQM__ADD(s[0], s[1]), SQM__ADD(s[2],
+                s[3])));
     }
     return lanes[0];
 }
 
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values,
+                                   int32_t first_key,
                                    int32_t n_keys)
 {
     const size_t element = a->dtype == SQM_F32 ? 4 : 2;
@@ -2794,7 +3136,8 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, co
     SQM__NAME(product)(a->scores, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors, keys,
                        (size_t)a->head_dim * SQM__LANES * element, n_panels, a->head_dim, 0, a->dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
-        const int32_t end = a->position[m] - first_key + 1;          /* keys before this one are not in the future  */
+        /* keys before this one are not in the future */
+        const int32_t end = a->position[m] - first_key + 1;
         const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
@@ -2820,7 +3163,8 @@ static const sqm__kernels SQM__NAME(table) = {
 #else
     SQM_ISA_NEON,
 #endif
-    SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu), SQM__NAME(softmax),
+    SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
+        SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile)
 };
 #undef v16
@@ -2841,9 +3185,9 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif /* SQM__PASS */
 
 #if defined(SQM__IMPLEMENTING) && !defined(SQM__PASS)
-/* ==== [OPS] Tensor operations ====================================================================================
-   Checks arguments, splits rows over threads, calls [KERN]. Rows are split, sums never, so that the number of threads
-   does not change a bit. Tested by tests/test_ops.c.                                                               */
+/* ==== [OPS] Tensor operations ==============================================================================
+   Checks arguments, splits rows over threads, calls [KERN]. Rows are split, sums never, so that the number
+   of threads does not change a bit. Tested by tests/test_ops.c. */
 
 /* Runs fn(arg, 0 .. n - 1) on the caller's pool, OpenMP's, or one after another. */
 static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
@@ -2871,13 +3215,17 @@ static int32_t sqm__pieces(const sqm_exec *x, size_t work)
 }
 
 /* Start of piece i when n things are cut into `pieces`. */
-SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces) { return (int32_t)((int64_t)n * i / pieces); }
+SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
+{
+    return (int32_t)((int64_t)n * i / pieces);
+}
 
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
-    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8, 64) +
+    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+            64) +
            (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
 }
 
@@ -2897,7 +3245,8 @@ static int32_t sqm__default_threads(const sqm_parallel *parallel)
 #endif
 }
 
-SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void *scratch, size_t scratch_bytes)
+SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void *scratch,
+                                size_t scratch_bytes)
 {
     const size_t skip = (size_t)(64 - (uintptr_t)scratch % 64) % 64;
     memset(x, 0, sizeof(*x));
@@ -2905,7 +3254,8 @@ SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void 
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, threads, "%d threads: must be 0 (default) to 1024", threads);
     x->kernels = sqm__kernels_of(isa);
     if (!x->kernels)
-        SQM__FAIL(&x->error, SQM_E_UNSUPPORTED, isa, "instruction set %s is not available here", sqm_isa_name(isa));
+        SQM__FAIL(&x->error, SQM_E_UNSUPPORTED, isa, "instruction set %s is not available here",
+                  sqm_isa_name(isa));
     x->threads = threads > 0 ? threads : 1;
     if (scratch && scratch_bytes > skip) {
         x->scratch = (uint8_t *)scratch + skip;
@@ -2914,13 +3264,13 @@ SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void 
     return SQM_OK;
 }
 
-/* ---- linear maps ------------------------------------------------------------------------------------------------- */
+/* ---- linear maps --------------------------------------------------------------------------------------- */
 #define SQM__MAX_WEIGHTS 64
-typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bias), outputs side by side              */
-    const sqm_tensor    *weights;       /* [n_weights] panels with the same number of columns                         */
-    const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none                               */
+typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bias), outputs side by side */
+    const sqm_tensor    *weights;       /* [n_weights] panels with the same number of columns */
+    const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none */
     int32_t              n_weights;
-    int32_t              add;           /* 1: y += result                                                             */
+    int32_t              add;           /* 1: y += result */
     float                scale;
 } sqm__linear;
 
@@ -2931,7 +3281,7 @@ typedef struct sqm__linear_job {
     const float       *a;
     size_t             y_stride, a_stride;
     int32_t            n, cols, pieces, n_panels;
-    int8_t            *codes;           /* NULL: exact                                                                */
+    int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
     int32_t           *code_sums;
     float             *work;
@@ -2942,8 +3292,10 @@ static void sqm__quantize_task(void *arg, int32_t piece)
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales + (size_t)t * groups,
-                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride, job->cols);
+        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales +
+                                  (size_t)t * groups,
+                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride,
+                                      job->cols);
 }
 
 /* Panels [first, last) of all weights counted through. */
@@ -2951,7 +3303,8 @@ static void sqm__linear_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const sqm__linear *l = job->linear;
-    const int32_t first = sqm__cut(job->n_panels, piece, job->pieces), last = sqm__cut(job->n_panels, piece + 1, job->pieces);
+    const int32_t first = sqm__cut(job->n_panels, piece, job->pieces), last = sqm__cut(job->n_panels, piece +
+            1, job->pieces);
     int32_t base = 0, column = 0;
     for (int32_t i = 0; i < l->n_weights; i++) {
         const sqm_tensor *w = &l->weights[i];
@@ -2983,7 +3336,8 @@ static void sqm__linear_task(void *arg, int32_t piece)
 }
 
 /* The scratch of x is large enough: callers checked. */
-static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, size_t y_stride, const float *a,
+static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, size_t y_stride,
+                            const float *a,
                             size_t a_stride, int32_t n)
 {
     sqm__linear_job job;
@@ -2993,7 +3347,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     memset(&scratch, 0, sizeof(scratch));
     scratch.base = x->scratch;
     scratch.size = x->scratch_bytes;
-    job.x = x; job.linear = l; job.y = y; job.a = a; job.y_stride = y_stride; job.a_stride = a_stride; job.n = n;
+    job.x = x; job.linear = l; job.y = y; job.a = a; job.y_stride = y_stride; job.a_stride = a_stride; job.n =
+        n;
     job.cols = l->weights[0].shape[1];
     job.n_panels = 0;
     for (int32_t i = 0; i < l->n_weights; i++) {
@@ -3012,7 +3367,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     } else {
         job.codes = NULL;
     }
-    job.pieces = sqm__min(job.n_panels, sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES));
+    job.pieces = sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
+    job.pieces = sqm__min(job.pieces, job.n_panels);
     sqm__run(x, sqm__linear_task, &job, job.pieces);
 }
 
@@ -3026,7 +3382,8 @@ static sqm_result sqm__check_panels(const sqm_tensor *w, sqm_error *err)
     return SQM_OK;
 }
 
-SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w, const float *bias)
+SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w,
+                             const float *bias)
 {
     sqm__linear l;
     size_t need;
@@ -3034,7 +3391,8 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     SQM__TRY(sqm__check_panels(w, &x->error));
     need = sqm__linear_scratch(n, w->shape[1], x->threads);
     if (need > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "matmul needs %z bytes of scratch, the context has %z", (uint64_t)need,
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "matmul needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need,
                   (uint64_t)x->scratch_bytes);
     l.weights = w;
     l.biases = &bias;
@@ -3045,14 +3403,14 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     return SQM_OK;
 }
 
-/* ---- row-wise operations ------------------------------------------------------------------------------------------- */
-typedef struct sqm__rows_job {          /* one operation on the rows of a matrix, cut over threads                     */
+/* ---- row-wise operations ------------------------------------------------------------------------------- */
+typedef struct sqm__rows_job {          /* one operation on the rows of a matrix, cut over threads */
     const sqm_exec *x;
     float          *y;
     const float    *a, *gain, *bias;
     size_t          y_stride, a_stride;
     int32_t         n, dim, groups, kind, pieces, own;
-    float           number;             /* eps, scale or cap                                                          */
+    float           number;             /* eps, scale or cap */
 } sqm__rows_job;
 
 /* groups parts of dim columns each; gain and bias are shared by the groups unless own. */
@@ -3062,7 +3420,8 @@ static void sqm__normalize_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim, affine = job->own ? at : 0;
-            job->x->kernels->normalize(job->y + (size_t)t * job->y_stride + at, job->a + (size_t)t * job->a_stride + at,
+            job->x->kernels->normalize(job->y + (size_t)t * job->y_stride + at, job->a +
+                                       (size_t)t * job->a_stride + at,
                                        job->dim, job->kind, job->gain ? job->gain + affine : NULL,
                                        job->bias ? job->bias + affine : NULL, job->number);
         }
@@ -3070,9 +3429,11 @@ static void sqm__normalize_task(void *arg, int32_t piece)
 static void sqm__glu_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++) {
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces);
+         t++) {
         const float *a = job->a + (size_t)t * job->a_stride;
-        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim, job->kind);
+        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
+                             job->kind);
     }
 }
 static void sqm__activate_task(void *arg, int32_t piece)
@@ -3093,15 +3454,18 @@ static void sqm__softmax_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->softmax(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride, job->dim,
+        job->x->kernels->softmax(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+                                 job->dim,
                                  job->number);
 }
-static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride, int32_t n,
+static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride,
+                               int32_t n,
                                int32_t dim)
 {
     sqm__rows_job job;
     memset(&job, 0, sizeof(job));
-    job.x = x; job.y = y; job.a = a; job.y_stride = y_stride; job.a_stride = a_stride; job.n = n; job.dim = dim;
+    job.x = x; job.y = y; job.a = a; job.y_stride = y_stride; job.a_stride = a_stride; job.n = n; job.dim =
+        dim;
     job.groups = 1;
     return job;
 }
@@ -3111,8 +3475,8 @@ static void sqm__rows_run(sqm__rows_job *job, sqm_task task)
     job->pieces = sqm__min(job->n, sqm__pieces(job->x, work));
     sqm__run(job->x, task, job, job->pieces);
 }
-#define SQM__CHECK_ROWS(x, y, a, n, dim)                                                                               \
-    if (!(y) || !(a) || (n) < 1 || (dim) < 1)                                                                          \
+#define SQM__CHECK_ROWS(x, y, a, n, dim) \
+    if (!(y) || !(a) || (n) < 1 || (dim) < 1) \
         SQM__FAIL(&(x)->error, SQM_E_ARGUMENT, (n), "needs rows and columns, has n = %d, dim = %d", (n), (dim))
 
 SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
@@ -3131,7 +3495,8 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind)
 {
     if (!y || !a || (int)kind < 0 || kind >= SQM_ACT_COUNT)
-        SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown or there is no data", (int32_t)kind);
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown or there is no data",
+                  (int32_t)kind);
     x->kernels->activate(y, a, n, (int32_t)kind);
     return SQM_OK;
 }
@@ -3156,19 +3521,22 @@ SQMDEF sqm_result sqm_softmax(sqm_exec *x, float *y, const float *a, int32_t n, 
     return SQM_OK;
 }
 
-/* ==== [POS] Positions ============================================================================================
-   Rotary position embedding (Su et al. 2021, arXiv 2104.09864). The phase is the float32 product position * inv_freq, as
-   in the official code; its sine and cosine are computed in double, so that they are the same on every machine.
-   Tested by tests/test_ops.c and tools/sqm-vectors (rope).                                                         */
+/* ==== [POS] Positions ======================================================================================
+   Rotary position embedding (Su et al. 2021, arXiv 2104.09864). The phase is the float32 product position *
+   inv_freq, as in the official code; its sine and cosine are computed in double, so that they are the same
+   on every machine.
+   Tested by tests/test_ops.c and tools/sqm-vectors (rope). */
 
-/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for float results, Taylor series on |r| <= pi/4 */
+/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for float results, Taylor series on |r| <=
+   pi/4 */
 static void sqm__sincos(double x, float *sine, float *cosine)
 {
     const double n = floor(x * 0.63661977236758134 + 0.5);
     const double r = (x - n * 1.57079632673412561417e+00) - n * 6.07710050650619224932e-11, s = r * r;
     const double sin_r = r * (1.0 + s * (-1.0 / 6 + s * (1.0 / 120 + s * (-1.0 / 5040 + s * (1.0 / 362880 +
                          s * (-1.0 / 39916800 + s * (1.0 / 6227020800.0 - s / 1307674368000.0)))))));
-    const double cos_r = 1.0 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 + s * (-1.0 / 3628800 +
+    const double cos_r = 1.0 + s * (-0.5 + s * (1.0 / 24 + s * (-1.0 / 720 + s * (1.0 / 40320 +
+            s * (-1.0 / 3628800 +
                          s * (1.0 / 479001600.0 - s / 87178291200.0))))));
     const int64_t quarter = (int64_t)n & 3;
     const double a = quarter & 1 ? cos_r : sin_r, b = quarter & 1 ? sin_r : cos_r;
@@ -3177,7 +3545,8 @@ static void sqm__sincos(double x, float *sine, float *cosine)
 }
 
 /* table [dims]: cosines of the dims / 2 channels, then their sines, times attn_factor */
-static void sqm__rope_angles(float *table, int32_t position, const float *inv_freq, int32_t dims, float attn_factor)
+static void sqm__rope_angles(float *table, int32_t position, const float *inv_freq, int32_t dims,
+                             float attn_factor)
 {
     const int32_t half = dims / 2;
     for (int32_t i = 0; i < half; i++) {
@@ -3195,7 +3564,8 @@ static void sqm__rope_rotate(float *x, const float *table, int32_t dims, sqm_rop
 {
     const int32_t half = dims / 2;
     for (int32_t i = 0; i < half; i++) {
-        float *first = x + (style == SQM_ROPE_HALF ? i : 2 * i), *second = style == SQM_ROPE_HALF ? first + half : first + 1;
+        float *first = x + (style == SQM_ROPE_HALF ? i : 2 * i), *second = style == SQM_ROPE_HALF ? first +
+            half : first + 1;
         const float a = *first, b = *second, cosine = table[i], sine = table[half + i];
         *first = a * cosine - b * sine;
         *second = b * cosine + a * sine;
@@ -3209,22 +3579,26 @@ SQMDEF sqm_result sqm_rope(sqm_exec *x, float *rows, int32_t n, int32_t stride, 
     float *table = (float *)(void *)x->scratch;
     if (!rows || !inv_freq || n < 1 || heads < 1 || dims < 2 || dims % 2 || dims > head_dim || first < 0 ||
         (int64_t)first + (int64_t)heads * head_dim > stride)
-        SQM__FAIL(&x->error, SQM_E_ARGUMENT, dims, "rope: %d of %d channels of %d heads do not fit rows of %d", dims,
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, dims,
+                  "rope: %d of %d channels of %d heads do not fit rows of %d", dims,
                   head_dim, heads, stride);
     if ((size_t)dims * sizeof(float) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, (size_t)dims * sizeof(float), "rope needs %d bytes of scratch", dims * 4);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, (size_t)dims * sizeof(float), "rope needs %d bytes of scratch",
+                  dims * 4);
     for (int32_t t = 0; t < n; t++) {
         float *row = rows + (size_t)t * (size_t)stride + first;
         sqm__rope_angles(table, positions ? positions[t] : first_position + t, inv_freq, dims, attn_factor);
-        for (int32_t h = 0; h < heads; h++) sqm__rope_rotate(row + (size_t)h * (size_t)head_dim, table, dims, style);
+        for (int32_t h = 0; h < heads; h++) sqm__rope_rotate(row + (size_t)h * (size_t)head_dim, table, dims,
+                                                             style);
     }
     return SQM_OK;
 }
-/* ==== [MIX] Sequence mixers ======================================================================================
-   Operations in which rows talk to rows. Each is one sub-section: formula, parameters, bind, state, forward, table
-   entry; nothing about it stands elsewhere except one line in the list at the end. Tested by tests/test_mix_*.c.   */
+/* ==== [MIX] Sequence mixers ================================================================================
+   Operations in which rows talk to rows. Each is one sub-section: formula, parameters, bind, state,
+   forward, table entry; nothing about it stands elsewhere except one line in the list at the end. Tested by
+   tests/test_mix_*.c.   */
 
-/* ---- parameters by name ---------------------------------------------------------------------------------------------- */
+/* ---- parameters by name -------------------------------------------------------------------------------- */
 static const sqm_param *sqm__param(const sqm_param *params, int32_t n, const char *key)
 {
     for (int32_t i = 0; i < n; i++)
@@ -3237,19 +3611,22 @@ static double sqm__param_number(const sqm_param *params, int32_t n, const char *
     return p && !p->text && !p->tensors ? p->number : otherwise;
 }
 /* Integer parameter in [low, high]; missing: `otherwise`. */
-static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_t n, const char *key, int32_t otherwise,
+static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_t n, const char *key,
+                                 int32_t otherwise,
                                  int32_t low, int32_t high, sqm_error *err)
 {
     const double v = sqm__param_number(params, n, key, (double)otherwise);
     if (!(v >= (double)low && v <= (double)high) || v != floor(v)) {
         const int32_t shown = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
-        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)shown, "%s = %d must be a whole number from %d to %d", key, shown,
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)shown, "%s = %d must be a whole number from %d to %d",
+                  key, shown,
                   low, high);
     }
     *value = (int32_t)v;
     return SQM_OK;
 }
-static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_t n, const char *key, double otherwise,
+static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_t n, const char *key,
+                                   double otherwise,
                                    sqm_error *err)
 {
     const double v = sqm__param_number(params, n, key, otherwise);
@@ -3258,7 +3635,8 @@ static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_
     return SQM_OK;
 }
 /* The one vector of `count` float32 under `key`; NULL when missing. */
-static sqm_result sqm__param_vector(const float **vector, const sqm_param *params, int32_t n, const char *key, int32_t count,
+static sqm_result sqm__param_vector(const float **vector, const sqm_param *params, int32_t n, const char *key,
+                                    int32_t count,
                                     sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
@@ -3268,20 +3646,26 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
         SQM__FAIL(err, SQM_E_SHAPE, p->n_tensors, "%s must be one tensor", key);
     if (p->tensors[0]->dtype != SQM_F32 || p->tensors[0]->layout != SQM_ROWS || p->tensors[0]->ndim != 1 ||
         p->tensors[0]->shape[0] != count)
-        SQM__FAIL(err, SQM_E_SHAPE, p->tensors[0]->shape[0], "%s must be %d float32 values, has %d", key, count,
+        SQM__FAIL(err, SQM_E_SHAPE, p->tensors[0]->shape[0], "%s must be %d float32 values, has %d", key,
+                  count,
                   p->tensors[0]->shape[0]);
     *vector = (const float *)p->tensors[0]->data;
     return SQM_OK;
 }
 
-/* ---- [MIX.attention] causal softmax attention with grouped heads -------------------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap * tanh(s / softcap)
-   o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij (and sink_h)
-   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied by the recipe;
+/* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
+   tanh(s / softcap)
+   o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
+        (and sink_h)
+   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
+            by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
-   State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] } in float32 or
-            float16, a ring of tiles when there is a window. Keys and values are thus panels of [KERN]'s dense product.
-   Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online softmax, Milakov
+   State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
+            in float32 or float16, a ring of tiles when there is a window. Keys and values are thus panels
+            of [KERN]'s dense product.
+   Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
+            softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
    Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss.
    Traps    scale multiplies q before the product; the window counts the token itself.
@@ -3289,10 +3673,11 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
     float        scale, softcap;
-    const float *sinks;                 /* [heads] or NULL                                                             */
+    const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
 
-typedef struct sqm__kv_header {         /* first bytes of a state: its own shape, never copied between states           */
+/* first bytes of a state: its own shape, never copied between states */
+typedef struct sqm__kv_header {
     int32_t   n_tiles;
     sqm_dtype dtype;
     int32_t   reserved[14];
@@ -3313,11 +3698,13 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
     if (a->heads % a->kv_heads)
-        SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads, a->kv_heads);
+        SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
+                  a->kv_heads);
     if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
     width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * a->v_dim;
     if (width != in_width)
-        SQM__FAIL(err, SQM_E_SHAPE, in_width, "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
                   a->kv_heads, a->head_dim, in_width);
     a->group = a->heads / a->kv_heads;
     a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
@@ -3332,20 +3719,21 @@ SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 {
     return (size_t)a->head_dim * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
 }
-SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head                      */
+SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
     return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
-    if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch                */
+    if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
         const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1;
         if (ring < all) return (int32_t)ring;
     }
     return (int32_t)all;
 }
-static size_t sqm__attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
     const size_t tile = sqm__kv_tile_bytes(a, kv_dtype) * (size_t)a->kv_heads;
@@ -3377,7 +3765,8 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a)
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     return sqm__align_up(m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3) * 4, 64);
 }
-static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
 {
     (void)max_context;
     (void)max_batch;
@@ -3390,7 +3779,7 @@ typedef struct sqm__attention_job {
     float                *out;
     const float          *in;
     const sqm_span       *spans;
-    uint8_t              *scratch;      /* pieces * piece_bytes                                                        */
+    uint8_t              *scratch;      /* pieces * piece_bytes */
     int32_t               n_spans, pieces;
 } sqm__attention_job;
 
@@ -3398,29 +3787,36 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
 {
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
     const size_t tile = (size_t)(position / SQM__TILE_KEYS % kv->n_tiles);
-    return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads + (size_t)kv_head);
+    return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
+            (size_t)kv_head);
 }
 
 /* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head, const float *row)
+static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head,
+                          const float *row)
 {
     const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
     const int32_t key = position % SQM__TILE_KEYS;
     uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
     const float *k = row + (size_t)(a->heads + kv_head) * (size_t)a->head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim + (size_t)kv_head * (size_t)a->v_dim;
-    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES + (size_t)(key % SQM__LANES);
+    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim +
+        (size_t)kv_head * (size_t)a->v_dim;
+    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES +
+        (size_t)(key % SQM__LANES);
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
     if (dtype == SQM_F32) {
         float *to_keys = (float *)(void *)keys, *to_values = (float *)(void *)values;
         for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = k[i];
         for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES + (size_t)(i % SQM__LANES)] = v[i];
+            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
+                      (size_t)(i % SQM__LANES)] = v[i];
     } else {
         uint16_t *to_keys = (uint16_t *)(void *)keys, *to_values = (uint16_t *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = sqm__f32_to_f16(k[i]);
+        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] =
+            sqm__f32_to_f16(k[i]);
         for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES + (size_t)(i % SQM__LANES)] =
+            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
+                      (size_t)(i % SQM__LANES)] =
                 sqm__f32_to_f16(v[i]);
     }
 }
@@ -3438,7 +3834,8 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
 }
 
 /* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. */
-static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *work, const sqm_exec *x, int32_t m,
+static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *work, const sqm_exec *x,
+                                  int32_t m,
                                   int32_t head, float *out)
 {
     const float *acc = work->acc + (size_t)m * (size_t)a->v_pad;
@@ -3456,12 +3853,14 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
 }
 
 /* Rows [first, first + rows) of a span, for all query heads of one kv head. */
-static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span, int32_t kv_head,
+static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
+                                 int32_t kv_head,
                                  int32_t first, int32_t rows)
 {
     const sqm__attention *a = job->a;
     const sqm__kv_header *kv = (const sqm__kv_header *)span->state;
-    const int32_t n = rows * a->group, last = span->position + first + rows - 1, start = span->position + first;
+    const int32_t n = rows * a->group, last = span->position + first + rows - 1, start = span->position +
+        first;
     const int32_t oldest = a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
     const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     float *floats = (float *)(void *)scratch;
@@ -3483,7 +3882,8 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
-        const float *q = job->in + (size_t)(span->first_row + first + t) * (size_t)a->in_width + (size_t)head * (size_t)a->head_dim;
+        const float *q = job->in + (size_t)(span->first_row + first + t) * (size_t)a->in_width +
+            (size_t)head * (size_t)a->head_dim;
         float *to = work.q + (size_t)m * (size_t)a->head_dim;
         for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
         work.max[m] = -3.0e38f;
@@ -3498,7 +3898,8 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
         sqm__attention_finish(a, &work, job->x, m, head, job->out +
-                              ((size_t)(span->first_row + first + t) * (size_t)a->heads + (size_t)head) * (size_t)a->v_dim);
+                              ((size_t)(span->first_row + first + t) * (size_t)a->heads +
+                               (size_t)head) * (size_t)a->v_dim);
     }
 }
 static void sqm__attention_task(void *arg, int32_t piece)
@@ -3511,7 +3912,8 @@ static void sqm__attention_task(void *arg, int32_t piece)
         for (int32_t first = 0; first < job->spans[s].rows; first += block)
             for (int32_t h = 0; h < job->a->kv_heads; h++)
                 if (unit++ % job->pieces == piece)
-                    sqm__attention_block(job, scratch, &job->spans[s], h, first, sqm__min(block, job->spans[s].rows - first));
+                    sqm__attention_block(job, scratch, &job->spans[s], h, first, sqm__min(block,
+                            job->spans[s].rows - first));
 }
 
 /* A span without state gets one of its own rows' size in the scratch, behind the pieces. */
@@ -3528,12 +3930,15 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
         size_t need = pieces_bytes;
         if (!span.state) need += sqm__attention_state_bytes(a, span.rows, span.rows, SQM_F32);
         if (need > x->scratch_bytes || !x->scratch)
-            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "attention needs %z bytes of scratch, the context has %z",
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                      "attention needs %z bytes of scratch, the context has %z",
                       (uint64_t)need, (uint64_t)x->scratch_bytes);
-        work += (size_t)span.rows * ((size_t)span.position + (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
+        work += (size_t)span.rows * ((size_t)span.position +
+                                     (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
         if (span.state) continue;
         if (span.position != 0)
-            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position, "a span without state must start at position 0, not %d",
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
+                      "a span without state must start at position 0, not %d",
                       span.position);
         span.state = x->scratch + pieces_bytes;
         sqm__attention_reset(a, span.state, 0, span.rows, span.rows, SQM_F32);
@@ -3554,12 +3959,13 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 
 static const sqm_mixer sqm__attention_mixer = {
     "attention", "heads kv_heads head_dim v_dim scale softcap window sinks", sizeof(sqm__attention),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind, sqm__attention_state_bytes,
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
+        sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
 
-/* ---- the list of all mixers --------------------------------------------------------------------------------------------- */
+/* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = { &sqm__attention_mixer, NULL };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
 
@@ -4784,7 +5190,7 @@ typedef struct sqm__span { uint32_t begin, end; int32_t match; } sqm__span;
 typedef struct sqm__splitter {
     const sqm__tok_step *step;
     uint32_t             begin, at, end;               /* the piece it cuts, and how far it is */
-    sqm__span            ahead;                        /* found, but not handed out yet */
+    sqm__span            ahead[2];                     /* found, but not handed out yet: the last comes first */
     int32_t              n_ahead;
 } sqm__splitter;
 
@@ -4793,7 +5199,7 @@ static int sqm__next_span(sqm__tok_run *r, const uint8_t *text, sqm__splitter *s
 {
     sqm__regex x;
     uint32_t code, at = s->at, end = at;
-    if (s->n_ahead) { *span = s->ahead; s->n_ahead = 0; return 1; }
+    if (s->n_ahead) { *span = s->ahead[--s->n_ahead]; return 1; }
     if (s->at >= s->end) return 0;
     memset(&x, 0, sizeof(x));
     x.r = r;
@@ -4807,20 +5213,16 @@ static int sqm__next_span(sqm__tok_run *r, const uint8_t *text, sqm__splitter *s
         at += sqm__utf8_next(text + at, text + s->end, &code);
     }
     if (r->result != SQM_OK) return 0;
-    span->match = 1;
+    span->match = (s->step->flags & SQM__SPLIT_INVERT) == 0;
     span->begin = at;
     span->end = end;
     if (at > s->at) {                                  /* a gap comes first */
-        if (at < s->end) { s->ahead = *span; s->n_ahead = 1; }
-        span->match = 0;
+        if (at < s->end) s->ahead[s->n_ahead++] = *span;
+        span->match = !span->match;
         span->begin = s->at;
         span->end = at;
     }
     s->at = at < s->end ? end : s->end;
-    if (s->step->flags & SQM__SPLIT_INVERT) {
-        span->match = !span->match;
-        s->ahead.match = !s->ahead.match;
-    }
     return 1;
 }
 
@@ -4837,7 +5239,7 @@ static int sqm__next_match(sqm__tok_run *r, const uint8_t *text, sqm__splitter *
         const int joins = behaviour == SQM__SPLIT_CONTIGUOUS ? more.match == piece->match
                         : behaviour == SQM__SPLIT_WITH_PREVIOUS ? more.match && !piece->match
                                                                 : !more.match && piece->match;
-        if (!joins) { s->ahead = more; s->n_ahead = 1; break; }
+        if (!joins) { s->ahead[s->n_ahead++] = more; break; }
         piece->end = more.end;
         if (behaviour != SQM__SPLIT_CONTIGUOUS) break;
     }
@@ -5306,7 +5708,7 @@ static uint32_t sqm__norm_nfc(sqm__tok_run *r, uint8_t *dst, const uint8_t *text
 }
 
 /* Applies the normalizers; returns the text where it lies now. is_start: nothing of the whole text is before
-   it. */
+   it (white space that is stripped counts, as in the reference library). */
 static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, uint32_t *bytes, int is_start)
 {
     const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS);
@@ -5327,7 +5729,9 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, 
             *bytes = sqm__norm_replace(dst, text, *bytes, a, step->a_bytes, strings + step->b, step->b_bytes);
             break;
         case SQM__NORM_STRIP:
+            a = text;
             text = sqm__norm_strip(r->t, text, bytes, step->flags);
+            is_start = is_start && text == a;
             continue;
         default:
             *bytes = sqm__norm_nfc(r, dst, text, *bytes);
@@ -5556,23 +5960,29 @@ static int sqm__tok_is_end(const sqm__tok *t, int32_t id)
 #else /* SEQMODEL_NO_TOKENIZER */
 typedef struct sqm__tok { int32_t none; } sqm__tok;
 #endif
-/* ==== [RECIPE] Models as lists of ops ============================================================================
-   A model file holds a list of ops over registers r0 .. r15 (rows of float32; r0 is the residual stream by custom). The
-   list is bound once at open: names become numbers, every shape, register and weight is checked; after that a forward pass
-   cannot fail. There are no jumps, so binding is one pass. The header knows no architecture names.
+/* ==== [RECIPE] Models as lists of ops ======================================================================
+   A model file holds a list of ops over registers r0 .. r15 (rows of float32; r0 is the residual stream by
+   custom). The list is bound once at open: names become numbers, every shape, register and weight is
+   checked; after that a forward pass cannot fail. There are no jumps, so binding is one pass. The header
+   knows no architecture names.
 
-   Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is an absent entry):
-     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or by position + offset
+   Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is
+   an absent entry):
+     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or by position +
+             offset
      norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1]         scale * (rS W^T + b), outputs side by side
-     rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@ long_from=
+     rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
+             long_from=
                     ntk_factor= ntk_length=]
-     mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots count themselves
+     mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
+             count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
      add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
      head    logits rS  w=@A [b=@ scale= softcap=]
-   Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check.                                       */
-enum { SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU, SQM__OP_ADD,
+   Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
+enum { SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
+    SQM__OP_ADD,
        SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_COUNT };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -5580,8 +5990,9 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
     { "linear",  "w b scale add", 1 },
-    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length", 1 },
-    { "mix",     "", 1 },               /* the mixer knows its keys                                                    */
+    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length",
+        1 },
+    { "mix",     "", 1 },               /* the mixer knows its keys */
     { "act",     "kind", 1 },
     { "glu",     "act", 1 },
     { "add",     "", 2 },
@@ -5592,8 +6003,9 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "head",    "w b scale softcap", 1 }
 };
 
-typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same                    */
-    const float *freq, *freq_long;      /* [dims / 2]; freq_long used when the sequence is longer than long_from        */
+typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
+    /* [dims / 2]; freq_long used when the sequence is longer than long_from */
+    const float *freq, *freq_long;
     float        attn_factor, ntk_factor;
     int32_t      dims, long_from, ntk_length;
 } sqm__rope_table;
@@ -5601,11 +6013,11 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
 typedef struct sqm__op {
     int32_t          kind, dst, src, src2, line;
     int32_t          in_width, out_width;
-    sqm__linear      linear;            /* linear, head                                                                */
-    sqm_tensor       table;             /* embed                                                                       */
-    const float     *gain, *bias;       /* norm                                                                        */
-    float            number;            /* eps, scale, by or cap                                                       */
-    int32_t          choice;            /* norm or activation kind, rope style                                         */
+    sqm__linear      linear;            /* linear, head */
+    sqm_tensor       table;             /* embed */
+    const float     *gain, *bias;       /* norm */
+    float            number;            /* eps, scale, by or cap */
+    int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
     void            *bound;
@@ -5617,26 +6029,26 @@ struct sqm_model {
     int32_t           has_tok;
     sqm__op          *ops;
     int32_t           n_ops, n_slots, n_ropes, n_mixers;
-    int32_t           width[SQM__REGISTERS];           /* widest content of each register; 0: unused                  */
+    int32_t           width[SQM__REGISTERS];           /* widest content of each register; 0: unused */
     int32_t           vocab_size, n_tokens, max_context;
     sqm__rope_table  *ropes;
-    sqm_tensor       *views;            /* [n_lists] tensors by position in the file's tensor lists                    */
-    const sqm_tensor **view_pointers;   /* [n_lists] into views, NULL when absent                                      */
-    const float     **vectors;          /* [n_lists] data of plain float32 entries, else NULL                          */
-    void             *owned_memory;     /* sqm_load_*: to free                                                         */
-    void             *owned_image;      /* sqm_load_file: to unmap or free                                             */
+    sqm_tensor       *views;            /* [n_lists] tensors by position in the file's tensor lists */
+    const sqm_tensor **view_pointers;   /* [n_lists] into views, NULL when absent */
+    const float     **vectors;          /* [n_lists] data of plain float32 entries, else NULL */
+    void             *owned_memory;     /* sqm_load_*: to free */
+    void             *owned_image;      /* sqm_load_file: to unmap or free */
     size_t            owned_bytes;
 };
 
 static const sqm__tok *sqm__model_tok(const sqm_model *m) { return m && m->has_tok ? &m->tok : NULL; }
 
-/* ---- binding ----------------------------------------------------------------------------------------------------------- */
-typedef struct sqm__binder {            /* what lives only while a recipe is bound                                     */
+/* ---- binding ------------------------------------------------------------------------------------------- */
+typedef struct sqm__binder {            /* what lives only while a recipe is bound */
     sqm_model               *m;
     const sqm_mixer *const  *mixers;
-    sqm_param               *params;    /* room for the longest op                                                     */
+    sqm_param               *params;    /* room for the longest op */
     int32_t                  n_params, line;
-    int32_t                  width[SQM__REGISTERS];     /* current content; 0: nothing written yet                     */
+    int32_t                  width[SQM__REGISTERS];     /* current content; 0: nothing written yet */
     sqm_error               *err;
 } sqm__binder;
 
@@ -5655,10 +6067,12 @@ static int32_t sqm__choose(const char *const *names, int32_t n, const char *name
 }
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
 static const char *const sqm__style_names[] = { "half", "interleaved" };
-static const char *const sqm__act_names[SQM_ACT_COUNT] = { "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu",
+static const char *const sqm__act_names[SQM_ACT_COUNT] = { "none", "silu", "gelu", "gelu_tanh", "relu",
+    "relu2", "quick_gelu",
                                                            "sigmoid", "tanh", "exp", "softplus" };
 
-static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names, int32_t n)
+static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
+                                   int32_t n)
 {
     const sqm_param *p = sqm__param(b->params, b->n_params, key);
     *choice = p && p->text ? sqm__choose(names, n, p->text) : -1;
@@ -5699,25 +6113,31 @@ static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const
 
 static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
 {
-    const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params, "b");
+    const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params,
+            "b");
     int64_t width = 0;
     if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
-        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line, SQM__MAX_WEIGHTS);
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
+                  SQM__MAX_WEIGHTS);
     if (bias && bias->n_tensors != w->n_tensors)
-        SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line, w->n_tensors,
+        SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
+                  w->n_tensors,
                   bias->n_tensors);
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
         if (t->shape[1] != op->in_width)
-            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1], "op %d: weight %d is [%d, %d], the rows have %d columns", b->line, i,
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
+                      "op %d: weight %d is [%d, %d], the rows have %d columns", b->line, i,
                       t->shape[0], t->shape[1], op->in_width);
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != t->shape[0]))
-            SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: bias %d must be %d float32 values, has %d", b->line, i,
+            SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: bias %d must be %d float32 values, has %d",
+                      b->line, i,
                       t->shape[0], v->shape[0]);
         width += t->shape[0];
     }
-    if (width > INT32_MAX) SQM__FAIL(b->err, SQM_E_LIMIT, (uint64_t)width, "op %d: outputs are too wide", b->line);
+    if (width > INT32_MAX) SQM__FAIL(b->err, SQM_E_LIMIT, (uint64_t)width, "op %d: outputs are too wide",
+                                     b->line);
     op->linear.weights = b->m->views + (w->tensors - b->m->view_pointers);
     op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
     op->linear.n_weights = w->n_tensors;
@@ -5733,9 +6153,11 @@ static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
     const sqm_tensor *t = w && w->n_tensors == 1 ? w->tensors[0] : NULL;
     sqm_model *m = b->m;
     if (op->src != SQM__REG_TOKENS && op->src != SQM__REG_POSITIONS)
-        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: embed reads tokens or positions, not register %d", b->line, op->src);
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: embed reads tokens or positions, not register %d",
+                  b->line, op->src);
     if (!t || t->ndim != 2 || t->dtype == SQM_I32)
-        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: embed needs one two-dimensional table in w=", b->line);
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: embed needs one two-dimensional table in w=",
+                  b->line);
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err));
     SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "offset", 0, 0, t->shape[0] - 1, b->err));
     op->table = *t;
@@ -5760,11 +6182,13 @@ static sqm_result sqm__bind_norm(sqm__binder *b, sqm__op *op)
                             op->in_width - op->first, b->err));
     SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->count, b->err));
     if (op->count % op->groups)
-        SQM__FAIL(b->err, SQM_E_SHAPE, op->count, "op %d: %d columns do not divide into %d groups", b->line, op->count, op->groups);
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->count, "op %d: %d columns do not divide into %d groups", b->line,
+                  op->count, op->groups);
     if (op->count != op->in_width && op->dst != op->src)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->dst, "op %d: a norm of some columns works in place only", b->line);
     size = op->count / op->groups;
-    if (gain && gain->n_tensors == 1 && gain->tensors[0] && gain->tensors[0]->shape[0] == op->count && op->groups > 1) {
+    if (gain && gain->n_tensors == 1 && gain->tensors[0] && gain->tensors[0]->shape[0] == op->count &&
+        op->groups > 1) {
         op->own = 1;
         size = op->count;
     }
@@ -5786,7 +6210,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
     SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
     if (op->dst != op->src || r.dims % 2 || op->first + (int64_t)op->heads * op->head_dim > op->in_width)
-        SQM__FAIL(b->err, SQM_E_SHAPE, r.dims, "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
+        SQM__FAIL(b->err, SQM_E_SHAPE, r.dims,
+                  "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
                   op->heads, op->head_dim, op->first, op->in_width);
     SQM__TRY(sqm__param_vector(&r.freq, b->params, b->n_params, "freq", r.dims / 2, b->err));
     SQM__TRY(sqm__param_vector(&r.freq_long, b->params, b->n_params, "freq_long", r.dims / 2, b->err));
@@ -5796,7 +6221,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
     if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
     if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
-        SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2", b->line);
+        SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2",
+                  b->line);
     for (rows = 0; rows < m->n_ropes; rows++)
         if (memcmp(&m->ropes[rows], &r, sizeof(r)) == 0) break;
     if (rows == m->n_ropes) m->ropes[m->n_ropes++] = r;
@@ -5808,7 +6234,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
 static sqm_result sqm__bind_mix(sqm__binder *b, sqm__op *op)
 {
     sqm_result r;
-    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: a mixer cannot work in place", b->line);
+    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: a mixer cannot work in place",
+                                      b->line);
     r = op->mixer->bind(op->bound, b->params, b->n_params, op->in_width, &op->out_width, b->err);
     if (r != SQM_OK) return r;
     op->slot = b->m->n_slots++;
@@ -5825,7 +6252,8 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
     case SQM__OP_ROPE:   return sqm__bind_rope(b, op);
     case SQM__OP_MIX:    return sqm__bind_mix(b, op);
     case SQM__OP_LINEAR:
-        if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place", b->line);
+        if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place",
+                                          b->line);
         return sqm__bind_linear(b, op);
     case SQM__OP_HEAD:
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "softcap", 0.0, b->err));
@@ -5837,12 +6265,14 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_GLU:
         op->out_width = op->in_width / 2;
-        if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d", b->line, op->in_width);
+        if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
+                                        b->line, op->in_width);
         return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_ADD: case SQM__OP_MUL:
         op->out_width = op->in_width;
         if (b->width[op->src2] != op->in_width)
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line, op->src,
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
+                      op->src,
                       op->in_width, op->src2, b->width[op->src2]);
         return SQM_OK;
     case SQM__OP_SCALE:
@@ -5851,14 +6281,16 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
     case SQM__OP_SOFTCAP:
         op->out_width = op->in_width;
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
-        if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0", b->line);
+        if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
+                                            b->line);
         return SQM_OK;
-    default:                            /* copy                                                                        */
+    default:                            /* copy */
         SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
         SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
                                 op->in_width - op->first, b->err));
         op->out_width = op->count;
-        if (op->dst == op->src && op->first) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: copy onto itself", b->line);
+        if (op->dst == op->src && op->first) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
+                                                       "op %d: copy onto itself", b->line);
         return SQM_OK;
     }
 }
@@ -5871,7 +6303,8 @@ static sqm_result sqm__bind_sources(sqm__binder *b, sqm__op *op)
     for (int32_t i = 0; i < n; i++) {
         const int32_t reg = i ? op->src2 : op->src;
         if (reg < 0 || reg >= SQM__REGISTERS || b->width[reg] == 0)
-            SQM__FAIL(b->err, SQM_E_FORMAT, reg, "op %d (%s): reads register %d, which nothing has written", b->line,
+            SQM__FAIL(b->err, SQM_E_FORMAT, reg, "op %d (%s): reads register %d, which nothing has written",
+                      b->line,
                       sqm__op_kinds[op->kind].name, reg);
     }
     op->in_width = b->width[op->src];
@@ -5890,13 +6323,16 @@ static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op
     if (is_head ? op->dst != SQM__REG_LOGITS : op->dst >= SQM__REGISTERS)
         SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d (%s): cannot write register %d", b->line,
                   sqm__op_kinds[op->kind].name, op->dst);
-    if (m->vocab_size) SQM__FAIL(b->err, SQM_E_FORMAT, b->line, "op %d: nothing may follow the head", b->line);
+    if (m->vocab_size) SQM__FAIL(b->err, SQM_E_FORMAT, b->line, "op %d: nothing may follow the head",
+                                 b->line);
     SQM__TRY(sqm__bind_sources(b, op));
-    SQM__TRY(sqm__bind_params(b, from, op->kind == SQM__OP_MIX ? op->mixer->keys : sqm__op_kinds[op->kind].keys));
+    SQM__TRY(sqm__bind_params(b, from, op->kind == SQM__OP_MIX ? op->mixer->keys
+                              : sqm__op_kinds[op->kind].keys));
     SQM__TRY(sqm__param_int(&op->add, b->params, b->n_params, "add", 0, 0, 1, b->err));
     SQM__TRY(sqm__bind_kind(b, op));
     if (op->add && b->width[op->dst] != op->out_width)
-        SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: adds %d columns to r%d, which has %d", b->line, op->out_width,
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: adds %d columns to r%d, which has %d", b->line,
+                  op->out_width,
                   op->dst, b->width[op->dst]);
     if (!is_head) {
         b->width[op->dst] = op->out_width;
@@ -5912,9 +6348,10 @@ static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const ch
     return NULL;
 }
 
-/* ---- opening -------------------------------------------------------------------------------------------------------------- */
+/* ---- opening ------------------------------------------------------------------------------------------- */
 /* Lays a model out in the arena; with a counting arena only its size comes out. */
-static sqm_result sqm__model_layout(sqm_model **out, sqm_param **params, sqm__arena *arena, const sqm__file *f,
+static sqm_result sqm__model_layout(sqm_model **out, sqm_param **params, sqm__arena *arena,
+                                    const sqm__file *f,
                                     const sqm_mixer *const *mixers, sqm_error *err)
 {
     sqm_model *m = (sqm_model *)sqm__arena_push(arena, sizeof(sqm_model), 16), empty;
@@ -5937,7 +6374,8 @@ static sqm_result sqm__model_layout(sqm_model **out, sqm_param **params, sqm__ar
         if (op->op == SQM__OP_MIX) {
             mixer = sqm__find_mixer(mixers, sqm__file_text(f, op->mixer));
             if (!mixer)
-                SQM__FAIL(err, SQM_E_UNSUPPORTED, i, "op %d: mixer '%s' is not among those given", i, sqm__file_text(f, op->mixer));
+                SQM__FAIL(err, SQM_E_UNSUPPORTED, i, "op %d: mixer '%s' is not among those given", i,
+                          sqm__file_text(f, op->mixer));
             bound = sqm__arena_push(arena, mixer->bound_bytes, 16);
         }
         if (m->ops && !arena->full) {
@@ -5962,7 +6400,8 @@ static void sqm__model_views(sqm_model *m)
         if (index == 0xffffffffu) continue;
         m->views[i] = sqm__file_tensor_view(&m->file, (int32_t)index);
         m->view_pointers[i] = &m->views[i];
-        if (m->views[i].dtype == SQM_F32 && m->views[i].layout == SQM_ROWS) m->vectors[i] = (const float *)m->views[i].data;
+        if (m->views[i].dtype == SQM_F32 && m->views[i].layout == SQM_ROWS) m->vectors[i] =
+            (const float *)m->views[i].data;
     }
 }
 
@@ -5974,7 +6413,8 @@ static int32_t sqm__parse_count(const char *text)
     return v <= INT32_MAX ? (int32_t)v : 0;
 }
 
-static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mixer *const *mixers, sqm_error *err)
+static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mixer *const *mixers,
+                                  sqm_error *err)
 {
     sqm__binder b;
     memset(&b, 0, sizeof(b));
@@ -6028,9 +6468,11 @@ SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_byte
     sqm_param *params;
     if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_open needs somewhere to put the model");
     *out = NULL;
-    if (!need) return err ? err->code : sqm__file_open(&f, image, image_bytes, 0, NULL) == SQM_OK ? SQM_E_UNSUPPORTED : SQM_E_FORMAT;
+    if (!need) return err ? err->code : sqm__file_open(&f, image, image_bytes, 0, NULL) == SQM_OK
+        ? SQM_E_UNSUPPORTED : SQM_E_FORMAT;
     if (!memory || memory_bytes < need || (uintptr_t)memory % 16)
-        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 16, was given %z", (uint64_t)need,
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 16, was given %z",
+                  (uint64_t)need,
                   (uint64_t)memory_bytes);
     memset(&arena, 0, sizeof(arena));
     arena.base = (uint8_t *)memory;
@@ -6043,7 +6485,8 @@ SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_byte
 }
 
 #if SQM__HAVE_MALLOC
-SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const sqm_open_options *o,
+                                  sqm_error *err)
 {
     sqm_open_options all;
     sqm_model *m = NULL;
@@ -6056,7 +6499,8 @@ SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const s
     if (!need) return NULL;
     memory = malloc(need);
     if (!memory) {
-        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory for the model index: %z bytes", (uint64_t)need);
+        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
+                        "no memory for the model index: %z bytes", (uint64_t)need);
         return NULL;
     }
     if (sqm_open(&m, image, image_bytes, &all, memory, need, err) != SQM_OK) {
@@ -6077,13 +6521,15 @@ static void *sqm__map_file(const char *path, size_t *bytes, sqm_error *err)
     const int fd = open(path, O_RDONLY);
     *bytes = 0;
     if (fd < 0) { (void)sqm__fail(err, SQM_E_IO, __LINE__, 0, "cannot open '%s'", path); return NULL; }
-    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 && (uint64_t)info.st_size <= (size_t)-1) {
+    if (fstat(fd, &info) == 0 && S_ISREG(info.st_mode) && info.st_size > 0 &&
+        (uint64_t)info.st_size <= (size_t)-1) {
         *bytes = (size_t)info.st_size;
         image = mmap(NULL, *bytes, PROT_READ, MAP_PRIVATE, fd, 0);
     }
     (void)close(fd);
     if (image == MAP_FAILED) {
-        (void)sqm__fail(err, SQM_E_IO, __LINE__, *bytes, "cannot map '%s' (%z bytes)", path, (uint64_t)*bytes);
+        (void)sqm__fail(err, SQM_E_IO, __LINE__, *bytes, "cannot map '%s' (%z bytes)", path,
+                        (uint64_t)*bytes);
         return NULL;
     }
     return image;
@@ -6099,7 +6545,7 @@ static void *sqm__map_file(const char *path, size_t *bytes, sqm_error *err)
     if (!file) { (void)sqm__fail(err, SQM_E_IO, __LINE__, 0, "cannot open '%s'", path); return NULL; }
     if (fseek(file, 0, SEEK_END) == 0) size = ftell(file);
     if (size > 0 && fseek(file, 0, SEEK_SET) == 0) raw = (uint8_t *)malloc((size_t)size + 128);
-    if (raw) {                          /* the pointer to free stands right before the image                            */
+    if (raw) {                          /* the pointer to free stands right before the image */
         image = raw + 64 + (64 - ((uintptr_t)raw + 64) % 64) % 64;
         memcpy(image - sizeof(raw), &raw, sizeof(raw));
         *bytes = (size_t)size;
@@ -6144,7 +6590,7 @@ SQMDEF void sqm_model_free(sqm_model *m)
 }
 #endif
 
-/* ---- what is inside ---------------------------------------------------------------------------------------------------------- */
+/* ---- what is inside ------------------------------------------------------------------------------------ */
 SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key)
 {
     if (!m || !key) return NULL;
@@ -6188,33 +6634,34 @@ SQMDEF sqm_result sqm_model_find_tensor(const sqm_model *m, const char *name, sq
     const int32_t i = m && name ? sqm__file_find(&m->file, name) : -1;
     return i < 0 ? SQM_E_ARGUMENT : sqm_model_tensor(m, i, NULL, t);
 }
-/* ==== [SESS] Sessions ============================================================================================
-   All that changes while a model runs: registers, states, scratch, logits, in one block whose size is known before it
-   exists. Feeding cuts the rows of one or many sequences into batches and runs the recipe over each; all checks come first,
-   so a refused call leaves the session as it was. Tested by tests/test_sess.c (splits, batches, threads, fork, save). */
+/* ==== [SESS] Sessions ======================================================================================
+   All that changes while a model runs: registers, states, scratch, logits, in one block whose size is known
+   before it exists. Feeding cuts the rows of one or many sequences into batches and runs the recipe over
+   each; all checks come first, so a refused call leaves the session as it was. Tested by tests/test_sess.c
+   (splits, batches, threads, fork, save). */
 struct sqm_session {
     const sqm_model    *model;
-    sqm_session_config  config;         /* with defaults filled in                                                     */
+    sqm_session_config  config;         /* with defaults filled in */
     sqm_exec            exec;
     float              *registers[SQM__REGISTERS];
-    float             **rope_tables;    /* [n_ropes] [max_batch, dims]                                                 */
-    float              *head_rows;      /* rows gathered for the head                                                  */
-    float              *logits;         /* [n_sequences, vocab_size]                                                   */
-    uint8_t            *states;         /* [n_sequences, state_bytes]                                                  */
-    size_t             *slot_offset;    /* [n_slots + 1] within a sequence's states                                    */
+    float             **rope_tables;    /* [n_ropes] [max_batch, dims] */
+    float              *head_rows;      /* rows gathered for the head */
+    float              *logits;         /* [n_sequences, vocab_size] */
+    uint8_t            *states;         /* [n_sequences, state_bytes] */
+    size_t             *slot_offset;    /* [n_slots + 1] within a sequence's states */
     size_t              state_bytes;
-    int32_t            *position;       /* [n_sequences] tokens fed                                                    */
-    uint8_t            *has_logits;     /* [n_sequences]                                                               */
-    sqm_span           *spans;          /* [n_sequences] of the current batch                                          */
-    int32_t            *span_seq;       /* [n_sequences] whose spans they are                                          */
-    const int32_t     **row_tokens;     /* [n_sequences] tokens of each span                                           */
+    int32_t            *position;       /* [n_sequences] tokens fed */
+    uint8_t            *has_logits;     /* [n_sequences] */
+    sqm_span           *spans;          /* [n_sequences] of the current batch */
+    int32_t            *span_seq;       /* [n_sequences] whose spans they are */
+    const int32_t     **row_tokens;     /* [n_sequences] tokens of each span */
     int32_t             n_spans, n_rows;
-    float              *all_logits;     /* sqm_feed_all: where the batch's logits go, else NULL                        */
-    uint8_t            *wants_logits;   /* [n_sequences] the span ends its input                                       */
+    float              *all_logits;     /* sqm_feed_all: where the batch's logits go, else NULL */
+    uint8_t            *wants_logits;   /* [n_sequences] the span ends its input */
     void               *owned_memory;
 };
 
-/* ---- layout ------------------------------------------------------------------------------------------------------------ */
+/* ---- layout -------------------------------------------------------------------------------------------- */
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -6225,13 +6672,15 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
             need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
         if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
-        if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch, c->threads);
+        if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch,
+                c->threads);
         if (need > most) most = need;
     }
     return sqm__align_up(most, 64);
 }
 
-/* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit size_t. */
+/* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
+   size_t. */
 static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
 {
     int32_t slot = 0;
@@ -6256,7 +6705,8 @@ static void *sqm__push_product(sqm__arena *a, size_t n, size_t each, size_t alig
     return sqm__arena_push(a, n * each, align);
 }
 
-static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sqm_model *m, const sqm_session_config *c,
+static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sqm_model *m,
+                                      const sqm_session_config *c,
                                       sqm_error *err)
 {
     sqm_session empty, *s = (sqm_session *)sqm__arena_push(a, sizeof(sqm_session), 64);
@@ -6279,7 +6729,8 @@ static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sq
     }
     for (int32_t i = 0; i < SQM__REGISTERS; i++)
         s->registers[i] = (float *)sqm__push_product(a, rows * (size_t)m->width[i], sizeof(float), 64);
-    s->head_rows = (float *)sqm__push_product(a, seqs * (size_t)m->ops[m->n_ops - 1].in_width, sizeof(float), 64);
+    s->head_rows = (float *)sqm__push_product(a, seqs * (size_t)m->ops[m->n_ops - 1].in_width, sizeof(float),
+                                              64);
     s->logits = (float *)sqm__push_product(a, seqs * (size_t)m->vocab_size, sizeof(float), 64);
     s->exec.scratch_bytes = sqm__session_scratch_bytes(m, c);
     s->exec.scratch = (uint8_t *)sqm__arena_push(a, s->exec.scratch_bytes, 64);
@@ -6287,13 +6738,15 @@ static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sq
     s->states = (uint8_t *)sqm__push_product(a, seqs, s->state_bytes, 64);
     *out = s == &empty ? NULL : s;
     if (a->full && !a->base)
-        SQM__FAIL(err, SQM_E_LIMIT, 0, "a session of %d sequences of %d tokens does not fit the address space",
+        SQM__FAIL(err, SQM_E_LIMIT, 0,
+                  "a session of %d sequences of %d tokens does not fit the address space",
                   c->n_sequences, c->max_context);
     return SQM_OK;
 }
 
 /* The caller's configuration with defaults filled in and every field checked. */
-static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model *m, const sqm_session_config *c,
+static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model *m,
+                                        const sqm_session_config *c,
                                         sqm_error *err)
 {
     memset(to, 0, sizeof(*to));
@@ -6304,21 +6757,26 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
-    if (to->max_context < 1 || to->max_context > (1 << 30) || (m->max_context && to->max_context > m->max_context))
+    if (to->max_context < 1 || to->max_context > (1 << 30) || (m->max_context &&
+                                                               to->max_context > m->max_context))
         SQM__FAIL(err, SQM_E_ARGUMENT, to->max_context, "max_context = %d must be 1 to %d", to->max_context,
                   m->max_context ? m->max_context : 1 << 30);
     if (to->max_batch < 1 || to->max_batch > 65536)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->max_batch, "max_batch = %d must be 1 to 65536", to->max_batch);
     if (to->n_sequences < 1 || to->n_sequences > 65536)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->n_sequences, "n_sequences = %d must be 1 to 65536", to->n_sequences);
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->n_sequences, "n_sequences = %d must be 1 to 65536",
+                  to->n_sequences);
     if (to->threads < 1 || to->threads > 1024)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->threads, "threads = %d must be 1 to 1024", to->threads);
     if (!sqm__kernels_of(to->isa))
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, to->isa, "instruction set %s is not available here", sqm_isa_name(to->isa));
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, to->isa, "instruction set %s is not available here",
+                  sqm_isa_name(to->isa));
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT", (int32_t)to->precision);
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
+                  (int32_t)to->precision);
     if (to->kv_dtype != SQM_F32 && to->kv_dtype != SQM_F16)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16", (int32_t)to->kv_dtype);
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16",
+                  (int32_t)to->kv_dtype);
     return SQM_OK;
 }
 
@@ -6333,7 +6791,8 @@ SQMDEF size_t sqm_session_size(const sqm_model *m, const sqm_session_config *c, 
     return a.used;
 }
 
-SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c, void *memory,
+SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c,
+                                   void *memory,
                                    size_t memory_bytes, sqm_error *err)
 {
     const size_t need = sqm_session_size(m, c, err);
@@ -6345,7 +6804,8 @@ SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const 
     SQM__TRY(sqm__session_defaults(&config, m, c, err));
     if (!need) return SQM_E_LIMIT;
     if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
-        SQM__FAIL(err, SQM_E_MEMORY, need, "the session needs %z bytes aligned to 64, was given %z", (uint64_t)need,
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the session needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)need,
                   (uint64_t)memory_bytes);
     memset(&a, 0, sizeof(a));
     a.base = (uint8_t *)memory;
@@ -6373,7 +6833,8 @@ SQMDEF sqm_session *sqm_session_create(const sqm_model *m, const sqm_session_con
     if (!need) return NULL;
     memory = need > (size_t)-1 - 64 ? NULL : (uint8_t *)malloc(need + 64);
     if (!memory) {
-        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory for the session: %z bytes; a smaller "
+        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
+                        "no memory for the session: %z bytes; a smaller "
                         "max_context or n_sequences needs less", (uint64_t)need);
         return NULL;
     }
@@ -6410,7 +6871,7 @@ static void *sqm__session_scratch(sqm_session *s, size_t *bytes)
 }
 static sqm_error *sqm__session_err(sqm_session *s) { return &s->exec.error; }
 
-/* ---- running a batch ------------------------------------------------------------------------------------------------------ */
+/* ---- running a batch ----------------------------------------------------------------------------------- */
 static void sqm__run_embed(sqm_session *s, const sqm__op *op)
 {
     float *y = s->registers[op->dst];
@@ -6418,7 +6879,8 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
     for (int32_t i = 0; i < s->n_spans; i++)
         for (int32_t t = 0; t < s->spans[i].rows; t++) {
             float *row = y + (size_t)(s->spans[i].first_row + t) * width;
-            const int32_t index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : s->spans[i].position + t + op->offset;
+            const int32_t index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : s->spans[i].position +
+                t + op->offset;
             float *to = op->add ? (float *)(void *)s->exec.scratch : row;
             sqm__tensor_row(to, &op->table, index);
             for (size_t k = 0; k < width; k++) to[k] *= op->number;
@@ -6434,11 +6896,13 @@ static void sqm__run_rope(sqm_session *s, const sqm__op *op)
         float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
         const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
         for (int32_t h = 0; h < op->heads; h++)
-            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
+            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims,
+                             (sqm_rope_style)op->choice);
     }
 }
 
-/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with this call. */
+/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
+   this call. */
 static void sqm__rope_prepare(sqm_session *s)
 {
     for (int32_t i = 0; i < s->model->n_ropes; i++) {
@@ -6448,13 +6912,15 @@ static void sqm__rope_prepare(sqm_session *s)
             const sqm_span *span = &s->spans[j];
             const float *freq = r->freq_long && span->total > r->long_from ? r->freq_long : r->freq;
             if (r->ntk_factor > 0.0f && span->total > r->ntk_length) {
-                const double growth = (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
+                const double growth =
+                    (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
                 for (int32_t k = 0; k < r->dims / 2; k++)
                     scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
                 freq = scaled;
             }
             for (int32_t t = 0; t < span->rows; t++)
-                sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims, span->position + t,
+                sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
+                                 span->position + t,
                                  freq, r->dims, r->attn_factor);
         }
     }
@@ -6549,7 +7015,8 @@ static void sqm__run_batch(sqm_session *s)
         switch (op->kind) {
         case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
         case SQM__OP_LINEAR:
-            sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width, s->registers[op->src],
+            sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
+                            s->registers[op->src],
                             (size_t)op->in_width, s->n_rows);
             break;
         case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
@@ -6567,7 +7034,7 @@ static void sqm__run_batch(sqm_session *s)
     s->n_rows = 0;
 }
 
-/* ---- feeding ---------------------------------------------------------------------------------------------------------------- */
+/* ---- feeding ------------------------------------------------------------------------------------------- */
 static sqm_result sqm__check_seq(sqm_session *s, int32_t seq)
 {
     if (seq < 0 || seq >= s->config.n_sequences)
@@ -6580,13 +7047,16 @@ static sqm_result sqm__check_input(sqm_session *s, const sqm_input *in)
 {
     SQM__TRY(sqm__check_seq(s, in->seq));
     if (!in->tokens || in->n < 1)
-        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, in->n, "sequence %d: nothing to feed (n = %d)", in->seq, in->n);
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, in->n, "sequence %d: nothing to feed (n = %d)", in->seq,
+                  in->n);
     if (in->n > s->config.max_context - s->position[in->seq])
-        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, in->n, "sequence %d: %d tokens after %d do not fit the context of %d", in->seq,
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, in->n,
+                  "sequence %d: %d tokens after %d do not fit the context of %d", in->seq,
                   in->n, s->position[in->seq], s->config.max_context);
     for (int32_t t = 0; t < in->n; t++)
         if (in->tokens[t] < 0 || in->tokens[t] >= s->model->n_tokens)
-            SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, (uint64_t)(int64_t)in->tokens[t], "token %d at index %d is outside the "
+            SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, (uint64_t)(int64_t)in->tokens[t],
+                      "token %d at index %d is outside the "
                       "vocabulary of %d", in->tokens[t], t, s->model->n_tokens);
     return SQM_OK;
 }
@@ -6616,12 +7086,14 @@ static void sqm__feed_input(sqm_session *s, const sqm_input *in)
 
 SQMDEF sqm_result sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int32_t n_inputs)
 {
-    if (!inputs || n_inputs < 1) SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, n_inputs, "no inputs (n = %d)", n_inputs);
+    if (!inputs || n_inputs < 1) SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, n_inputs, "no inputs (n = %d)",
+                                           n_inputs);
     for (int32_t i = 0; i < n_inputs; i++) {
         SQM__TRY(sqm__check_input(s, &inputs[i]));
         for (int32_t j = 0; j < i; j++)
             if (inputs[j].seq == inputs[i].seq)
-                SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, inputs[i].seq, "sequence %d stands twice in one batch", inputs[i].seq);
+                SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, inputs[i].seq,
+                          "sequence %d stands twice in one batch", inputs[i].seq);
     }
     s->all_logits = NULL;
     for (int32_t i = 0; i < n_inputs; i++) sqm__feed_input(s, &inputs[i]);
@@ -6670,7 +7142,7 @@ SQMDEF sqm_result sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *token
     return SQM_OK;
 }
 
-/* ---- states -------------------------------------------------------------------------------------------------------------------- */
+/* ---- states -------------------------------------------------------------------------------------------- */
 SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
 {
     SQM__TRY(sqm__check_seq(s, seq));
@@ -6709,7 +7181,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
 /* A saved state: this header, the logits, then what each slot holds behind its own header. */
 typedef struct sqm__saved {
     uint8_t  magic[8];
-    uint32_t model;                     /* checksum of the weight file's header: which model                           */
+    uint32_t model;                     /* checksum of the weight file's header: which model */
     int32_t  position, has_logits, kv_dtype;
     uint64_t bytes;
 } sqm__saved;
@@ -6726,7 +7198,8 @@ static size_t sqm__saved_bytes(const sqm_session *s, int32_t seq, int32_t positi
     for (int32_t i = 0; i < s->model->n_ops; i++) {
         const sqm__op *op = &s->model->ops[i];
         if (op->kind == SQM__OP_MIX)
-            bytes += op->mixer->used_bytes(op->bound, sqm__slot(s, op, seq), position) - op->mixer->header_bytes;
+            bytes += op->mixer->used_bytes(op->bound, sqm__slot(s, op, seq),
+                                           position) - op->mixer->header_bytes;
     }
     return bytes;
 }
@@ -6743,7 +7216,8 @@ SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t 
     sqm__saved header;
     SQM__TRY(sqm__check_seq(s, seq));
     if (!dst || bytes < need)
-        SQM__FAIL(&s->exec.error, SQM_E_MEMORY, need, "the state needs %z bytes, was given %z", (uint64_t)need, (uint64_t)bytes);
+        SQM__FAIL(&s->exec.error, SQM_E_MEMORY, need, "the state needs %z bytes, was given %z",
+                  (uint64_t)need, (uint64_t)bytes);
     memset(&header, 0, sizeof(header));
     memcpy(header.magic, sqm__saved_magic, sizeof(header.magic));
     header.model = sqm__load_u32(s->model->file.image + 44);
@@ -6760,7 +7234,8 @@ SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t 
         const sqm__op *op = &s->model->ops[i];
         if (op->kind == SQM__OP_MIX) {
             const uint8_t *slot = sqm__slot(s, op, seq);
-            const size_t n = op->mixer->used_bytes(op->bound, slot, s->position[seq]) - op->mixer->header_bytes;
+            const size_t n = op->mixer->used_bytes(op->bound, slot,
+                                                   s->position[seq]) - op->mixer->header_bytes;
             memcpy(to, slot + op->mixer->header_bytes, n);
             to += n;
         }
@@ -6782,10 +7257,12 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
     if (header.model != sqm__load_u32(s->model->file.image + 44))
         SQM__FAIL(&s->exec.error, SQM_E_FORMAT, header.model, "the state was saved with another model");
     if (header.position < 0 || header.position > s->config.max_context)
-        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position, "a state of %d tokens does not fit the "
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position,
+                  "a state of %d tokens does not fit the "
                   "context of %d", header.position, s->config.max_context);
     if (header.kv_dtype != (int32_t)s->config.kv_dtype || sqm__saved_bytes(s, seq, header.position) != bytes)
-        SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes, "the state has %z bytes; a state of %d tokens has another size in this "
+        SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes,
+                  "the state has %z bytes; a state of %d tokens has another size in this "
                   "session (kv_dtype, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
@@ -6796,7 +7273,8 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
         const sqm__op *op = &s->model->ops[i];
         if (op->kind == SQM__OP_MIX) {
             uint8_t *slot = sqm__slot(s, op, seq);
-            const size_t n = op->mixer->used_bytes(op->bound, slot, header.position) - op->mixer->header_bytes;
+            const size_t n = op->mixer->used_bytes(op->bound, slot,
+                                                   header.position) - op->mixer->header_bytes;
             memcpy(slot + op->mixer->header_bytes, from, n);
             from += n;
         }
@@ -7301,7 +7779,6 @@ static void sqm__gen_remember(sqm__gen *g, int32_t token)
     g->recent[g->n_recent++] = token;
 }
 
-#if SQM__HAVE_TOKENIZER
 /* A prompt and the memory to tokenize it in. The ids come to lie at the start of the memory. */
 typedef struct sqm__prompt {
     const char *text;
@@ -7468,7 +7945,8 @@ static sqm_result sqm__gen_check(const sqm__gen *g)
     if (sqm_position(g->session, g->seq) < 0)
         SQM__FAIL(g->err, SQM_E_ARGUMENT, g->seq, "there is no sequence %d", g->seq);
     if (info.vocab_size < 1) SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no head");
-    if (!info.has_tokenizer) SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no tokenizer");
+    if (!info.has_tokenizer)
+        SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no tokenizer, or this build");
     for (int32_t i = 0; g->options->stop && g->options->stop[i]; i++) {
         const size_t length = strlen(g->options->stop[i]);
         if (length < 1 || length > SQM__STOP_LIMIT)
@@ -7498,13 +7976,6 @@ static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_t
     if (stream.ended >= 0) g->stats.reason = stream.ended;
     return g->stats.reason == SQM_END_CALLBACK ? SQM_STOPPED : SQM_OK;
 }
-#else
-static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_text, void *user)
-{
-    (void)prompt; (void)on_text; (void)user;
-    SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "sqm_generate needs the tokenizer; this build has none");
-}
-#endif
 
 SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
                                sqm_on_text on_text, void *user, sqm_generate_stats *stats)
@@ -8308,8 +8779,93 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
     sqm__writer_free(w);
 }
 #endif
-/* ---- end of the implementation: nothing of ours stays defined ---------------------------------------------------- */
+/* ---- end of the implementation: nothing of ours stays defined ------------------------------------------ */
+#undef SQM__HAVE_MALLOC
+#undef SQM__HAVE_STDIO
+#undef SQM__HAVE_TOKENIZER
+#undef SQM__HAVE_ERROR_TEXT
+#undef SQM__HAVE_WRITER
+#undef SQM__HAVE_MMAP
+#undef SQM__HAVE_X86
+#undef SQM__HAVE_NEON
+#undef SQM__ASSERT
+#undef SQM__INLINE
+#undef SQM__UNUSED
+#undef SQM__RESTRICT
+#undef SQM__UNROLL
+#undef SQM__COUNT
+#undef SQM__FAIL
+#undef SQM__TRY
+#undef SQM__PANEL_ROWS
+#undef SQM__TEXT2
+#undef SQM__TEXT
+#undef SQM__VERSION
+#undef SQM__LANES
+#undef SQM__GROUP
+#undef SQM__CHUNK
+#undef SQM__TILE_KEYS
+#undef SQM__BLOCK
+#undef SQM__WORK_FLOATS
+#undef SQM__CAT2
+#undef SQM__CAT
+#undef SQM__NAME
+#undef SQM__PASS_SCALAR
+#undef SQM__PASS_AVX2
+#undef SQM__PASS_AVX512
+#undef SQM__PASS_NEON
+#undef SQM__LANEWISE
+#undef SQM__SPECIAL
+#undef SQM__WIDE
+#undef SQM__EACH
+#undef SQM__SIGNED_OFFSET
+#undef SQM__TILE_P
+#undef SQM__TILE_T
+#undef SQM__TILE_Q
+#undef SQM__TILE_ROWS
+#undef SQM__SET1
+#undef SQM__ADD
+#undef SQM__SUB
+#undef SQM__MUL
+#undef SQM__MADD
+#undef SQM__MAX_WEIGHTS
+#undef SQM__CHECK_ROWS
+#undef SQM__FILE_MAJOR
+#undef SQM__FILE_MINOR
+#undef SQM__FILE_ENDIAN
+#undef SQM__MAX_SECTIONS
+#undef SQM__NO_TENSOR
+#undef SQM__CRC_BIT
+#undef SQM__CRC_1
+#undef SQM__CRC_4
+#undef SQM__CRC_16
+#undef SQM__CRC_64
+#undef SQM__TOK_NONE
+#undef SQM__RANK_NEVER
+#undef SQM__UNIT_BITS
+#undef SQM__STREAM_ROOM
+#undef SQM__STOP_LIMIT
+#undef SQM__RECENT_ROOM
+#undef SQM__WRITER_FAIL
 #if defined(__GNUC__) && !defined(__clang__)
 #  pragma GCC pop_options
 #endif
+#undef SQM__IMPLEMENTING
 #endif /* SQM__IMPLEMENTING */
+
+/* ==== [LIC] Revisions and licence ==========================================================================
+   0.1.0   first version: Transformers (attention with its options), file format 1.0, tokenizers, sampling.
+
+   MIT License. Copyright (c) 2026 the seqmodel.h authors.
+   Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
+   associated documentation files (the "Software"), to deal in the Software without restriction, including
+   without limitation the rights to use, copy, modify, merge, publish, distribute, sublicense, and/or sell
+   copies of the Software, and to permit persons to whom the Software is furnished to do so, subject to the
+   following conditions: The above copyright notice and this permission notice shall be included in all
+   copies or substantial portions of the Software. THE SOFTWARE IS
+   PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
+   WARRANTIES OF
+   MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
+   COPYRIGHT
+   HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
+   OTHERWISE,
+   ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */

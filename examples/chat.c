@@ -1,39 +1,38 @@
 /* Shows a conversation: the state stays between turns, so a turn costs only its own tokens.
    Build  cc -O2 chat.c -o chat -lm          (seqmodel.h is one directory up; -fopenmp: all processors)
-   Run    ./chat MODEL.sqm [--system TEXT] [--template NAME] [--temp T] [--ctx N]
-   Prints the answers to the lines typed; /reset begins anew, /quit ends. NAME is one of the table below; without
-   it the chat template in the file is recognised by its markers. */
+   Run    ./chat MODEL.sqm [--system TEXT] [--template NAME] [--temp T]
+   Prints the answers to the lines typed; /reset begins anew, /quit ends. NAME is one of the table below;
+   without it the chat template in the file is recognised by its markers. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-/* first turn with a system text: system[0] TEXT system[1] user text reply; else: user[0] text user[1];
-   between an answer and the next turn: close */
-static const struct { const char *name, *marker, *system[2], *user[2], *close, *stop[2]; } templates[] = {
+/* First turn with a system text: system[0] TEXT system[1] user text reply; else: user[0] text user[1];
+   between an answer and the next turn: close. Without a marker stop_text ends an answer and opens a turn. */
+static const struct { const char *name, *marker, *system[2], *user[2], *close; } templates[] = {
     {"chatml", "<|im_start|>", {"<|im_start|>system\n", "<|im_end|>\n<|im_start|>user\n"},
-     {"<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"}, "<|im_end|>\n", {NULL, NULL}},
+     {"<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n"}, "<|im_end|>\n"},
     {"llama3", "<|start_header_id|>", {"<|start_header_id|>system<|end_header_id|>\n\n",
      "<|eot_id|><|start_header_id|>user<|end_header_id|>\n\n"},
      {"<|start_header_id|>user<|end_header_id|>\n\n",
-      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"}, "<|eot_id|>", {NULL, NULL}},
+      "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"}, "<|eot_id|>"},
     {"gemma", "<start_of_turn>", {"<start_of_turn>user\n", "\n\n"},
-     {"<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"}, "<end_of_turn>\n", {NULL, NULL}},
+     {"<start_of_turn>user\n", "<end_of_turn>\n<start_of_turn>model\n"}, "<end_of_turn>\n"},
     {"phi3", "<|end|>", {"<|system|>\n", "<|end|>\n<|user|>\n"},
-     {"<|user|>\n", "<|end|>\n<|assistant|>\n"}, "<|end|>\n", {NULL, NULL}},
+     {"<|user|>\n", "<|end|>\n<|assistant|>\n"}, "<|end|>\n"},
     {"zephyr", "<|user|>", {"<|system|>\n", "</s>\n<|user|>\n"},
-     {"<|user|>\n", "</s>\n<|assistant|>\n"}, "</s>\n", {NULL, NULL}},
-    {"llama2", "[INST]", {"[INST] <<SYS>>\n", "\n<</SYS>>\n\n"}, {"[INST] ", " [/INST]"}, "</s><s>",
-     {NULL, NULL}},
-    {"plain", NULL, {"", "\nUser: "}, {"User: ", "\nAssistant:"}, "\n", {"\nUser:", NULL}}
+     {"<|user|>\n", "</s>\n<|assistant|>\n"}, "</s>\n"},
+    {"llama2", "[INST]", {"[INST] <<SYS>>\n", "\n<</SYS>>\n\n"}, {"[INST] ", " [/INST]"}, "</s><s>"},
+    {"plain", NULL, {"", "\nUser: "}, {"User: ", "\nAssistant:"}, "\n"}
 };
+static const char *const stop_text[] = {"\nUser:", NULL};
 enum { N_TEMPLATES = sizeof(templates) / sizeof(templates[0]) };
 
-static int show(void *user, const char *text, int32_t bytes)
+static int show(void *out, const char *text, int32_t bytes)
 {
-    (void)user;
-    return fwrite(text, 1, (size_t)bytes, stdout) != (size_t)bytes || fflush(stdout) != 0;
+    return fwrite(text, 1, (size_t)bytes, (FILE *)out) != (size_t)bytes || fflush((FILE *)out) != 0;
 }
 
 static int find_template(const char *name, const char *text)
@@ -52,14 +51,14 @@ static int answer(sqm_session *session, int t, const char *system, const char *l
     const int first = sqm_position(session, 0) == 0, opened = stats->reason == SQM_END_STOP_TEXT;
     sqm_generate_options options = {NULL, 0, NULL, 0, 0};
     options.sampler = sampler;
-    options.stop = templates[t].stop;   /* it closes the answer and opens the next turn */
+    options.stop = templates[t].marker ? NULL : stop_text;
     if (first && system)
         snprintf(prompt, sizeof(prompt), "%s%s%s%s%s", templates[t].system[0], system, templates[t].system[1],
                  line, templates[t].user[1]);
     else
         snprintf(prompt, sizeof(prompt), "%s%s%s%s", first || opened ? "" : templates[t].close,
                  opened ? "" : templates[t].user[0], line, templates[t].user[1]);
-    const sqm_result result = sqm_generate(session, 0, prompt, &options, show, NULL, stats);
+    const sqm_result result = sqm_generate(session, 0, prompt, &options, show, stdout, stats);
     putchar('\n');
     if (result < 0) printf("(%s)\n", sqm_session_error(session)->text);
     if (result == SQM_E_LIMIT || (result == SQM_OK && stats->reason == SQM_END_CONTEXT))
@@ -74,7 +73,7 @@ static void converse(sqm_session *session, int t, const char *system, sqm_sample
     for (;;) {
         printf("> ");
         fflush(stdout);
-        if (!fgets(line, sizeof(line), stdin) || strncmp(line, "/quit", 5) == 0) return;
+        if (!fgets(line, sizeof(line), stdin) || strcmp(line, "/quit\n") == 0) return;
         line[strcspn(line, "\n")] = 0;
         if (strcmp(line, "/reset") == 0) {
             (void)sqm_reset(session, 0);
@@ -83,48 +82,39 @@ static void converse(sqm_session *session, int t, const char *system, sqm_sample
     }
 }
 
-static int run(const char *file, const char *name, const char *system, int32_t context, sqm_sampler *sampler)
-{
-    sqm_error err;
-    sqm_model_info info;
-    sqm_session_config config;
-    sqm_model *model = sqm_load_file(file, NULL, &err);
-    if (!model) { fprintf(stderr, "chat: %s\n", err.text); return 1; }
-    const int t = find_template(name, sqm_model_meta(model, "chat_template"));
-    sqm_model_get_info(model, &info);
-    memset(&config, 0, sizeof(config));
-    config.max_context = context > 0 ? context : 4096;
-    if (info.max_context > 0 && config.max_context > info.max_context) config.max_context = info.max_context;
-    sqm_session *session = t < 0 ? NULL : sqm_session_create(model, &config, &err);
-    if (t < 0) fprintf(stderr, "chat: no known template: --template chatml|llama2|llama3|gemma|phi3|zephyr|plain\n");
-    else if (!session) fprintf(stderr, "chat: %s\n", err.text);
-    else converse(session, t, system, sampler);
-    sqm_session_free(session);
-    sqm_model_free(model);
-    return t < 0 ? 2 : session == NULL;
-}
-
 int main(int argc, char **argv)
 {
     const char *name = NULL, *system = NULL;
-    double temperature = 0.7, context = 0;
+    char *end = NULL;
+    sqm_error err;
+    sqm_session_config config;
+    sqm_model_info info;
     sqm_sampler sampler;
     int wrong = argc < 2 || argc % 2 != 0;
+    memset(&config, 0, sizeof(config));
+    memset(&sampler, 0, sizeof(sampler));
+    sampler.temperature = 0.7f;
+    sampler.top_p = 0.9f;
     for (int i = 2; i + 1 < argc; i += 2) {
-        char *end = NULL;
         if (strcmp(argv[i], "--system") == 0) system = argv[i + 1];
         else if (strcmp(argv[i], "--template") == 0) name = argv[i + 1];
-        else if (strcmp(argv[i], "--temp") == 0) temperature = strtod(argv[i + 1], &end);
-        else if (strcmp(argv[i], "--ctx") == 0) context = strtod(argv[i + 1], &end);
+        else if (strcmp(argv[i], "--temp") == 0) sampler.temperature = (float)strtod(argv[i + 1], &end);
         else wrong = 1;
-        if (end && (end == argv[i + 1] || *end)) wrong = 1;
+        if ((end && *end) || !(sampler.temperature >= 0 && sampler.temperature < 100)) wrong = 1;
     }
-    if (wrong || !(temperature >= 0 && temperature < 100) || !(context >= 0 && context < 1e9)) {
-        fprintf(stderr, "usage: chat MODEL.sqm [--system TEXT] [--template NAME] [--temp T] [--ctx N]\n");
-        return 2;
-    }
-    memset(&sampler, 0, sizeof(sampler));
-    sampler.temperature = (float)temperature;
-    sampler.top_p = 0.9f;
-    return run(argv[1], name, system, (int32_t)context, &sampler);
+    if (wrong) fprintf(stderr, "usage: chat MODEL.sqm [--system TEXT] [--template NAME] [--temp T]\n");
+    if (wrong) return 2;
+    sqm_model *model = sqm_load_file(argv[1], NULL, &err);
+    if (!model) { fprintf(stderr, "chat: %s\n", err.text); return 1; }
+    const int t = find_template(name, sqm_model_meta(model, "chat_template"));
+    sqm_model_get_info(model, &info);
+    config.max_context = info.max_context > 0 && info.max_context < 4096 ? info.max_context : 4096;
+    sqm_session *session = t < 0 ? NULL : sqm_session_create(model, &config, &err);
+    if (t < 0)
+        fprintf(stderr, "chat: unknown template: --template chatml|llama2|llama3|gemma|phi3|zephyr|plain\n");
+    else if (!session) fprintf(stderr, "chat: %s\n", err.text);
+    else converse(session, t, system, &sampler);
+    sqm_session_free(session);
+    sqm_model_free(model);
+    return t < 0 ? 2 : session == NULL;
 }

@@ -12,18 +12,14 @@
 
 static const char usage[] =
     "usage: generate MODEL.sqm \"prompt\" [options]\n"
-    "  -n N                tokens to make at most (256; 0: until the model ends or the context is full)\n"
-    "  --temp T            temperature (0.8; 0: always the most probable token)\n"
-    "  --top-k K           only the K most probable tokens (0: off)\n"
-    "  --top-p P           only the most probable tokens that together have probability P (0.95; 1: off)\n"
-    "  --min-p P           only tokens at least P times as probable as the best (0: off)\n"
-    "  --typical P         only locally typical tokens of probability P (1: off)\n"
-    "  --repeat-penalty R  divides the logits of the last 64 tokens (1: off)\n"
-    "  --seed S            the same seed gives the same text (1)\n"
-    "  --stop TEXT         end before this text; up to 16 times\n"
-    "  --ctx N             tokens of context (the model's own, but at most 4096)\n"
-    "  --threads N  --isa X  --exact        (all, the best of scalar avx2 avx512 neon, 8-bit activations)\n"
-    "  --echo  --special  --stats           print the prompt, special tokens, speed and memory (on stderr)\n";
+    "  -n N         tokens to make at most (256; 0: until the model ends or the context is full)\n"
+    "  --temp T     temperature (0.8; 0: always the most probable token);  --repeat-penalty R  (1: none)\n"
+    "  --top-k K    only the K most probable (0: all);  --typical P  locally typical ones (1: all)\n"
+    "  --top-p P    only the best that together have P (0.95);  --min-p P  with P times the best's (0)\n"
+    "  --seed S     the same seed gives the same text (1);  --stop TEXT  end before it, up to 16 times\n"
+    "  --ctx N      tokens of context (the model's own, at most 4096);  --threads N  (all)\n"
+    "  --isa X      scalar, avx2, avx512, neon (the best);  --exact  no 8-bit activations\n"
+    "  --echo  --special  --stats    print the prompt, special tokens, speed and memory (on stderr)\n";
 
 typedef struct settings {
     sqm_session_config   config;
@@ -48,7 +44,7 @@ static int show(void *user, const char *text, int32_t bytes)
     return fwrite(text, 1, (size_t)bytes, stdout) != (size_t)bytes || fflush(stdout) != 0;
 }
 
-/* Takes the option at[0], and at[1] if it has a value (most > 0). Returns how many it took; 0: not understood. */
+/* Takes the option at[0], and at[1] if it has a value (most > 0). Returns how many; 0: not understood. */
 static int take_option(settings *s, char **at)
 {
     const struct { const char *name; int32_t *whole; float *real; double most; } options[] = {
@@ -78,16 +74,9 @@ static int take_option(settings *s, char **at)
     return 0;
 }
 
-static int run(settings *s, const sqm_model *model, const char *prompt)
+static int run(settings *s, sqm_session *session, const char *prompt)
 {
-    sqm_error err;
     sqm_generate_stats stats;
-    sqm_model_info info;
-    sqm_model_get_info(model, &info);
-    if (s->config.max_context == 0)
-        s->config.max_context = info.max_context > 0 && info.max_context < 4096 ? info.max_context : 4096;
-    sqm_session *session = sqm_session_create(model, &s->config, &err);
-    if (!session) { fprintf(stderr, "generate: %s\n", err.text); return 1; }
     if (s->echo) fputs(prompt, stdout);
     const double start = seconds();
     const sqm_result result = sqm_generate(session, 0, prompt, &s->options, show, s, &stats);
@@ -96,9 +85,9 @@ static int run(settings *s, const sqm_model *model, const char *prompt)
     if (result < 0) fprintf(stderr, "generate: %s\n", sqm_session_error(session)->text);
     if (s->stats)
         fprintf(stderr, "prompt %d tokens, %.1f/s; text %d tokens, %.1f/s; session %.1f MB\n",
-                stats.prompt_tokens, stats.prompt_tokens / (first - start + 1e-9), stats.new_tokens,
-                stats.new_tokens / (end - first + 1e-9), (double)sqm_session_size(model, &s->config, &err) / 1e6);
-    sqm_session_free(session);
+                (int)stats.prompt_tokens, stats.prompt_tokens / (first - start + 1e-9),
+                (int)stats.new_tokens, stats.new_tokens / (end - first + 1e-9),
+                1e-6 * (double)sqm_session_size(sqm_session_model(session), &s->config, NULL));
     return result < 0;
 }
 
@@ -106,6 +95,7 @@ int main(int argc, char **argv)
 {
     settings s;
     sqm_error err;
+    sqm_model_info info;
     memset(&s, 0, sizeof(s));
     s.sampler.temperature = 0.8f;
     s.sampler.top_p = 0.95f;
@@ -114,15 +104,19 @@ int main(int argc, char **argv)
     s.options.stop = s.stop;
     s.options.max_tokens = 256;
     const int help = argc > 1 && strcmp(argv[1], "--help") == 0;
-    if (help || argc < 3) return fputs(usage, help ? stdout : stderr) < 0 || !help ? 2 : 0;
+    if (help || argc < 3) { fputs(usage, help ? stdout : stderr); return help ? 0 : 2; }
     for (int i = 3, taken; i < argc; i += taken) {
-        if ((taken = take_option(&s, argv + i)) > 0) continue;
-        fprintf(stderr, "generate: wrong or incomplete option at '%s' (--help lists them)\n", argv[i]);
-        return 2;
+        taken = take_option(&s, argv + i);
+        if (taken == 0) { fprintf(stderr, "generate: wrong option or value at %s\n", argv[i]); return 2; }
     }
     sqm_model *model = sqm_load_file(argv[1], NULL, &err);
-    if (!model) { fprintf(stderr, "generate: %s\n", err.text); return 1; }
-    const int status = run(&s, model, argv[2]);
+    if (model) sqm_model_get_info(model, &info);
+    if (model && s.config.max_context == 0)
+        s.config.max_context = info.max_context > 0 && info.max_context < 4096 ? info.max_context : 4096;
+    sqm_session *session = model ? sqm_session_create(model, &s.config, &err) : NULL;
+    if (!session) fprintf(stderr, "generate: %s\n", err.text);
+    const int status = session ? run(&s, session, argv[2]) : 1;
+    sqm_session_free(session);
     sqm_model_free(model);
     return status;
 }

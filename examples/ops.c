@@ -1,5 +1,5 @@
-/* Shows the operations without a weight file: one transformer block (attention and gated MLP) on plain arrays, once
-   for the whole sequence and once token by token with a state.
+/* Shows the operations without a weight file: a transformer block (attention and gated MLP) on plain arrays,
+   once for the whole sequence and once token by token with a state.
    Build  cc -O2 ops.c -o ops -lm            (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./ops
    Prints the block's output for the last token and the largest difference between both ways: 0. */
@@ -14,7 +14,7 @@ enum { TOKENS = 10, DIM = 64, HEADS = 4, KV_HEADS = 2, HEAD = 16, HIDDEN = 160,
        QKV = (HEADS + 2 * KV_HEADS) * HEAD };          /* columns: 4 query, 2 key, 2 value heads */
 
 typedef struct block {
-    sqm_tensor       qkv, out, gate_up, down;          /* [QKV, DIM] [DIM, DIM] [2 * HIDDEN, DIM] [DIM, HIDDEN] */
+    sqm_tensor       qkv, out, gate_up, down;          /* weights [outputs, inputs] */
     float            gain[DIM], inv_freq[HEAD / 2];
     const sqm_mixer *attention;
     void            *bound;                            /* the mixer's checked parameters */
@@ -62,7 +62,8 @@ static void make_block(block *b)
     for (int i = 0; i < HEAD / 2; i++) b->inv_freq[i] = (float)pow(10000.0, -2.0 * i / (double)HEAD);
     b->attention = sqm_mixer_attention();
     b->bound = malloc(b->attention->bound_bytes);
-    stop_if(!b->bound || b->attention->bind(b->bound, params, 4, QKV, &width, &err) != SQM_OK, "bind", err.text);
+    stop_if(!b->bound, "bind", "no memory");
+    stop_if(b->attention->bind(b->bound, params, 4, QKV, &width, &err) != SQM_OK, "bind", err.text);
     stop_if(width != DIM, "bind", "unexpected width");
 }
 
@@ -74,8 +75,8 @@ static void run_block(sqm_exec *e, const block *b, float *x, int32_t rows, int32
     int bad = 0;
     bad |= sqm_normalize(e, normed, x, rows, DIM, SQM_NORM_RMS, b->gain, NULL, 1e-6f);
     bad |= sqm_matmul(e, wide, normed, rows, &b->qkv, NULL);
-    bad |= sqm_rope(e, wide, rows, QKV, 0, HEADS + KV_HEADS, HEAD, HEAD, SQM_ROPE_HALF, b->inv_freq, 1.0f, NULL,
-                    position);                         /* queries and keys stand side by side: one call */
+    bad |= sqm_rope(e, wide, rows, QKV, 0, HEADS + KV_HEADS, HEAD, HEAD, SQM_ROPE_HALF, b->inv_freq, 1.0f,
+                    NULL, position);                   /* queries and keys stand side by side: one call */
     bad |= b->attention->forward(b->bound, e, mixed, wide, &span, 1);
     bad |= sqm_matmul(e, added, mixed, rows, &b->out, NULL);
     for (int32_t i = 0; i < rows * DIM; i++) x[i] += added[i];
@@ -94,18 +95,19 @@ int main(void)
     sqm_exec e;
     float worst = 0;
     make_block(&b);
-    const size_t scratch_bytes = sqm_exec_scratch_size(TOKENS, 2 * HIDDEN, 1) + 64 +
-        b.attention->scratch_bytes(b.bound, TOKENS, TOKENS, 1) + b.attention->state_bytes(b.bound, TOKENS, TOKENS, SQM_F32);
-    const size_t state_bytes = b.attention->state_bytes(b.bound, TOKENS, 1, SQM_F32);
+    const size_t state_bytes = b.attention->state_bytes(b.bound, TOKENS, TOKENS, SQM_F32);
+    const size_t scratch_bytes = sqm_exec_scratch_size(TOKENS, 2 * HIDDEN, 1) + state_bytes + 64 +
+                                 b.attention->scratch_bytes(b.bound, TOKENS, TOKENS, 1);
     void *const scratch = malloc(scratch_bytes), *const state = malloc(state_bytes);
     stop_if(!scratch || !state, "main", "no memory");
-    stop_if(sqm_exec_init(&e, SQM_ISA_AUTO, 1, scratch, scratch_bytes) != SQM_OK, "sqm_exec_init", e.error.text);
+    stop_if(sqm_exec_init(&e, SQM_ISA_AUTO, 1, scratch, scratch_bytes) != SQM_OK, "exec", e.error.text);
     for (int i = 0; i < TOKENS * DIM; i++) whole[i] = steps[i] = (float)(i * 37 % 101) / 50.0f - 1.0f;
     run_block(&e, &b, whole, TOKENS, 0, NULL);
-    b.attention->reset(b.bound, state, state_bytes, TOKENS, 1, SQM_F32);
+    b.attention->reset(b.bound, state, state_bytes, TOKENS, TOKENS, SQM_F32);
     for (int t = 0; t < TOKENS; t++) run_block(&e, &b, steps + t * DIM, 1, t, state);
     for (int i = 0; i < TOKENS * DIM; i++) worst = fmaxf(worst, fabsf(whole[i] - steps[i]));
-    for (int i = 0; i < DIM; i++) printf("%7.3f%s", (double)whole[(TOKENS - 1) * DIM + i], i % 8 == 7 ? "\n" : " ");
+    const float *const last = whole + (TOKENS - 1) * DIM;
+    for (int i = 0; i < DIM; i++) printf("%7.3f%s", (double)last[i], i % 8 == 7 ? "\n" : " ");
     printf("largest difference between whole and step by step: %g\n", (double)worst);
     return worst > 0;
 }

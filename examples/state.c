@@ -1,5 +1,5 @@
-/* Shows states: one prompt is read once, forked into three sequences that go different ways, and saved, so that
-   another session continues where this one stood without reading the prompt again.
+/* Shows states: one prompt is read once, forked into three sequences that go different ways, and saved, so
+   that another session continues where this one stood without reading the prompt again.
    Build  cc -O2 state.c -o state -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./state MODEL.sqm ["Once upon a time"]
    Prints three continuations, then the first one again out of the saved state. */
@@ -27,11 +27,11 @@ static sqm_result go_on(sqm_session *s, int32_t seq, uint64_t seed)
     sampler.top_p = 0.95f;
     sqm_sampler_seed(&sampler, seed);
     options.sampler = &sampler;
-    printf("\n[seed %d] ...", (int)seed);
+    printf("\n(%d)", (int)seed);
     return sqm_generate(s, seq, NULL, &options, show, NULL, NULL);
 }
 
-/* Reads the prompt into sequence 0: sqm_generate would do it too, but there would be tokens behind it at once. */
+/* Reads the prompt into sequence 0 and nothing behind it, as sqm_generate would. */
 static sqm_result read_prompt(sqm_session *s, const char *prompt)
 {
     int32_t tokens[512];

@@ -32,7 +32,7 @@ static void *work(void *arg)
     sqm_generate_options options;
     memset(&config, 0, sizeof(config));
     memset(&options, 0, sizeof(options));
-    config.threads = 1;                                /* within a session: the other thread has its own processor */
+    config.threads = 1;                                /* of this session: the two run side by side */
     options.max_tokens = 100;
     sqm_session *s = sqm_session_create(j->model, &config, &j->err);
     if (s && sqm_generate(s, 0, j->prompt, &options, keep, j, NULL) < 0) j->err = *sqm_session_error(s);

@@ -49,16 +49,18 @@ static uint32_t use_file(const sqm__file *f)
     return sum;
 }
 
-static void open_all_ways(const uint8_t *image, size_t bytes)
+/* Returns a number that depends on all that was read, so that compilers cannot drop the reads. */
+static uint32_t open_all_ways(const uint8_t *image, size_t bytes)
 {
-    static volatile uint32_t sink;
+    uint32_t sum = 0;
     sqm__file f;
     sqm_error err;
-    if (sqm__file_open(&f, image, bytes, 0, &err) == SQM_OK) sink += use_file(&f);
-    if (sqm__file_open(&f, image, bytes, SQM_OPEN_VERIFY, &err) == SQM_OK) sink += 1;
+    if (sqm__file_open(&f, image, bytes, 0, &err) == SQM_OK) sum += use_file(&f);
+    if (sqm__file_open(&f, image, bytes, SQM_OPEN_VERIFY, &err) == SQM_OK) sum += 1;
     sqm_model *m = sqm_load_memory(image, bytes, NULL, &err);
-    if (m) sink += (uint32_t)sqm_session_size(m, NULL, &err);
+    if (m) sum += (uint32_t)sqm_session_size(m, NULL, &err);
     sqm_model_free(m);
+    return sum;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -66,9 +68,10 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     uint8_t *image = (uint8_t *)malloc(size ? size : 1);               /* exact size, aligned */
     if (!image) return 0;
     if (size) memcpy(image, data, size);
-    open_all_ways(image, size);
+    uint32_t sum = open_all_ways(image, size);
     reseal(image, size);
-    open_all_ways(image, size);
+    sum += open_all_ways(image, size);
+    if (sum == 0x5eed5eedu) puts("one in four thousand million");
     free(image);
     return 0;
 }

@@ -8,7 +8,8 @@ import json
 import os
 import sys
 
-from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors,
+from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
+                        processors,
                         trainers)
 
 TEXT = """The quick brown fox jumps over the lazy dog. She sells sea shells by the sea shore; 12345 shells for
@@ -16,13 +17,19 @@ $67.89! Don't we'll they've I'm. Der Fuchs springt \u00fcber den Zaun. \u0427\u0
 the the the then there other another brother mother and hand sand land. caf\u00e9 na\u00efve r\u00e9sum\u00e9 """ * 4
 
 STRINGS = [
-    '', ' ', '  ', '\n', '\r\n', '\t x', 'the', ' the', 'the  other', 'The brother and the mother', "don't DON'T we'll",
-    "'s 'S '\u017f 'ſt", '1234567', ' 12 345', '\u0661\u0662', 'caf\u00e9 cafe\u0301', 'e\u0323\u0301 e\u0301\u0323', '\u1100\u1161\u11a8 \uac01',
-    '\u212b \u2126 \ufb01', '\u4e2d\u6587\u5b57', '\U0001f600\u200d\U0001f525', 'a\u00a0b\u3000c', '\u2581', 'x\u2581\u2581y', '<0x41>', '\u0120the',
-    '<|end|>', 'a<|end|>b', ' <|end|> ', '<|end|><|end|>', '<|en', 'x <mask> y', 'x<mask>y', '<tool>  z', 'foo', 'foobar',
-    'a foo b', 'afoo', 'foo.', 'f\u006fo', '  <mask>', '<mask><tool> \n<mask>', 'AbCdEFgh iJKL', 'x = f(1) + 22;\n\n  y',
+    '', ' ', '  ', '\n', '\r\n', '\t x', 'the', ' the', 'the  other', 'The brother and the mother',
+        "don't DON'T we'll",
+    "'s 'S '\u017f '\u017ft", '1234567', ' 12 345', '\u0661\u0662', 'caf\u00e9 cafe\u0301',
+        'e\u0323\u0301 e\u0301\u0323', '\u1100\u1161\u11a8 \uac01',
+    '\u212b \u2126 \ufb01', '\u4e2d\u6587\u5b57', '\U0001f600\u200d\U0001f525', 'a\u00a0b\u3000c', '\u2581',
+        'x\u2581\u2581y', '<0x41>', '\u0120the',
+    '<|end|>', 'a<|end|>b', ' <|end|> ', '<|end|><|end|>', '<|en', 'x <mask> y', 'x<mask>y', '<tool>  z',
+        'foo', 'foobar',
+    'a foo b', 'afoo', 'foo.', 'f\u006fo', '  <mask>', '<mask><tool> \n<mask>', 'AbCdEFgh iJKL',
+        'x = f(1) + 22;\n\n  y',
     'aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa', 'the' * 40,
-    '     x', 'x     ', '\n \n', 'hello\u0000world', 'sea shells sea', '\u0915\u094d\u0937\u093f', '\U0001d15e', 'Stra\u00dfe \u01c5 \u1e9b\u0323'
+    '     x', 'x     ', '\n \n', 'hello\u0000world', 'sea shells sea', '\u0915\u094d\u0937\u093f',
+        '\U0001d15e', 'Stra\u00dfe \u01c5 \u1e9b\u0323'
 ]
 
 O200K = ("[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
@@ -31,7 +38,8 @@ O200K = ("[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p
 
 
 def trained(tokenizer, vocab, initial=None, special=()):
-    trainer = trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=initial or [], special_tokens=list(special),
+    trainer = trainers.BpeTrainer(vocab_size=vocab, initial_alphabet=initial or [],
+                                  special_tokens=list(special),
                                   show_progress=False)
     tokenizer.train_from_iterator([TEXT], trainer)
     return tokenizer
@@ -58,10 +66,12 @@ def byte_level():
     trained(t, 330, pre_tokenizers.ByteLevel.alphabet())
     t.add_special_tokens(['<|begin|>', AddedToken('<|end|>', special=True, normalized=False),
                           AddedToken('<mask>', lstrip=True, special=True, normalized=False)])
-    t.add_tokens([AddedToken('<tool>', rstrip=True, normalized=False), AddedToken('foo', single_word=True, normalized=True),
+    t.add_tokens([AddedToken('<tool>', rstrip=True, normalized=False), AddedToken('foo', single_word=True,
+                                                                                  normalized=True),
                   AddedToken('cafe\u0301', normalized=True)])
     t.post_processor = processors.TemplateProcessing(single='<|begin|> $A <|end|>',
-                                                     special_tokens=[('<|begin|>', t.token_to_id('<|begin|>')),
+                                                     special_tokens=[('<|begin|>',
+                                                                      t.token_to_id('<|begin|>')),
                                                                      ('<|end|>', t.token_to_id('<|end|>'))])
     return t
 
@@ -109,17 +119,26 @@ def unfused():
 
 
 PATTERNS = [
-    "\\p{N}{1,3}", "\\p{N}{2}", "\\p{N}{2,}", "\\d+?", "a+?b", "(?:ab)+", "(?:ab|c)*d", "x??y", "[a-c&&[^b]]+", "[^a-y[0-3]]+",
-    "(?i:the|SK)", "\\s+(?!\\S)|\\s+", "\\w+(?=[.!])", "\\bthe\\b", "\\Bhe", "(?>a+)b", "a*+b", "a?+a", "[\\x{4e00}-\\x{9fff}]+",
-    "[\\p{Lu}\\p{Lt}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*", "\\P{L}+", "\\p{^N}+", "[^\\s\\p{L}\\p{N}]+", " ?[^(\\s|.,!?\u2026\u3002)]+",
-    "^.", ".$", "\\A.", ".\\z", "\\S+$", "(a|ab)(c|bcd)(d*)", "(?:a|b)*?c", "(?=the)th|e", "[\\]\\-a]+", "[-a]+", "[]a]+",
-    "\\h+", "\\H+", "\\p{P}+|\\p{S}+", "\\p{Sc}|\\p{Sm}", "[\\S\\n]+", "[^\\S\\r\\n]+", "\\p{N}{1,3}(?=(?:\\p{N}{3})*\\b)", "a{0,2}b",
-    "(?:[sS]he|he) ?", "'(?:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+",
+    "\\p{N}{1,3}", "\\p{N}{2}", "\\p{N}{2,}", "\\d+?", "a+?b", "(?:ab)+", "(?:ab|c)*d", "x??y",
+        "[a-c&&[^b]]+", "[^a-y[0-3]]+",
+    "(?i:the|SK)", "\\s+(?!\\S)|\\s+", "\\w+(?=[.!])", "\\bthe\\b", "\\Bhe", "(?>a+)b", "a*+b", "a?+a",
+        "[\\x{4e00}-\\x{9fff}]+",
+    "[\\p{Lu}\\p{Lt}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*", "\\P{L}+", "\\p{^N}+", "[^\\s\\p{L}\\p{N}]+",
+        " ?[^(\\s|.,!?\u2026\u3002)]+",
+    "^.", ".$", "\\A.", ".\\z", "\\S+$", "(a|ab)(c|bcd)(d*)", "(?:a|b)*?c", "(?=the)th|e", "[\\]\\-a]+",
+        "[-a]+", "[]a]+",
+    "\\h+", "\\H+", "\\p{P}+|\\p{S}+", "\\p{Sc}|\\p{Sm}", "[\\S\\n]+", "[^\\S\\r\\n]+",
+        "\\p{N}{1,3}(?=(?:\\p{N}{3})*\\b)", "a{0,2}b",
+    "(?:[sS]he|he) ?",
+        "'(?:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+",
     O200K
 ]
 PATTERN_TEXTS = [
-    "The quick brown fox, the LAZY dog; she said: \u00abhe's 1234567 tall\u00bb!\n\nthe end.", "aaab aab ab b abababcd abcd abbcbd xy xxy y",
-    "caf\u00e9 \u0130stanbul \u01c5 \u00df \u017fK\u212a sk SK", "\u4e2d\u6587abc\u65e5\u672c\u8a9e \u0661\u0662\u0663 \u00bd\u2163", "  \t \r\n  x \n", "$5 + 3\u20ac = \u221e \U0001f600 -a]]-",
+    "The quick brown fox, the LAZY dog; she said: \u00abhe's 1234567 tall\u00bb!\n\nthe end.",
+        "aaab aab ab b abababcd abcd abbcbd xy xxy y",
+    "caf\u00e9 \u0130stanbul \u01c5 \u00df \u017fK\u212a sk SK",
+        "\u4e2d\u6587abc\u65e5\u672c\u8a9e \u0661\u0662\u0663 \u00bd\u2163", "  \t \r\n  x \n",
+            "$5 + 3\u20ac = \u221e \U0001f600 -a]]-",
     "1 12 123 1234 12345 123456 1234567 x12345", "deadBEEF 0x1F g", ""
 ]
 BEHAVIOURS = ['removed', 'isolated', 'merged_with_previous', 'merged_with_next', 'contiguous']
@@ -145,13 +164,15 @@ def write(path, value):
 
 def main():
     where = sys.argv[1]
-    for name, make in [('bytes', byte_level), ('prefix', prefixed), ('spm', sentencepiece), ('meta', metaspace),
+    for name, make in [('bytes', byte_level), ('prefix', prefixed), ('spm', sentencepiece), ('meta',
+                                                                                             metaspace),
                        ('split', unfused)]:
         write(os.path.join(where, 'tok_%s.json' % name), with_cases(make()))
     write(os.path.join(where, 'tok_regex.json'), regex_cases())
     if len(sys.argv) > 2:
         with open(os.path.join(sys.argv[2], 'real/tok/llama2c-tok512.json'), encoding='utf-8') as f:
-            cases = [{'text': c['text'], 'ids': c['ids']} for c in json.load(f)['cases'] if len(c['text']) < 60]
+            cases = [{'text': c['text'], 'ids': c['ids']} for c in json.load(f)['cases']
+                     if len(c['text']) < 60 and '<s>' not in c['text'] and '</s>' not in c['text']]
         write(os.path.join(where, 'tok512_cases.json'), {'cases': cases[::4]})
 
 

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Writes tests/data/ggml_blocks.bin: blocks of every GGML type that sqm_pack_ggml imports and the values that the
-`gguf` package (pip install gguf) gives them. Read by tests/test_type.c. Run from the repository root.
+"""Writes tests/data/ggml_blocks.bin: blocks of every GGML type that sqm_pack_ggml imports and the values that
+the `gguf` package (pip install gguf) gives them. Read by tests/test_type.c. Run from the repository root.
 
-File: for each case little-endian u32 ggml_type, rows, cols, source_bytes, then the source blocks (row-major) and
-rows * cols float32 values."""
+File: for each case little-endian u32 ggml_type, rows, cols, source_bytes, then the source blocks (row-major)
+and rows * cols float32 values."""
 import struct
 import numpy as np
 from gguf import quants, GGMLQuantizationType as T
@@ -13,7 +13,8 @@ ROWS, COLS = 5, 256
 CASES = [(T.F32, 1, 4, []), (T.F16, 1, 2, []), (T.BF16, 1, 2, []),
          (T.Q4_0, 32, 18, [0]), (T.Q4_1, 32, 20, [0, 2]), (T.Q5_0, 32, 22, [0]), (T.Q5_1, 32, 24, [0, 2]),
          (T.Q8_0, 32, 34, [0]), (T.Q2_K, 256, 84, [80, 82]), (T.Q3_K, 256, 110, [108]),
-         (T.Q4_K, 256, 144, [0, 2]), (T.Q5_K, 256, 176, [0, 2]), (T.Q6_K, 256, 210, [208]), (T.IQ4_NL, 32, 18, [0])]
+         (T.Q4_K, 256, 144, [0, 2]), (T.Q5_K, 256, 176, [0, 2]), (T.Q6_K, 256, 210, [208]),
+         (T.IQ4_NL, 32, 18, [0])]
 # f16 bit patterns: zero, minus zero, smallest and largest denormal, smallest normal, 1, -1, largest, infinity
 SPECIAL = [0x0000, 0x8000, 0x0001, 0x8001, 0x03ff, 0x0400, 0x3c00, 0xbc00, 0x7bff, 0xfbff, 0x7c00, 0xfc00]
 
@@ -25,7 +26,8 @@ def main():
             n = ROWS * COLS // block
             raw = rng.integers(0, 256, (n, size), dtype=np.uint8)
             for at in halves:
-                bits = rng.integers(0, 0x7c00, n).astype(np.uint16) | (rng.integers(0, 2, n).astype(np.uint16) << 15)
+                bits = rng.integers(0, 0x7c00, n).astype(np.uint16)
+                bits |= rng.integers(0, 2, n).astype(np.uint16) << 15
                 picks = rng.permutation(n)[: min(n // 2, len(SPECIAL))]
                 first = int(rng.integers(0, len(SPECIAL)))
                 for i, p in enumerate(picks):

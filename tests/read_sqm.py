@@ -12,13 +12,16 @@ import struct
 import sys
 
 MAGIC = b"\x89SQM\r\n\x1a\n"
-OPS = ["", "embed", "norm", "linear", "rope", "mix", "act", "glu", "add", "mul", "scale", "copy", "softcap", "head"]
+OPS = ["", "embed", "norm", "linear", "rope", "mix", "act", "glu", "add", "mul", "scale", "copy", "softcap",
+       "head"]
 REGISTERS = {**{i: "r%d" % i for i in range(16)}, 252: "logits", 253: "tokens", 254: "positions", 255: "none"}
 # dtype: name, bytes an element in rows, columns a unit, bytes a unit
-DTYPES = {0: ("f32", 4, 1, 64), 1: ("f16", 2, 1, 32), 2: ("bf16", 2, 1, 32), 3: ("i32", 4, 0, 0), 4: ("i8", 1, 0, 0),
-          5: ("u8", 1, 0, 0), 16: ("q8", 0, 32, 544), 17: ("q4", 0, 32, 288), 18: ("q4m", 0, 32, 320),
-          19: ("q5", 0, 32, 352), 20: ("q5m", 0, 32, 384), 21: ("iq4", 0, 32, 288), 22: ("q2k", 0, 256, 1344),
-          23: ("q3k", 0, 256, 1824), 24: ("q4k", 0, 256, 2368), 25: ("q5k", 0, 256, 2880), 26: ("q6k", 0, 256, 3360)}
+DTYPES = {0: ("f32", 4, 1, 64), 1: ("f16", 2, 1, 32), 2: ("bf16", 2, 1, 32),
+          3: ("i32", 4, 0, 0), 4: ("i8", 1, 0, 0), 5: ("u8", 1, 0, 0),
+          16: ("q8", 0, 32, 544), 17: ("q4", 0, 32, 288), 18: ("q4m", 0, 32, 320),
+          19: ("q5", 0, 32, 352), 20: ("q5m", 0, 32, 384), 21: ("iq4", 0, 32, 288),
+          22: ("q2k", 0, 256, 1344), 23: ("q3k", 0, 256, 1824), 24: ("q4k", 0, 256, 2368),
+          25: ("q5k", 0, 256, 2880), 26: ("q6k", 0, 256, 3360)}
 ENTRY_BYTES = {"META": 8, "RECP": 32, "PARM": 16, "TLST": 4, "TENS": 64}
 NO_TENSOR = 0xffffffff
 
@@ -104,10 +107,12 @@ class File:
             kind, flags, offset, size, count, crc = struct.unpack_from("<4sIQQII", self.data, 64 + 32 * i)
             kind = kind.decode("latin-1")
             need(kind not in self.table, "two sections %s", kind)
-            need(offset >= end and offset % 64 == 0 and offset + size <= len(self.data), "section %s misplaced", kind)
+            need(offset >= end and offset % 64 == 0, "section %s misplaced", kind)
+            need(offset + size <= len(self.data), "section %s leaves the file", kind)
             known = kind in ENTRY_BYTES or kind in ("STRS", "TOKN", "DATA")
             need(known or not flags & 1, "unknown required section %s", kind)
-            need(kind == "DATA" or crc == crc32c(self.data[offset:offset + size]), "wrong checksum of %s", kind)
+            blob = self.data[offset:offset + size]
+            need(kind == "DATA" or crc == crc32c(blob), "wrong checksum of %s", kind)
             need(kind not in ENTRY_BYTES or size == count * ENTRY_BYTES[kind], "size of %s", kind)
             end = offset + size
             self.table[kind] = (offset, size)
@@ -169,9 +174,11 @@ class File:
         for op, dst, src, src2, flags, n, mixer, first, *reserved in self.rows("RECP", "<HBBBBHII4I"):
             need(0 < op < len(OPS), "op %d", op)
             need(dst in REGISTERS and src in REGISTERS and src2 in REGISTERS, "registers of op %s", OPS[op])
-            need(flags == 0 and not any(reserved) and first + n <= len(self.params), "fields of op %s", OPS[op])
+            need(flags == 0 and not any(reserved), "unknown fields of op %s", OPS[op])
+            need(first + n <= len(self.params), "parameters of op %s", OPS[op])
             words = [OPS[op], REGISTERS[dst], REGISTERS[src]] + ([REGISTERS[src2]] if src2 != 255 else [])
-            self.recipe.append(" ".join(words + ([self.text(mixer)] if mixer else []) + self.params[first:first + n]))
+            words += [self.text(mixer)] if mixer else []
+            self.recipe.append(" ".join(words + self.params[first:first + n]))
 
     def padding(self):
         """What no section and no tensor covers must be zero: a file hides nothing."""
@@ -203,14 +210,15 @@ def toy():
     blobs = [(b"STRS", texts, 0), (b"META", struct.pack("<II", at[b"name"], at[b"toy"]), 1),
              (b"RECP", struct.pack("<HBBBBHII4I", 5, 0, 0, 255, 0, 2, at[b"attention"], 0, 0, 0, 0, 0), 1),
              (b"PARM", struct.pack("<IHHQIHHd", at[b"w"], 3, 2, 0, at[b"eps"], 1, 0, 1e-5), 2),
-             (b"TLST", struct.pack("<II", 0, NO_TENSOR), 2), (b"TENS", None, 1), (b"DATA", padded(weights), 0)]
+             (b"TLST", struct.pack("<II", 0, NO_TENSOR), 2), (b"TENS", None, 1),
+             (b"DATA", padded(weights), 0)]
     offset, table, body = 64 + 32 * len(blobs), b"", b""
     offset += -offset % 64
     start = offset
     for kind, data, count in blobs:
         if kind == b"TENS":
-            data = struct.pack("<IIHBBI4iQQQII", at[b"embed"], fnv1a(b"embed"), 0, 1, 0, crc32c(weights), 4, 1, 1, 1,
-                               offset + 64, 16, 0, 0, 0)
+            data = struct.pack("<IIHBBI4iQQQII", at[b"embed"], fnv1a(b"embed"), 0, 1, 0, crc32c(weights),
+                               4, 1, 1, 1, offset + 64, 16, 0, 0, 0)
         crc = 0 if kind == b"DATA" else crc32c(data)
         table += struct.pack("<4sIQQII", kind, 1, offset, len(data), count, crc)
         body += padded(data)

@@ -74,14 +74,23 @@ with_data() {
     count hf-split "$BUILD/sqm-check" --split 7 $(cases "$DATA/hf" < tests/hf_cases.txt)
 }
 
+scripts() {
+    for script in tests/test_*.sh; do
+        check "$(basename "$script" .sh)" sh "$script" "$BUILD" examples/models/shakespeare.sqm
+    done
+}
+
 programs
 if [ "$1" != programs ]; then
-    count tools sh tests/tools.sh
+    scripts
     [ -d tests/data/hf ] && count check "$BUILD/sqm-check" tests/data/hf/*
     [ -n "$DATA" ] && with_data
     if [ -n "$MODELS" ]; then
-        if command -v python3 > /dev/null; then count real python3 tests/real_models.py "$MODELS" "${DATA:-../shared}"
-        else verdict 77 "real models (no python3)"; fi
+        if command -v python3 > /dev/null; then
+            count real python3 tests/real_models.py "$MODELS" "${DATA:-../shared}/real"
+        else
+            verdict 77 "real models (no python3)"
+        fi
     fi
     count matrix sh tests/matrix.sh
 fi

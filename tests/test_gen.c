@@ -468,14 +468,18 @@ static void test_stream_callback_stops(void)
     CHECK(h.calls == 2);
 }
 
-/* ---- generation with a model that plays a script -----------------------------------------------------------------
+/* ---- generation with a model that plays a script ----------------------------------------------------------
    Logits after the token at position p: 9 for the token script[p], 1 more for the token fed last. */
 enum { VOCAB = 32, CONTEXT = 24 };
 static const char *const pieces[] = {                  /* 0 begins a text, 1 ends it, 2 is special */
-    "<s>", "</s>", "<tool>", "a", "b", "ab", " the", " cat", ".", "\n", "\xe2\x82", "\xac", "\xf0\x9f\x98", "\x80",
-    "User", ":", "st", "op", "\xff", "Us"};
-enum { BOS, END, TOOL, A, B, AB, THE, CAT, DOT, LINE, EURO_1, EURO_2, SMILE_1, SMILE_2, USER, COLON, ST, OP, BAD, US };
-#define MODEL_FILE "test_gen.tmp.sqm"
+    "<s>", "</s>", "<tool>", "a", "b", "ab", " the", " cat", ".", "\n", "\xe2\x82", "\xac", "\xf0\x9f\x98",
+    "\x80", "User", ":", "st", "op", "\xff", "Us"};
+enum { BOS, END, TOOL, A, B, AB, THE, CAT, DOT, LINE, EURO_1, EURO_2, SMILE_1,
+       SMILE_2, USER, COLON, ST, OP, BAD, US };
+#ifndef TEST_TMP
+#define TEST_TMP ""
+#endif
+#define MODEL_FILE TEST_TMP "test_gen.tmp.sqm"
 
 typedef struct blob_writer { uint8_t data[4096]; size_t used; } blob_writer;
 
@@ -488,7 +492,7 @@ static void add_array(blob_writer *b, int number, const void *items, size_t n, s
     b->used = (b->used + n * item_bytes + 3) / 4 * 4;
 }
 
-/* A tokenizer that reads single bytes, its texts those above; strip: it drops a space at the start of texts. */
+/* A tokenizer that reads single bytes, with the texts above; strip: it drops a space at a text's start. */
 static void make_tokenizer(blob_writer *b, int strip)
 {
     const int32_t n = (int32_t)(sizeof(pieces) / sizeof(pieces[0])), begin = BOS, end = END;
@@ -556,7 +560,9 @@ static sqm_session *script_session(sqm_model **model, const int32_t *script, int
     sqm_writer_tokenizer(w, blob.data, blob.used);
     sqm_writer_declare(w, "same", SQM_F32, SQM_PANELS, 2, square);
     sqm_writer_declare(w, "plays", SQM_F32, SQM_PANELS, 2, positions);
-    sqm_writer_recipe(w, "embed r0 tokens w=@same\nembed r0 positions w=@plays add=1\nhead logits r0 w=@same\n");
+    sqm_writer_recipe(w, "embed r0 tokens w=@same\n"
+                         "embed r0 positions w=@plays add=1\n"
+                         "head logits r0 w=@same\n");
     write_panels(w, same, VOCAB, VOCAB);
     write_panels(w, plays, CONTEXT, VOCAB);
     CHECK(sqm_writer_close(w, &err) == SQM_OK);
@@ -592,7 +598,7 @@ static void test_generate_until_the_model_ends(void)
     memset(&h, 0, sizeof(h));
     CHECK(sqm_generate(s, 0, "ab", NULL, hear, &h, &stats) == SQM_OK);      /* <s> a b */
     CHECK_TEXT(h.text, " the cat\xe2\x82\xac.");
-    CHECK(h.calls == 4);                               /* not one for TOOL, one for both halves of the character */
+    CHECK(h.calls == 4);                               /* none for TOOL, one for both halves of a character */
     CHECK(stats.prompt_tokens == 3 && stats.new_tokens == 6 && stats.reason == SQM_END_MODEL);
     CHECK(sqm_position(s, 0) == 9);                    /* the end token is not fed */
     CHECK(sqm_logits(s, 0)[DOT] == 1.0f);              /* the last token before it is */
@@ -620,7 +626,7 @@ static void test_generate_in_parts(void)
     sqm_generate_options o = no_options();
     sqm_model *model;
     sqm_session *s = script_session(&model, script, 11, 0);
-    for (int32_t part = 1; part <= 5; part++) {        /* an empty prompt continues; a cut character is replaced */
+    for (int32_t part = 1; part <= 5; part++) {        /* no prompt: goes on; a cut character is replaced */
         const char *const whole = "ab the cat\xe2\x82\xac.\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd";
         sqm_generate_stats stats = {0, 0, SQM_END_MAX_TOKENS};
         int32_t tokens = 0;
@@ -633,8 +639,8 @@ static void test_generate_in_parts(void)
             tokens += stats.new_tokens;
         }
         CHECK(tokens == 10 && sqm_position(s, 0) == 11 && stats.reason == SQM_END_MODEL);
-        if (part == 1) CHECK_TEXT(h.text, "ab the cat\xef\xbf\xbd\xef\xbf\xbd.\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd"
-                                  "\xef\xbf\xbd");
+        if (part == 1) CHECK_TEXT(h.text, "ab the cat\xef\xbf\xbd\xef\xbf\xbd."
+                                  "\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd\xef\xbf\xbd");
         if (part == 5) CHECK_TEXT(h.text, whole);
     }
     close_script(s, model);
@@ -643,7 +649,8 @@ static void test_generate_in_parts(void)
 static void test_generate_stop_texts(void)
 {
     const int32_t script[] = {A, A, US, LINE, USER, DOT, USER, COLON, THE, ST, OP, THE, END};
-    const char *const user[] = {"User:", "\n\n", NULL}, *const stop[] = {"never", "stop", NULL}, *const none[] = {NULL};
+    const char *const user[] = {"User:", "\n\n", NULL}, *const stop[] = {"never", "stop", NULL};
+    const char *const none[] = {NULL};
     const char *bad[] = {"", NULL};
     char large[200];
     static heard h;
@@ -696,12 +703,13 @@ static void test_generate_limits_and_errors(void)
     memset(long_prompt, 'a', sizeof(long_prompt) - 1);
     CHECK(sqm_generate(s, 0, long_prompt, NULL, hear, &h, &stats) == SQM_E_LIMIT);
     CHECK(sqm_session_error(s)->code == SQM_E_LIMIT && sqm_session_error(s)->text[0] != 0);
-    CHECK(sqm_position(s, 0) == 4 && stats.new_tokens == 0);                 /* nothing happened: it goes on */
+    CHECK(sqm_position(s, 0) == 4 && stats.new_tokens == 0);             /* nothing happened: it goes on */
     memset(&h, 0, sizeof(h));
     o.sampler = &sampler;
     CHECK(sqm_generate(s, 0, "", &o, hear, &h, &stats) == SQM_OK);
-    CHECK(h.bytes == 19 + 3 && h.text[21] == '.');     /* half a character, then dots to the end of the context */
-    CHECK(stats.reason == SQM_END_CONTEXT && sqm_position(s, 0) == CONTEXT && stats.new_tokens == CONTEXT - 4);
+    CHECK(h.bytes == 19 + 3 && h.text[21] == '.');     /* half a character, then dots to the context's end */
+    CHECK(stats.reason == SQM_END_CONTEXT && stats.new_tokens == CONTEXT - 4);
+    CHECK(sqm_position(s, 0) == CONTEXT);
     CHECK(sqm_generate(s, 0, "", NULL, hear, &h, &stats) == SQM_OK);
     CHECK(stats.reason == SQM_END_CONTEXT && stats.new_tokens == 0);
     CHECK(sqm_generate(s, 0, "a", NULL, hear, &h, &stats) == SQM_E_LIMIT);

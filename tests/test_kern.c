@@ -1,4 +1,5 @@
-/* test_kern.c - every pass of this machine against the scalar one, bit for bit: products of all weight types, exact and with
+/* test_kern.c - every pass of this machine against the scalar one, bit for bit: products of all weight
+   types, exact and with
    8-bit activations, any number of tokens; rows; elementary functions also against the C library. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
@@ -18,34 +19,41 @@ static float uniform(void) { return (float)((double)random_bits() / 2147483648.0
 
 static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
 
-/* ---- products ------------------------------------------------------------------------------------------------------ */
+/* ---- products
+   ------------------------------------------------------------------------------------------------------ */
 enum { MAX_TOKENS = 71 };
-typedef struct problem { int32_t rows, cols; uint8_t *panels; size_t bytes; sqm_dtype dtype; float *x, *bias; } problem;
+typedef struct problem { int32_t rows, cols; uint8_t *panels; size_t bytes; sqm_dtype dtype; float *x, *bias;
+} problem;
 
 static void run_product(float *y, const problem *p, sqm_isa isa, int32_t tokens, int exact, int add)
 {
     const sqm__kernels *k = sqm__kernels_of(isa);
     const size_t groups = (size_t)sqm__ceil_div(p->cols, SQM__GROUP);
     int8_t *codes = (int8_t *)malloc((size_t)tokens * groups * SQM__GROUP);
-    float *scales = (float *)malloc((size_t)tokens * groups * 4), *work = (float *)malloc(SQM__WORK_FLOATS * sizeof(float));
+    float *scales = (float *)malloc((size_t)tokens * groups * 4), *work =
+        (float *)malloc(SQM__WORK_FLOATS * sizeof(float));
     int32_t *sums = (int32_t *)malloc((size_t)tokens * groups * 8);
     sqm__gemm g;
     for (int32_t t = 0; t < tokens; t++)
-        k->quantize(codes + (size_t)t * groups * SQM__GROUP, scales + (size_t)t * groups, sums + (size_t)t * groups * 2,
+        k->quantize(codes + (size_t)t * groups * SQM__GROUP, scales + (size_t)t * groups, sums +
+                    (size_t)t * groups * 2,
                     p->x + (size_t)t * (size_t)p->cols, p->cols);
     for (int32_t i = 0; i < tokens * p->rows; i++) y[i] = (float)(i % 7);
     g.y = y; g.x = p->x; g.codes = exact ? NULL : codes; g.code_scales = scales; g.code_sums = sums;
     g.panels = p->panels; g.panel_bytes = (size_t)sqm__panel_bytes(p->dtype, p->cols);
-    g.y_stride = (size_t)p->rows; g.x_stride = (size_t)p->cols; g.bias = p->bias; g.scale = 0.75f; g.add = add;
+    g.y_stride = (size_t)p->rows; g.x_stride = (size_t)p->cols; g.bias = p->bias; g.scale = 0.75f; g.add =
+        add;
     g.n_tokens = tokens; g.n_rows = p->rows; g.n_cols = p->cols; g.dtype = p->dtype;
     k->gemm(&g, 0, sqm__ceil_div(p->rows, SQM__LANES), work);
     free(codes); free(scales); free(sums); free(work);
 }
 
 /* The same in double from the format's own values. Rounding |x| <= 1 to 8 bits may cost sum |w| / 254. */
-static void check_against_double(const problem *p, const float *y, int32_t tokens, int exact, const char *what)
+static void check_against_double(const problem *p, const float *y, int32_t tokens, int exact,
+                                 const char *what)
 {
-    float *w = (float *)malloc((size_t)p->cols * sizeof(float)), *expected = (float *)malloc((size_t)tokens * sizeof(float));
+    float *w = (float *)malloc((size_t)p->cols * sizeof(float)), *expected =
+        (float *)malloc((size_t)tokens * sizeof(float));
     const sqm_tensor t = sqm_tensor_2d(p->panels, p->dtype, SQM_PANELS, p->rows, p->cols);
     float *column = (float *)malloc((size_t)tokens * sizeof(float));
     for (int32_t r = 0; r < p->rows; r++) {
@@ -54,7 +62,8 @@ static void check_against_double(const problem *p, const float *y, int32_t token
         for (int32_t k = 0; k < p->cols; k++) size += fabs((double)w[k]);
         for (int32_t i = 0; i < tokens; i++) {
             double sum = 0.0;
-            for (int32_t k = 0; k < p->cols; k++) sum += (double)w[k] * (double)p->x[(size_t)i * (size_t)p->cols + (size_t)k];
+            for (int32_t k = 0; k < p->cols;
+                 k++) sum += (double)w[k] * (double)p->x[(size_t)i * (size_t)p->cols + (size_t)k];
             expected[i] = (float)((sum + (double)p->bias[r]) * 0.75);
             column[i] = y[i * p->rows + r];
         }
@@ -77,7 +86,8 @@ static void check_problem(const problem *p)
                 if (!sqm_cpu_has(isas[i])) continue;
                 run_product(other, p, isas[i], counts[c], exact, (int)(c & 1));
                 if (memcmp(scalar, other, bytes))
-                    printf("%s %s %d tokens, %s:\n", sqm_isa_name(isas[i]), sqm_dtype_name(p->dtype), (int)counts[c],
+                    printf("%s %s %d tokens, %s:\n", sqm_isa_name(isas[i]), sqm_dtype_name(p->dtype),
+                           (int)counts[c],
                            exact ? "exact" : "fast");
                 CHECK(memcmp(scalar, other, bytes) == 0);
             }
@@ -86,7 +96,8 @@ static void check_problem(const problem *p)
     free(scalar); free(other);
 }
 
-/* Fills the weights: packed from floats where this library quantises, else from random GGUF blocks with tame scales. */
+/* Fills the weights: packed from floats where this library quantises, else from random GGUF blocks with
+   tame scales. */
 static void test_products(sqm_dtype dtype, uint32_t ggml_type, size_t block_bytes, int32_t rows, int32_t cols)
 {
     const int32_t shape[2] = { rows, cols };
@@ -109,13 +120,15 @@ static void test_products(sqm_dtype dtype, uint32_t ggml_type, size_t block_byte
         size_t bytes = p.bytes;
         sqm_dtype found;
         for (size_t i = 0; i < n * block_bytes; i++) blocks[i] = (uint8_t)random_bits();
-        for (size_t i = 0; i < n; i++) {                    /* f16 scales of 2^-9 .. 2^-6, wherever the format keeps them */
+        /* f16 scales of 2^-9 .. 2^-6, wherever the format keeps them */
+        for (size_t i = 0; i < n; i++) {
             uint8_t *b = blocks + i * block_bytes;
             const size_t at = dtype == SQM_Q6K ? 208 : dtype == SQM_Q3K ? 108 : dtype == SQM_Q2K ? 80 : 0;
             const int two = dtype == SQM_Q2K || dtype == SQM_Q4K || dtype == SQM_Q5K || dtype == SQM_Q5M;
             for (int j = 0; j <= two; j++) b[at + 1 + 2 * (size_t)j] = (uint8_t)(0x14 + random_bits() % 12);
         }
-        CHECK(sqm_pack_ggml(p.panels, &bytes, &found, ggml_type, blocks, n * block_bytes, rows, cols, NULL) == SQM_OK);
+        CHECK(sqm_pack_ggml(p.panels, &bytes, &found, ggml_type, blocks, n * block_bytes, rows, cols,
+                            NULL) == SQM_OK);
         CHECK(found == dtype && bytes == p.bytes);
         free(blocks);
     }
@@ -123,7 +136,8 @@ static void test_products(sqm_dtype dtype, uint32_t ggml_type, size_t block_byte
     free(p.panels); free(p.x); free(p.bias);
 }
 
-/* ---- elementary functions --------------------------------------------------------------------------------------------- */
+/* ---- elementary functions
+   --------------------------------------------------------------------------------------------- */
 static double reference(int kind, double x)
 {
     switch (kind) {
@@ -144,7 +158,8 @@ static void test_functions(void)
 {
     enum { N = 4003 };
     static float x[N], y[N], expected[N], other[N];
-    for (int i = 0; i < N; i++) x[i] = (float)(i - N / 2) * (i % 3 == 0 ? 0.04f : i % 3 == 1 ? 0.005f : 1e-5f);
+    for (int i = 0; i < N; i++) x[i] = (float)(i - N / 2) * (i % 3 == 0 ? 0.04f : i % 3 == 1 ? 0.005f
+                                                             : 1e-5f);
     for (int kind = 0; kind < SQM_ACT_COUNT; kind++) {
         sqm__kernels_of(SQM_ISA_SCALAR)->activate(y, x, N, kind);
         for (int i = 0; i < N; i++) expected[i] = (float)reference(kind, (double)x[i]);
@@ -157,7 +172,8 @@ static void test_functions(void)
     }
 }
 
-/* ---- rows: lengths around the vector width, all passes ---------------------------------------------------------------- */
+/* ---- rows: lengths around the vector width, all passes
+   ---------------------------------------------------------------- */
 static void test_rows(void)
 {
     enum { N = 100 };
@@ -191,7 +207,8 @@ static void test_rows(void)
 static void test_fma(void)
 {
     for (int i = 0; i < 200000; i++) {
-        const float a = sqm__float((random_bits() & 0x81ffffffu) | 0x3e000000u), b = sqm__float((random_bits() & 0x81ffffffu) | 0x3e000000u);
+        const float a = sqm__float((random_bits() & 0x81ffffffu) | 0x3e000000u),
+            b = sqm__float((random_bits() & 0x81ffffffu) | 0x3e000000u);
         float c = sqm__float((random_bits() & 0x83ffffffu) | 0x3c000000u);
         if (i % 4 == 0) c = -a * b;
         CHECK(sqm__bits(sqm__fma(a, b, c)) == sqm__bits(fmaf(a, b, c)));
@@ -207,7 +224,8 @@ int main(void)
         test_products(packed[i], own, 0, 128, 288);
         test_products(packed[i], own, 0, 1, 1);
     }
-    test_products(SQM_Q8, 8, 34, 20, 96);               /* codes of -128 too                                            */
+    /* codes of -128 too */
+    test_products(SQM_Q8, 8, 34, 20, 96);
     test_products(SQM_Q5, 6, 22, 20, 96);
     test_products(SQM_Q5M, 7, 24, 20, 96);
     test_products(SQM_IQ4, 20, 18, 20, 96);

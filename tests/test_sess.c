@@ -1,8 +1,12 @@
-/* test_sess.c - one result everywhere: the logits of a token do not depend, to the bit, on how a prompt is cut, what else is in
+/* test_sess.c - one result everywhere: the logits of a token do not depend, to the bit, on how a prompt is
+   cut, what else is in
    the batch, the number of threads, the instruction set (exact products), or on fork, save and load. */
 #define SEQMODEL_IMPLEMENTATION
 #include "toy.h"
 #include "check.h"
+#ifndef TEST_TMP
+#define TEST_TMP ""
+#endif
 
 enum { LENGTH = 200 };
 static int32_t tokens[256];
@@ -63,7 +67,8 @@ static void test_splits(const sqm_model *m, sqm_precision precision, sqm_dtype k
         free(parts);
     }
     sqm_session_free(s);
-    for (int32_t batch = 1; batch <= 100; batch = batch * 3 + 1) {     /* rings of other sizes, other threads              */
+    /* rings of other sizes, other threads */
+    for (int32_t batch = 1; batch <= 100; batch = batch * 3 + 1) {
         float *other;
         s = make(m, batch, 2, 1 + batch % 2, SQM_ISA_AUTO, precision, kv);
         other = feed_in_steps(s, 1, 50);
@@ -109,7 +114,8 @@ static void test_batches(const sqm_model *m, sqm_precision precision)
         CHECK(memcmp(sqm_logits(s, 3), sqm_logits(s, 2 - i), row_bytes) == 0);
         CHECK(sqm_reset(s, 3) == SQM_OK);
     }
-    for (int32_t i = 0; i < 3; i++) {                                   /* one more token each, as decoding does          */
+    /* one more token each, as decoding does */
+    for (int32_t i = 0; i < 3; i++) {
         in[i].tokens = tokens + 100 + i;
         in[i].n = 1;
     }
@@ -125,7 +131,8 @@ static void test_batches(const sqm_model *m, sqm_precision precision)
 
 static void test_fork_save_load(const sqm_model *m, sqm_dtype kv)
 {
-    sqm_session *s = make(m, 32, 2, 1, SQM_ISA_AUTO, SQM_FAST, kv), *other = make(m, 32, 1, 1, SQM_ISA_AUTO, SQM_FAST, kv);
+    sqm_session *s = make(m, 32, 2, 1, SQM_ISA_AUTO, SQM_FAST, kv), *other = make(m, 32, 1, 1, SQM_ISA_AUTO,
+            SQM_FAST, kv);
     sqm_session *small, *f16 = make(m, 32, 1, 1, SQM_ISA_AUTO, SQM_FAST, kv == SQM_F32 ? SQM_F16 : SQM_F32);
     size_t bytes;
     uint8_t *saved;
@@ -142,14 +149,17 @@ static void test_fork_save_load(const sqm_model *m, sqm_dtype kv)
     CHECK(sqm_feed(other, 0, tokens + 130, 40) == SQM_OK);
     CHECK(memcmp(sqm_logits(s, 0), sqm_logits(s, 1), row_bytes) == 0);
     CHECK(memcmp(sqm_logits(s, 0), sqm_logits(other, 0), row_bytes) == 0);
-    for (size_t cut = 0; cut < bytes; cut += 1 + bytes / 50) CHECK(sqm_state_load(other, 0, saved, cut) == SQM_E_FORMAT);
+    for (size_t cut = 0; cut < bytes; cut += 1 + bytes / 50) CHECK(sqm_state_load(other, 0, saved,
+            cut) == SQM_E_FORMAT);
     CHECK(sqm_state_load(f16, 0, saved, bytes) == SQM_E_SHAPE);
     saved[0] ^= 1;
     CHECK(sqm_state_load(other, 0, saved, bytes) == SQM_E_FORMAT);
-    CHECK(sqm_position(other, 0) == 170);                               /* refused loads change nothing                   */
+    /* refused loads change nothing */
+    CHECK(sqm_position(other, 0) == 170);
     small = make(m, 90, 1, 1, SQM_ISA_AUTO, SQM_FAST, kv);
     saved[0] ^= 1;
-    CHECK(sqm_state_load(small, 0, saved, bytes) == SQM_E_SHAPE);       /* its window ring has wrapped differently        */
+    /* its window ring has wrapped differently */
+    CHECK(sqm_state_load(small, 0, saved, bytes) == SQM_E_SHAPE);
     sqm_session_free(small);
     sqm_session_free(f16);
     sqm_session_free(other);
@@ -182,8 +192,10 @@ static void test_bad_arguments(const sqm_model *m)
     CHECK(sqm_feed_batch(s, in, 2) == SQM_E_ARGUMENT);
     CHECK(sqm_fork(s, 0, 3) == SQM_E_ARGUMENT && sqm_reset(s, 9) == SQM_E_ARGUMENT);
     CHECK(sqm_position(s, 0) == 10 && sqm_position(s, 5) == -1);
-    CHECK(memcmp(before, sqm_logits(s, 0), row_bytes) == 0);            /* nothing was lost                               */
-    CHECK(sqm_feed(s, 0, tokens + 10, 246) == SQM_OK);                  /* and it goes on to the very end                 */
+    /* nothing was lost */
+    CHECK(memcmp(before, sqm_logits(s, 0), row_bytes) == 0);
+    /* and it goes on to the very end */
+    CHECK(sqm_feed(s, 0, tokens + 10, 246) == SQM_OK);
     CHECK(sqm_feed(s, 0, tokens, 1) == SQM_E_LIMIT);
     free(before);
     sqm_session_free(s);
@@ -227,7 +239,7 @@ static void test_sizes(const sqm_model *m)
 int main(void)
 {
     static const sqm_dtype dtypes[] = { SQM_F32, SQM_F16, SQM_BF16, SQM_Q8, SQM_Q4, SQM_Q4M };
-    const char *const path = "toy_sess.sqm";
+    const char *const path = TEST_TMP "toy_sess.sqm";
     for (int32_t i = 0; i < 256; i++) tokens[i] = (i * i * 31 + i * 7 + 3) % TOY_VOCAB;
     for (size_t i = 0; i < sizeof(dtypes) / sizeof(dtypes[0]); i++) {
         sqm_error err;

@@ -1,4 +1,5 @@
-/* toy.h - a small random decoder written with the library's own writer, for tests that need a whole model: grouped heads,
+/* toy.h - a small random decoder written with the library's own writer, for tests that need a whole model:
+   grouped heads,
    qk-norm, partial rotary positions, a window, a soft cap, sinks, gated and plain MLPs, a tied head. */
 #ifndef TOY_H
 #define TOY_H
@@ -7,16 +8,19 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { TOY_DIM = 48, TOY_HEADS = 4, TOY_KV = 2, TOY_HEAD_DIM = 12, TOY_FF = 88, TOY_VOCAB = 257, TOY_CONTEXT = 512 };
+enum { TOY_DIM = 48, TOY_HEADS = 4, TOY_KV = 2, TOY_HEAD_DIM = 12, TOY_FF = 88, TOY_VOCAB = 257, TOY_CONTEXT =
+    512 };
 
 typedef struct toy {
     sqm_writer *writer;
     sqm_dtype   dtype;
     uint64_t    state;
-    int         pass;                   /* 0 declares the tensors, 1 writes their data                                 */
+    /* 0 declares the tensors, 1 writes their data */
+    int         pass;
 } toy;
 
-static float toy_random(toy *t)         /* uniform in [-1, 1), the same on every machine                               */
+/* uniform in [-1, 1), the same on every machine */
+static float toy_random(toy *t)
 {
     t->state ^= t->state << 13;
     t->state ^= t->state >> 7;
@@ -24,7 +28,8 @@ static float toy_random(toy *t)         /* uniform in [-1, 1), the same on every
     return (float)((double)(t->state >> 40) / 8388608.0 - 1.0);
 }
 
-static void toy_tensor(toy *t, const char *name, sqm_layout layout, int32_t rows, int32_t cols, float scale, float offset)
+static void toy_tensor(toy *t, const char *name, sqm_layout layout, int32_t rows, int32_t cols, float scale,
+                       float offset)
 {
     const int32_t shape[2] = { rows, cols };
     const sqm_dtype dtype = layout == SQM_PANELS ? t->dtype : SQM_F32;
@@ -49,7 +54,8 @@ static void toy_tensors(toy *t)
     char name[32];
     toy_tensor(t, "embed", SQM_PANELS, TOY_VOCAB, TOY_DIM, 1.0f, 0.0f);
     for (int layer = 0; layer < 3; layer++) {
-        const struct { const char *name; sqm_layout layout; int32_t rows, cols; float scale, offset; } list[] = {
+        const struct { const char *name; sqm_layout layout; int32_t rows, cols; float scale, offset;
+        } list[] = {
             { "norm1", SQM_ROWS, TOY_DIM, 1, 0.2f, 1.0f },
             { "q", SQM_PANELS, TOY_HEADS * TOY_HEAD_DIM, TOY_DIM, 0.4f, 0.0f },
             { "k", SQM_PANELS, TOY_KV * TOY_HEAD_DIM, TOY_DIM, 0.4f, 0.0f },
@@ -90,9 +96,11 @@ static void toy_recipe(char *text, size_t room)
             "linear r2 r1 w=@l%d.gate,@l%d.up\n"
             "glu r3 r2 act=%s\n"
             "linear r0 r3 w=@l%d.down add=1 scale=0.5\n",
-            l, l, l, l, l, l, l, l == 1 ? "interleaved" : "half", l, mixing[l], l, l, l, l, l == 1 ? "gelu_tanh" : "silu", l);
+            l, l, l, l, l, l, l, l == 1 ? "interleaved" : "half", l, mixing[l], l, l, l, l, l == 1
+                ? "gelu_tanh" : "silu", l);
     }
-    snprintf(text + n, room - n, "norm r0 r0 kind=rms w=@norm eps=1e-5\nhead logits r0 w=@embed softcap=30\n");
+    snprintf(text + n, room - n,
+             "norm r0 r0 kind=rms w=@norm eps=1e-5\nhead logits r0 w=@embed softcap=30\n");
 }
 
 /* Writes the model to path; weights of linear maps in `dtype`. Returns the writer's result. */

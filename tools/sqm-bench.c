@@ -36,8 +36,9 @@ static const char help[] =
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"
     "\n"
-    "Shares: decoding is held against the read bandwidth (bytes of weights and state a token needs), prefill\n"
-    "against the peak of 8-bit products, or of float32 where weights are floats or with --exact.\n"
+    "Shares: decoding is held against the read bandwidth (bytes of weights and state a token reads),\n"
+    "prefill against the peak of 8-bit products, or of float32 where weights are floats or with --exact.\n"
+    "Small models stay in a cache and pass the bandwidth. -p, -n and -d are cut to the model's context.\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 
 typedef struct bench {
@@ -133,22 +134,25 @@ BENCH_AVX2 static double fma_avx2(probe *p)
     return 12 * 8 * 2.0 * (double)p->rounds;
 }
 
-/* u8 x s8 products of 32 bytes: maddubs, madd, add; the first operand changes so that nothing can be
-   hoisted */
+/* u8 x s8 products of 32 bytes: maddubs, madd, add. The asm makes x look new, so that no product is kept. */
+BENCH_AVX2 static inline __m256i dot_step(__m256i sum, __m256i x, __m256i w)
+{
+    __asm__ volatile("" : "+x"(x));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), _mm256_set1_epi16(1)));
+}
+
 BENCH_AVX2 static double dot_avx2(probe *p)
 {
-    const __m256i one = _mm256_set1_epi16(1), w = _mm256_set1_epi8(3);
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a, x = w;
+    const __m256i x = _mm256_set1_epi8(3), w = _mm256_set1_epi8(5);
+    __m256i a = x, b = w, c = x, d = w, e = x, f = w, g = x, h = w;
     for (int64_t r = 0; r < p->rounds; r++) {
-        x = _mm256_xor_si256(x, one);
-        a = _mm256_add_epi32(a, _mm256_madd_epi16(_mm256_maddubs_epi16(x, w), one));
-        b = _mm256_add_epi32(b, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, a), w), one));
-        c = _mm256_add_epi32(c, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, b), w), one));
-        d = _mm256_add_epi32(d, _mm256_madd_epi16(_mm256_maddubs_epi16(_mm256_xor_si256(x, c), w), one));
+        a = dot_step(a, x, w); b = dot_step(b, x, w); c = dot_step(c, x, w); d = dot_step(d, x, w);
+        e = dot_step(e, x, w); f = dot_step(f, x, w); g = dot_step(g, x, w); h = dot_step(h, x, w);
     }
     a = _mm256_add_epi32(_mm256_add_epi32(a, b), _mm256_add_epi32(c, d));
-    p->sink += (double)_mm256_extract_epi32(a, 0);
-    return 4 * 32 * 2.0 * (double)p->rounds;
+    e = _mm256_add_epi32(_mm256_add_epi32(e, f), _mm256_add_epi32(g, h));
+    p->sink += (double)_mm256_extract_epi32(_mm256_add_epi32(a, e), 0);
+    return 8 * 32 * 2.0 * (double)p->rounds;
 }
 
 BENCH_AVX512 static double read_avx512(probe *p)
@@ -309,6 +313,7 @@ static sqm_result rewind_to(sqm_session *s, const int32_t *tokens, int32_t depth
 
 static sqm_result run_model(bench *b, sqm_session *s, const int32_t *tokens)
 {
+    const int32_t vocab = sqm_session_model(s)->vocab_size;
     double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
     sqm_result r = times ? SQM_OK : SQM_E_MEMORY;
     for (int32_t i = -1; i < b->repeats && b->prompt > 0 && r == SQM_OK; i++) {          /* -1: warms up */
@@ -323,7 +328,7 @@ static sqm_result run_model(bench *b, sqm_session *s, const int32_t *tokens)
         const double start = seconds();
         for (int32_t t = 0; t < b->tokens && r == SQM_OK; t++) r = sqm_feed(s, 0, tokens + b->depth + t, 1);
         if (i >= 0) times[i] = (double)b->tokens / (seconds() - start);
-        b->state_bytes = (double)sqm_state_size(s, 0);
+        b->state_bytes = (double)sqm_state_size(s, 0) - 4.0 * (double)vocab;     /* without the logits */
     }
     if (r == SQM_OK && b->tokens > 0) b->decode = median(times, b->repeats);
     free(times);
@@ -366,8 +371,8 @@ static void print_model(const bench *b, const sqm_model *m, size_t session_bytes
 static void print_row(const char *figure, double tokens, double rate, const char *unit, double peak,
                       const char *of)
 {
-    printf("%-22s %12.1f %10.1f %-8s", figure, tokens, 1e-9 * rate, unit);
-    if (peak > 0) printf(" %5.1f%% of %s", 100.0 * rate / peak, of);
+    printf("%-22s %12.1f %10.1f %s", figure, tokens, 1e-9 * rate, unit);
+    if (peak > 0) printf("%*s%6.1f%% of %s", (int)(9 - strlen(unit)), "", 100.0 * rate / peak, of);
     putchar('\n');
 }
 
@@ -425,16 +430,26 @@ static int parse_options(bench *b, int argc, char **argv)
     return b->file != NULL;
 }
 
+/* A model made for a short context is measured within it. */
+static void fit_context(bench *b, int32_t limit)
+{
+    if (limit == 0) return;
+    if (b->depth >= limit) b->depth = limit - 1;
+    if (b->prompt > limit - b->depth) b->prompt = limit - b->depth;
+    if (b->tokens > limit - b->depth) b->tokens = limit - b->depth;
+}
+
 static int run(bench *b)
 {
     sqm_error err;
     roofline r = {0, 0, 0};
     sqm_result result = SQM_E_MEMORY;
-    const int32_t length = b->depth + (b->prompt > b->tokens ? b->prompt : b->tokens);
     const double start = seconds();
     sqm_model *m = sqm_load_file(b->file, NULL, &err);
     b->open_seconds = seconds() - start;
     if (!m) { fprintf(stderr, "sqm-bench: %s\n", err.text); return 1; }
+    fit_context(b, m->max_context);
+    const int32_t length = b->depth + (b->prompt > b->tokens ? b->prompt : b->tokens);
     b->config.max_context = length > 0 ? length : 1;
     b->config.threads = b->threads;
     b->isa = b->config.isa == SQM_ISA_AUTO ? sqm_cpu_best_isa() : b->config.isa;

@@ -158,6 +158,16 @@ static void print_model(const sqm_model *m, const sqm__file *f)
     }
 }
 
+static void print_quoted(const char *text, int32_t n)
+{
+    printf(" \"");
+    for (int32_t i = 0; i < n; i++) {
+        const unsigned char c = (unsigned char)text[i];
+        if (c == '\n') printf("\\n"); else putchar(c < 32 || c == 127 ? '?' : c);
+    }
+    printf("\"");
+}
+
 static void print_tokenizer(const sqm_model *m)
 {
     static const char *const roles[] = { "bos", "eos", "unk", "pad" };
@@ -172,7 +182,7 @@ static void print_tokenizer(const sqm_model *m)
         if (id < 0) continue;
         const int32_t n = sqm_token_text(m, id, 1, text, (int32_t)sizeof(text));
         printf(", %s %d", roles[i], (int)id);
-        if (n > 0 && n <= (int32_t)sizeof(text)) printf(" \"%.*s\"", (int)n, text);
+        if (n > 0 && n <= (int32_t)sizeof(text)) print_quoted(text, n);
     }
     printf("\n");
 }

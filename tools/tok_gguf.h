@@ -64,11 +64,11 @@ static const tok_pre *tok_find_pre(const char *name)
     return NULL;
 }
 
-/* Special tokens with these texts end a chat turn or a text whatever the metadata says.                    */
+/* Special tokens with these texts end a chat turn or a text whatever the metadata says. */
 static const char *const tok_end_names[] = {
     "<|im_end|>", "<|eot_id|>", "<|eom_id|>", "<|end|>", "<end_of_turn>", "<|endoftext|>", "<|end_of_text|>",
     "<EOT>", "<end_of_utterance>", "<|return|>",
-    "<\xEF\xBD\x9C\145nd\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"      /* \145 = e: it must not join \x9C */
+    "<\xEF\xBD\x9C\145nd\xE2\x96\x81of\xE2\x96\x81sentence\xEF\xBD\x9C>"  /* \145: e, not part of \x9C */
 };
 
 static void tok_add_known_ends(tok_builder *b)
@@ -87,7 +87,7 @@ static double tok_gguf_number(const gguf_file *g, const char *key, double otherw
     return gguf_number(gguf_find(g, key), otherwise);
 }
 
-/* An array of n items of this type; NULL (an error when it must be there).                                 */
+/* An array of n items of this type; NULL (an error when it must be there). */
 static const gguf_kv *tok_gguf_array(const gguf_file *g, const char *key, uint32_t item_type, uint64_t n,
                                      int required)
 {
@@ -100,7 +100,7 @@ static const gguf_kv *tok_gguf_array(const gguf_file *g, const char *key, uint32
     return kv;
 }
 
-/* Types: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte.                                 */
+/* Types: 1 normal, 2 unknown, 3 control, 4 user-defined, 5 unused, 6 byte. */
 static int tok_gguf_tokens(tok_builder *b, const gguf_file *g, int spm)
 {
     const gguf_kv *tokens = tok_gguf_array(g, "tokenizer.ggml.tokens", GGUF_STRING, 0, 1), *types;
@@ -122,7 +122,9 @@ static int tok_gguf_tokens(tok_builder *b, const gguf_file *g, int spm)
         b->raw[i] = tok_make_text(text, (size_t)bytes);
         b->type[i] = (uint8_t)(type == 1.0 ? SQM__TOKEN_NORMAL : type == 4.0 ? SQM__TOKEN_ADDED
                              : type == 2.0 || type == 3.0 ? SQM__TOKEN_SPECIAL : SQM__TOKEN_UNUSED);
-        b->text[i] = spm ? tok_with_spaces(b->env, b->raw[i]) : tok_byte_level(b->env, b->raw[i], byte_of);
+        if (spm) b->text[i] = tok_with_spaces(b->env, b->raw[i]);
+        else if (b->type[i] == SQM__TOKEN_NORMAL) b->text[i] = tok_byte_level(b->env, b->raw[i], byte_of);
+        else b->text[i] = b->raw[i];
         if (spm && type == 6.0 && byte >= 0) {
             const char c = (char)byte;
             b->text[i] = tok_make_text(conv_copy_text(b->env, &c, 1), 1);

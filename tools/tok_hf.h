@@ -13,7 +13,7 @@ typedef struct tok_hf {
     const json_value *root, *model, *vocab;
     json_doc         doc, tokenizer_config, special_map, generation, config;
     int              byte_level, marks;
-    int              replaces_spaces;  /* a normalizer or Metaspace turns spaces into marks                 */
+    int              replaces_spaces;  /* a normalizer or Metaspace turns spaces into marks */
 } tok_hf;
 
 static int tok_hf_fail(tok_hf *h, const char *what, const json_value *object)
@@ -27,7 +27,7 @@ static tok_text tok_json_text(const json_value *v)
     return json_is(v, JSON_STRING) ? tok_make_text(v->text, v->n) : tok_make_text("", 0);
 }
 
-/* A part of the pipeline and, if it is a Sequence, its members: calls f for each that is no Sequence.      */
+/* A part of the pipeline and, if it is a Sequence, its members: calls f for each that is no Sequence. */
 typedef int (*tok_hf_visit)(tok_hf *h, const json_value *part);
 static int tok_hf_each(tok_hf *h, const json_value *part, const char *members, tok_hf_visit f, int depth)
 {
@@ -125,7 +125,7 @@ static int tok_hf_split(tok_hf *h, const json_value *p)
     if (!json_is(text, JSON_STRING) || text->n == 0)
         return tok_hf_fail(h, "a Split without a pattern, type", p);
     if (h->replaces_spaces && tok_has(tok_json_text(text), " ") && !(flags & SQM__SPLIT_INVERT))
-        return 1;                                      /* no space is left to split at                     */
+        return 1;                                      /* no space is left to split at */
     if (h->marks && tok_has(tok_json_text(text), " ")) return tok_hf_fail(h, "a split at spaces, type", p);
     return tok_add_text_split(&h->b, tok_hf_spaced(h, tok_json_text(text)), flags);
 }
@@ -219,7 +219,7 @@ static int tok_hf_template(tok_hf *h, const json_value *p)
 static int tok_hf_post(tok_hf *h, const json_value *p)
 {
     const json_value *type = json_get(p, "type");
-    if (json_text_is(type, "ByteLevel")) return 1;     /* only moves offsets                                */
+    if (json_text_is(type, "ByteLevel")) return 1;     /* only moves offsets */
     if (json_text_is(type, "TemplateProcessing")) return tok_hf_template(h, p);
     if (json_text_is(type, "RobertaProcessing") || json_text_is(type, "BertProcessing")) {
         tok_add_id(h->b.env, &h->b.prefix, json_int(json_at(json_get(p, "cls"), 1), -1), h->b.n);
@@ -254,7 +254,9 @@ static void tok_hf_set_text(tok_hf *h, uint32_t id, const int16_t *byte_of)
 {
     tok_builder *b = &h->b;
     const int byte = b->byte_fallback ? tok_byte_token(b->raw[id]) : -1;
-    b->text[id] = h->byte_level ? tok_byte_level(b->env, b->raw[id], byte_of) : tok_hf_spaced(h, b->raw[id]);
+    if (b->type[id] != SQM__TOKEN_NORMAL && h->byte_level) b->text[id] = b->raw[id];
+    else if (h->byte_level) b->text[id] = tok_byte_level(b->env, b->raw[id], byte_of);
+    else b->text[id] = tok_hf_spaced(h, b->raw[id]);
     if (byte >= 0 && b->type[id] == SQM__TOKEN_NORMAL) {
         const char c = (char)byte;
         b->text[id] = tok_make_text(conv_copy_text(b->env, &c, 1), 1);
@@ -305,7 +307,7 @@ static int tok_hf_vocab(tok_hf *h)
     return !b->env->failed;
 }
 
-/* A merge is "left right" or [left, right].                                                                */
+/* A merge is "left right" or [left, right]. */
 static int tok_hf_merges(tok_hf *h)
 {
     const json_value *merges = json_get(h->model, "merges");
@@ -360,14 +362,14 @@ static int tok_hf_model(tok_hf *h)
 }
 
 /* ---- roles and ends ------------------------------------------------------------------------------------ */
-/* Number of a token given as a text or as an object with content; -1: none.                                */
+/* Number of a token given as a text or as an object with content; -1: none. */
 static int32_t tok_hf_token(const tok_hf *h, const json_value *v)
 {
     if (json_is(v, JSON_OBJECT)) v = json_get(v, "content");
     return json_is(v, JSON_STRING) && v->n ? tok_map_find(&h->b.map, tok_json_text(v)) : -1;
 }
 
-/* Adds a number or a list of numbers to the ends; returns the first, -1: none.                             */
+/* Adds a number or a list of numbers to the ends; returns the first, -1: none. */
 static int64_t tok_hf_add_ends(tok_hf *h, const json_value *v)
 {
     if (json_is(v, JSON_NUMBER)) {
@@ -426,7 +428,7 @@ static int tok_hf_build(tok_hf *h, tok_blob *out)
     return tok_finish(&h->b, out);
 }
 
-/* Files beside the tokenizer are optional, but must be readable when they are there.                       */
+/* Files beside the tokenizer are optional, but must be readable when they are there. */
 static int tok_hf_read(tok_hf *h, json_doc *doc, const char *directory, const char *name)
 {
     const char *path = conv_join_path(h->b.env, directory, name);

@@ -19,10 +19,10 @@ typedef struct tok_blob { const uint8_t *data; uint64_t bytes; } tok_blob;
 typedef struct tok_text { const char *text; uint32_t bytes; } tok_text;
 
 typedef struct tok_added {
-    tok_text content;                 /* what is looked for                                                 */
+    tok_text content;                 /* what is looked for */
     int32_t  id;
     uint32_t flags;
-    int      normalized;              /* looked for after the normalizers                                   */
+    int      normalized;              /* looked for after the normalizers */
 } tok_added;
 
 typedef struct tok_ids { int32_t *ids; uint64_t n, room; } tok_ids;
@@ -34,8 +34,8 @@ typedef struct tok_builder {
     conv_env      *env;
     tok_tables     tables;
     uint32_t       kind, flags, n;
-    tok_text      *raw, *text;        /* [n] as in the source; as it decodes                                */
-    uint8_t       *type, *hidden;     /* [n] SQM__TOKEN_*; hidden: not to be found by its text              */
+    tok_text      *raw, *text;        /* [n] as in the source; as it decodes */
+    uint8_t       *type, *hidden;     /* [n] SQM__TOKEN_*; hidden: not to be found by its text */
     sqm__tok_merge *merges;
     uint64_t       n_merges, room_merges;
     tok_added     *added;
@@ -46,11 +46,11 @@ typedef struct tok_builder {
     tok_ids        ends, prefix, suffix;
     int32_t        role[4], model_unk, chars[256], bytes[256];
     int            byte_fallback, ignore_merges, uses_nfc;
-    tok_map        map;               /* by raw text                                                        */
+    tok_map        map;               /* by raw text */
 } tok_builder;
 
 enum { TOK_MAX_TOKENS = 1 << 24 };
-static const char tok_space_mark[] = "\xE2\x96\x81";   /* U+2581, the space of SentencePiece                */
+static const char tok_space_mark[] = "\xE2\x96\x81";   /* U+2581, the space of SentencePiece */
 
 /* ---- texts --------------------------------------------------------------------------------------------- */
 static tok_text tok_make_text(const char *text, size_t n)
@@ -75,7 +75,7 @@ static int tok_has(tok_text a, const char *part)
     return 0;
 }
 
-/* The text with each space mark as a space.                                                                */
+/* The text with each space mark as a space. */
 static tok_text tok_with_spaces(conv_env *env, tok_text a)
 {
     char *out;
@@ -118,7 +118,7 @@ static tok_text tok_byte_level(conv_env *env, tok_text a, const int16_t *byte_of
     return tok_make_text(out, n);
 }
 
-/* <0x41> -> 0x41; -1: another text.                                                                        */
+/* <0x41> -> 0x41; -1: another text. */
 static int tok_byte_token(tok_text a)
 {
     uint32_t v;
@@ -156,7 +156,7 @@ static void tok_map_open(conv_env *env, tok_map *m, const tok_text *texts, uint3
     for (uint32_t i = 0; i < m->size; i++) m->cells[i] = -1;
 }
 
-/* The first of equal texts stays.                                                                          */
+/* The first of equal texts stays. */
 static void tok_map_add(tok_map *m, int32_t number)
 {
     uint32_t cell;
@@ -266,7 +266,7 @@ static int tok_add_split(tok_builder *b, const char *pattern, size_t bytes, uint
     return 1;
 }
 
-/* A split at a text instead of an expression.                                                              */
+/* A split at a text instead of an expression. */
 static int tok_add_text_split(tok_builder *b, tok_text a, uint32_t flags)
 {
     char *pattern = (char *)conv_alloc(b->env, 2 * (uint64_t)a.bytes + 1, 1);
@@ -304,7 +304,7 @@ static void tok_add_merge(tok_builder *b, int32_t left, int32_t right, uint32_t 
     m->id = (uint32_t)id;
 }
 
-/* A merge given by the texts of its parts, as they stand in the source.                                    */
+/* A merge given by the texts of its parts, as they stand in the source. */
 static int tok_add_text_merge(tok_builder *b, tok_text left, tok_text right, uint32_t rank, char *joined)
 {
     const int32_t l = tok_map_find(&b->map, left), r = tok_map_find(&b->map, right);
@@ -348,7 +348,7 @@ static int tok_merges_from_scores(tok_builder *b, const float *scores)
         const tok_text whole = b->text[i];
         uint32_t low = 0, high = n_sorted;
         if (whole.bytes == 0 || tok_map_find(&map, whole) != (int32_t)i) continue;
-        while (low < high) {                           /* rank: how many scores are better                  */
+        while (low < high) {                           /* rank: how many scores are better */
             const uint32_t middle = low + (high - low) / 2;
             if (sorted[middle] > scores[i]) low = middle + 1; else high = middle;
         }
@@ -408,7 +408,7 @@ typedef struct tok_writer {
     uint32_t  n_arrays;
 } tok_writer;
 
-/* Appends array number w->n_arrays; returns its place to fill in.                                          */
+/* Appends array number w->n_arrays; returns its place to fill in. */
 static void *tok_put(tok_writer *w, const void *items, uint64_t n, size_t item_bytes)
 {
     const uint64_t first = (w->bytes + 15) / 16 * 16, end = first + n * item_bytes;
@@ -473,7 +473,7 @@ static void tok_put_index(tok_writer *w, const tok_builder *b, uint32_t *probe)
     }
 }
 
-/* The later of two merges of the same pair counts, as in the reference library.                            */
+/* The later of two merges of the same pair counts, as in the reference library. */
 static void tok_put_merges(tok_writer *w, const tok_builder *b, uint32_t *probe)
 {
     const uint32_t size = b->n_merges ? (uint32_t)(b->n_merges + b->n_merges / 2 + 8) : 0;
@@ -502,7 +502,7 @@ static int tok__compare_added(const void *a, const void *b)
     return x->content.bytes < y->content.bytes ? -1 : x->content.bytes > y->content.bytes;
 }
 
-/* b->added is sorted.                                                                                      */
+/* b->added is sorted. */
 static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, const uint32_t *first)
 {
     sqm__tok_added *out;
@@ -536,7 +536,7 @@ static void tok_put_unicode(tok_writer *w, const tok_builder *b)
     tok_put(w, tok_unstable, nfc ? sizeof tok_unstable / 8 : 0, 8);
 }
 
-/* Classes that added tokens and the strip step need.                                                       */
+/* Classes that added tokens and the strip step need. */
 static void tok_add_classes(tok_builder *b, sqm__tok_header *h)
 {
     uint32_t flags = 0;
@@ -548,11 +548,15 @@ static void tok_add_classes(tok_builder *b, sqm__tok_header *h)
     }
     if (flags & (SQM__ADDED_LSTRIP | SQM__ADDED_RSTRIP)) {
         s = tok_set_new(b->env);
-        if (s) { tok_set_add_escape(&b->tables, s, 's'); h->space_class = tok_add_class(&b->tables, s); }
+        if (s) { tok_set_add_escape(b->env, s, 's'); h->space_class = tok_add_class(&b->tables, s); }
     }
     if (flags & SQM__ADDED_WORD) {
         s = tok_set_new(b->env);
-        if (s) { tok_set_add_escape(&b->tables, s, 'w'); h->word_class = tok_add_class(&b->tables, s); }
+        if (s) {                                       /* joiners count too, unlike in \w of expressions */
+            tok_set_add_word(s);
+            tok_set_add(s, 0x200c, 0x200d);
+            h->word_class = tok_add_class(&b->tables, s);
+        }
     }
 }
 
@@ -600,7 +604,7 @@ static void tok_put_all(tok_builder *b, tok_writer *w)
     if (!b->env->failed) memcpy(w->data, &h, sizeof h);
 }
 
-/* A run of the finished tokenizer over texts of up to `bytes` bytes, for the two functions below.          */
+/* A run of the finished tokenizer over texts of up to `bytes` bytes, for the two functions below. */
 static int tok__run(tok_builder *b, tok_writer *w, sqm__tok *t, sqm__tok_run *r, uint64_t bytes)
 {
     sqm_error err;
@@ -619,7 +623,7 @@ static int tok__run(tok_builder *b, tok_writer *w, sqm__tok *t, sqm__tok_run *r,
     return 1;
 }
 
-/* Contents of normalised added tokens are normalised themselves.                                           */
+/* Contents of normalised added tokens are normalised themselves. */
 static int tok_normalize_added(tok_builder *b, tok_writer *w)
 {
     sqm__tok t;
@@ -645,7 +649,7 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
     return !b->env->failed;
 }
 
-/* Marks the tokens that a piece of just their text becomes.                                                */
+/* Marks the tokens that a piece of just their text becomes. */
 static int tok_mark_whole(tok_builder *b, tok_writer *w)
 {
     sqm__tok t;
@@ -685,7 +689,7 @@ static int tok_finish(tok_builder *b, tok_blob *out)
 }
 
 /* ---- bytes --------------------------------------------------------------------------------------------- */
-/* Token = byte: 256 tokens, no template.                                                                   */
+/* Token = byte: 256 tokens, no template. */
 static CONV_UNUSED int tok_from_bytes(conv_env *env, tok_blob *out)
 {
     tok_builder b;
@@ -744,7 +748,7 @@ static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_b
     b.model_unk = 0;
     tok_add_id(env, &b.prefix, 1, b.n);
     tok_add_id(env, &b.ends, 2, b.n);
-    tok_add_id(env, &b.ends, 1, b.n);                  /* run.c stops there too: it parts training texts   */
+    tok_add_id(env, &b.ends, 1, b.n);                  /* run.c stops there too: it parts training texts */
     tok_prepend_space(&b, 0);
     if (tok_add_step(&b, &b.decoders, SQM__DECODE_STRIP, 1)) b.decoders.steps[0].a = ' ';
     return tok_merges_from_scores(&b, scores) && tok_finish(&b, out);

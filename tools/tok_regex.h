@@ -13,21 +13,20 @@
 #include "conv_base.h"
 #include "tok_unicode.h"
 
-#define TOK_NONE 0xffffffffu          /* free cells and "no limit" in blobs                       */
+#define TOK_NONE 0xffffffffu          /* free cells and "no limit" in blobs */
 enum { TOK_CODES = 0x110000, TOK_MAX_OPS = 4096, TOK_MAX_DEPTH = 50, TOK_GROUP_LOOP_FRAMES = 4096 };
 
 typedef struct tok_set { uint64_t bits[TOK_CODES / 64]; } tok_set;
 
-typedef struct tok_tables {           /* what all expressions of a tokenizer share                          */
+typedef struct tok_tables {           /* what all expressions of a tokenizer share */
     conv_env        *env;
     sqm__regex_op   *ops;
     sqm__char_class *classes;
-    uint32_t        *toggles;         /* [2 * n_toggles]                                                    */
-    uint32_t        *firsts;          /* [8 * n_firsts]                                                     */
+    uint32_t        *toggles;         /* [2 * n_toggles] */
+    uint32_t        *firsts;          /* [8 * n_firsts] */
     uint64_t         n_ops, room_ops, n_classes, room_classes, n_toggles, room_toggles, n_firsts, room_firsts;
-    uint32_t         frames;          /* the deepest backtrack stack                                        */
+    uint32_t         frames;          /* the deepest backtrack stack */
     int              uses_categories;
-    uint8_t         *categories;      /* [TOK_CODES]                                                        */
 } tok_tables;
 
 typedef enum tok_node_kind {
@@ -38,11 +37,11 @@ typedef enum tok_repeat_mode { TOK_GREEDY, TOK_LAZY, TOK_POSSESSIVE } tok_repeat
 typedef struct tok_node tok_node;
 struct tok_node {
     tok_node_kind   kind;
-    tok_set        *set;              /* TOK_SET                                                            */
+    tok_set        *set;              /* TOK_SET */
     tok_node       *child, *sibling;
-    uint32_t        min, max;         /* TOK_REPEAT; max TOK_NONE: no limit                            */
+    uint32_t        min, max;         /* TOK_REPEAT; max TOK_NONE: no limit */
     tok_repeat_mode mode;
-    uint32_t        op;               /* TOK_ASSERT                                                         */
+    uint32_t        op;               /* TOK_ASSERT */
 };
 
 typedef struct tok_parser {
@@ -58,7 +57,11 @@ static int tok_set_has(const tok_set *s, uint32_t c) { return (int)(s->bits[c / 
 
 static void tok_set_add(tok_set *s, uint32_t first, uint32_t last)
 {
-    for (uint32_t c = first; c <= last && c < TOK_CODES; c++) s->bits[c / 64] |= (uint64_t)1 << (c % 64);
+    for (uint32_t c = first; c <= last && c < TOK_CODES;) {
+        if (c % 64 == 0 && last - c >= 63) { s->bits[c / 64] = UINT64_MAX; c += 64; continue; }
+        s->bits[c / 64] |= (uint64_t)1 << (c % 64);
+        c++;
+    }
 }
 
 static void tok_set_invert(tok_set *s)
@@ -84,37 +87,52 @@ static int tok_set_disjoint(const tok_set *s, const tok_set *other)
     return 1;
 }
 
-static int tok_set_any(const tok_set *s, uint32_t first, uint32_t end)
+/* How many of [first, end) are in the set. */
+static uint32_t tok_set_members(const tok_set *s, uint32_t first, uint32_t end)
 {
-    for (uint32_t c = first; c < end; c++) {
-        if (tok_set_has(s, c)) return 1;
+    uint32_t n = 0;
+    for (uint32_t c = first; c < end;) {
+        const uint64_t word = s->bits[c / 64];
+        if (c % 64 == 0 && end - c >= 64 && (word == 0 || word == UINT64_MAX)) {
+            n += word ? 64 : 0;
+            c += 64;
+            continue;
+        }
+        n += (uint32_t)(word >> (c % 64) & 1);
+        c++;
     }
-    return 0;
+    return n;
 }
 
-static const uint8_t *tok_categories(tok_tables *t)
+enum { TOK_RUNS = sizeof tok_category_runs / sizeof *tok_category_runs };
+
+/* Run i of code points of one category, [*first, *end); 30 and 31: Lu and Ll in turn. */
+static uint32_t tok_run(uint32_t i, uint32_t *first, uint32_t *end)
 {
-    const size_t n = sizeof tok_category_runs / sizeof *tok_category_runs;
-    if (t->categories) return t->categories;
-    t->categories = (uint8_t *)conv_alloc(t->env, TOK_CODES, 1);
-    for (size_t i = 0; t->categories && i < n; i++) {
-        const uint32_t k = tok_category_runs[i] & 31, first = tok_category_runs[i] >> 5;
-        const uint32_t end = i + 1 < n ? tok_category_runs[i + 1] >> 5 : (uint32_t)TOK_CODES;
-        for (uint32_t c = first; c < end; c++)
-            t->categories[c] = (uint8_t)(k < 30 ? k : (c & 1) == (k & 1) ? 0 : 1);
-    }
-    return t->categories;
+    *first = tok_category_runs[i] >> 5;
+    *end = i + 1 < TOK_RUNS ? tok_category_runs[i + 1] >> 5 : (uint32_t)TOK_CODES;
+    return tok_category_runs[i] & 31;
 }
 
-static void tok_set_add_categories(tok_tables *t, tok_set *s, uint32_t mask)
+static uint32_t tok_category_in_run(uint32_t k, uint32_t c)
 {
-    const uint8_t *categories = tok_categories(t);
-    for (uint32_t c = 0; categories && c < TOK_CODES; c++) {
-        if (mask >> categories[c] & 1) s->bits[c / 64] |= (uint64_t)1 << (c % 64);
+    if (k < 30) return k;
+    return (c & 1) == (k & 1) ? 0 : 1;
+}
+
+static void tok_set_add_categories(tok_set *s, uint32_t mask)
+{
+    uint32_t first, end;
+    for (uint32_t i = 0; i < TOK_RUNS; i++) {
+        const uint32_t k = tok_run(i, &first, &end);
+        if (k < 30 && (mask >> k & 1)) tok_set_add(s, first, end - 1);
+        for (uint32_t c = first; k >= 30 && c < end; c++) {
+            if (mask >> tok_category_in_run(k, c) & 1) tok_set_add(s, c, c);
+        }
     }
 }
 
-/* Mask of a general category by its name; 0: unknown.                                                      */
+/* Mask of a general category by its name; 0: unknown. */
 static uint32_t tok_category_mask(const char *name, size_t n)
 {
     static const struct { const char *name; uint32_t mask; } known[] = {
@@ -138,19 +156,35 @@ static uint32_t tok_category_mask(const char *name, size_t n)
     return 0;
 }
 
-/* White_Space, decimal digits, word characters, hexadecimal digits; upper case: all others.                */
-static void tok_set_add_escape(tok_tables *t, tok_set *s, char letter)
+/* What \w is: letters, marks, decimal and letter numbers, connectors, and circled letters. */
+static void tok_set_add_word(tok_set *s)
 {
-    tok_set *own = tok_set_new(t->env);
+    tok_set_add_categories(s, 0x1f | 0xe0 | 0x300 | 0x800);
+    tok_set_add(s, 0x24b6, 0x24e9);
+    tok_set_add(s, 0x1f130, 0x1f149);
+    tok_set_add(s, 0x1f150, 0x1f169);
+    tok_set_add(s, 0x1f170, 0x1f189);
+}
+
+/* White_Space, decimal digits, word characters, hexadecimal digits; upper case: all others. Oniguruma counts
+   the superscripts and fractions of Latin-1 as word characters. */
+static void tok_set_add_escape(conv_env *env, tok_set *s, char letter)
+{
+    tok_set *own = tok_set_new(env);
     if (!own) return;
     switch (letter | 32) {
     case 's':
-        tok_set_add_categories(t, own, 0x1c00000);
+        tok_set_add_categories(own, 0x1c00000);
         tok_set_add(own, 9, 13);
         tok_set_add(own, 0x85, 0x85);
         break;
-    case 'd': tok_set_add_categories(t, own, 0x100); break;
-    case 'w': tok_set_add_categories(t, own, 0x1f | 0xe0 | 0x100 | 0x800); break;
+    case 'd': tok_set_add_categories(own, 0x100); break;
+    case 'w':
+        tok_set_add_word(own);
+        tok_set_add(own, 0xb2, 0xb3);
+        tok_set_add(own, 0xb9, 0xb9);
+        tok_set_add(own, 0xbc, 0xbe);
+        break;
     default:
         tok_set_add(own, '0', '9');
         tok_set_add(own, 'A', 'F');
@@ -161,7 +195,17 @@ static void tok_set_add_escape(tok_tables *t, tok_set *s, char letter)
     tok_set_join(s, own);
 }
 
-/* Adds a character; without regard to case ASCII letters bring their partners, also U+017F and U+212A.     */
+static int tok_is_letter(uint32_t c)
+{
+    uint32_t first, end;
+    for (uint32_t i = 0; i < TOK_RUNS; i++) {
+        const uint32_t k = tok_run(i, &first, &end);
+        if (c >= first && c < end) return tok_category_in_run(k, c) < 5;
+    }
+    return 0;
+}
+
+/* Adds a character; without regard to case ASCII letters bring their partners, also U+017F and U+212A. */
 static void tok_set_add_char(tok_parser *p, tok_set *s, uint32_t c)
 {
     tok_set_add(s, c, c);
@@ -170,7 +214,7 @@ static void tok_set_add_char(tok_parser *p, tok_set *s, uint32_t c)
         tok_set_add(s, c ^ 32, c ^ 32);
         if ((c | 32) == 's') tok_set_add(s, 0x17f, 0x17f);
         if ((c | 32) == 'k') tok_set_add(s, 0x212a, 0x212a);
-    } else if (c >= 128 && tok_categories(p->t) && tok_categories(p->t)[c] < 5) {
+    } else if (c >= 128 && tok_is_letter(c)) {
         conv_fail(p->t->env, "regular expression %.200s: a letter beyond ASCII inside (?i: is not supported",
                   p->pattern);
     }
@@ -255,7 +299,7 @@ static uint32_t tok__escaped_char(tok_parser *p, int *known)
     return 0;
 }
 
-/* \p{Name}, \P{Name}, \p{^Name}: p->at is at the p.                                                        */
+/* \p{Name}, \P{Name}, \p{^Name}: p->at is at the p. */
 static int tok__property(tok_parser *p, tok_set *s)
 {
     int negate = *p->at++ == 'P';
@@ -272,26 +316,26 @@ static int tok__property(tok_parser *p, tok_set *s)
         return conv_fail(p->t->env, "regular expression %.200s: the property \\p{%.*s} is not supported",
                          p->pattern, (int)(close - name < 40 ? close - name : 40), name);
     p->at = close + 1;
-    tok_set_add_categories(p->t, own, mask);
+    tok_set_add_categories(own, mask);
     if (negate) tok_set_invert(own);
     tok_set_join(s, own);
     return 1;
 }
 
-/* An escape that stands for a set; p->at is after the backslash. 0: it is none.                            */
+/* An escape that stands for a set; p->at is after the backslash. 0: it is none. */
 static int tok__escaped_set(tok_parser *p, tok_set *s)
 {
     const char c = p->at < p->end ? *p->at : 0;
     if (c == 'p' || c == 'P') return tok__property(p, s);
     if (!c || !strchr("sSdDwWhH", c)) return 0;
     p->at++;
-    tok_set_add_escape(p->t, s, c);
+    tok_set_add_escape(p->t->env, s, c);
     return 1;
 }
 
 static tok_set *tok__class(tok_parser *p);
 
-/* One item of a class: set, character or range.                                                            */
+/* One item of a class: set, character or range. */
 static void tok__class_item(tok_parser *p, tok_set *s)
 {
     uint32_t first, last;
@@ -318,7 +362,7 @@ static void tok__class_item(tok_parser *p, tok_set *s)
     for (; p->ignore_case && first <= last && !p->t->env->failed; first++) tok_set_add_char(p, s, first);
 }
 
-/* After the opening bracket.                                                                               */
+/* After the opening bracket. */
 static tok_set *tok__class(tok_parser *p)
 {
     const int negate = tok__skip(p, "^");
@@ -345,7 +389,7 @@ static tok_set *tok__class(tok_parser *p)
 
 static tok_node *tok__alternatives(tok_parser *p);
 
-/* After an opening parenthesis.                                                                            */
+/* After an opening parenthesis. */
 static tok_node *tok__group(tok_parser *p)
 {
     const int ignore_case = p->ignore_case;
@@ -420,7 +464,7 @@ static uint32_t tok__count(tok_parser *p)
     return v;
 }
 
-/* {m} {m,} {m,n} {,n}; p->at is after the brace.                                                           */
+/* {m} {m,} {m,n} {,n}; p->at is after the brace. */
 static int tok__interval(tok_parser *p, uint32_t *min, uint32_t *max)
 {
     const char *first = p->at;
@@ -482,7 +526,7 @@ static tok_node *tok__alternatives(tok_parser *p)
 }
 
 /* ---- properties of nodes ------------------------------------------------------------------------------- */
-/* Adds the characters that a match of n can begin with; returns whether n can match nothing.               */
+/* Adds the characters that a match of n can begin with; returns whether n can match nothing. */
 static int tok_first(const tok_node *n, tok_set *set)
 {
     int empty = 1;
@@ -498,13 +542,13 @@ static int tok_first(const tok_node *n, tok_set *set)
         empty = 0;
         for (const tok_node *c = n->child; c; c = c->sibling) empty |= tok_first(c, set);
         return empty;
-    default:                                           /* look-ahead, assertion: what follows decides       */
+    default:                                           /* look-ahead, assertion: what follows decides */
         tok_set_add(set, 0, TOK_CODES - 1);
         return 1;
     }
 }
 
-/* Does n match (perhaps nothing) whatever the text is?                                                     */
+/* Does n match (perhaps nothing) whatever the text is? */
 static int tok_always(const tok_node *n)
 {
     const tok_node *c = n->child;
@@ -527,38 +571,55 @@ static int tok_always(const tok_node *n)
 }
 
 /* ---- tables -------------------------------------------------------------------------------------------- */
-/* The set as bits of ASCII, whole categories, and ranges in which the categories are wrong.                */
-static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
+/* Ranges of [first, end) where the set is not what `expected` says, to the toggles. */
+static void tok_add_toggles(tok_tables *t, const tok_set *s, uint32_t first, uint32_t end, uint32_t expected,
+                            uint64_t least)
 {
-    const uint8_t *categories = tok_categories(t);
-    const uint32_t first = (uint32_t)t->n_toggles;
-    uint32_t in[32] = { 0 }, all[32] = { 0 };
-    sqm__char_class k;
-    memset(&k, 0, sizeof k);
-    if (!categories) return 0;
-    for (uint32_t c = 0; c < TOK_CODES; c++) {
-        if (c < 128) { k.ascii[c / 32] |= (uint32_t)tok_set_has(s, c) << (c % 32); continue; }
-        all[categories[c]]++;
-        in[categories[c]] += (uint32_t)tok_set_has(s, c);
-    }
-    for (uint32_t i = 0; i < 30; i++) k.categories |= (2 * in[i] > all[i] ? 1u : 0u) << i;
-    if (k.categories != 0 && k.categories != 0x3fffffffu) t->uses_categories = 1;
-    for (uint32_t c = 128; c < TOK_CODES; c++) {
-        const int wrong = tok_set_has(s, c) != (int)(k.categories >> categories[c] & 1);
-        if (!wrong) continue;
-        if (t->n_toggles > first && t->toggles[2 * t->n_toggles - 1] == c) {
-            t->toggles[2 * t->n_toggles - 1]++;        /* the range grows                                  */
+    for (uint32_t c = first; c < end; c++) {
+        if (tok_set_has(s, c) == (int)expected) continue;
+        if (t->n_toggles > least && t->toggles[2 * t->n_toggles - 1] == c) {
+            t->toggles[2 * t->n_toggles - 1]++;        /* the range grows */
             continue;
         }
         t->toggles = (uint32_t *)conv_grow(t->env, t->toggles, t->n_toggles, &t->room_toggles, 8);
-        if (!t->toggles) return 0;
+        if (!t->toggles) return;
         t->toggles[2 * t->n_toggles] = c;
         t->toggles[2 * t->n_toggles + 1] = c + 1;
         t->n_toggles++;
     }
+}
+
+/* The set as bits of ASCII, whole categories, and ranges in which the categories are wrong. */
+static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
+{
+    const uint32_t first = (uint32_t)t->n_toggles;
+    uint32_t in[30] = { 0 }, all[30] = { 0 }, from, end;
+    sqm__char_class k;
+    memset(&k, 0, sizeof k);
+    for (uint32_t c = 0; c < 128; c++) k.ascii[c / 32] |= (uint32_t)tok_set_has(s, c) << (c % 32);
+    for (uint32_t i = 0; i < TOK_RUNS; i++) {
+        const uint32_t run = tok_run(i, &from, &end), step = run < 30 ? end - from : 1;
+        for (uint32_t c = from < 128 ? 128 : from; c < end; c += step) {
+            const uint32_t stop = run < 30 ? end : c + 1, category = tok_category_in_run(run, c);
+            all[category] += stop - c;
+            in[category] += tok_set_members(s, c, stop);
+        }
+    }
+    for (uint32_t i = 0; i < 30; i++) k.categories |= (2 * in[i] > all[i] ? 1u : 0u) << i;
+    if (k.categories != 0 && k.categories != 0x3fffffffu) t->uses_categories = 1;
+    for (uint32_t i = 0; i < TOK_RUNS; i++) {
+        const uint32_t run = tok_run(i, &from, &end), step = run < 30 ? end - from : 1;
+        for (uint32_t c = from < 128 ? 128 : from; c < end; c += step) {
+            const uint32_t stop = run < 30 ? end : c + 1;
+            const uint32_t expected = k.categories >> tok_category_in_run(run, c) & 1;
+            if (tok_set_members(s, c, stop) != expected * (stop - c))
+                tok_add_toggles(t, s, c, stop, expected, first);
+        }
+    }
+    if (t->env->failed) return 0;
     k.first_toggle = first;
     k.n_toggles = (uint32_t)t->n_toggles - first;
-    for (uint32_t i = 0; i < t->n_classes; i++) {      /* the same class again?                             */
+    for (uint32_t i = 0; i < t->n_classes; i++) {      /* the same class again? */
         const sqm__char_class *o = &t->classes[i];
         if (memcmp(o->ascii, k.ascii, sizeof k.ascii) || o->categories != k.categories ||
             o->n_toggles != k.n_toggles)
@@ -575,12 +636,12 @@ static uint32_t tok_add_class(tok_tables *t, const tok_set *s)
     return (uint32_t)t->n_classes++;
 }
 
-/* Bits of the first bytes of the set's characters; bytes from 0x80 on all together.                        */
+/* Bits of the first bytes of the set's characters; bytes from 0x80 on all together. */
 static uint32_t tok_add_first(tok_tables *t, const tok_set *s)
 {
     uint32_t bits[8] = { 0 };
     for (uint32_t c = 0; c < 128; c++) bits[c / 32] |= (uint32_t)tok_set_has(s, c) << (c % 32);
-    if (tok_set_any(s, 128, TOK_CODES)) memset(bits + 4, 255, 16);
+    if (tok_set_members(s, 128, TOK_CODES)) memset(bits + 4, 255, 16);
     for (uint32_t i = 0; i < t->n_firsts; i++) {
         if (memcmp(t->firsts + 8 * i, bits, 32) == 0) return i;
     }
@@ -594,7 +655,7 @@ static uint32_t tok_add_first(tok_tables *t, const tok_set *s)
 typedef struct tok_coder {
     tok_tables *t;
     const char *pattern;
-    uint64_t    first;                /* where this program begins                                          */
+    uint64_t    first;                /* where this program begins */
     uint32_t    frames;
 } tok_coder;
 
@@ -622,7 +683,7 @@ static void tok__aim(tok_coder *k, uint32_t op)
     if (!k->t->env->failed) k->t->ops[k->first + op].a = tok__here(k);
 }
 
-/* Aims a chain of jumps whose targets are the jump before, down to TOK_NONE.                          */
+/* Aims a chain of jumps whose targets are the jump before, down to TOK_NONE. */
 static void tok__aim_all(tok_coder *k, uint32_t last)
 {
     while (last != TOK_NONE && !k->t->env->failed) {
@@ -656,7 +717,7 @@ static void tok__code_group_loop(tok_coder *k, const tok_node *n)
     for (i = 0; i < n->min; i++) tok__code(k, n->child, NULL, 0);
     for (; (n->max == TOK_NONE ? i == n->min : i < n->max) && !k->t->env->failed; i++) {
         loop = tok__here(k);
-        if (n->mode == TOK_LAZY) {                     /* leaving comes first                               */
+        if (n->mode == TOK_LAZY) {                     /* leaving comes first */
             const uint32_t split = tok__emit(k, SQM__RE_SPLIT, 0, 0, 0);
             ends = tok__emit(k, SQM__RE_JUMP, ends, 0, 0);
             tok__aim(k, split);
@@ -745,7 +806,7 @@ static void tok__code(tok_coder *k, const tok_node *n, const tok_set *follow, in
         tok_set *word = tok_set_new(k->t->env);
         uint32_t class_id = 0;
         if (word && (n->op == SQM__RE_EDGE || n->op == SQM__RE_NO_EDGE)) {
-            tok_set_add_escape(k->t, word, 'w');
+            tok_set_add_escape(k->t->env, word, 'w');
             class_id = tok_add_class(k->t, word);
         }
         tok__emit(k, n->op, class_id, 0, 0);
@@ -754,7 +815,7 @@ static void tok__code(tok_coder *k, const tok_node *n, const tok_set *follow, in
     }
 }
 
-/* Compiles a pattern; *first and *n: its ops in t->ops. Returns 0 with t->env's error when it cannot.      */
+/* Compiles a pattern; *first and *n: its ops in t->ops. Returns 0 with t->env's error when it cannot. */
 static int tok_compile(tok_tables *t, const char *pattern, size_t bytes, uint32_t *first, uint32_t *n)
 {
     tok_parser p;

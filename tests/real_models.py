@@ -1,0 +1,196 @@
+#!/usr/bin/env python3
+"""Real models against reference outputs, through the command-line tools. Standard library only.
+
+    python3 tests/real_models.py MODELS REAL [NAME...]
+
+MODELS holds smollm2.gguf and gemma3.gguf, as .ci/run fetches them (SmolLM2-135M-Instruct Q4_1 and Gemma-3-270m Q4_K_M), and
+tokenizers/NAME.json where there are any. REAL is the directory with ref/, tok/ and models/ (DATA/real).
+For each model, with --exact: the most probable token of every position, the 20 largest logits at the given positions
+within 2e-3, the greedy continuation as far as the two best tokens are further apart than twice that, perplexity within 0.01;
+without --exact: perplexity within 0.5 %. For each tokenizer: 242 strings, encoded and decoded.
+Prints PASS|FAIL|SKIP lines; exit status 1 if anything failed.
+"""
+import array
+import json
+import math
+import os
+import re
+import subprocess
+import sys
+import tempfile
+
+BUILD = os.environ.get("BUILD", "build")
+TOLERANCE = 2e-3
+work = tempfile.TemporaryDirectory()
+failed = 0
+
+
+def verdict(ok, name, detail=""):
+    global failed
+    failed += not ok
+    print(("PASS " if ok else "FAIL ") + name + (": " + detail if detail else ""), flush=True)
+
+
+def skip(name, why):
+    print(f"SKIP {name}: {why}", flush=True)
+
+
+def tool(name, *arguments, stdin=b""):
+    """Standard output of a tool, as bytes; RuntimeError with its message when it fails."""
+    r = subprocess.run([os.path.join(BUILD, name), *arguments], input=stdin, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    if r.returncode != 0:
+        raise RuntimeError(f"{name} {' '.join(arguments)}: status {r.returncode}: "
+                           + r.stderr.decode("utf-8", "replace").strip()[:300])
+    return r.stdout
+
+
+def as_text(ids):
+    return " ".join(map(str, ids)).encode()
+
+
+def logits_of(model, ids):
+    """Logits after every id, one array of float32 a position."""
+    path = os.path.join(work.name, "logits.f32")
+    tool("sqm-eval", model, "--ids", "-", "--exact", "--logits", path, stdin=as_text(ids))
+    rows, values = [], os.path.getsize(path) // 4 // len(ids)
+    with open(path, "rb") as f:
+        for _ in ids:
+            row = array.array("f")
+            row.fromfile(f, values)
+            if sys.byteorder != "little":
+                row.byteswap()
+            rows.append(row)
+    os.remove(path)
+    return rows
+
+
+def best(row):
+    return row.index(max(row))
+
+
+def check_greedy(name, model, ids, rows, greedy, margins):
+    """rows: logits of ids + greedy. Each greedy token must be the best one, as long as all margins were wide enough."""
+    n, close = 0, 0
+    for i, token in enumerate(greedy):
+        if best(rows[len(ids) - 1 + i]) == token:
+            n += 1
+        elif margins[i] > 2 * TOLERANCE:
+            return verdict(False, name, f"token {i} is {best(rows[len(ids) - 1 + i])}, expected {token} (margin {margins[i]:.4f})")
+        else:
+            close += 1
+    verdict(True, name, f"{n} tokens" + (f", {close} too close to call" if close else ""))
+
+
+def check_prompt(name, model, p):
+    ids, greedy = p["input_ids"], p["greedy48_ids"]
+    rows = logits_of(model, ids + greedy)
+    wrong = [i for i, token in enumerate(p["argmax_all"]) if best(rows[i]) != token]
+    verdict(not wrong, f"{name} best token", f"{len(ids)} positions" if not wrong else f"positions {wrong[:5]} of {len(ids)}")
+    worst = 0.0
+    for at, top in p["top20"].items():
+        row = rows[int(at)]
+        worst = max([worst] + [abs(row[i] - x) for i, x in zip(top["ids"], top["logits"])])
+    verdict(worst <= TOLERANCE, f"{name} top 20", f"largest error {worst:.2e}")
+    check_greedy(f"{name} greedy", model, ids, rows, greedy, p["greedy48_margin_top1_top2"])
+
+
+def check_text(name, model, p):
+    got = tool("sqm-tokenize", model, stdin=p["text"].encode()).split()
+    verdict(list(map(int, got)) == p["input_ids"], f"{name} tokens", f"{len(got)} ids")
+
+
+def check_perplexity(name, model, reference, first):
+    """Four chunks of 512 ids, each scored on its own; first: ids put before each chunk (the last ones then fall out)."""
+    ids = reference["ids_first"]
+    for options, tolerance in (["--exact"], 0.01), ([], reference["ppl"] * 0.005):
+        total = 0.0
+        for i in range(0, 2048, 512):
+            chunk = (first + ids[i:i + 512])[:512]
+            out = tool("sqm-eval", model, "--ids", "-", "--perplexity", *options, stdin=as_text(chunk)).decode()
+            total += math.log(float(re.search(r"perplexity ([\d.]+)", out).group(1)))
+        perplexity = math.exp(total / 4)
+        verdict(abs(perplexity - reference["ppl"]) <= tolerance, f"{name} perplexity {'exact' if options else 'fast'}",
+                f"{perplexity:.3f}, reference {reference['ppl']:.3f}, tolerance {tolerance:.3f}")
+
+
+def check_gguf(name, source, directory, first):
+    with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
+        reference = json.load(f)
+    model = os.path.join(work.name, name + ".sqm")
+    tool("sqm-convert", source, "-o", model)
+    tool("sqm-info", "--verify", model)
+    for key, p in reference["prompts"].items():
+        check_text(f"{name} {key}", model, p)
+        check_prompt(f"{name} {key}", model, p)
+    check_perplexity(name, model, reference["ppl_wikitext2_test_first16384bytes"], first)
+    return model
+
+
+def check_stories(name, source, directory):
+    with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
+        reference = json.load(f)
+    model = os.path.join(work.name, name + ".sqm")
+    tool("sqm-convert", source, "-o", model)
+    for key, p in reference["prompts"].items():
+        got = list(map(int, tool("sqm-tokenize", model, stdin=p["text"].encode()).split()))
+        verdict(got == p["ids"], f"{name} {key} tokens", f"{len(got)} ids")
+        ids = p["ids"] + p["greedy"]
+        check_greedy(f"{name} {key} greedy", model, p["ids"], logits_of(model, ids), p["greedy"], p["margin"])
+    return model
+
+
+def check_tokenizer(name, model, path):
+    with open(path, encoding="utf-8") as f:
+        cases = json.load(f)["cases"]
+    wrong = []
+    for i, case in enumerate(cases):
+        text = case["text"].encode("utf-8", "surrogatepass")
+        ids = tool("sqm-tokenize", model, "--bare", "--plain", stdin=text).split()
+        if list(map(int, ids)) != case["ids"]:
+            wrong.append(f"encode {i} ({case['category']})")
+        back = tool("sqm-tokenize", model, "--decode", stdin=as_text(case["ids"]))
+        if back.decode("utf-8", "replace") != case["decoded"]:
+            wrong.append(f"decode {i} ({case['category']})")
+    verdict(not wrong, f"tokenizer {name}", f"{len(cases)} strings" if not wrong else f"{len(wrong)} wrong: " + ", ".join(wrong[:6]))
+
+
+def tokenizer_model(source):
+    """The smallest .sqm with this tokenizer: weights of a model that is at hand, whatever they are."""
+    model = os.path.join(work.name, "tokenizer.sqm")
+    tool("sqm-convert", source, "-o", model)
+    return model
+
+
+def guarded(name, function, *arguments):
+    try:
+        return function(name, *arguments)
+    except (RuntimeError, OSError, KeyError, ValueError) as e:
+        verdict(False, name, str(e))
+        return None
+
+
+def main(models, real, names):
+    ref = os.path.join(real, "ref")
+    known = {
+        "stories260k": (check_stories, os.path.join(real, "models/stories260k/stories260K.bin"), "stories260k", ()),
+        "smollm2": (check_gguf, os.path.join(models, "smollm2.gguf"), "smollm2-135m-instruct", ([],)),
+        "gemma3": (check_gguf, os.path.join(models, "gemma3.gguf"), "gemma3-270m", ([2],)),
+    }
+    tokens_of = {"stories260k": "llama2c-tok512"}
+    for name, (function, source, directory, more) in known.items():
+        if names and name not in names:
+            continue
+        if not os.path.exists(source):
+            skip(name, f"{source} is not there")
+            continue
+        model = guarded(name, function, source, os.path.join(ref, directory), *more)
+        if model:
+            tokens = tokens_of.get(name, name)
+            guarded(tokens, check_tokenizer, model, os.path.join(real, "tok", tokens + ".json"))
+    return failed != 0
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 3:
+        sys.exit(__doc__)
+    sys.exit(main(sys.argv[1], sys.argv[2], sys.argv[3:]))
