@@ -32,7 +32,8 @@ tools    := $(patsubst tools/%.c,$(BUILD)/%,$(wildcard tools/sqm-*.c))
 examples := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
 tests    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 fuzzers  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
-objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(tools) $(examples) $(tests) $(fuzzers)))
+programs := $(tools) $(examples) $(tests) $(fuzzers)
+objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs)))
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
 .PHONY: all run programs test matrix bench lint asan ubsan fuzz fuzz-programs clean help force

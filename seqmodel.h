@@ -20,8 +20,8 @@
    -fopenmp it uses several threads. Weight files come from tools/sqm-convert.
 
    Concepts
-     model     read-only, any number of threads may share it. Its file holds a recipe (a list of ops, see
-               [RECIPE]), tensors, a tokenizer. The header knows ops and mixers, never the names of
+     model     read-only, any number of threads may share it. Its file holds a recipe (a list of ops),
+               tensors, a tokenizer. The header knows ops and mixers, never the names of
                architectures.
      session   states of one or more sequences, work memory, logits. One thread at a time.
      sequence  0 .. n_sequences - 1, each with a position and its own state: users, beams, branches.
@@ -1761,9 +1761,10 @@ typedef struct sqm__kernels {
 #define SQM__WORK_FLOATS ((SQM__CHUNK + 4 * SQM__BLOCK) * SQM__LANES)  /* `work` of gemm, per thread */
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
-    0,  1,  2,  3,  4,  5,  6,  7,  8,  9,  10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23, 24, 25,
-    26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47, 48, 49, 50, 51, 52, 53, 54, 55, 56, 57,
-    58, 59, 60, 61, 62, 63
+     0,  1,  2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 12, 13, 14, 15,
+    16, 17, 18, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 29, 30, 31,
+    32, 33, 34, 35, 36, 37, 38, 39, 40, 41, 42, 43, 44, 45, 46, 47,
+    48, 49, 50, 51, 52, 53, 54, 55, 56, 57, 58, 59, 60, 61, 62, 63
 };
 #if SQM__HAVE_X86
 #  include <immintrin.h>
@@ -3477,7 +3478,7 @@ static void sqm__rows_run(sqm__rows_job *job, sqm_task task)
 }
 #define SQM__CHECK_ROWS(x, y, a, n, dim) \
     if (!(y) || !(a) || (n) < 1 || (dim) < 1) \
-        SQM__FAIL(&(x)->error, SQM_E_ARGUMENT, (n), "needs rows and columns, has n = %d, dim = %d", (n), (dim))
+        SQM__FAIL(&(x)->error, SQM_E_ARGUMENT, (n), "needs rows and columns: n = %d, dim = %d", (n), (dim))
 
 SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
                                 const float *gain, const float *bias, float eps)

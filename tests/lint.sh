@@ -21,8 +21,10 @@ complain() {
 
 grep -nH "$(printf '\t')" $sources | complain "tabs"
 grep -nHE ' +$' $sources $scripts | complain "blanks at the end of a line"
-awk 'length($0) > 110 { print FILENAME ":" FNR ": " length($0) " columns" }' $sources | complain "wider than 110 columns"
-awk 'length($0) > 120 { print FILENAME ":" FNR ": " length($0) " columns" }' $scripts | complain "wider than 120 columns"
+awk 'length($0) > 110 { print FILENAME ":" FNR ": " length($0) " columns" }' $sources |
+    complain "wider than 110 columns"
+awk 'length($0) > 120 { print FILENAME ":" FNR ": " length($0) " columns" }' $scripts |
+    complain "wider than 120 columns"
 LC_ALL=C grep -nH '[^ -~]' $sources | grep -v "$(printf '\t')" | complain "not ASCII"
 for f in $sources $scripts; do
     [ -z "$(tail -c 1 "$f")" ] || echo "$f"
@@ -35,7 +37,7 @@ grep -nHE '(pypi\.org|pythonhosted|npmjs|deb\.debian|crates\.io)' $sources $scri
 awk '/\*\// { exit } match($0, /^ *\[[A-Z]+\]/) { gsub(/[^A-Z]/, "", $1); print $1 }' seqmodel.h > "$dir/contents"
 sed -n 's|^/\* ==== \[\([A-Z]*\)\].*|\1|p' seqmodel.h > "$dir/sections"
 diff "$dir/contents" "$dir/sections" | grep '^[<>]' |
-    sed 's/^</only in the table of contents, or in another place there:/; s/^>/only as a section, or in another place:/' |
+    sed 's/^</only in the table of contents (or in another place):/; s/^>/only a section (or in another place):/' |
     complain "table of contents"
 for other in $(sed -n 's|^/\* ==== \[\([A-Z]*\)\].*|\1|p' seqmodel.h | sort | uniq -d); do echo "[$other]"; done |
     complain "sections that appear twice"

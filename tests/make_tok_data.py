@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
-"""Makes tests/data/tok_*.json: small tokenizers of every kind that is supported, with what the Hugging Face library
-"tokenizers" (pip install tokenizers==0.23.3) does with hard strings, and splits of its regular expressions.
+"""Makes tests/data/tok_*.json: small tokenizers of every kind that is supported, with what the Hugging Face
+library "tokenizers" (pip install tokenizers==0.23.3) does with hard strings, and splits of its expressions.
 
-    python3 tests/make_tok_data.py tests/data [SHARED]        SHARED/real/tok/llama2c-tok512.json: some of its strings
+    python3 tests/make_tok_data.py tests/data [SHARED]    with some of SHARED/real/tok/llama2c-tok512.json
 """
 import json
 import os
@@ -13,8 +13,10 @@ from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normaliz
                         trainers)
 
 TEXT = """The quick brown fox jumps over the lazy dog. She sells sea shells by the sea shore; 12345 shells for
-$67.89! Don't we'll they've I'm. Der Fuchs springt \u00fcber den Zaun. \u0427\u0442\u043e \u0434\u0435\u043b\u0430\u0442\u044c? def f(x): return x + 1
-the the the then there other another brother mother and hand sand land. caf\u00e9 na\u00efve r\u00e9sum\u00e9 """ * 4
+$67.89! Don't we'll they've I'm. Der Fuchs springt \u00fcber den \
+Zaun. \u0427\u0442\u043e \u0434\u0435\u043b\u0430\u0442\u044c? def f(x): return x + 1
+the the the then there other another brother mother and hand sand land. \
+caf\u00e9 na\u00efve r\u00e9sum\u00e9 """ * 4
 
 STRINGS = [
     '', ' ', '  ', '\n', '\r\n', '\t x', 'the', ' the', 'the  other', 'The brother and the mother',
@@ -32,8 +34,10 @@ STRINGS = [
         '\U0001d15e', 'Stra\u00dfe \u01c5 \u1e9b\u0323'
 ]
 
-O200K = ("[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
-         "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+O200K = ("[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+"
+         "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
+         "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*"
+         "(?i:'s|'t|'re|'ve|'m|'ll|'d)?|"
          "\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+")
 
 
@@ -130,7 +134,8 @@ PATTERNS = [
     "\\h+", "\\H+", "\\p{P}+|\\p{S}+", "\\p{Sc}|\\p{Sm}", "[\\S\\n]+", "[^\\S\\r\\n]+",
         "\\p{N}{1,3}(?=(?:\\p{N}{3})*\\b)", "a{0,2}b",
     "(?:[sS]he|he) ?",
-        "'(?:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+",
+        "'(?:[sdmt]|ll|ve|re)|[^\\r\\n\\p{L}\\p{N}]?+\\p{L}+|\\p{N}{1,3}"
+    "| ?[^\\s\\p{L}\\p{N}]++[\\r\\n]*|\\s*[\\r\\n]|\\s+",
     O200K
 ]
 PATTERN_TEXTS = [

@@ -227,6 +227,7 @@ static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
 {
     const conv_file *f;
     gguf_file g;
+    if (strcmp(path, "bytes") == 0) return tok_from_bytes(c->env, blob);
     if (conv_ends_with(path, ".json")) return tok_from_hf(c->env, path, blob);
     if (conv_ends_with(path, ".gguf")) return gguf_open(&g, c->env, path) && tok_from_gguf(c->env, &g, blob);
     f = conv_open(c->env, path);

