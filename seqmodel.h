@@ -586,10 +586,12 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #if defined(__GNUC__)
 #  define SQM__INLINE static inline __attribute__((always_inline, unused))
 #  define SQM__UNUSED __attribute__((unused))
+#  define SQM__NOINLINE __attribute__((noinline, unused))
 #  define SQM__RESTRICT __restrict__
 #else
 #  define SQM__INLINE static inline
 #  define SQM__UNUSED
+#  define SQM__NOINLINE
 #  define SQM__RESTRICT
 #endif
 #if defined(__clang__)
@@ -668,7 +670,7 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
         format++;
         if (*format == 's') {
             const char *s = va_arg(args, const char *);
-            while (s && *s && used < room) { dst[used++] = (*s >= 0 && *s < 32) ? '?' : *s; s++; }
+            while (s && *s && used < room) { dst[used++] = (unsigned char)*s < 32 ? '?' : *s; s++; }
         } else if (*format == 'd') {
             const int32_t v = va_arg(args, int32_t);
             used += sqm__put_number(dst + used, room - used, v < 0 ? (uint64_t)0 - (uint64_t)v : (uint64_t)v,
@@ -1707,10 +1709,14 @@ SQMDEF const char *sqm_build_info(void)
    Kernels are serial and take ranges; threads live in [OPS] and [MIX]. Everything was checked before it
    comes here.
    Tested by tests/test_kern.c (every pass of this machine against the scalar one, bit for bit). */
-#define SQM__LANES 16                   /* rows of a panel, lanes of a vector */
-#define SQM__GROUP 32                   /* activations that share one 8-bit scale */
-#define SQM__CHUNK 256                  /* k dequantised at once in exact products */
-#define SQM__TILE_KEYS 64               /* keys of an attention tile; tiles start at multiples of it */
+enum {
+    SQM__LANES = 16,                    /* rows of a panel, lanes of a vector */
+    SQM__GROUP = 32,                    /* activations that share one 8-bit scale */
+    SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
+    SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
+    SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
+    SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm, per thread: a chunk and four panels of sums */
+};
 
 /* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
 typedef struct sqm__gemm {
@@ -1757,8 +1763,6 @@ typedef struct sqm__kernels {
     void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
                         int32_t n_keys);
 } sqm__kernels;
-#define SQM__BLOCK 64                   /* tokens whose sums are kept while a chunk of weights is in L1 */
-#define SQM__WORK_FLOATS ((SQM__CHUNK + 4 * SQM__BLOCK) * SQM__LANES)  /* `work` of gemm, per thread */
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
      0,  1,  2,  3,  4,  5,  6,  7,  8,  9, 10, 11, 12, 13, 14, 15,
@@ -1862,7 +1866,7 @@ typedef struct { int32_t v[16]; } w16;
 typedef struct { uint8_t v[64]; } b64;
 /* Small before fast here: this pass serves machines without vector units, whose memory is small too. */
 #define SQM__LANEWISE static inline SQM__UNUSED
-#define SQM__SPECIAL static SQM__UNUSED  /* one copy of a kernel, types at run time */
+#define SQM__SPECIAL static SQM__NOINLINE  /* one copy of a kernel, types at run time */
 #define SQM__WIDE
 #define SQM__EACH for (int i = 0; i < 16; i++)
 SQM__LANEWISE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = x; return r; }
@@ -2830,14 +2834,10 @@ static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, flo
     case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
     case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M); break;
     case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5); break;
-    case SQM_Q5M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5M); break;
-    case SQM_IQ4: SQM__NAME(gemm_codes)(g, first, last, SQM_IQ4); break;
-    case SQM_Q2K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q2K); break;
-    case SQM_Q3K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q3K); break;
     case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K); break;
     case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K); break;
     case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K); break;
-    default: break;
+    default:      SQM__NAME(gemm_codes)(g, first, last, g->dtype); break;  /* rare types share one copy */
     }
 }
 
@@ -7844,7 +7844,7 @@ static sqm_result sqm__gen_feed_prompt(sqm__gen *g, const sqm__prompt *p, int32_
     free(ids);
     return result;
 #else
-    int32_t part[64];
+    int32_t part[32];
     for (int32_t done = 0; done < n; done += SQM__COUNT(part)) {
         const int32_t count = sqm__min(n - done, SQM__COUNT(part));
         if (done > 0 && sqm__gen_encode(g, p) != n) return g->err->code;
@@ -8792,6 +8792,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__ASSERT
 #undef SQM__INLINE
 #undef SQM__UNUSED
+#undef SQM__NOINLINE
 #undef SQM__RESTRICT
 #undef SQM__UNROLL
 #undef SQM__COUNT
@@ -8801,12 +8802,6 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TEXT2
 #undef SQM__TEXT
 #undef SQM__VERSION
-#undef SQM__LANES
-#undef SQM__GROUP
-#undef SQM__CHUNK
-#undef SQM__TILE_KEYS
-#undef SQM__BLOCK
-#undef SQM__WORK_FLOATS
 #undef SQM__CAT2
 #undef SQM__CAT
 #undef SQM__NAME
