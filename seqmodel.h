@@ -1,6 +1,5 @@
-/* seqmodel.h 0.1.0 - trained sequence models in plain C: one header, the C standard library, nothing else.
-
-   ==== [DOC] Manual =========================================================================================
+/* ==== [DOC] Manual  ==========================================================================================
+   seqmodel.h 0.1.0 - trained sequence models in plain C: one header, the C standard library, nothing else.
 
    In exactly one C or C++ file:                          In all others:
        #define SEQMODEL_IMPLEMENTATION                        #include "seqmodel.h"
@@ -1715,7 +1714,7 @@ enum {
     SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
     SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
     SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
-    SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm, per thread: a chunk and four panels of sums */
+    SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm: a chunk and four panels of sums */
 };
 
 /* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
@@ -5191,7 +5190,7 @@ typedef struct sqm__span { uint32_t begin, end; int32_t match; } sqm__span;
 typedef struct sqm__splitter {
     const sqm__tok_step *step;
     uint32_t             begin, at, end;               /* the piece it cuts, and how far it is */
-    sqm__span            ahead[2];                     /* found, but not handed out yet: the last comes first */
+    sqm__span            ahead[2];                     /* found, not handed out yet: the last comes first */
     int32_t              n_ahead;
 } sqm__splitter;
 

