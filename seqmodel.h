@@ -1,4 +1,4 @@
-/* ==== [DOC] Manual  ==========================================================================================
+/* ==== [DOC] Manual  ========================================================================================
    seqmodel.h 0.1.0 - trained sequence models in plain C: one header, the C standard library, nothing else.
 
    In exactly one C or C++ file:                          In all others:
