@@ -6433,10 +6433,7 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
 #if SQM__HAVE_TOKENIZER
     if (m->file.token_bytes) {
         SQM__TRY(sqm__tok_open(&m->tok, m->file.tokens, m->file.token_bytes, err));
-        m->has_tok = 1;
-        if (sqm__tok_count(&m->tok) > m->n_tokens)
-            SQM__FAIL(err, SQM_E_SHAPE, sqm__tok_count(&m->tok), "the tokenizer has %d tokens, the model %d",
-                      sqm__tok_count(&m->tok), m->n_tokens);
+        m->has_tok = 1;                 /* it may know more tokens than the table has rows: feeding checks ids */
     }
 #endif
     return SQM_OK;
@@ -6593,11 +6590,7 @@ SQMDEF void sqm_model_free(sqm_model *m)
 /* ---- what is inside ------------------------------------------------------------------------------------ */
 SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key)
 {
-    if (!m || !key) return NULL;
-    for (int32_t i = 0; i < m->file.n_meta; i++)
-        if (sqm__same_text(sqm__file_text(&m->file, m->file.meta[i].key), key))
-            return sqm__file_text(&m->file, m->file.meta[i].value);
-    return NULL;
+    return m && key ? sqm__file_find_meta(&m->file, key) : NULL;
 }
 
 SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)

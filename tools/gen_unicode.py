@@ -3,9 +3,9 @@
 
     python3 tools/gen_unicode.py tools/tok_unicode.h
 
-Uses the module unicodedata2 when it is there (pip install unicodedata2==16.0.0), else Python's own unicodedata; the
-version is written beside the tables. The committed tables are those of Unicode 16.0, the version of the regular
-expression library that the reference tokenizers use.
+Uses the module unicodedata2 when it is there (pip install unicodedata2==16.0.0), else Python's own unicodedata;
+the version is written beside the tables. The committed tables are those of Unicode 16.0, the version of the
+regular expression library that the reference tokenizers use.
 """
 import sys
 
@@ -108,7 +108,8 @@ def generate():
     out += table('tok_category_blocks', 'uint16_t', blocks, 'run that holds code point 256 * i')
     out += table('tok_decomposed', 'uint32_t', [x for d in decomp for x in d],
                  'code point, first, second (0: none) of canonical decompositions')
-    out += table('tok_compositions', 'uint16_t', order, 'decompositions that NFC composes again, by (first, second)')
+    out += table('tok_compositions', 'uint16_t', order,
+                 'decompositions that NFC composes again, by (first, second)')
     out += table('tok_combining_runs', 'uint32_t', [c << 8 | k for c, k in combining_runs()],
                  'first code point << 8 | combining class')
     out += table('tok_unstable', 'uint32_t', [x for r in unstable for x in r],
