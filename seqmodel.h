@@ -4623,7 +4623,7 @@ SQM__INLINE const sqm__char_class *sqm__tok_class(const sqm__tok *t, uint32_t i)
 {
     return (const sqm__char_class *)t->array[SQM__A_CLASSES] + i;
 }
-static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_tokens; }
+SQM__UNUSED static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_tokens; }
 
 /* ---- opening: every number is checked here ------------------------------------------------------------- */
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)

@@ -71,6 +71,8 @@ with_data() {
     fi
     count hf "$BUILD/sqm-check" $(cases "$DATA/hf" < tests/hf_cases.txt)
     count hf-legacy "$BUILD/sqm-check" --legacy $(cases "$DATA/hf" < tests/hf_cases.txt)
+    count vectors "$BUILD/sqm-vectors" "$DATA"/vectors/attn/core/sdpa*.safetensors \
+        "$DATA"/vectors/attn/core/mask*.safetensors "$DATA"/vectors/attn/core/rope*.safetensors
     count hf-split "$BUILD/sqm-check" --split 7 $(cases "$DATA/hf" < tests/hf_cases.txt)
 }
 
