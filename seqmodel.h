@@ -6433,7 +6433,7 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
 #if SQM__HAVE_TOKENIZER
     if (m->file.token_bytes) {
         SQM__TRY(sqm__tok_open(&m->tok, m->file.tokens, m->file.token_bytes, err));
-        m->has_tok = 1;                 /* it may know more tokens than the table has rows: feeding checks ids */
+        m->has_tok = 1;                 /* may know more tokens than the table has rows */
     }
 #endif
     return SQM_OK;

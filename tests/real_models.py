@@ -131,7 +131,7 @@ def check_stories(name, source, directory):
     with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
         reference = json.load(f)
     model = os.path.join(work.name, name + ".sqm")
-    tool("sqm-convert", source, "-o", model)
+    tool("sqm-convert", source, "-o", model, "--tokenizer", os.path.join(os.path.dirname(source), "tok512.bin"))
     for key, p in reference["prompts"].items():
         got = list(map(int, tool("sqm-tokenize", model, stdin=p["text"].encode()).split()))
         verdict(got == p["ids"], f"{name} {key} tokens", f"{len(got)} ids")

@@ -10,7 +10,7 @@
 static const char help[] =
     "usage: sqm-vectors FILE.safetensors...\n"
     "\n"
-    "Prints \"PASS|FAIL|SKIP mechanism/case max_abs_err tolerance\" for each file and a line that counts them.\n"
+    "Prints \"PASS|FAIL|SKIP mechanism/case max_abs_err tolerance\" for each file, then counts them.\n"
     "The tolerance is 1e-5 + 1e-5 * |expected|. SKIP, with its reason, counts as not passed.\n"
     "Exit status: 0 nothing failed, 1 something did, 2 wrong usage.\n";
 
