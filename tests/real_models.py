@@ -150,7 +150,7 @@ def check_tokenizer(name, model, path):
         if list(map(int, ids)) != case["ids"]:
             wrong.append(f"encode {i} ({case['category']})")
         back = tool("sqm-tokenize", model, "--decode", stdin=as_text(case["ids"]))
-        if back.decode("utf-8", "replace") != case["decoded"]:
+        if "decoded" in case and back.decode("utf-8", "replace") != case["decoded"]:
             wrong.append(f"decode {i} ({case['category']})")
     verdict(not wrong, f"tokenizer {name}", ", ".join([f"{len(cases)} strings, {len(wrong)} wrong"] + wrong[:6]))
 
