@@ -49,7 +49,7 @@ static int answer(sqm_session *session, int t, const char *system, const char *l
 {
     static char prompt[1 << 18];
     const int first = sqm_position(session, 0) == 0, opened = stats->reason == SQM_END_STOP_TEXT;
-    sqm_generate_options options = {NULL, 0, NULL, 0, 0};
+    sqm_generate_options options = {NULL, 1000, NULL, 0, 0};     /* tokens an answer */
     options.sampler = sampler;
     options.stop = templates[t].marker ? NULL : stop_text;
     if (first && system)
