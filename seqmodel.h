@@ -466,7 +466,7 @@ typedef int (*sqm_on_text)(void *user, const char *text, int32_t bytes);
 typedef struct sqm_generate_options {                  /* all zero = defaults; NULL too */
     sqm_sampler       *sampler;                        /* NULL: greedy */
     int32_t            max_tokens;                     /* 0: until the model ends or the context is full */
-    /* NULL-terminated list of texts that end it, or NULL */
+    /* NULL-terminated list of texts of 1 to 128 bytes that end it */
     const char *const *stop;
     uint32_t           token_flags;                    /* SQM_TOKENS_*, for the prompt */
     int32_t            keep_special;                   /* 1: special tokens appear in the text */
