@@ -3484,6 +3484,8 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
+    if ((int)kind < 0 || (int)kind > SQM_NORM_L2)
+        SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "norm %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     job.gain = gain;
     job.bias = bias;
@@ -3826,7 +3828,7 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
     const sqm__attention *a = job->a;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
-        for (int32_t h = 0; h < a->kv_heads; h++)
+        for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
             if (unit++ % job->pieces == piece)
                 for (int32_t t = 0; t < job->spans[s].rows; t++)
                     sqm__kv_write(a, job->spans[s].state, job->spans[s].position + t, h,
@@ -3909,7 +3911,7 @@ static void sqm__attention_task(void *arg, int32_t piece)
     uint8_t *scratch = job->scratch + sqm__attention_piece_bytes(job->a) * (size_t)piece;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
-        for (int32_t first = 0; first < job->spans[s].rows; first += block)
+        for (int32_t first = 0; job->spans[s].state && first < job->spans[s].rows; first += block)
             for (int32_t h = 0; h < job->a->kv_heads; h++)
                 if (unit++ % job->pieces == piece)
                     sqm__attention_block(job, scratch, &job->spans[s], h, first, sqm__min(block,
@@ -3924,6 +3926,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)x->threads;
     sqm__attention_job job;
     size_t work = 0;
+    int32_t kept = 0;                   /* spans with a state: all of them at once, after the others */
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -3935,6 +3938,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                       (uint64_t)need, (uint64_t)x->scratch_bytes);
         work += (size_t)span.rows * ((size_t)span.position +
                                      (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
+        kept += span.state != NULL;
         if (span.state) continue;
         if (span.position != 0)
             SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
@@ -3948,7 +3952,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
         sqm__run(x, sqm__attention_write_task, &job, job.pieces);
         sqm__run(x, sqm__attention_task, &job, job.pieces);
     }
-    if (!spans[0].state) return SQM_OK;
+    if (!kept) return SQM_OK;
     job.spans = spans;
     job.n_spans = n_spans;
     job.pieces = sqm__pieces(x, work);
@@ -6341,6 +6345,19 @@ static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op
     return SQM_OK;
 }
 
+/* Messages of mixers and about single parameters do not know their op: puts it in front. */
+static sqm_result sqm__name_op(sqm_error *err, sqm_result r, int32_t line, int32_t kind)
+{
+#if SQM__HAVE_ERROR_TEXT
+    if (err && strncmp(err->text, "op ", 3) != 0) {
+        const sqm_error from = *err;
+        sqm__fail(err, r, from.line, from.value, "op %d (%s): %s", line, sqm__op_kinds[kind].name, from.text);
+    }
+#endif
+    (void)err; (void)line; (void)kind;
+    return r;
+}
+
 static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const char *name)
 {
     for (; mixers && *mixers; mixers++)
@@ -6426,7 +6443,8 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
     sqm__model_views(m);
     for (int32_t i = 0; i < m->n_ops; i++) {
         b.line = i;
-        SQM__TRY(sqm__bind_op(&b, &m->file.ops[i], &m->ops[i]));
+        const sqm_result r = sqm__bind_op(&b, &m->file.ops[i], &m->ops[i]);
+        if (r != SQM_OK) return sqm__name_op(err, r, i, m->file.ops[i].op);
     }
     if (m->n_tokens == 0) SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe has no embed of tokens");
     if (m->vocab_size == 0) SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe has no head");

@@ -1,6 +1,6 @@
-/* test_mix_attention.c - the attention mixer against a naive double version over random shapes; cut rows
-   give the same bits;
-   wrong parameters are refused with a message. */
+/* test_mix_attention.c - the attention mixer against a naive double version over random shapes; cuts,
+   batches, rings,
+   threads and instruction sets give the same bits; wrong parameters are refused with a message. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "check.h"
@@ -102,9 +102,241 @@ static void test_shape(const shape *s)
     free(in); free(want); free(got); free(cut); free(state); free(scratch);
 }
 
+/* ---- one result everywhere ----------------------------------------------------------------------------- */
+/* a bound mixer, rows, and their result as one sequence without state */
+typedef struct bench {
+    uint8_t    bound[256];
+    sqm_tensor sink;
+    float      sinks[16], *in, *want;
+    int32_t    width, out_width, rows;
+    void      *scratch;
+    size_t     scratch_bytes;
+} bench;
+
+static sqm_result bench_feed(const bench *b, sqm_exec *x, float *out, void *state, int32_t at, int32_t rows)
+{
+    sqm_span span = { NULL, 0, 0, 0, 0 };
+    span.state = state;
+    span.position = at;
+    span.rows = rows;
+    span.total = at + rows;
+    return sqm_mixer_attention()->forward(b->bound, x, out, b->in + (size_t)at * (size_t)b->width, &span, 1);
+}
+
+static sqm_exec bench_exec(const bench *b, sqm_isa isa, int32_t threads)
+{
+    sqm_exec x;
+    CHECK(sqm_exec_init(&x, isa, threads, b->scratch, b->scratch_bytes) == SQM_OK);
+    return x;
+}
+
+/* Values are multiples of 1/1024 times range: with range 1 exact in float16. */
+static void bench_open(bench *b, const shape *s, float range)
+{
+    const sqm_tensor *list = &b->sink;
+    const sqm_mixer *mixer = sqm_mixer_attention();
+    sqm_param params[8];
+    sqm_error err;
+    sqm_exec x;
+    size_t n;
+    b->width = (s->heads + s->kv) * s->dim + s->kv * s->v_dim;
+    b->rows = s->rows;
+    n = (size_t)b->rows * (size_t)b->width;
+    b->in = (float *)malloc(n * 4);
+    for (size_t i = 0; i < n; i++) b->in[i] = range * ((float)draw(2048) / 1024.0f - 1.0f);
+    for (int i = 0; i < 16; i++) b->sinks[i] = uniform();
+    b->sink = sqm_tensor_1d(b->sinks, SQM_F32, s->heads);
+    CHECK(mixer->bind(b->bound, params, fill_params(params, s, &list), b->width, &b->out_width,
+                      &err) == SQM_OK);
+    b->want = (float *)malloc((size_t)b->rows * (size_t)b->out_width * 4);
+    b->scratch_bytes = mixer->scratch_bytes(b->bound, b->rows, b->rows, 8) + 64 +
+                       mixer->state_bytes(b->bound, b->rows, b->rows, SQM_F32);
+    b->scratch = malloc(b->scratch_bytes);
+    x = bench_exec(b, SQM_ISA_SCALAR, 1);
+    CHECK(bench_feed(b, &x, b->want, NULL, 0, b->rows) == SQM_OK);
+}
+static void bench_close(bench *b) { free(b->in); free(b->want); free(b->scratch); }
+
+static void *bench_state(const bench *b, int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm_mixer *mixer = sqm_mixer_attention();
+    const size_t bytes = mixer->state_bytes(b->bound, b->rows, max_batch, dtype);
+    void *state = malloc(bytes);
+    memset(state, 0xff, bytes);         /* reset must not count on zeros                                    */
+    mixer->reset(b->bound, state, bytes, b->rows, max_batch, dtype);
+    CHECK(mixer->used_bytes(b->bound, state, 0) >= mixer->header_bytes);
+    CHECK(mixer->used_bytes(b->bound, state, b->rows) <= bytes);
+    return state;
+}
+
+static void run_backwards(void *user, sqm_task fn, void *arg, int32_t n)
+{
+    int32_t *calls = (int32_t *)user;
+    ++*calls;
+    for (int32_t i = n - 1; i >= 0; i--) fn(arg, i);
+}
+
+/* Pieces of at most max_batch rows; with a window the state is a ring that wraps. */
+static void check_pieces(const bench *b, sqm_exec *x, int32_t max_batch, sqm_dtype dtype, double tolerance)
+{
+    const size_t n = (size_t)b->rows * (size_t)b->out_width;
+    float *got = (float *)malloc(n * 4);
+    void *state = bench_state(b, max_batch, dtype);
+    for (int32_t t = 0, rows; t < b->rows; t += rows) {
+        rows = 1 + (int32_t)draw((uint32_t)max_batch);
+        if (rows > b->rows - t) rows = b->rows - t;
+        CHECK(bench_feed(b, x, got + (size_t)t * (size_t)b->out_width, state, t, rows) == SQM_OK);
+    }
+    if (tolerance > 0.0) CHECK_CLOSE(got, b->want, n, tolerance, "pieces");
+    else CHECK(memcmp(got, b->want, n * 4) == 0);
+    free(state);
+    free(got);
+}
+
+static void test_pieces(const shape *s)
+{
+    static const sqm_isa isas[] = { SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+    static const int32_t batches[] = { 1, 13, 100 };
+    sqm_parallel pool;
+    int32_t calls = 0;
+    sqm_exec x;
+    bench b;
+    bench_open(&b, s, 1.0f);
+    for (int i = 0; i < 4; i++) {
+        if (!sqm_cpu_has(isas[i])) continue;
+        x = bench_exec(&b, isas[i], 1);
+        for (int k = 0; k < 3; k++) check_pieces(&b, &x, batches[k], SQM_F32, 0.0);
+        check_pieces(&b, &x, 50, SQM_F16, 0.0);         /* these inputs are exact in float16                */
+    }
+    pool.run = run_backwards;
+    pool.user = &calls;
+    pool.threads = 5;
+    x = bench_exec(&b, SQM_ISA_AUTO, 5);
+    check_pieces(&b, &x, 100, SQM_F32, 0.0);            /* OpenMP where it is compiled in                   */
+    x.parallel = &pool;
+    check_pieces(&b, &x, 100, SQM_F32, 0.0);
+    CHECK(bench_feed(&b, &x, b.want, NULL, 0, b.rows) == SQM_OK && calls > 0);
+    bench_close(&b);
+    bench_open(&b, s, 0.73f);
+    x = bench_exec(&b, SQM_ISA_AUTO, 1);
+    check_pieces(&b, &x, 33, SQM_F16, 4e-3);
+    bench_close(&b);
+}
+
+/* Sequences of other lengths, one of them without state, in one call and in another order of rows. */
+static void test_spans(const shape *s)
+{
+    enum { N = 4 };
+    static const int32_t past[N] = { 70, 0, 0, 129 }, rows[N] = { 1, 40, 65, 30 };
+    const sqm_mixer *mixer = sqm_mixer_attention();
+    float *in, *out, *alone;
+    sqm_span spans[N];
+    int32_t first = 0;
+    sqm_exec x;
+    bench b;
+    bench_open(&b, s, 1.0f);
+    in = (float *)malloc(200 * (size_t)b.width * 4);
+    out = (float *)malloc(200 * (size_t)b.out_width * 4);
+    alone = (float *)malloc(200 * (size_t)b.out_width * 4);
+    for (int without = 0; without < N; without++) {     /* which one has no state                           */
+        if (past[without]) continue;
+        x = bench_exec(&b, SQM_ISA_AUTO, 3);
+        first = 0;
+        for (int i = N - 1; i >= 0; i--) {
+            spans[i].state = i == without ? NULL : bench_state(&b, b.rows, SQM_F32);
+            spans[i].first_row = first;
+            spans[i].rows = rows[i];
+            spans[i].position = past[i];
+            spans[i].total = past[i] + rows[i];
+            if (past[i]) CHECK(bench_feed(&b, &x, alone, spans[i].state, 0, past[i]) == SQM_OK);
+            memcpy(in + (size_t)first * (size_t)b.width, b.in + (size_t)past[i] * (size_t)b.width,
+                   (size_t)rows[i] * (size_t)b.width * 4);
+            first += rows[i];
+        }
+        CHECK(mixer->forward(b.bound, &x, out, in, spans, N) == SQM_OK);
+        for (int i = 0; i < N; i++) {
+            const size_t n = (size_t)rows[i] * (size_t)b.out_width;
+            CHECK(memcmp(out + (size_t)spans[i].first_row * (size_t)b.out_width,
+                         b.want + (size_t)past[i] * (size_t)b.out_width, n * 4) == 0);
+            free(spans[i].state);
+        }
+    }
+    free(in); free(out); free(alone);
+    bench_close(&b);
+}
+
+/* Scores of thousands: without subtracting the largest they would overflow. */
+static void test_large(void)
+{
+    const shape s = { 1, 1, 16, 16, 0, 70, 0.0f, 1 };
+    bench b;
+    sqm_exec x;
+    bench_open(&b, &s, 60.0f);
+    x = bench_exec(&b, SQM_ISA_AUTO, 1);
+    for (int32_t t = 0; t < s.rows; t++)
+        for (int32_t i = 0; i < 16; i++) {
+            const float v = b.want[t * 16 + i];
+            CHECK(v >= -60.0f && v <= 60.0f);
+        }
+    check_pieces(&b, &x, 9, SQM_F32, 0.0);
+    bench_close(&b);
+}
+
+static void test_scratch(void)
+{
+    const shape s = { 4, 2, 9, 7, 0, 70, 0.0f, 0 };
+    bench b;
+    sqm_exec x;
+    float *out;
+    void *state;
+    uint8_t *aligned;
+    bench_open(&b, &s, 1.0f);
+    out = (float *)malloc((size_t)b.rows * (size_t)b.out_width * 4);
+    state = bench_state(&b, b.rows, SQM_F32);
+    aligned = (uint8_t *)b.scratch + (64 - (uintptr_t)b.scratch % 64) % 64;
+    CHECK(sqm_exec_init(&x, SQM_ISA_AUTO, 1, NULL, 0) == SQM_OK);
+    for (int i = 0; i < 2; i++) {
+        void *to = i ? state : NULL;
+        size_t need;
+        CHECK(sqm_exec_init(&x, SQM_ISA_AUTO, 1, NULL, 0) == SQM_OK);
+        CHECK(bench_feed(&b, &x, out, to, 0, b.rows) == SQM_E_MEMORY &&
+              strstr(x.error.text, "attention needs"));
+        need = (size_t)x.error.value;
+        CHECK(need >= sqm_mixer_attention()->scratch_bytes(b.bound, b.rows, b.rows, 1) &&
+              need + 64 <= b.scratch_bytes);
+        CHECK(sqm_exec_init(&x, SQM_ISA_AUTO, 1, aligned, need - 1) == SQM_OK);
+        CHECK(bench_feed(&b, &x, out, to, 0, b.rows) == SQM_E_MEMORY && x.error.value == need);
+        CHECK(sqm_exec_init(&x, SQM_ISA_AUTO, 1, aligned, need) == SQM_OK);
+        CHECK(bench_feed(&b, &x, out, to, 0, b.rows) == SQM_OK);
+        CHECK(memcmp(out, b.want, (size_t)b.rows * (size_t)b.out_width * 4) == 0);
+    }
+    x = bench_exec(&b, SQM_ISA_AUTO, 1);
+    CHECK(bench_feed(&b, &x, out, NULL, 3, 5) == SQM_E_ARGUMENT && strstr(x.error.text, "position 0, not 3"));
+    free(out); free(state);
+    bench_close(&b);
+}
+
+/* ---- wrong parameters ---------------------------------------------------------------------------------- */
+static void refused(const sqm_param *p, int32_t n, int32_t width, const char *text, int line)
+{
+    uint8_t bound[256];
+    int32_t out = 0;
+    sqm_error err;
+    sqm_result got;
+    memset(&err, 0, sizeof(err));
+    got = sqm_mixer_attention()->bind(bound, p, n, width, &out, &err);
+    if (got != SQM_E_SHAPE || !strstr(err.text, text))
+        printf("line %d: %s \"%s\", expected \"%s\"\n", line, sqm_result_name(got), err.text, text);
+    CHECK(got == SQM_E_SHAPE && err.code == got && strstr(err.text, text));
+}
+#define REFUSED(p, n, width, text) refused(p, n, width, text, __LINE__)
+
 static void test_refusals(void)
 {
-    const shape good = { 4, 2, 8, 8, 0, 1, 0.0f, 0 };
+    const shape good = { 4, 2, 8, 8, 0, 1, 0.0f, 0 }, none = { 0, 2, 8, 8, 0, 1, 0.0f, 0 };
+    float values[4] = { 0.0f };
+    sqm_tensor sinks = sqm_tensor_1d(values, SQM_F32, 4);
+    const sqm_tensor *list = &sinks;
     uint8_t bound[256];
     sqm_param p[8];
     sqm_error err;
@@ -112,15 +344,55 @@ static void test_refusals(void)
     shape s = good;
     CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, NULL), 64, &out, &err) == SQM_OK &&
           out == 32);
-    CHECK(sqm_mixer_attention()->bind(bound, p, 7, 65, &out, &err) == SQM_E_SHAPE && strstr(err.text, "65"));
+    REFUSED(p, 7, 65, "rows of 65");
+    REFUSED(p, 7, 63, "4 + 2 x 2 heads of 8");
+    REFUSED(p, fill_params(p, &none, NULL), 64, "heads = 0");
     s.kv = 3;
-    CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, NULL), 80, &out, &err) == SQM_E_SHAPE);
-    s = good;
-    s.window = -1;
-    CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, NULL), 64, &out, &err) == SQM_E_SHAPE);
-    s = good;
-    s.softcap = -1.0f;
-    CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, NULL), 64, &out, &err) == SQM_E_SHAPE);
+    REFUSED(p, fill_params(p, &s, NULL), 80, "4 heads cannot share 3");
+    s.kv = 8;
+    REFUSED(p, fill_params(p, &s, NULL), 128, "kv_heads = 8 must be a whole number from 1 to 4");
+    s = good; s.window = -1;
+    REFUSED(p, fill_params(p, &s, NULL), 64, "window = -1");
+    s = good; s.dim = 0;
+    REFUSED(p, fill_params(p, &s, NULL), 16, "head_dim = 0");
+    s = good; s.v_dim = -8;
+    REFUSED(p, fill_params(p, &s, NULL), 64, "v_dim = -8");
+    s = good; s.softcap = -1.0f;
+    REFUSED(p, fill_params(p, &s, NULL), 64, "softcap");
+    s = good; s.sinks = 1;
+    CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, &list), 64, &out, &err) == SQM_OK);
+    sinks.shape[0] = 3;
+    REFUSED(p, 8, 64, "sinks must be 4 float32 values, has 3");
+    sinks.shape[0] = 4;
+    sinks.dtype = SQM_F16;
+    REFUSED(p, 8, 64, "sinks");
+    list = NULL;
+    REFUSED(p, 8, 64, "sinks must be one tensor");
+    (void)fill_params(p, &good, NULL);
+    p[0].number = 2.5;
+    REFUSED(p, 7, 64, "heads = 2 must be a whole number");
+    p[0].number = 1e300;
+    REFUSED(p, 7, 64, "heads");
+    p[0].number = 4.0;
+    p[6].number = 1e200;
+    REFUSED(p, 7, 64, "scale is not a finite number");
+}
+
+static void test_all_pieces(void)
+{
+    for (int i = 0; i < 8; i++) {
+        shape s;
+        s.kv = 1 + (int32_t)draw(3);
+        s.heads = s.kv * (1 + (int32_t)draw(4));
+        s.dim = 1 + (int32_t)draw(24);
+        s.v_dim = 1 + (int32_t)draw(24);
+        s.window = i % 3 ? 1 + (int32_t)draw(90) : 0;
+        s.rows = 160 + (int32_t)draw(50);
+        s.softcap = i % 2 ? 1.5f : 0.0f;
+        s.sinks = i / 2 % 2;
+        test_pieces(&s);
+        test_spans(&s);
+    }
 }
 
 int main(void)
@@ -137,6 +409,9 @@ int main(void)
         s.sinks = (int)draw(2);
         test_shape(&s);
     }
+    test_all_pieces();
+    test_large();
+    test_scratch();
     test_refusals();
     return check_report("test_mix_attention");
 }
