@@ -320,7 +320,9 @@ SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 typedef struct sqm_model sqm_model;
 typedef struct sqm_model_info {
     int32_t     dim;                                   /* width of the residual stream, r0 */
-    int32_t     vocab_size;                            /* logits a token; 0: the model has no head */
+    int32_t     vocab_size;                            /* logits a token, or columns of an output row */
+    int32_t     n_tokens;                              /* token ids it reads: 0 .. n_tokens - 1; 0: none */
+    int32_t     input_width;                           /* columns of the rows it reads; 0: none */
     int32_t     max_context;                           /* positions the model was made for; 0: unlimited */
     int32_t     n_ops, n_mixers, n_tensors;
     int32_t     has_tokenizer;
@@ -393,12 +395,17 @@ SQMDEF sqm_result   sqm_feed(sqm_session *s, int32_t seq, const int32_t *tokens,
 /* The same, and writes the logits after every token: logits [n, vocab_size]. */
 SQMDEF sqm_result   sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n,
                                  float *logits);
+/* The same for models that read rows of values instead of tokens (recipes with an input op: signals, frames,
+   vectors of another model): rows [n, input_width], out [n, vocab_size]. */
+SQMDEF sqm_result   sqm_feed_rows(sqm_session *s, int32_t seq, const float *rows, int32_t n);
+SQMDEF sqm_result   sqm_feed_rows_all(sqm_session *s, int32_t seq, const float *rows, int32_t n, float *out);
 /* Many sequences in one packed batch; each seq at most once. Results are bit-equal to feeding them one by
    one.   */
 typedef struct sqm_input {
     int32_t        seq;
-    const int32_t *tokens;                             /* [n] */
+    const int32_t *tokens;                             /* [n]; NULL when the model reads rows only */
     int32_t        n;
+    const float   *rows;                               /* [n, input_width]; NULL when it reads tokens only */
 } sqm_input;
 SQMDEF sqm_result   sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int32_t n_inputs);
 /* [vocab_size] until seq's next feed or reset; NULL: none yet */
@@ -3997,8 +4004,8 @@ SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
 #define SQM__NO_TENSOR     0xffffffffu                 /* "-" in a tensor list */
 
 /* What an op's dst, src, src2 may be besides 0..15, the registers r0..r15. */
-enum { SQM__REGISTERS = 16, SQM__REG_LOGITS = 252, SQM__REG_TOKENS = 253, SQM__REG_POSITIONS = 254,
-       SQM__REG_NONE = 255 };
+enum { SQM__REGISTERS = 16, SQM__REG_ROWS = 251, SQM__REG_LOGITS = 252, SQM__REG_TOKENS = 253,
+       SQM__REG_POSITIONS = 254, SQM__REG_NONE = 255 };
 enum { SQM__PARAM_INT = 0, SQM__PARAM_FLOAT = 1, SQM__PARAM_TEXT = 2, SQM__PARAM_TENSORS = 3 };
 
 typedef struct sqm__file_header {
@@ -4434,7 +4441,7 @@ static sqm_result sqm__file_check_gaps(const sqm__file *f, sqm_error *err)
     return SQM_OK;
 }
 
-static int sqm__is_register(uint8_t r) { return r < SQM__REGISTERS || r >= SQM__REG_LOGITS; }
+static int sqm__is_register(uint8_t r) { return r < SQM__REGISTERS || r >= SQM__REG_ROWS; }
 
 static sqm_result sqm__file_check_params(const sqm__file *f, sqm_error *err)
 {
@@ -5972,8 +5979,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
 
    Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is
    an absent entry):
-     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or by position +
-             offset
+     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
+     input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1]         scale * (rS W^T + b), outputs side by side
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
@@ -5982,12 +5989,16 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
+     affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
      add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
-     head    logits rS  w=@A [b=@ scale= softcap=]
+     cat     rD rA rB                                              rows side by side
+     head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
-enum { SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
-    SQM__OP_ADD,
-       SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_COUNT };
+enum {                                  /* numbers in files: never change one */
+    SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
+    SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_COUNT
+};
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
@@ -6004,7 +6015,10 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "scale",   "by", 1 },
     { "copy",    "first count", 1 },
     { "softcap", "cap", 1 },
-    { "head",    "w b scale softcap", 1 }
+    { "head",    "w b scale softcap", 1 },
+    { "input",   "width", 1 },
+    { "affine",  "w b", 1 },
+    { "cat",     "", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -6019,7 +6033,7 @@ typedef struct sqm__op {
     int32_t          in_width, out_width;
     sqm__linear      linear;            /* linear, head */
     sqm_tensor       table;             /* embed */
-    const float     *gain, *bias;       /* norm */
+    const float     *gain, *bias;       /* norm, affine */
     float            number;            /* eps, scale, by or cap */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
@@ -6034,7 +6048,8 @@ struct sqm_model {
     sqm__op          *ops;
     int32_t           n_ops, n_slots, n_ropes, n_mixers;
     int32_t           width[SQM__REGISTERS];           /* widest content of each register; 0: unused */
-    int32_t           vocab_size, n_tokens, max_context;
+    int32_t           vocab_size, n_tokens, input_width, max_context;
+    uint32_t          mixer_flags;      /* SQM_MIXER_* of all mixers together */
     sqm__rope_table  *ropes;
     sqm_tensor       *views;            /* [n_lists] tensors by position in the file's tensor lists */
     const sqm_tensor **view_pointers;   /* [n_lists] into views, NULL when absent */
@@ -6244,6 +6259,36 @@ static sqm_result sqm__bind_mix(sqm__binder *b, sqm__op *op)
     if (r != SQM_OK) return r;
     op->slot = b->m->n_slots++;
     b->m->n_mixers++;
+    b->m->mixer_flags |= op->mixer->flags;
+    return SQM_OK;
+}
+
+/* One float32 vector as wide as the op's rows, or NULL */
+static sqm_result sqm__bind_vector(const float **vector, sqm__binder *b, const char *key, int32_t width)
+{
+    return sqm__param_vector(vector, b->params, b->n_params, key, width, b->err);
+}
+
+static sqm_result sqm__bind_input(sqm__binder *b, sqm__op *op)
+{
+    if (op->src != SQM__REG_ROWS)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line, op->src);
+    SQM__TRY(sqm__param_int(&op->out_width, b->params, b->n_params, "width", 0, 1, 1 << 24, b->err));
+    if (b->m->input_width && b->m->input_width != op->out_width)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: rows of %d columns, but another op reads %d",
+                  b->line, op->out_width, b->m->input_width);
+    b->m->input_width = op->out_width;
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_head(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "softcap", 0.0, b->err));
+    op->out_width = op->in_width;
+    if (sqm__param(b->params, b->n_params, "w")) SQM__TRY(sqm__bind_linear(b, op));
+    else if (sqm__param(b->params, b->n_params, "b") || sqm__param(b->params, b->n_params, "scale"))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: a head without w= has no b= and no scale=", b->line);
+    b->m->vocab_size = op->out_width;
     return SQM_OK;
 }
 
@@ -6259,10 +6304,16 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place",
                                           b->line);
         return sqm__bind_linear(b, op);
-    case SQM__OP_HEAD:
-        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "softcap", 0.0, b->err));
-        SQM__TRY(sqm__bind_linear(b, op));
-        b->m->vocab_size = op->out_width;
+    case SQM__OP_HEAD:   return sqm__bind_head(b, op);
+    case SQM__OP_INPUT:  return sqm__bind_input(b, op);
+    case SQM__OP_AFFINE:
+        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->in_width));
+        return sqm__bind_vector(&op->bias, b, "b", op->in_width);
+    case SQM__OP_CAT:
+        if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
+        op->out_width = op->in_width + b->width[op->src2];
         return SQM_OK;
     case SQM__OP_ACT:
         op->out_width = op->in_width;
@@ -6303,7 +6354,7 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
 static sqm_result sqm__bind_sources(sqm__binder *b, sqm__op *op)
 {
     const int32_t n = sqm__op_kinds[op->kind].n_sources;
-    if (op->kind == SQM__OP_EMBED) return SQM_OK;
+    if (op->kind == SQM__OP_EMBED || op->kind == SQM__OP_INPUT) return SQM_OK;
     for (int32_t i = 0; i < n; i++) {
         const int32_t reg = i ? op->src2 : op->src;
         if (reg < 0 || reg >= SQM__REGISTERS || b->width[reg] == 0)
@@ -6446,7 +6497,8 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
         const sqm_result r = sqm__bind_op(&b, &m->file.ops[i], &m->ops[i]);
         if (r != SQM_OK) return sqm__name_op(err, r, i, m->file.ops[i].op);
     }
-    if (m->n_tokens == 0) SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe has no embed of tokens");
+    if (m->n_tokens == 0 && m->input_width == 0)
+        SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe reads no input: no embed of tokens, no input");
     if (m->vocab_size == 0) SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe has no head");
 #if SQM__HAVE_TOKENIZER
     if (m->file.token_bytes) {
@@ -6617,6 +6669,8 @@ SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)
     memset(info, 0, sizeof(*info));
     info->dim = m->width[0];
     info->vocab_size = m->vocab_size;
+    info->n_tokens = m->n_tokens;
+    info->input_width = m->input_width;
     info->max_context = m->max_context;
     info->n_ops = m->n_ops;
     info->n_mixers = m->n_mixers;
@@ -6665,7 +6719,8 @@ struct sqm_session {
     uint8_t            *has_logits;     /* [n_sequences] */
     sqm_span           *spans;          /* [n_sequences] of the current batch */
     int32_t            *span_seq;       /* [n_sequences] whose spans they are */
-    const int32_t     **row_tokens;     /* [n_sequences] tokens of each span */
+    const int32_t     **row_tokens;     /* [n_sequences] tokens of each span, or NULL */
+    const float       **row_values;     /* [n_sequences] rows [input_width] of each span, or NULL */
     int32_t             n_spans, n_rows;
     float              *all_logits;     /* sqm_feed_all: where the batch's logits go, else NULL */
     uint8_t            *wants_logits;   /* [n_sequences] the span ends its input */
@@ -6733,6 +6788,7 @@ static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sq
     s->spans = (sqm_span *)sqm__push_product(a, seqs, sizeof(sqm_span), 16);
     s->span_seq = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
     s->row_tokens = (const int32_t **)sqm__push_product(a, seqs, sizeof(int32_t *), 16);
+    s->row_values = (const float **)sqm__push_product(a, seqs, sizeof(float *), 16);
     s->rope_tables = (float **)sqm__arena_push(a, (size_t)m->n_ropes * sizeof(float *), 16);
     for (int32_t i = 0; i < m->n_ropes; i++) {
         float *table = (float *)sqm__push_product(a, rows * (size_t)m->ropes[i].dims, sizeof(float), 64);
@@ -6763,8 +6819,13 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     memset(to, 0, sizeof(*to));
     if (!m) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "no model");
     if (c) *to = *c;
-    if (to->max_context == 0) to->max_context = m->max_context ? m->max_context : 2048;
-    if (to->max_batch == 0) to->max_batch = sqm__min(64, to->max_context);
+    if (to->max_context == 0)           /* nothing grows: no reason to stop */
+        to->max_context = m->max_context ? m->max_context : m->mixer_flags & (SQM_MIXER_STATE_GROWS |
+                                                                              SQM_MIXER_WHOLE_ONLY)
+            ? 2048 : 1 << 30;
+    if (to->max_batch == 0)
+        to->max_batch = m->mixer_flags & SQM_MIXER_WHOLE_ONLY ? to->max_context
+            : sqm__min(64, to->max_context);
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
@@ -6899,6 +6960,14 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
         }
 }
 
+static void sqm__run_input(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->out_width;
+    for (int32_t i = 0; i < s->n_spans; i++)
+        memcpy(s->registers[op->dst] + (size_t)s->spans[i].first_row * width, s->row_values[i],
+               (size_t)s->spans[i].rows * width * sizeof(float));
+}
+
 static void sqm__run_rope(sqm_session *s, const sqm__op *op)
 {
     const sqm__rope_table *r = &s->model->ropes[op->rope];
@@ -6934,6 +7003,29 @@ static void sqm__rope_prepare(sqm_session *s)
                                  span->position + t,
                                  freq, r->dims, r->attn_factor);
         }
+    }
+}
+
+/* a * gain + bias and rows side by side */
+static void sqm__run_affine(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->out_width;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        float *y = s->registers[op->dst] + (size_t)t * width;
+        const float *a = s->registers[op->src] + (size_t)t * width;
+        for (size_t i = 0; i < width; i++) {
+            const float product = op->gain ? a[i] * op->gain[i] : a[i];
+            y[i] = op->bias ? product + op->bias[i] : product;
+        }
+    }
+}
+static void sqm__run_cat(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
+    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
+        float *y = s->registers[op->dst] + t * width;
+        memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
+        memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
     }
 }
 
@@ -6989,7 +7081,10 @@ static void sqm__run_mix(sqm_session *s, const sqm__op *op)
 /* Logits of n rows that follow one another, to n rows of logits that do. */
 static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, const float *rows, int32_t n)
 {
-    sqm__linear_run(&s->exec, &op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
+    if (op->linear.n_weights)
+        sqm__linear_run(&s->exec, &op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
+    else
+        memcpy(logits, rows, (size_t)n * (size_t)op->out_width * sizeof(float));
     if (op->number > 0.0f)
         s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
 }
@@ -7037,6 +7132,9 @@ static void sqm__run_batch(sqm_session *s)
         case SQM__OP_GLU:
         case SQM__OP_SOFTCAP: sqm__run_rows(s, op); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
+        case SQM__OP_INPUT:  sqm__run_input(s, op); break;
+        case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
+        case SQM__OP_CAT:    sqm__run_cat(s, op); break;
         default:             sqm__run_elementwise(s, op); break;
         }
     }
@@ -7057,14 +7155,24 @@ static sqm_result sqm__check_seq(sqm_session *s, int32_t seq)
 static sqm_result sqm__check_input(sqm_session *s, const sqm_input *in)
 {
     SQM__TRY(sqm__check_seq(s, in->seq));
-    if (!in->tokens || in->n < 1)
+    if ((!in->tokens && !in->rows) || in->n < 1)
         SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, in->n, "sequence %d: nothing to feed (n = %d)", in->seq,
                   in->n);
+    if (!in->tokens && s->model->n_tokens)
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, in->seq, "sequence %d: the model reads tokens", in->seq);
+    if (!in->rows && s->model->input_width)
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, in->seq, "sequence %d: the model reads rows of %d values",
+                  in->seq, s->model->input_width);
     if (in->n > s->config.max_context - s->position[in->seq])
         SQM__FAIL(&s->exec.error, SQM_E_LIMIT, in->n,
                   "sequence %d: %d tokens after %d do not fit the context of %d", in->seq,
                   in->n, s->position[in->seq], s->config.max_context);
-    for (int32_t t = 0; t < in->n; t++)
+    if ((s->model->mixer_flags & SQM_MIXER_WHOLE_ONLY) &&
+        (s->position[in->seq] > 0 || in->n > s->config.max_batch))
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, in->n,
+                  "sequence %d: the model reads whole sequences of up to max_batch = %d; %d more after %d",
+                  in->seq, s->config.max_batch, in->n, s->position[in->seq]);
+    for (int32_t t = 0; s->model->n_tokens && t < in->n; t++)
         if (in->tokens[t] < 0 || in->tokens[t] >= s->model->n_tokens)
             SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, (uint64_t)(int64_t)in->tokens[t],
                       "token %d at index %d is outside the "
@@ -7079,15 +7187,22 @@ static void sqm__feed_input(sqm_session *s, const sqm_input *in)
     int32_t done = 0;
     s->has_logits[in->seq] = 0;
     while (done < in->n) {
-        const int32_t rows = sqm__min(in->n - done, s->config.max_batch - s->n_rows), i = s->n_spans++;
-        sqm_span *span = &s->spans[i];
+        int32_t rows = sqm__min(in->n - done, s->config.max_batch - s->n_rows), i;
+        sqm_span *span;
+        if (rows < in->n && (s->model->mixer_flags & SQM_MIXER_WHOLE_ONLY)) {
+            sqm__run_batch(s);          /* a whole sequence is not cut: checked to fit a batch of its own */
+            rows = in->n;
+        }
+        i = s->n_spans++;
+        span = &s->spans[i];
         span->state = NULL;
         span->first_row = s->n_rows;
         span->rows = rows;
         span->position = s->position[in->seq];
         span->total = total;
         s->span_seq[i] = in->seq;
-        s->row_tokens[i] = in->tokens + done;
+        s->row_tokens[i] = in->tokens ? in->tokens + done : NULL;
+        s->row_values[i] = in->rows ? in->rows + (size_t)done * (size_t)s->model->input_width : NULL;
         s->wants_logits[i] = (uint8_t)(done + rows == in->n);
         s->n_rows += rows;
         done += rows;
@@ -7113,44 +7228,64 @@ SQMDEF sqm_result sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int32_
     return SQM_OK;
 }
 
-SQMDEF sqm_result sqm_feed(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n)
+static sqm_input sqm__input(int32_t seq, const int32_t *tokens, const float *rows, int32_t n)
 {
     sqm_input in;
     in.seq = seq;
     in.tokens = tokens;
+    in.rows = rows;
     in.n = n;
+    return in;
+}
+
+SQMDEF sqm_result sqm_feed(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n)
+{
+    const sqm_input in = sqm__input(seq, tokens, NULL, n);
     return sqm_feed_batch(s, &in, 1);
+}
+
+SQMDEF sqm_result sqm_feed_rows(sqm_session *s, int32_t seq, const float *rows, int32_t n)
+{
+    const sqm_input in = sqm__input(seq, NULL, rows, n);
+    return sqm_feed_batch(s, &in, 1);
+}
+
+static sqm_result sqm__feed_all(sqm_session *s, const sqm_input *in, float *logits)
+{
+    const size_t vocab = (size_t)s->model->vocab_size, columns = (size_t)s->model->input_width;
+    const int32_t start = sqm_position(s, in->seq), seq = in->seq;
+    if (!logits) SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, 0, "no room for the logits was given");
+    SQM__TRY(sqm__check_input(s, in));
+    for (int32_t done = 0; done < in->n; done += s->config.max_batch) {
+        s->all_logits = logits + (size_t)done * vocab;
+        s->spans[0].total = start + in->n;
+        s->spans[0].state = NULL;
+        s->spans[0].first_row = 0;
+        s->spans[0].rows = sqm__min(s->config.max_batch, in->n - done);
+        s->spans[0].position = s->position[seq];
+        s->span_seq[0] = seq;
+        s->row_tokens[0] = in->tokens ? in->tokens + done : NULL;
+        s->row_values[0] = in->rows ? in->rows + (size_t)done * columns : NULL;
+        s->n_spans = 1;
+        s->n_rows = s->spans[0].rows;
+        sqm__run_batch(s);
+    }
+    s->all_logits = NULL;
+    memcpy(s->logits + (size_t)seq * vocab, logits + (size_t)(in->n - 1) * vocab, vocab * sizeof(float));
+    s->has_logits[seq] = 1;
+    return SQM_OK;
 }
 
 SQMDEF sqm_result sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tokens, int32_t n, float *logits)
 {
-    const size_t vocab = (size_t)s->model->vocab_size;
-    const int32_t start = sqm_position(s, seq);
-    sqm_input in;
-    in.seq = seq;
-    in.tokens = tokens;
-    in.n = n;
-    if (!logits) SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, 0, "sqm_feed_all needs room for the logits");
-    SQM__TRY(sqm__check_input(s, &in));
-    for (int32_t done = 0; done < n; done += s->config.max_batch) {
-        in.tokens = tokens + done;
-        in.n = sqm__min(s->config.max_batch, n - done);
-        s->all_logits = logits + (size_t)done * vocab;
-        s->spans[0].total = start + n;
-        s->spans[0].state = NULL;
-        s->spans[0].first_row = 0;
-        s->spans[0].rows = in.n;
-        s->spans[0].position = s->position[seq];
-        s->span_seq[0] = seq;
-        s->row_tokens[0] = in.tokens;
-        s->n_spans = 1;
-        s->n_rows = in.n;
-        sqm__run_batch(s);
-    }
-    s->all_logits = NULL;
-    memcpy(s->logits + (size_t)seq * vocab, logits + (size_t)(n - 1) * vocab, vocab * sizeof(float));
-    s->has_logits[seq] = 1;
-    return SQM_OK;
+    const sqm_input in = sqm__input(seq, tokens, NULL, n);
+    return sqm__feed_all(s, &in, logits);
+}
+
+SQMDEF sqm_result sqm_feed_rows_all(sqm_session *s, int32_t seq, const float *rows, int32_t n, float *out)
+{
+    const sqm_input in = sqm__input(seq, NULL, rows, n);
+    return sqm__feed_all(s, &in, out);
 }
 
 /* ---- states -------------------------------------------------------------------------------------------- */
@@ -8019,7 +8154,7 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
 /* ---- an op as recipe text ------------------------------------------------------------------------------ */
 static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
 {
-    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" :
+    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS ? "rows" :
                        r == SQM__REG_POSITIONS ? "positions" : r == SQM__REG_NONE ? "none" : NULL;
     if (name) { memcpy(dst, name, strlen(name) + 1); return; }
     snprintf(dst, 12, "r%d", (int)r);
@@ -8389,6 +8524,7 @@ static int32_t sqm__token_register(sqm__token token)
 {
     if (sqm__token_is(token, "logits")) return SQM__REG_LOGITS;
     if (sqm__token_is(token, "tokens")) return SQM__REG_TOKENS;
+    if (sqm__token_is(token, "rows")) return SQM__REG_ROWS;
     if (sqm__token_is(token, "positions")) return SQM__REG_POSITIONS;
     char name[16];
     for (int32_t r = 0; r < SQM__REGISTERS; r++) {

@@ -102,7 +102,7 @@ static void test_batches(const sqm_model *m, sqm_precision precision)
 {
     static const int32_t lengths[3] = { 70, 1, 129 };
     sqm_session *s = make(m, 40, 4, 2, SQM_ISA_AUTO, precision, SQM_F32);
-    sqm_input in[3];
+    sqm_input in[3] = { { 0, NULL, 0, NULL }, { 0, NULL, 0, NULL }, { 0, NULL, 0, NULL } };
     for (int32_t i = 0; i < 3; i++) {
         in[i].seq = 2 - i;
         in[i].tokens = tokens + 7 * i;
@@ -172,7 +172,7 @@ static void test_bad_arguments(const sqm_model *m)
     sqm_session *s = make(m, 16, 1, 1, SQM_ISA_AUTO, SQM_FAST, SQM_F32);
     int32_t bad = TOY_VOCAB;
     float *before = (float *)malloc(row_bytes);
-    sqm_input in[2];
+    sqm_input in[2] = { { 0, NULL, 0, NULL }, { 0, NULL, 0, NULL } };
     CHECK(sqm_logits(s, 0) == NULL);
     CHECK(sqm_feed(s, 0, tokens, 10) == SQM_OK);
     memcpy(before, sqm_logits(s, 0), row_bytes);
