@@ -226,6 +226,7 @@ typedef struct sqm_exec {
     sqm_precision              precision;
     uint8_t                   *scratch;
     size_t                     scratch_bytes;
+    struct sqm__team          *team;                   /* threads of a running forward pass, or NULL */
     sqm_error                  error;
 } sqm_exec;
 /* Scratch that products of up to max_rows rows of up to max_cols inputs need; attention see its mixer. */
@@ -558,6 +559,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(_OPENMP) && defined(__GNUC__)
+#  define SQM__HAVE_TEAM 1
+#else
+#  define SQM__HAVE_TEAM 0
+#endif
 #ifndef SEQMODEL_HEADER                 /* the name by which this file includes itself, see [KERN] */
 #  define SEQMODEL_HEADER "seqmodel.h"
 #endif
@@ -582,6 +588,21 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #endif
 #ifdef _OPENMP
 #  include <omp.h>
+#endif
+#if SQM__HAVE_TEAM
+#  if defined(__unix__) || defined(__APPLE__)
+#    include <sched.h>
+#    define SQM__YIELD() ((void)sched_yield())
+#  else
+#    define SQM__YIELD() ((void)0)
+#  endif
+#  if defined(__x86_64__) || defined(__i386__)
+#    define SQM__PAUSE() __builtin_ia32_pause()
+#  elif defined(__aarch64__)
+#    define SQM__PAUSE() __asm__ volatile("yield")
+#  else
+#    define SQM__PAUSE() ((void)0)
+#  endif
 #endif
 
 #ifdef SEQMODEL_ASSERT
@@ -3261,17 +3282,81 @@ static const sqm__kernels SQM__NAME(table) = {
    Checks arguments, splits rows over threads, calls [KERN]. Rows are split, sums never, so that the number
    of threads does not change a bit. Tested by tests/test_ops.c. */
 
-/* Runs fn(arg, 0 .. n - 1) on the caller's pool, OpenMP's, or one after another. */
+/* ---- threads ------------------------------------------------------------------------------------------- */
+/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction of
+   opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside delays
+   nobody but its own piece. */
+#if SQM__HAVE_TEAM
+typedef struct sqm__team {
+    uint64_t ticket;                    /* job number << 32 | pieces << 16 | next piece; all ones: go home */
+    uint32_t done;                      /* finished pieces of the current job */
+    sqm_task fn;
+    void    *arg;
+} sqm__team;
+enum { SQM__TEAM_PIECES = 0x8000 };     /* beyond them every thread of any machine may overshoot once */
+
+static void sqm__team_wait(int32_t *turns)
+{
+    if (++*turns < 2048) SQM__PAUSE();
+    else SQM__YIELD();
+}
+/* Takes and runs pieces until none is left; returns the last ticket seen. */
+static uint64_t sqm__team_take(sqm__team *team)
+{
+    uint64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    while (~ticket && (ticket & 0xffff) < (ticket >> 16 & 0xffff)) {
+        ticket = __atomic_fetch_add(&team->ticket, 1, __ATOMIC_ACQ_REL);
+        if ((ticket & 0xffff) >= (ticket >> 16 & 0xffff)) break;
+        team->fn(team->arg, (int32_t)(ticket & 0xffff));        /* ours: the job cannot change before it ends */
+        __atomic_fetch_add(&team->done, 1, __ATOMIC_RELEASE);
+        ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    }
+    return ticket;
+}
+static void sqm__team_work(sqm__team *team)
+{
+    int32_t turns = 0;
+    uint64_t before = 0;
+    for (;;) {
+        const uint64_t ticket = sqm__team_take(team);
+        if (!~ticket) return;
+        if (ticket >> 32 != before >> 32) turns = 0;
+        before = ticket;
+        sqm__team_wait(&turns);
+    }
+}
+static void sqm__team_run(sqm__team *team, sqm_task fn, void *arg, int32_t n)
+{
+    const uint64_t job = (__atomic_load_n(&team->ticket, __ATOMIC_RELAXED) >> 32) + 1;
+    int32_t turns = 0;
+    team->fn = fn;
+    team->arg = arg;
+    __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&team->ticket, (job & 0x7fffffff) << 32 | (uint64_t)n << 16, __ATOMIC_RELEASE);
+    (void)sqm__team_take(team);
+    while (__atomic_load_n(&team->done, __ATOMIC_ACQUIRE) != (uint32_t)n) sqm__team_wait(&turns);
+}
+#else
+typedef struct sqm__team { int32_t unused; } sqm__team;
+#endif
+
+/* Runs fn(arg, 0 .. n - 1) on the caller's pool, the team, OpenMP's threads, or one after another. */
 static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
 {
     if (n > 1 && x->parallel) {
         x->parallel->run(x->parallel->user, fn, arg, n);
         return;
     }
+#if SQM__HAVE_TEAM
+    if (n > 1 && n < SQM__TEAM_PIECES && x->team) {
+        sqm__team_run(x->team, fn, arg, n);
+        return;
+    }
+#endif
 #ifdef _OPENMP
-    if (n > 1 && x->threads > 1) {
+    if (n > 1 && x->threads > 1 && !x->team) {
         int i;
-#pragma omp parallel for num_threads(x->threads) schedule(static)
+#pragma omp parallel for num_threads(x->threads) schedule(dynamic, 1)
         for (i = 0; i < (int)n; i++) fn(arg, (int32_t)i);
         return;
     }
@@ -3279,11 +3364,44 @@ static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
     for (int32_t i = 0; i < n; i++) fn(arg, i);
 }
 
+/* Calls run(arg) with a team at work for all jobs of x that it starts. */
+static void sqm__with_team(sqm_exec *x, void (*run)(void *arg), void *arg)
+{
+#if SQM__HAVE_TEAM
+    if (x->threads > 1 && !x->parallel) {
+        sqm__team team;
+        memset(&team, 0, sizeof(team));
+#pragma omp parallel num_threads(x->threads)
+        {
+            if (omp_get_thread_num() == 0) {
+                x->team = &team;
+                run(arg);
+                x->team = NULL;
+                __atomic_store_n(&team.ticket, ~(uint64_t)0, __ATOMIC_RELEASE);
+            } else {
+                sqm__team_work(&team);
+            }
+        }
+        return;
+    }
+#endif
+    (void)x;
+    run(arg);
+}
+
 /* Pieces worth cutting `work` elementary operations into. */
 static int32_t sqm__pieces(const sqm_exec *x, size_t work)
 {
     const size_t useful = work / 32768 + 1;
     return useful < (size_t)x->threads ? (int32_t)useful : x->threads;
+}
+
+/* For jobs that split well: more pieces than threads even out threads that are slower or come late. */
+SQM__INLINE int32_t sqm__most_pieces(int32_t threads) { return threads > 1 ? 4 * threads : 1; }
+static int32_t sqm__fine_pieces(const sqm_exec *x, size_t work)
+{
+    const size_t useful = work / 65536 + 1, most = (size_t)sqm__most_pieces(x->threads);
+    return (int32_t)(useful < most ? useful : most);
 }
 
 /* Start of piece i when n things are cut into `pieces`. */
@@ -3298,7 +3416,7 @@ static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
     return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
-           (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+           (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
 
 SQMDEF size_t sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads)
@@ -3375,8 +3493,9 @@ static void sqm__linear_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const sqm__linear *l = job->linear;
-    const int32_t first = sqm__cut(job->n_panels, piece, job->pieces), last = sqm__cut(job->n_panels, piece +
-            1, job->pieces);
+    const int32_t fours = sqm__ceil_div(job->n_panels, 4);      /* kernels like whole groups of panels */
+    const int32_t first = 4 * sqm__cut(fours, piece, job->pieces);
+    const int32_t last = sqm__min(4 * sqm__cut(fours, piece + 1, job->pieces), job->n_panels);
     int32_t base = 0, column = 0;
     for (int32_t i = 0; i < l->n_weights; i++) {
         const sqm_tensor *w = &l->weights[i];
@@ -3431,7 +3550,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
-    job.work = (float *)sqm__arena_push(&scratch, (size_t)x->threads * SQM__WORK_FLOATS * sizeof(float), 64);
+    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
+                                        sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
         job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
@@ -3439,8 +3559,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     } else {
         job.codes = NULL;
     }
-    job.pieces = sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
-    job.pieces = sqm__min(job.pieces, job.n_panels);
+    job.pieces = sqm__fine_pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
+    job.pieces = sqm__min(job.pieces, sqm__ceil_div(job.n_panels, 4));
     sqm__run(x, sqm__linear_task, &job, job.pieces);
 }
 
@@ -3844,7 +3964,7 @@ static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_contex
 {
     (void)max_context;
     (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)threads;
+    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)sqm__most_pieces(threads);
 }
 
 typedef struct sqm__attention_job {
@@ -3995,10 +4115,10 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
-    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)x->threads;
+    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)sqm__most_pieces(x->threads);
     sqm__attention_job job;
     size_t work = 0;
-    int32_t kept = 0;                   /* spans with a state: all of them at once, after the others */
+    int32_t rows = 0, kept = 0;         /* spans with a state: all of them at once, after the others */
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -4011,6 +4131,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
         work += (size_t)span.rows * ((size_t)span.position +
                                      (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
         kept += span.state != NULL;
+        rows += span.rows;
         if (span.state) continue;
         if (span.position != 0)
             SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
@@ -4027,8 +4148,9 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     if (!kept) return SQM_OK;
     job.spans = spans;
     job.n_spans = n_spans;
-    job.pieces = sqm__pieces(x, work);
+    job.pieces = sqm__pieces(x, (size_t)rows * (size_t)a->in_width * 8);
     sqm__run(x, sqm__attention_write_task, &job, job.pieces);
+    job.pieces = sqm__fine_pieces(x, work);
     sqm__run(x, sqm__attention_task, &job, job.pieces);
     return SQM_OK;
 }
@@ -7177,8 +7299,9 @@ static void sqm__run_head(sqm_session *s, const sqm__op *op)
     }
 }
 
-static void sqm__run_batch(sqm_session *s)
+static void sqm__run_ops(void *session)
 {
+    sqm_session *s = (sqm_session *)session;
     const sqm_model *m = s->model;
     sqm__rope_prepare(s);
     for (int32_t i = 0; i < m->n_ops; i++) {
@@ -7203,6 +7326,11 @@ static void sqm__run_batch(sqm_session *s)
         default:             sqm__run_elementwise(s, op); break;
         }
     }
+}
+
+static void sqm__run_batch(sqm_session *s)
+{
+    sqm__with_team(&s->exec, sqm__run_ops, s);
     for (int32_t i = 0; i < s->n_spans; i++) s->position[s->span_seq[i]] += s->spans[i].rows;
     s->n_spans = 0;
     s->n_rows = 0;
@@ -9000,6 +9128,10 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
+#undef SQM__HAVE_TEAM
+#undef SQM__PAUSE
+#undef SQM__YIELD
+#undef SQM__PREFETCH
 #undef SQM__ASSERT
 #undef SQM__INLINE
 #undef SQM__UNUSED
