@@ -32,7 +32,8 @@
    (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
    use the length that the call reaches.)
 
-   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32.
+   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32,
+              queries, keys and values to 16; attention caches are float16.
               SQM_EXACT: float32 everywhere, weights dequantised exactly as their format defines.
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
@@ -360,6 +361,9 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes with a
+   scale for each vector. */
+typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
@@ -368,8 +372,7 @@ typedef struct sqm_session_config {                    /* all zero = defaults */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
     sqm_precision       precision;                     /* 0: SQM_FAST */
-    /* SQM_F32 (0) or SQM_F16: element type of attention caches */
-    sqm_dtype           kv_dtype;
+    sqm_kv              kv;                            /* element type of attention caches; 0: SQM_KV_AUTO */
     const sqm_parallel *parallel;                      /* NULL: OpenMP or serial */
 } sqm_session_config;
 /* Exact bytes sqm_session_init takes from `memory`; 0 on error. */
@@ -1756,9 +1759,10 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product */
+    const int8_t  *codes;               /* x in 8 bits [n_planes, n_tokens, groups * 32], or NULL: exact product */
     const float   *code_scales;         /* [n_tokens, groups] */
     const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
+    int32_t        n_planes;            /* 1; 2: x in 16 bits, 255 * first plane + second plane */
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
     const float   *bias;                /* [n_rows] or NULL */
@@ -1774,27 +1778,28 @@ typedef struct sqm__attend {
     float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
+    float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
     float          softcap;             /* 0: none */
-    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
 
 typedef struct sqm__kernels {
     sqm_isa isa;
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n);
+    /* a row in 8 bits; low: its second plane for 16 bits, or NULL */
+    void (*quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x, int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
                       float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
     void (*glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind);
     void (*softmax)(float *y, const float *x, int32_t n, float scale);
     void (*softcap)(float *y, const float *x, size_t n, float cap);
-    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values
-       [v_pad/16][64][16]. */
-    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
-                        int32_t n_keys);
+    /* One tile of n_keys valid keys that starts at position first_key, see [MIX.attention]. */
+    void (*attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys);
+    void (*narrow)(uint16_t *y, const float *x, int32_t n);    /* float32 -> float16 */
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -1911,6 +1916,7 @@ SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p)
     SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i));
     return r;
 }
+SQM__LANEWISE void SQM__NAME(store_f16)(uint16_t *p, v16 a) { SQM__EACH p[i] = sqm__f32_to_f16(a.v[i]); }
 SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     v16 r;
@@ -2022,6 +2028,7 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
 SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
@@ -2056,6 +2063,13 @@ SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, 
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
     return SQM__NAME(pair)(_mm256_cvtph_ps(SQM__NAME(load16)(p)), _mm256_cvtph_ps(SQM__NAME(load16)(p + 16)));
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 v)
+{
+    const __m128i a = _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT);
+    const __m128i b = _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &a, 16);
+    memcpy(p + 8, &b, 16);
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2213,6 +2227,13 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
     acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones));
     return acc;
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    const __m256i add = _mm256_set1_epi32(b);
+    a.a = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.a, 8), a.a), add);
+    a.b = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.b, 8), a.b), add);
+    return a;
+}
 /* codes up to 15 (8 quads), 31 (4) or 63 (2): sums of pairs of products stay in 16 bits for a while */
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { (void)acc; return SQM__NAME(int1)(0); }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x)
@@ -2258,6 +2279,11 @@ SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
 SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return _mm512_cvtph_ps(SQM__NAME(load32)(p)); }
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    const __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &half, 32);
+}
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(SQM__NAME(load32)(p)), 16));
@@ -2351,6 +2377,10 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    return _mm512_add_epi32(_mm512_sub_epi32(_mm512_slli_epi32(a, 8), a), _mm512_set1_epi32(b));
+}
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
@@ -2379,6 +2409,10 @@ SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
     v16 r;
     SQM__EACH { uint16x4_t h; memcpy(&h, p + 8 * i, 8); r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(h)); }
     return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    SQM__EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2515,6 +2549,11 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = vmlaq_n_s32(vdupq_n_s32(b), a.v[i], 255);
+    return a;
+}
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
@@ -2817,7 +2856,7 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 }
 /* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
    at x. */
-SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const uint8_t *const *codes,
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t plane, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
@@ -2831,7 +2870,7 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const u
                     const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
                     if (half != 2 && half != high) continue;
                     SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                        const int8_t *four = x[t] + 16 * high + 4 * j;
+                        const int8_t *four = x[t] + plane + 16 * high + 4 * j;
                         w16 *to = &part[t * P + p];
                         *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
                     }
@@ -2853,6 +2892,7 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
     const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
     const int8_t *x[SQM__TILE_DOTS];
     size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
+    const size_t plane = (size_t)g->n_tokens * (size_t)n_groups * SQM__GROUP;
     v16 sum[SQM__TILE_DOTS];
     float out[SQM__LANES];
     SQM__WIDE for (int32_t t = 0; t < T; t++) {
@@ -2877,9 +2917,14 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
                 code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
-                    dot[t * P + p] = SQM__NAME(int1)(-offset * code_sum[t]);
+                    dot[t * P + p] = SQM__NAME(int1)(g->n_planes == 2 ? 0 : -offset * code_sum[t]);
             }
-            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
+            SQM__NAME(dot_quads)(dot, x, 0, codes, halves == 1 ? 2 : half, d, P, T);
+            if (g->n_planes == 2) {
+                SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+                    dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
+                SQM__NAME(dot_quads)(dot, x, plane, codes, halves == 1 ? 2 : half, d, P, T);
+            }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
@@ -2947,32 +2992,37 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. */
-static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n)
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With `low` in 16 bits:
+   scale = max|x| / 32512 and code = 255 * codes + low, both of at most 127. */
+static void SQM__NAME(quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x,
+                                int32_t n)
 {
     const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
+    const float most = low ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
         half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
         half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f)
-            : SQM__SET1(0.0f);
+                                     : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        *scales++ = largest / 127.0f;
+        inverse = largest > 0.0f ? most / largest : 0.0f;
+        *scales++ = largest / most;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
-                    SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
-            for (int lane = 0; lane < SQM__LANES; lane++) {
-                const int8_t code = (int8_t)(uint8_t)(sqm__bits(rounded[i * SQM__LANES + lane]) & 0xffu);
-                codes[i * SQM__LANES + lane] = code;
+            for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
+                const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
+                const int32_t high = low ? (code + (code < 0 ? -127 : 127)) / 255 : code;
+                codes[lane] = (int8_t)high;
+                if (low) low[lane] = (int8_t)(code - 255 * high);
                 sum += code;
             }
             *sums++ = sum;
         }
         codes += SQM__GROUP;
+        if (low) low += SQM__GROUP;
     }
 }
 
@@ -3179,6 +3229,14 @@ static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
+static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        uint16_t part[SQM__LANES];
+        SQM__NAME(store_f16)(part, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+        memcpy(y + i, part, (size_t)sqm__min(SQM__LANES, n - i) * sizeof(*y));
+    }
+}
 /* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high)
    weigh 0.
    Returns the factor by which earlier sums shrink. */
@@ -3218,14 +3276,40 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values,
-                                   int32_t first_key,
-                                   int32_t n_keys)
+/* A panel of 16 keys [n][16] (its scales [n / 32][64] by key), or of 16 columns of values (its scales [64] by
+   row), as float32. */
+SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                 const float *scales)
 {
-    const size_t element = a->dtype == SQM_F32 ? 4 : 2;
-    const int32_t n_panels = sqm__ceil_div(n_keys, SQM__LANES);
-    SQM__NAME(product)(a->scores, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors, keys,
-                       (size_t)a->head_dim * SQM__LANES * element, n_panels, a->head_dim, 0, a->dtype);
+    if (a->dtype != SQM_I8) return codes;
+    for (int32_t i = 0; i < a->head_dim; i++) {
+        const v16 scale = SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
+        SQM__NAME(store)(a->panel + i * SQM__LANES, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
+    return (const uint8_t *)a->panel;
+}
+SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                   const float *scales, int32_t n)
+{
+    if (a->dtype != SQM_I8) return codes;
+    for (int32_t i = 0; i < n; i++)
+        SQM__NAME(store)(a->panel + i * SQM__LANES,
+                         SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    return (const uint8_t *)a->panel;
+}
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
+    const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
+    const uint8_t *values = tile + 4 * key_bytes;
+    const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
+    const sqm_dtype dtype = a->dtype == SQM_I8 ? SQM_F32 : a->dtype;
+    for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+                           SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
+                           0, 1, a->head_dim, 0, dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
@@ -3240,8 +3324,11 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, co
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
-    SQM__NAME(product)(a->acc, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors, values,
-                       SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
+    for (int32_t i = 0; i < a->v_pad / SQM__LANES; i++)
+        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
+                                                  i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
+                           0, 1, n_keys, 1, dtype);
 }
 
 static const sqm__kernels SQM__NAME(table) = {
@@ -3256,7 +3343,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile)
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow)
 };
 #undef v16
 #undef w16
@@ -3414,7 +3501,7 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
-    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
@@ -3461,6 +3548,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none */
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
+    int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
     float                scale;
 } sqm__linear;
 
@@ -3481,11 +3569,13 @@ static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales +
-                                  (size_t)t * groups,
-                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride,
-                                      job->cols);
+    const size_t plane = (size_t)job->n * groups * SQM__GROUP;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++) {
+        int8_t *codes = job->codes + (size_t)t * groups * SQM__GROUP;
+        job->x->kernels->quantize(codes, job->linear->precise ? codes + plane : NULL,
+                                  job->code_scales + (size_t)t * groups, job->code_sums + (size_t)t * groups * 2,
+                                  job->a + (size_t)t * job->a_stride, job->cols);
+    }
 }
 
 /* Panels [first, last) of all weights counted through. */
@@ -3508,6 +3598,7 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
             g.code_scales = job->code_scales;
             g.code_sums = job->code_sums;
+            g.n_planes = l->precise ? 2 : 1;
             g.panels = (const uint8_t *)w->data;
             g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
             g.y_stride = job->y_stride;
@@ -3547,7 +3638,7 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
     groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
-    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
+    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
     job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
@@ -3590,6 +3681,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.biases = &bias;
     l.n_weights = 1;
     l.add = 0;
+    l.precise = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -3856,8 +3948,9 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32 or float16, a ring of tiles when there is a window. Keys and values are thus panels
-            of [KERN]'s dense product.
+            in float32, float16 or 8-bit codes, a ring of tiles when there is a window. Keys and values are thus
+            panels of [KERN]'s dense product. 8-bit codes share a float32 scale per 32 of a vector, behind the
+            values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -3909,13 +4002,19 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     return SQM_OK;
 }
 
+SQM__INLINE size_t sqm__kv_element(sqm_dtype t) { return t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1; }
 SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 {
-    return (size_t)a->head_dim * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    return (size_t)a->head_dim * SQM__TILE_KEYS * sqm__kv_element(t);
+}
+SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
+{
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * sqm__kv_element(t);
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad, SQM__GROUP));
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
@@ -3957,7 +4056,8 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return 
 static size_t sqm__attention_piece_bytes(const sqm__attention *a)
 {
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    return sqm__align_up(m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3) * 4, 64);
+    const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
@@ -3985,33 +4085,47 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
             (size_t)kv_head);
 }
 
+/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements apart; returns the scale of 8-bit
+   codes. */
+static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run, size_t jump,
+                           const float *from, int32_t n)
+{
+    union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
+    const void *source = from;
+    const size_t bytes = sqm__kv_element(dtype);
+    float scale = 1.0f;
+    int32_t sums[2];
+    if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, NULL, &scale, sums, from, n); source = narrow.code; }
+    for (int32_t i = 0; i < n; i += run)
+        memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
+               (size_t)sqm__min(run, n - i) * bytes);
+    return scale;
+}
+
 /* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head,
-                          const float *row)
+static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, void *state, int32_t position,
+                          int32_t kv_head, const float *row)
 {
     const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
-    const int32_t key = position % SQM__TILE_KEYS;
+    const size_t key = (size_t)(position % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
+    const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
     uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
-    const float *k = row + (size_t)(a->heads + kv_head) * (size_t)a->head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim +
-        (size_t)kv_head * (size_t)a->v_dim;
-    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES +
-        (size_t)(key % SQM__LANES);
+    float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
+    const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
+    const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
-    if (dtype == SQM_F32) {
-        float *to_keys = (float *)(void *)keys, *to_values = (float *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = k[i];
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] = v[i];
-    } else {
-        uint16_t *to_keys = (uint16_t *)(void *)keys, *to_values = (uint16_t *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] =
-            sqm__f32_to_f16(k[i]);
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] =
-                sqm__f32_to_f16(v[i]);
+    keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
+    for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1, SQM__LANES,
+                                          k + i, sqm__min(SQM__GROUP, a->head_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
+    }
+    values += key * SQM__LANES * element;
+    for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype, SQM__LANES,
+                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP, a->v_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
     }
 }
 static void sqm__attention_write_task(void *arg, int32_t piece)
@@ -4023,7 +4137,7 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
         for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
             if (unit++ % job->pieces == piece)
                 for (int32_t t = 0; t < job->spans[s].rows; t++)
-                    sqm__kv_write(a, job->spans[s].state, job->spans[s].position + t, h,
+                    sqm__kv_write(a, job->x->kernels, job->spans[s].state, job->spans[s].position + t, h,
                                   job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
 }
 
@@ -4060,6 +4174,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     float *floats = (float *)(void *)scratch;
     int32_t *positions;
     sqm__attend work;
+    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     work.q = floats;                    floats += capacity * (size_t)a->head_dim;
     work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
     work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
@@ -4086,8 +4201,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     }
     for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= last; key += SQM__TILE_KEYS) {
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        job->x->kernels->attend_tile(&work, keys, keys + sqm__kv_keys_bytes(a, kv->dtype), key,
-                                     sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
@@ -6169,7 +6283,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1]         scale * (rS W^T + b), outputs side by side
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 precise=1]   scale * (rS W^T + b), outputs side by side;
+             precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from=
                     ntk_factor= ntk_length=]
@@ -6191,7 +6306,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add", 1 },
+    { "linear",  "w b scale add precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length",
         1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -6348,6 +6463,7 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
     op->linear.n_weights = w->n_tensors;
     op->linear.add = op->add;
+    SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
@@ -6932,6 +7048,11 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
     return sqm__align_up(most, 64);
 }
 
+static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
+{
+    return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
+}
+
 /* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
    size_t. */
 static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
@@ -6942,7 +7063,7 @@ static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m
         const sqm__op *op = &m->ops[i];
         size_t bytes;
         if (op->kind != SQM__OP_MIX) continue;
-        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, c->kv_dtype);
+        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, sqm__kv_dtype(c));
         if (bytes > (size_t)-1 / 2 - *total) return 0;
         if (offsets) offsets[slot] = *total;
         slot++;
@@ -7033,9 +7154,9 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if (to->kv_dtype != SQM_F32 && to->kv_dtype != SQM_F16)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16",
-                  (int32_t)to->kv_dtype);
+    if ((int32_t)to->kv < 0 || to->kv > SQM_KV_Q8)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
+    if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
 }
 
@@ -7492,7 +7613,7 @@ SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
         if (op->kind == SQM__OP_MIX)
             op->mixer->reset(op->bound, s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot],
                              s->slot_offset[op->slot + 1] - s->slot_offset[op->slot], s->config.max_context,
-                             s->config.max_batch, s->config.kv_dtype);
+                             s->config.max_batch, sqm__kv_dtype(&s->config));
     }
     return SQM_OK;
 }
@@ -7521,7 +7642,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
 typedef struct sqm__saved {
     uint8_t  magic[8];
     uint32_t model;                     /* checksum of the weight file's header: which model */
-    int32_t  position, has_logits, kv_dtype;
+    int32_t  position, has_logits, kv;
     uint64_t bytes;
 } sqm__saved;
 static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
@@ -7562,7 +7683,7 @@ SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t 
     header.model = sqm__load_u32(s->model->file.image + 44);
     header.position = s->position[seq];
     header.has_logits = s->has_logits[seq];
-    header.kv_dtype = (int32_t)s->config.kv_dtype;
+    header.kv = (int32_t)s->config.kv;
     header.bytes = (uint64_t)need;
     memcpy(to, &header, sizeof(header));
     to += sizeof(header);
@@ -7599,10 +7720,10 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
         SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position,
                   "a state of %d tokens does not fit the "
                   "context of %d", header.position, s->config.max_context);
-    if (header.kv_dtype != (int32_t)s->config.kv_dtype || sqm__saved_bytes(s, seq, header.position) != bytes)
+    if (header.kv != (int32_t)s->config.kv || sqm__saved_bytes(s, seq, header.position) != bytes)
         SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes,
                   "the state has %z bytes; a state of %d tokens has another size in this "
-                  "session (kv_dtype, max_context or max_batch differ)", (uint64_t)bytes, header.position);
+                  "session (kv, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
     from += sizeof(header);
