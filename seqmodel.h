@@ -367,7 +367,7 @@ typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
-    int32_t             max_batch;                     /* rows computed at once; 0: 64 */
+    int32_t             max_batch;                     /* rows computed at once; 0: 128 */
     int32_t             n_sequences;                   /* independent states (users, beams); 0: 1 */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
@@ -1751,6 +1751,7 @@ enum {
     SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
     SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
     SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
+    SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
     SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm: a chunk and four panels of sums */
 };
 
@@ -1759,10 +1760,13 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    const int8_t  *codes;               /* x in 8 bits [n_planes, n_tokens, groups * 32], or NULL: exact product */
-    const float   *code_scales;         /* [n_tokens, groups] */
-    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
-    int32_t        n_planes;            /* 1; 2: x in 16 bits, 255 * first plane + second plane */
+    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards only:
+       [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
+    const int8_t  *codes;
+    const float   *code_scales;
+    const int32_t *code_sums;
+    size_t         plane;               /* 0; else x is in 16 bits: 255 * codes[i] + codes[plane + i] */
+    int32_t        tile;
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
     const float   *bias;                /* [n_rows] or NULL */
@@ -1788,9 +1792,11 @@ typedef struct sqm__attend {
 
 typedef struct sqm__kernels {
     sqm_isa isa;
+    int32_t tile;                       /* tokens that an 8-bit product takes at once */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    /* a row in 8 bits; low: its second plane for 16 bits, or NULL */
-    void (*quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x, int32_t n);
+    /* A row of n values in 8 bits, groups `step` apart; plane: offset of the second plane for 16 bits, or 0. */
+    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane, const float *x,
+                     int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
                       float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
@@ -2856,7 +2862,7 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 }
 /* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
    at x. */
-SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t plane, const uint8_t *const *codes,
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
@@ -2870,7 +2876,7 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t 
                     const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
                     if (half != 2 && half != high) continue;
                     SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                        const int8_t *four = x[t] + plane + 16 * high + 4 * j;
+                        const int8_t *four = x + SQM__GROUP * t + 16 * high + 4 * j;
                         w16 *to = &part[t * P + p];
                         *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
                     }
@@ -2881,24 +2887,22 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t 
 }
 
 /* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
-   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels and rows
-   past the end repeat the last ones; their results are dropped. */
+   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels past the end
+   repeat the last one and rows past the end hold zeros; their results are dropped. */
 SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                         const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
     const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
     const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const size_t step = (size_t)g->tile;
+    const size_t start = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const int8_t *x = g->codes + start * SQM__GROUP;
+    const float *x_scales = g->code_scales + start;
+    const int32_t *x_sums = g->code_sums + 2 * start;
     const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
-    const int8_t *x[SQM__TILE_DOTS];
-    size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
-    const size_t plane = (size_t)g->n_tokens * (size_t)n_groups * SQM__GROUP;
     v16 sum[SQM__TILE_DOTS];
     float out[SQM__LANES];
-    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-        row[t] = (size_t)sqm__min(token + t, g->n_tokens - 1) * (size_t)n_groups;
-        x[t] = g->codes + row[t] * SQM__GROUP;
-    }
     SQM__WIDE for (int32_t p = 0; p < P; p++)
         unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
     SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
@@ -2914,32 +2918,33 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
             w16 dot[SQM__TILE_DOTS];
             int32_t code_sum[SQM__TILE_DOTS];
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
-                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                code_sum[t] = halves == 2 ? x_sums[2 * t + half] : x_sums[2 * t] + x_sums[2 * t + 1];
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
-                    dot[t * P + p] = SQM__NAME(int1)(g->n_planes == 2 ? 0 : -offset * code_sum[t]);
+                    dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
             }
-            SQM__NAME(dot_quads)(dot, x, 0, codes, halves == 1 ? 2 : half, d, P, T);
-            if (g->n_planes == 2) {
+            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
+            if (g->plane) {
                 SQM__WIDE for (int32_t i = 0; i < T * P; i++)
                     dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
-                SQM__NAME(dot_quads)(dot, x, plane, codes, halves == 1 ? 2 : half, d, P, T);
+                SQM__NAME(dot_quads)(dot, x + g->plane, codes, halves == 1 ? 2 : half, d, P, T);
             }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
                 SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                    const float x_scale = g->code_scales[row[t] + (size_t)group];
                     v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scale)), *to);
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scales[t])),
+                                    *to);
                     if (SQM__NAME(has_min)(d)) {
-                        const float weight = x_scale * (float)code_sum[t];
+                        const float weight = x_scales[t] * (float)code_sum[t];
                         *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
                     }
                 }
             }
         }
-        SQM__WIDE for (int32_t t = 0; t < T; t++) x[t] += SQM__GROUP;
+        x += SQM__GROUP * step;
+        x_scales += step;
+        x_sums += 2 * step;
         if (sub == subs - 1)
             SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
@@ -2992,13 +2997,13 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With `low` in 16 bits:
-   scale = max|x| / 32512 and code = 255 * codes + low, both of at most 127. */
-static void SQM__NAME(quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x,
-                                int32_t n)
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane in 16
+   bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
+                                const float *x, int32_t n)
 {
     const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
-    const float most = low ? 32512.0f : 127.0f;
+    const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
@@ -3007,22 +3012,23 @@ static void SQM__NAME(quantize)(int8_t *codes, int8_t *low, float *scales, int32
                                      : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
         inverse = largest > 0.0f ? most / largest : 0.0f;
-        *scales++ = largest / most;
+        *scales = largest / most;
         for (int i = 0; i < 2; i++)
             SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
             for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
                 const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
-                const int32_t high = low ? (code + (code < 0 ? -127 : 127)) / 255 : code;
+                const int32_t high = plane ? (code + (code < 0 ? -127 : 127)) / 255 : code;
                 codes[lane] = (int8_t)high;
-                if (low) low[lane] = (int8_t)(code - 255 * high);
+                if (plane) codes[plane + (size_t)lane] = (int8_t)(code - 255 * high);
                 sum += code;
             }
-            *sums++ = sum;
+            sums[i] = sum;
         }
-        codes += SQM__GROUP;
-        if (low) low += SQM__GROUP;
+        codes += SQM__GROUP * step;
+        scales += step;
+        sums += 2 * step;
     }
 }
 
@@ -3341,6 +3347,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #else
     SQM_ISA_NEON,
 #endif
+    SQM__TILE_Q,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow)
@@ -3500,7 +3507,8 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
-    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
+    const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
+    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
     return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
@@ -3558,7 +3566,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels;
+    int32_t            n, cols, pieces, n_panels, tile;
+    size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
     int32_t           *code_sums;
@@ -3568,13 +3577,24 @@ typedef struct sqm__linear_job {
 static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
-    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
-    const size_t plane = (size_t)job->n * groups * SQM__GROUP;
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++) {
-        int8_t *codes = job->codes + (size_t)t * groups * SQM__GROUP;
-        job->x->kernels->quantize(codes, job->linear->precise ? codes + plane : NULL,
-                                  job->code_scales + (size_t)t * groups, job->code_sums + (size_t)t * groups * 2,
-                                  job->a + (size_t)t * job->a_stride, job->cols);
+    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
+    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
+    for (int32_t t = first; t < last; t++) {
+        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+        if (t < job->n) {
+            job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
+                                      job->code_sums + 2 * at, tile, job->plane,
+                                      job->a + (size_t)t * job->a_stride, job->cols);
+            continue;
+        }
+        for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
+            memset(job->codes + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            if (job->plane) memset(job->codes + job->plane + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            job->code_scales[at + g * tile] = 0.0f;
+            job->code_sums[2 * (at + g * tile)] = job->code_sums[2 * (at + g * tile) + 1] = 0;
+        }
     }
 }
 
@@ -3598,7 +3618,8 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
             g.code_scales = job->code_scales;
             g.code_sums = job->code_sums;
-            g.n_planes = l->precise ? 2 : 1;
+            g.plane = job->plane;
+            g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
             g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
             g.y_stride = job->y_stride;
@@ -3637,7 +3658,9 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         job.n_panels += sqm__ceil_div(l->weights[i].shape[0], SQM__LANES);
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
+    job.tile = n == 1 ? 1 : x->kernels->tile;
+    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.plane = l->precise ? groups * SQM__GROUP : 0;
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
@@ -3645,7 +3668,7 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -4096,7 +4119,7 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     float scale = 1.0f;
     int32_t sums[2];
     if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { kernels->quantize(narrow.code, NULL, &scale, sums, from, n); source = narrow.code; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from, n); source = narrow.code; }
     for (int32_t i = 0; i < n; i += run)
         memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
                (size_t)sqm__min(run, n - i) * bytes);
@@ -7133,7 +7156,7 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
             ? 2048 : 1 << 30;
     if (to->max_batch == 0)
         to->max_batch = m->mixer_flags & SQM_MIXER_WHOLE_ONLY ? to->max_context
-            : sqm__min(64, to->max_context);
+            : sqm__min(128, to->max_context);
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
@@ -7276,11 +7299,26 @@ static void sqm__run_input(sqm_session *s, const sqm__op *op)
                (size_t)s->spans[i].rows * width * sizeof(float));
 }
 
-static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+/* Ops that treat rows one by one: rows are cut over threads. */
+typedef struct sqm__op_job { sqm_session *s; const sqm__op *op; int32_t pieces; } sqm__op_job;
+static void sqm__run_by_rows(sqm_session *s, const sqm__op *op, sqm_task task)
 {
+    sqm__op_job job;
+    job.s = s;
+    job.op = op;
+    job.pieces = sqm__min(s->n_rows, sqm__pieces(&s->exec, (size_t)s->n_rows * (size_t)op->out_width * 2));
+    sqm__run(&s->exec, task, &job, job.pieces);
+}
+
+static void sqm__rope_task(void *arg, int32_t piece)
+{
+    const sqm__op_job *job = (const sqm__op_job *)arg;
+    const sqm_session *s = job->s;
+    const sqm__op *op = job->op;
     const sqm__rope_table *r = &s->model->ropes[op->rope];
     const size_t stride = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
+    const int32_t last = sqm__cut(s->n_rows, piece + 1, job->pieces);
+    for (int32_t t = sqm__cut(s->n_rows, piece, job->pieces); t < last; t++) {
         float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
         const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
         for (int32_t h = 0; h < op->heads; h++)
@@ -7338,10 +7376,14 @@ static void sqm__run_cat(sqm_session *s, const sqm__op *op)
 }
 
 /* y = a + b, a * b, a * number or a on the columns of an op */
-static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+static void sqm__elementwise_task(void *arg, int32_t piece)
 {
+    const sqm__op_job *job = (const sqm__op_job *)arg;
+    const sqm_session *s = job->s;
+    const sqm__op *op = job->op;
     const size_t width = (size_t)op->out_width, a_width = (size_t)op->in_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
+    const int32_t last = sqm__cut(s->n_rows, piece + 1, job->pieces);
+    for (int32_t t = sqm__cut(s->n_rows, piece, job->pieces); t < last; t++) {
         float *y = s->registers[op->dst] + (size_t)t * width;
         const float *a = s->registers[op->src] + (size_t)t * a_width + op->first;
         if (op->kind == SQM__OP_ADD || op->kind == SQM__OP_MUL) {
@@ -7434,7 +7476,7 @@ static void sqm__run_ops(void *session)
                             s->registers[op->src],
                             (size_t)op->in_width, s->n_rows);
             break;
-        case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
+        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_task); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
         case SQM__OP_NORM:
         case SQM__OP_ACT:
@@ -7444,7 +7486,7 @@ static void sqm__run_ops(void *session)
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
         case SQM__OP_CAT:    sqm__run_cat(s, op); break;
-        default:             sqm__run_elementwise(s, op); break;
+        default:             sqm__run_by_rows(s, op, sqm__elementwise_task); break;
         }
     }
 }
