@@ -69,7 +69,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention
+     [MIX] sequence mixers: attention, convolution
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -315,6 +315,8 @@ typedef struct sqm_mixer {
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer */
 /* one function each, so that linkers drop the others */
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
+SQMDEF const sqm_mixer *sqm_mixer_conv(void);
+SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -1754,6 +1756,14 @@ typedef struct sqm__attend {
     sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
 } sqm__attend;
 
+/* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
+typedef struct sqm__taps {
+    const float *const *rows;           /* [n_taps], NULL: a row of zeros */
+    const float        *weights;        /* [n_taps, n] */
+    const float        *bias;           /* [n] or NULL */
+    int32_t             n_taps, n;
+} sqm__taps;
+
 typedef struct sqm__kernels {
     sqm_isa isa;
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
@@ -1768,6 +1778,7 @@ typedef struct sqm__kernels {
        [v_pad/16][64][16]. */
     void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
                         int32_t n_keys);
+    void (*conv_row)(float *y, const sqm__taps *c);
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -3160,6 +3171,23 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, co
                        SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
 }
 
+/* ---- short convolutions -------------------------------------------------------------------------------- */
+static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
+{
+    for (int32_t i = 0; i < c->n; i += SQM__LANES) {
+        const int32_t left = c->n - i;
+        v16 sum = SQM__SET1(0.0f);
+        if (c->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(c->bias + i, left, 0.0f));
+        for (int32_t k = 0; k < c->n_taps; k++) {
+            const float *weights = c->weights + (size_t)k * (size_t)c->n + i;
+            if (!c->rows[k]) continue;
+            sum = SQM__MADD(SQM__NAME(load_n)(weights, left, 0.0f),
+                            SQM__NAME(load_n)(c->rows[k] + i, left, 0.0f), sum);
+        }
+        SQM__NAME(store_n)(y + i, sum, left);
+    }
+}
+
 static const sqm__kernels SQM__NAME(table) = {
 #if SQM__PASS == SQM__PASS_SCALAR
     SQM_ISA_SCALAR,
@@ -3172,7 +3200,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile)
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row)
 };
 #undef v16
 #undef w16
@@ -3414,8 +3442,8 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
 typedef struct sqm__rows_job {          /* one operation on the rows of a matrix, cut over threads */
     const sqm_exec *x;
     float          *y;
-    const float    *a, *gain, *bias;
-    size_t          y_stride, a_stride;
+    const float    *a, *gate, *gain, *bias;
+    size_t          y_stride, a_stride, gate_stride;
     int32_t         n, dim, groups, kind, pieces, own;
     float           number;             /* eps, scale or cap */
 } sqm__rows_job;
@@ -3442,6 +3470,13 @@ static void sqm__glu_task(void *arg, int32_t piece)
         job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
                              job->kind);
     }
+}
+static void sqm__gate_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, job->gate + (size_t)t * job->gate_stride,
+                             job->a + (size_t)t * job->a_stride, (size_t)job->dim, job->kind);
 }
 static void sqm__activate_task(void *arg, int32_t piece)
 {
@@ -3661,6 +3696,44 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
     *vector = (const float *)p->tensors[0]->data;
     return SQM_OK;
 }
+
+static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (sqm__same_text(names[i], name)) return i;
+    return -1;
+}
+/* One of the names under `key`; missing: `otherwise`. */
+static sqm_result sqm__param_choice(int32_t *choice, const sqm_param *params, int32_t n, const char *key,
+                                    const char *const *names, int32_t n_names, int32_t otherwise,
+                                    sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    *choice = p && p->text ? sqm__choose(names, n_names, p->text) : p ? -1 : otherwise;
+    if (*choice < 0)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "%s = '%s' is unknown", key,
+                  p && p->text ? p->text : "(no name)");
+    return SQM_OK;
+}
+/* The one matrix of float32 rows under `key`, its shape in *rows and *cols; NULL when missing. */
+static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t *cols,
+                                    const sqm_param *params, int32_t n, const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *matrix = NULL;
+    *rows = *cols = 0;
+    if (!p) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one matrix of float32 rows", key);
+    *matrix = (const float *)t->data;
+    *rows = t->shape[0];
+    *cols = t->shape[1];
+    return SQM_OK;
+}
+static const char *const sqm__act_names[SQM_ACT_COUNT] = {
+    "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus"
+};
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
    s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
@@ -3976,8 +4049,203 @@ static const sqm_mixer sqm__attention_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
 
+/* ---- [MIX.conv] short depthwise convolution ---------------------------------------------------------------
+   y_t[c] = act(b[c] + sum_k w[k][c] x_(t + (k - K + 1 + future) * dilation)[c])           k = 0 .. K - 1
+   conv        future = 0: causal; rows before the first one are zeros.
+   conv_whole  future = (K - 1) / 2 unless given: looks ahead, needs the whole sequence, zeros at both ends.
+               columns = C: the rows are a picture of C columns, row-major; across = A: the K taps are K / A
+               lines of A taps, centred. Zeros around the picture.
+   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels]
+   Weights  w [K, channels], tap 0 the oldest, no flip (a correlation, as torch.nn.Conv1d);  b [channels]
+   State    ring of (K - 1) * dilation rows: the inputs before bias and activation, position p in row
+            p % length.
+   Order    bias, then taps in increasing k, one chain of fused multiply-adds for each channel.
+   Source   Mamba (2312.00752), Hydra (2407.09941), VMamba (2401.10166), H3's shift and RWKV's token shift
+            with weights 0 and 1.
+   Traps    checkpoints hold w as [channels, 1, K]: the converter transposes. Kernels longer than 64 taps
+            belong to a long convolution.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba1_block, mamba2_block, hydra_block, ss2d. */
+enum { SQM__MAX_TAPS = 64 };
+typedef struct sqm__conv {
+    int32_t      channels, taps, past, dilation, act, first, in_width;
+    int32_t      history;               /* rows of the ring */
+    int32_t      columns, across;       /* picture; 0: none */
+    const float *weights, *bias;        /* [taps, channels], [channels] or NULL */
+} sqm__conv;
+
+static sqm_result sqm__conv_bind_common(sqm__conv *c, const sqm_param *params, int32_t n, int32_t in_width,
+                                        int32_t *out_width, sqm_error *err)
+{
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_matrix(&c->weights, &c->taps, &c->channels, params, n, "w", err));
+    if (!c->weights) SQM__FAIL(err, SQM_E_SHAPE, 0, "conv needs its weights in w=");
+    if (c->taps > SQM__MAX_TAPS)
+        SQM__FAIL(err, SQM_E_SHAPE, c->taps, "conv of %d taps: at most %d", c->taps, SQM__MAX_TAPS);
+    SQM__TRY(sqm__param_int(&c->first, params, n, "first", 0, 0, in_width - 1, err));
+    if (c->channels > in_width - c->first)
+        SQM__FAIL(err, SQM_E_SHAPE, c->channels, "conv of %d channels from column %d does not fit rows of %d",
+                  c->channels, c->first, in_width);
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "b", c->channels, err));
+    SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_int(&c->dilation, params, n, "dilation", 1, 1, 1 << 16, err));
+    c->past = c->taps - 1;
+    c->history = c->past * c->dilation;
+    c->in_width = in_width;
+    *out_width = c->channels;
+    return SQM_OK;
+}
+static sqm_result sqm__conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    return sqm__conv_bind_common((sqm__conv *)bound, params, n, in_width, out_width, err);
+}
+static sqm_result sqm__conv_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                       int32_t *out_width, sqm_error *err)
+{
+    sqm__conv *c = (sqm__conv *)bound;
+    int32_t future, odd;
+    SQM__TRY(sqm__conv_bind_common(c, params, n, in_width, out_width, err));
+    SQM__TRY(sqm__param_int(&c->columns, params, n, "columns", 0, 0, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&c->across, params, n, "across", c->columns ? 1 : 0, c->columns ? 1 : 0,
+                            c->columns ? c->taps : 0, err));
+    SQM__TRY(sqm__param_int(&future, params, n, "future", (c->taps - 1) / 2, 0, c->taps - 1, err));
+    odd = c->columns ? c->taps % c->across == 0 && c->across % 2 && c->taps / c->across % 2 : c->taps % 2;
+    if (!odd && (c->columns || !sqm__param(params, n, "future")))
+        SQM__FAIL(err, SQM_E_SHAPE, c->taps, "%d taps, %d across: a centred conv needs odd sizes", c->taps,
+                  c->columns ? c->across : c->taps);
+    c->past = c->taps - 1 - future;
+    c->history = 0;
+    return SQM_OK;
+}
+
+static size_t sqm__conv_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__conv *c = (const sqm__conv *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (c->history > 0 && (size_t)c->channels > (size_t)-1 / sizeof(float) / (size_t)c->history)
+        return (size_t)-1;
+    return (size_t)c->history * (size_t)c->channels * sizeof(float);
+}
+static size_t sqm__conv_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__conv_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__conv_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__conv_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__conv_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* Input row `t` of a span (t < 0: from before it), or NULL for one outside the sequence. */
+static const float *sqm__conv_input(const sqm__conv *c, const float *in, const sqm_span *span, int64_t t)
+{
+    if (t >= span->rows) return NULL;
+    if (t >= 0) return in + (size_t)(span->first_row + t) * (size_t)c->in_width + c->first;
+    if (!span->state || c->history == 0) return NULL;
+    t = ((int64_t)span->position + t) % c->history;
+    return (const float *)span->state + (size_t)(t < 0 ? t + c->history : t) * (size_t)c->channels;
+}
+
+/* The inputs of the taps of row t of a span */
+static void sqm__conv_inputs(const sqm__conv *c, const float **rows, const float *in, const sqm_span *span,
+                             int32_t t)
+{
+    for (int32_t k = 0; k < c->taps; k++) {
+        if (c->columns) {
+            const int32_t up = k / c->across - c->taps / c->across / 2, side = k % c->across - c->across / 2;
+            const int64_t x = t % c->columns + (int64_t)side * c->dilation;
+            const int64_t y = t / c->columns + (int64_t)up * c->dilation;
+            rows[k] = x < 0 || x >= c->columns || y < 0 ? NULL
+                    : sqm__conv_input(c, in, span, y * c->columns + x);
+        } else {
+            rows[k] = sqm__conv_input(c, in, span, t + ((int64_t)k - c->past) * c->dilation);
+        }
+    }
+}
+
+typedef struct sqm__conv_job {
+    const sqm__conv *c;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, n_rows, pieces;
+} sqm__conv_job;
+
+static void sqm__conv_task(void *arg, int32_t piece)
+{
+    const sqm__conv_job *job = (const sqm__conv_job *)arg;
+    const sqm__conv *c = job->c;
+    const int32_t first = sqm__cut(job->n_rows, piece, job->pieces);
+    const int32_t last = sqm__cut(job->n_rows, piece + 1, job->pieces);
+    const float *rows[SQM__MAX_TAPS];
+    int32_t before = 0;                 /* rows of the spans before this one */
+    sqm__taps taps;
+    taps.rows = rows;
+    taps.weights = c->weights;
+    taps.bias = c->bias;
+    taps.n_taps = c->taps;
+    taps.n = c->channels;
+    for (int32_t s = 0; s < job->n_spans; before += job->spans[s].rows, s++) {
+        const sqm_span *span = &job->spans[s];
+        const int32_t to = sqm__min(last - before, span->rows);
+        for (int32_t t = sqm__max(first - before, 0); t < to; t++) {
+            float *y = job->out + (size_t)(span->first_row + t) * (size_t)c->channels;
+            sqm__conv_inputs(c, rows, job->in, span, t);
+            job->x->kernels->conv_row(y, &taps);
+            if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+        }
+    }
+}
+
+static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__conv *c = (const sqm__conv *)bound;
+    sqm__conv_job job;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.n_rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) job.n_rows += spans[s].rows;
+    job.pieces = sqm__min(job.n_rows, sqm__pieces(x, (size_t)job.n_rows * (size_t)c->channels *
+                                                     (size_t)(c->taps + (c->act != SQM_ACT_NONE ? 16 : 0))));
+    sqm__run(x, sqm__conv_task, &job, job.pieces);
+    for (int32_t s = 0; s < n_spans; s++) {     /* the last rows into the ring, when nobody reads it */
+        float *ring = (float *)spans[s].state;
+        for (int32_t t = sqm__max(0, spans[s].rows - c->history); ring && t < spans[s].rows; t++)
+            memcpy(ring + (size_t)(((int64_t)spans[s].position + t) % c->history) * (size_t)c->channels,
+                   sqm__conv_input(c, in, &spans[s], t), (size_t)c->channels * sizeof(float));
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__conv_mixer = {
+    "conv", "w b act first dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
+};
+static const sqm_mixer sqm__conv_whole_mixer = {
+    "conv_whole", "w b act first dilation future columns across", sizeof(sqm__conv), SQM_MIXER_WHOLE_ONLY, 0,
+    sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes,
+    sqm__conv_reset, sqm__conv_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
-static const sqm_mixer *const sqm__mixers[] = { &sqm__attention_mixer, NULL };
+static const sqm_mixer *const sqm__mixers[] = {
+    &sqm__attention_mixer,
+    &sqm__conv_mixer,
+    &sqm__conv_whole_mixer,
+    NULL
+};
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
 
 /* ==== [FILE] Weight file reader ============================================================================
@@ -5990,6 +6258,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
+     gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
      cat     rD rA rB                                              rows side by side
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
@@ -5997,7 +6266,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
-    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_COUNT
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -6018,7 +6287,8 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "head",    "w b scale softcap", 1 },
     { "input",   "width", 1 },
     { "affine",  "w b", 1 },
-    { "cat",     "", 2 }
+    { "cat",     "", 2 },
+    { "gate",    "act first", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -6078,17 +6348,8 @@ static int sqm__has_word(const char *words, const char *word)
         if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return 1;
     return 0;
 }
-static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
-{
-    for (int32_t i = 0; i < n; i++)
-        if (sqm__same_text(names[i], name)) return i;
-    return -1;
-}
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
 static const char *const sqm__style_names[] = { "half", "interleaved" };
-static const char *const sqm__act_names[SQM_ACT_COUNT] = { "none", "silu", "gelu", "gelu_tanh", "relu",
-    "relu2", "quick_gelu",
-                                                           "sigmoid", "tanh", "exp", "softplus" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -6322,6 +6583,16 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         op->out_width = op->in_width / 2;
         if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
                                         b->line, op->in_width);
+        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    case SQM__OP_GATE:
+        op->out_width = op->in_width;
+        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0,
+                                b->width[op->src2] - 1, b->err));
+        if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                      "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line,
+                      op->in_width, op->src2, op->first, b->width[op->src2]);
+        op->count = b->width[op->src2];
         return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_ADD: case SQM__OP_MUL:
         op->out_width = op->in_width;
@@ -7048,6 +7319,17 @@ static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
     }
 }
 
+static void sqm__run_gate(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->out_width;
+    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst], width, s->registers[op->src], width,
+                                  s->n_rows, op->out_width);
+    job.kind = op->choice;
+    job.gate = s->registers[op->src2] + op->first;
+    job.gate_stride = (size_t)op->count;
+    sqm__rows_run(&job, sqm__gate_task);
+}
+
 static void sqm__run_rows(sqm_session *s, const sqm__op *op)
 {
     const size_t y_stride = (size_t)op->out_width, a_stride = (size_t)op->in_width;
@@ -7135,6 +7417,7 @@ static void sqm__run_batch(sqm_session *s)
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
         case SQM__OP_CAT:    sqm__run_cat(s, op); break;
+        case SQM__OP_GATE:   sqm__run_gate(s, op); break;
         default:             sqm__run_elementwise(s, op); break;
         }
     }
