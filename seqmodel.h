@@ -69,7 +69,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention
+     [MIX] sequence mixers: attention, convolution
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -318,6 +318,8 @@ typedef struct sqm_mixer {
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer */
 /* one function each, so that linkers drop the others */
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
+SQMDEF const sqm_mixer *sqm_mixer_conv(void);
+SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
@@ -1763,6 +1765,14 @@ typedef struct sqm__attend {
     sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
 } sqm__attend;
 
+/* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
+typedef struct sqm__taps {
+    const float *const *rows;           /* [n_taps], NULL: a row of zeros */
+    const float        *weights;        /* [n_taps, n] */
+    const float        *bias;           /* [n] or NULL */
+    int32_t             n_taps, n;
+} sqm__taps;
+
 /* One head of a gated outer-product recurrence over the rows of a sequence; see [MIX.linear_attention].
    Pointers stand at the first row. A row may hold several updates; the last one is read. */
 enum { SQM__OUTER_ADD, SQM__OUTER_DELTA, SQM__OUTER_DPLR };
@@ -1823,12 +1833,12 @@ typedef struct sqm__kernels {
        [v_pad/16][64][16]. */
     void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
                         int32_t n_keys);
+    void (*conv_row)(float *y, const sqm__taps *c);
     /* y [n_out] = bias (NULL: 0) + x [n_in] * w [n_in][n_out] */
     void (*block)(float *y, const float *x, const float *w, const float *bias, int32_t n_in, int32_t n_out);
     /* sum, largest or mean of n values; kind: SQM__REDUCE_* */
     float (*reduce)(const float *x, int32_t n, int32_t kind);
-    /* y += a * b; y = x + (last - x) * (w + m), where NULL is 0 */
-    void (*mul_add)(float *y, const float *a, const float *b, int32_t n);
+    /* y = x + (last - x) * (w + m), where NULL is 0 */
     void (*lerp)(float *y, const float *x, const float *last, const float *w, const float *m, int32_t n);
     void (*outer_sums)(const sqm__outer *o, float eps, const float *least);
     void (*outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile);
@@ -3268,6 +3278,23 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, co
                        SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
 }
 
+/* ---- short convolutions -------------------------------------------------------------------------------- */
+static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
+{
+    for (int32_t i = 0; i < c->n; i += SQM__LANES) {
+        const int32_t left = c->n - i;
+        v16 sum = SQM__SET1(0.0f);
+        if (c->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(c->bias + i, left, 0.0f));
+        for (int32_t k = 0; k < c->n_taps; k++) {
+            const float *weights = c->weights + (size_t)k * (size_t)c->n + i;
+            if (!c->rows[k]) continue;
+            sum = SQM__MADD(SQM__NAME(load_n)(weights, left, 0.0f),
+                            SQM__NAME(load_n)(c->rows[k] + i, left, 0.0f), sum);
+        }
+        SQM__NAME(store_n)(y + i, sum, left);
+    }
+}
+
 /* ---- small parts of recurrent models ------------------------------------------------------------------- */
 /* Columns [at, at + 16 W) of y = bias + x * w, chains of fused multiply-adds in increasing i. */
 SQM__SPECIAL void SQM__NAME(block_columns)(float *y, const float *x, const float *w, const float *bias,
@@ -3303,14 +3330,6 @@ static float SQM__NAME(reduce)(const float *x, int32_t n, int32_t kind)
     }
     for (int32_t i = 0; i < n; i += SQM__LANES) all = SQM__ADD(all, SQM__NAME(load_n)(x + i, n - i, 0.0f));
     return kind == SQM__REDUCE_MEAN ? SQM__NAME(sum)(all) / (float)n : SQM__NAME(sum)(all);
-}
-
-static void SQM__NAME(mul_add)(float *y, const float *a, const float *b, int32_t n)
-{
-    for (int32_t i = 0; i < n; i += SQM__LANES)
-        SQM__NAME(store_n)(y + i, SQM__MADD(SQM__NAME(load_n)(a + i, n - i, 0.0f),
-                                            SQM__NAME(load_n)(b + i, n - i, 0.0f),
-                                            SQM__NAME(load_n)(y + i, n - i, 0.0f)), n - i);
 }
 
 static void SQM__NAME(lerp)(float *y, const float *x, const float *last, const float *w, const float *m,
@@ -3549,9 +3568,9 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile),
-    SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(mul_add), SQM__NAME(lerp), SQM__NAME(outer_sums),
-    SQM__NAME(outer), SQM__NAME(running), SQM__NAME(slstm)
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row),
+    SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
+    SQM__NAME(running), SQM__NAME(slstm)
 };
 #undef v16
 #undef w16
@@ -3794,8 +3813,8 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
 typedef struct sqm__rows_job {          /* one operation on the rows of a matrix, cut over threads */
     const sqm_exec *x;
     float          *y;
-    const float    *a, *gain, *bias;
-    size_t          y_stride, a_stride;
+    const float    *a, *gate, *gain, *bias;
+    size_t          y_stride, a_stride, gate_stride;
     int32_t         n, dim, groups, kind, pieces, own;
     float           number;             /* eps, scale or cap */
     const struct sqm__op *op;           /* of a recipe, where more is needed */
@@ -3823,6 +3842,13 @@ static void sqm__glu_task(void *arg, int32_t piece)
         job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
                              job->kind);
     }
+}
+static void sqm__gate_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, job->gate + (size_t)t * job->gate_stride,
+                             job->a + (size_t)t * job->a_stride, (size_t)job->dim, job->kind);
 }
 static void sqm__activate_task(void *arg, int32_t piece)
 {
@@ -4045,18 +4071,44 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
     return SQM_OK;
 }
 
-/* One of some words under `key`; missing: number `otherwise`. */
-static sqm_result sqm__param_word(int32_t *choice, const sqm_param *params, int32_t n, const char *key,
-                                  const char *const *words, int32_t n_words, int32_t otherwise, sqm_error *err)
+static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (sqm__same_text(names[i], name)) return i;
+    return -1;
+}
+/* One of the names under `key`; missing: `otherwise`. */
+static sqm_result sqm__param_choice(int32_t *choice, const sqm_param *params, int32_t n, const char *key,
+                                    const char *const *names, int32_t n_names, int32_t otherwise,
+                                    sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
-    *choice = otherwise;
-    if (!p) return SQM_OK;
-    for (int32_t i = 0; i < n_words; i++)
-        if (sqm__same_text(p->text, words[i])) { *choice = i; return SQM_OK; }
-    SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "%s = '%s' is unknown", key, p->text ? p->text : "(no word)");
+    *choice = p && p->text ? sqm__choose(names, n_names, p->text) : p ? -1 : otherwise;
+    if (*choice < 0)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "%s = '%s' is unknown", key,
+                  p && p->text ? p->text : "(no name)");
+    return SQM_OK;
 }
-
+/* The one matrix of float32 rows under `key`, its shape in *rows and *cols; NULL when missing. */
+static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t *cols,
+                                    const sqm_param *params, int32_t n, const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *matrix = NULL;
+    *rows = *cols = 0;
+    if (!p) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one matrix of float32 rows", key);
+    *matrix = (const float *)t->data;
+    *rows = t->shape[0];
+    *cols = t->shape[1];
+    return SQM_OK;
+}
+static const char *const sqm__act_names[SQM_ACT_COUNT] = {
+    "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus",
+    "log_sigmoid", "elu1", "log", "sqrt"
+};
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
@@ -4373,6 +4425,196 @@ static const sqm_mixer sqm__attention_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
 
+/* ---- [MIX.conv] short depthwise convolution ---------------------------------------------------------------
+   y_t[c] = act(b[c] + sum_k w[k][c] x_(t + (k - K + 1 + future) * dilation)[c])           k = 0 .. K - 1
+   conv        future = 0: causal; rows before the first one are zeros.
+   conv_whole  future = (K - 1) / 2 unless given: looks ahead, needs the whole sequence, zeros at both ends.
+               columns = C: the rows are a picture of C columns, row-major; across = A: the K taps are K / A
+               lines of A taps, centred. Zeros around the picture.
+   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels]
+   Weights  w [K, channels], tap 0 the oldest, no flip (a correlation, as torch.nn.Conv1d);  b [channels]
+   State    ring of (K - 1) * dilation rows: the inputs before bias and activation, position p in row
+            p % length.
+   Order    bias, then taps in increasing k, one chain of fused multiply-adds for each channel.
+   Source   Mamba (2312.00752), Hydra (2407.09941), VMamba (2401.10166), H3's shift and RWKV's token shift
+            with weights 0 and 1.
+   Traps    checkpoints hold w as [channels, 1, K]: the converter transposes. Kernels longer than 64 taps
+            belong to a long convolution.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba1_block, mamba2_block, hydra_block, ss2d. */
+enum { SQM__MAX_TAPS = 64 };
+typedef struct sqm__conv {
+    int32_t      channels, taps, past, dilation, act, first, in_width;
+    int32_t      history;               /* rows of the ring */
+    int32_t      columns, across;       /* picture; 0: none */
+    const float *weights, *bias;        /* [taps, channels], [channels] or NULL */
+} sqm__conv;
+
+static sqm_result sqm__conv_bind_common(sqm__conv *c, const sqm_param *params, int32_t n, int32_t in_width,
+                                        int32_t *out_width, sqm_error *err)
+{
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_matrix(&c->weights, &c->taps, &c->channels, params, n, "w", err));
+    if (!c->weights) SQM__FAIL(err, SQM_E_SHAPE, 0, "conv needs its weights in w=");
+    if (c->taps > SQM__MAX_TAPS)
+        SQM__FAIL(err, SQM_E_SHAPE, c->taps, "conv of %d taps: at most %d", c->taps, SQM__MAX_TAPS);
+    SQM__TRY(sqm__param_int(&c->first, params, n, "first", 0, 0, in_width - 1, err));
+    if (c->channels > in_width - c->first)
+        SQM__FAIL(err, SQM_E_SHAPE, c->channels, "conv of %d channels from column %d does not fit rows of %d",
+                  c->channels, c->first, in_width);
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "b", c->channels, err));
+    SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_int(&c->dilation, params, n, "dilation", 1, 1, 1 << 16, err));
+    c->past = c->taps - 1;
+    c->history = c->past * c->dilation;
+    c->in_width = in_width;
+    *out_width = c->channels;
+    return SQM_OK;
+}
+static sqm_result sqm__conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    return sqm__conv_bind_common((sqm__conv *)bound, params, n, in_width, out_width, err);
+}
+static sqm_result sqm__conv_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                       int32_t *out_width, sqm_error *err)
+{
+    sqm__conv *c = (sqm__conv *)bound;
+    int32_t future, odd;
+    SQM__TRY(sqm__conv_bind_common(c, params, n, in_width, out_width, err));
+    SQM__TRY(sqm__param_int(&c->columns, params, n, "columns", 0, 0, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&c->across, params, n, "across", c->columns ? 1 : 0, c->columns ? 1 : 0,
+                            c->columns ? c->taps : 0, err));
+    SQM__TRY(sqm__param_int(&future, params, n, "future", (c->taps - 1) / 2, 0, c->taps - 1, err));
+    odd = c->columns ? c->taps % c->across == 0 && c->across % 2 && c->taps / c->across % 2 : c->taps % 2;
+    if (!odd && (c->columns || !sqm__param(params, n, "future")))
+        SQM__FAIL(err, SQM_E_SHAPE, c->taps, "%d taps, %d across: a centred conv needs odd sizes", c->taps,
+                  c->columns ? c->across : c->taps);
+    c->past = c->taps - 1 - future;
+    c->history = 0;
+    return SQM_OK;
+}
+
+static size_t sqm__conv_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__conv *c = (const sqm__conv *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (c->history > 0 && (size_t)c->channels > (size_t)-1 / sizeof(float) / (size_t)c->history)
+        return (size_t)-1;
+    return (size_t)c->history * (size_t)c->channels * sizeof(float);
+}
+static size_t sqm__conv_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__conv_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__conv_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__conv_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__conv_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* Input row `t` of a span (t < 0: from before it), or NULL for one outside the sequence. */
+static const float *sqm__conv_input(const sqm__conv *c, const float *in, const sqm_span *span, int64_t t)
+{
+    if (t >= span->rows) return NULL;
+    if (t >= 0) return in + (size_t)(span->first_row + t) * (size_t)c->in_width + c->first;
+    if (!span->state || c->history == 0) return NULL;
+    t = ((int64_t)span->position + t) % c->history;
+    return (const float *)span->state + (size_t)(t < 0 ? t + c->history : t) * (size_t)c->channels;
+}
+
+/* The inputs of the taps of row t of a span */
+static void sqm__conv_inputs(const sqm__conv *c, const float **rows, const float *in, const sqm_span *span,
+                             int32_t t)
+{
+    for (int32_t k = 0; k < c->taps; k++) {
+        if (c->columns) {
+            const int32_t up = k / c->across - c->taps / c->across / 2, side = k % c->across - c->across / 2;
+            const int64_t x = t % c->columns + (int64_t)side * c->dilation;
+            const int64_t y = t / c->columns + (int64_t)up * c->dilation;
+            rows[k] = x < 0 || x >= c->columns || y < 0 ? NULL
+                    : sqm__conv_input(c, in, span, y * c->columns + x);
+        } else {
+            rows[k] = sqm__conv_input(c, in, span, t + ((int64_t)k - c->past) * c->dilation);
+        }
+    }
+}
+
+typedef struct sqm__conv_job {
+    const sqm__conv *c;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, n_rows, pieces;
+} sqm__conv_job;
+
+static void sqm__conv_task(void *arg, int32_t piece)
+{
+    const sqm__conv_job *job = (const sqm__conv_job *)arg;
+    const sqm__conv *c = job->c;
+    const int32_t first = sqm__cut(job->n_rows, piece, job->pieces);
+    const int32_t last = sqm__cut(job->n_rows, piece + 1, job->pieces);
+    const float *rows[SQM__MAX_TAPS];
+    int32_t before = 0;                 /* rows of the spans before this one */
+    sqm__taps taps;
+    taps.rows = rows;
+    taps.weights = c->weights;
+    taps.bias = c->bias;
+    taps.n_taps = c->taps;
+    taps.n = c->channels;
+    for (int32_t s = 0; s < job->n_spans; before += job->spans[s].rows, s++) {
+        const sqm_span *span = &job->spans[s];
+        const int32_t to = sqm__min(last - before, span->rows);
+        for (int32_t t = sqm__max(first - before, 0); t < to; t++) {
+            float *y = job->out + (size_t)(span->first_row + t) * (size_t)c->channels;
+            sqm__conv_inputs(c, rows, job->in, span, t);
+            job->x->kernels->conv_row(y, &taps);
+            if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+        }
+    }
+}
+
+static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__conv *c = (const sqm__conv *)bound;
+    sqm__conv_job job;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.n_rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) job.n_rows += spans[s].rows;
+    job.pieces = sqm__min(job.n_rows, sqm__pieces(x, (size_t)job.n_rows * (size_t)c->channels *
+                                                     (size_t)(c->taps + (c->act != SQM_ACT_NONE ? 16 : 0))));
+    sqm__run(x, sqm__conv_task, &job, job.pieces);
+    for (int32_t s = 0; s < n_spans; s++) {     /* the last rows into the ring, when nobody reads it */
+        float *ring = (float *)spans[s].state;
+        for (int32_t t = sqm__max(0, spans[s].rows - c->history); ring && t < spans[s].rows; t++)
+            memcpy(ring + (size_t)(((int64_t)spans[s].position + t) % c->history) * (size_t)c->channels,
+                   sqm__conv_input(c, in, &spans[s], t), (size_t)c->channels * sizeof(float));
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__conv_mixer = {
+    "conv", "w b act first dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
+};
+static const sqm_mixer sqm__conv_whole_mixer = {
+    "conv_whole", "w b act first dilation future columns across", sizeof(sqm__conv), SQM_MIXER_WHOLE_ONLY, 0,
+    sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes,
+    sqm__conv_reset, sqm__conv_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
+
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
      decay      S' = diag(d_t) S          d_t: 1 | a factor of the head | one a row | one a row and channel
@@ -4423,10 +4665,10 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
     static const char *const decays[] = { "none", "scalar", "vector" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     const sqm_param *factors = sqm__param(params, n, "factors");
-    SQM__TRY(sqm__param_word(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
-    SQM__TRY(sqm__param_word(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
-    SQM__TRY(sqm__param_word(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
-    SQM__TRY(sqm__param_word(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
+    SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
+    SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
                              err));
     SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
     SQM__TRY(sqm__param_int(&a->log_gates, params, n, "log_gates", 0, 0, 1, err));
@@ -5161,7 +5403,7 @@ static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n
     sqm__pool *a = (sqm__pool *)bound;
     memset(a, 0, sizeof(*a));
     a->width = in_width;
-    SQM__TRY(sqm__param_word(&a->kind, params, n, "kind", sqm__reduce_names, 3, SQM__REDUCE_MEAN, err));
+    SQM__TRY(sqm__param_choice(&a->kind, params, n, "kind", sqm__reduce_names, 3, SQM__REDUCE_MEAN, err));
     SQM__TRY(sqm__param_int(&a->groups, params, n, "groups", in_width, 1, in_width, err));
     if (in_width % a->groups)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d columns do not divide into %d groups", in_width, a->groups);
@@ -5208,6 +5450,8 @@ SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
+    &sqm__conv_mixer,
+    &sqm__conv_whole_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
     &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
     NULL
@@ -7224,6 +7468,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
+     gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB                                              rB may be narrower: a value for each block
      scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
@@ -7238,8 +7483,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
-    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_SOFTMAX, SQM__OP_REDUCE, SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS,
-    SQM__OP_POWERS, SQM__OP_COUNT
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_REDUCE, SQM__OP_MIRROR, SQM__OP_CLIP,
+    SQM__OP_BLOCKS, SQM__OP_POWERS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -7261,6 +7506,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "input",   "width", 1 },
     { "affine",  "w b first count", 1 },
     { "cat",     "", 2 },
+    { "gate",    "act first", 2 },
     { "softmax", "groups scale first count", 1 },
     { "reduce",  "kind groups", 1 },
     { "mirror",  "groups", 1 },
@@ -7328,18 +7574,9 @@ static int sqm__has_word(const char *words, const char *word)
         if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return 1;
     return 0;
 }
-static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
-{
-    for (int32_t i = 0; i < n; i++)
-        if (sqm__same_text(names[i], name)) return i;
-    return -1;
-}
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2", "sum" };
 static const char *const sqm__style_names[] = { "half", "interleaved" };
 static const char *const sqm__axis_names[] = { "row", "column" };
-static const char *const sqm__act_names[SQM_ACT_COUNT] = { "none", "silu", "gelu", "gelu_tanh", "relu",
-    "relu2", "quick_gelu",
-                                                           "sigmoid", "tanh", "exp", "softplus", "log_sigmoid", "elu1", "log", "sqrt" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -7493,7 +7730,7 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.grid, b->params, b->n_params, "grid", 0, 0, 1 << 24, b->err));
-    SQM__TRY(sqm__param_word(&r.column, b->params, b->n_params, "axis", sqm__axis_names, 2, 0, b->err));
+    SQM__TRY(sqm__param_choice(&r.column, b->params, b->n_params, "axis", sqm__axis_names, 2, 0, b->err));
     if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
     if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
         SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2",
@@ -7637,6 +7874,16 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         op->out_width = op->in_width / 2;
         if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
                                         b->line, op->in_width);
+        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    case SQM__OP_GATE:
+        op->out_width = op->in_width;
+        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0,
+                                b->width[op->src2] - 1, b->err));
+        if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                      "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line,
+                      op->in_width, op->src2, op->first, b->width[op->src2]);
+        op->count = b->width[op->src2];
         return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_ADD: case SQM__OP_MUL:
         op->out_width = op->in_width;
@@ -8372,6 +8619,17 @@ static void sqm__run_pair(sqm_session *s, const sqm__op *op)
     }
 }
 
+static void sqm__run_gate(sqm_session *s, const sqm__op *op)
+{
+    const size_t width = (size_t)op->out_width;
+    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst], width, s->registers[op->src], width,
+                                  s->n_rows, op->out_width);
+    job.kind = op->choice;
+    job.gate = s->registers[op->src2] + op->first;
+    job.gate_stride = (size_t)op->count;
+    sqm__rows_run(&job, sqm__gate_task);
+}
+
 /* scale, clip, copy */
 static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
 {
@@ -8524,6 +8782,7 @@ static void sqm__run_batch(sqm_session *s)
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
         case SQM__OP_CAT:    sqm__run_cat(s, op); break;
+        case SQM__OP_GATE:   sqm__run_gate(s, op); break;
         default:             sqm__run_elementwise(s, op); break;
         }
     }
