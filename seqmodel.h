@@ -7463,7 +7463,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from= ntk_factor= ntk_length= grid= axis=row|column]      grid: position / grid or % grid
+             long_from= ntk_factor= ntk_length= divide= period=]    the angle is that of position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -7472,19 +7472,19 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      add|mul rD rA rB                                              rB may be narrower: a value for each block
      scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
-     softmax rD rS [groups= scale=]                                of each group of columns
-     reduce  rD rS kind=sum|mean|max [groups=]                     a column for each group
-     mirror  rD rS [groups=]                                       x, -x of each group side by side
-     blocks  rD rS w=@ out= [groups= shared=1]                     group g times its own [in, out] matrix
-     powers  rD rS [groups= c0= c1= c2= c3=]                       c0 | c1 x_i | c2 x_i x_j, i <= j (i = j: c3)
+     softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
+     monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
+     reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
+     mirror  rD rS  [groups=]                                      x, -x of each group
+     blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
-    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_REDUCE, SQM__OP_MIRROR, SQM__OP_CLIP,
-    SQM__OP_BLOCKS, SQM__OP_POWERS, SQM__OP_COUNT
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -7493,7 +7493,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "norm",    "kind eps w b first count groups", 1 },
     { "linear",  "w b scale add first", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
-                 "grid axis", 1 },
+                 "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
     { "act",     "kind first count", 1 },
     { "glu",     "act", 1 },
@@ -7508,11 +7508,11 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "cat",     "", 2 },
     { "gate",    "act first", 2 },
     { "softmax", "groups scale first count", 1 },
+    { "monomials", "groups", 1 },
     { "reduce",  "kind groups", 1 },
     { "mirror",  "groups", 1 },
     { "clip",    "low high first count", 1 },
-    { "blocks",  "w out groups shared", 1 },
-    { "powers",  "groups c0 c1 c2 c3", 1 }
+    { "blocks",  "w out groups shared", 1 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -7520,7 +7520,7 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
     const float *freq, *freq_long;
     float        attn_factor, ntk_factor;
     int32_t      dims, long_from, ntk_length;
-    int32_t      grid, column;          /* grid > 0: the angle is that of position / grid, or of % grid */
+    int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
 
 typedef struct sqm__op {
@@ -7530,7 +7530,7 @@ typedef struct sqm__op {
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
-    float            c[4];              /* powers; clip: low, high */
+    float            low, high;         /* clip */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -7576,7 +7576,6 @@ static int sqm__has_word(const char *words, const char *word)
 }
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2", "sum" };
 static const char *const sqm__style_names[] = { "half", "interleaved" };
-static const char *const sqm__axis_names[] = { "row", "column" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -7729,8 +7728,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
-    SQM__TRY(sqm__param_int(&r.grid, b->params, b->n_params, "grid", 0, 0, 1 << 24, b->err));
-    SQM__TRY(sqm__param_choice(&r.column, b->params, b->n_params, "axis", sqm__axis_names, 2, 0, b->err));
+    SQM__TRY(sqm__param_int(&r.divide, b->params, b->n_params, "divide", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.period, b->params, b->n_params, "period", 0, 0, INT32_MAX, b->err));
     if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
     if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
         SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2",
@@ -7813,10 +7812,7 @@ static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
         width = 1;
     } else if (op->kind == SQM__OP_MIRROR) {
         width = 2 * each;
-    } else if (op->kind == SQM__OP_POWERS) {
-        static const char *const keys[] = { "c0", "c1", "c2", "c3" };
-        for (int i = 0; i < 4; i++)
-            SQM__TRY(sqm__param_float(&op->c[i], b->params, b->n_params, keys[i], 1.0, b->err));
+    } else if (op->kind == SQM__OP_MONOMIALS) {
         width = 1 + each + each * (each + 1) / 2;
     } else {
         int32_t out;
@@ -7838,9 +7834,9 @@ static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
 
 static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
 {
-    SQM__TRY(sqm__param_float(&op->c[0], b->params, b->n_params, "low", -1e30, b->err));
-    SQM__TRY(sqm__param_float(&op->c[1], b->params, b->n_params, "high", 1e30, b->err));
-    if (!(op->c[0] <= op->c[1])) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
+    SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
+    SQM__TRY(sqm__param_float(&op->high, b->params, b->n_params, "high", 1e30, b->err));
+    if (!(op->low <= op->high)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
     return sqm__bind_columns(b, op);
 }
 
@@ -7906,7 +7902,7 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__bind_columns(b, op));
         return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
     case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
-    case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_POWERS:
+    case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
         return sqm__bind_groups(b, op);
     default:                            /* copy */
         SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
@@ -8568,10 +8564,11 @@ static void sqm__rope_prepare(sqm_session *s)
                 freq = scaled;
             }
             for (int32_t t = 0; t < span->rows; t++) {
-                const int32_t at = span->position + t;
+                int32_t at = span->position + t;
+                if (r->divide) at /= r->divide;
+                if (r->period) at %= r->period;
                 sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
-                                 r->grid == 0 ? at : r->column ? at % r->grid : at / r->grid,
-                                 freq, r->dims, r->attn_factor);
+                                 at, freq, r->dims, r->attn_factor);
             }
         }
     }
@@ -8640,26 +8637,23 @@ static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
         if (op->kind == SQM__OP_SCALE) {
             for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
         } else if (op->kind == SQM__OP_CLIP) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] < op->c[0] ? op->c[0] : a[i] > op->c[1] ? op->c[1] : a[i];
+            for (size_t i = 0; i < n; i++) y[i] = a[i] < op->low ? op->low : a[i] > op->high ? op->high : a[i];
         } else if (y != a) {
             memcpy(y, a, n * sizeof(float));
         }
     }
 }
 
-/* y = c0 | c1 x | products of x */
-static void sqm__powers(float *y, const float *x, size_t n, const float *c)
+/* y = 1, x_i, x_i x_j for i <= j */
+static void sqm__monomials(float *y, const float *x, size_t n)
 {
-    *y++ = c[0];
-    for (size_t i = 0; i < n; i++) *y++ = c[1] * x[i];
-    for (size_t i = 0; i < n; i++) {
-        const float factor = c[2] * x[i];
-        *y++ = c[3] * x[i] * x[i];
-        for (size_t j = i + 1; j < n; j++) *y++ = factor * x[j];
-    }
+    *y++ = 1.0f;
+    for (size_t i = 0; i < n; i++) *y++ = x[i];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++) *y++ = x[i] * x[j];
 }
 
-/* reduce, mirror, blocks, powers */
+/* monomials, reduce, mirror, blocks */
 static void sqm__groups_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
@@ -8674,8 +8668,8 @@ static void sqm__groups_task(void *arg, int32_t piece)
             } else if (op->kind == SQM__OP_BLOCKS) {
                 job->x->kernels->block(y, a, op->gain + (op->own ? g * in * out : 0), NULL, (int32_t)in,
                                        (int32_t)out);
-            } else if (op->kind == SQM__OP_POWERS) {
-                sqm__powers(y, a, in, op->c);
+            } else if (op->kind == SQM__OP_MONOMIALS) {
+                sqm__monomials(y, a, in);
             } else {
                 for (size_t i = 0; i < in; i++) { y[i] = a[i]; y[in + i] = -a[i]; }
             }
@@ -8774,7 +8768,7 @@ static void sqm__run_batch(sqm_session *s)
         case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
         case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
-        case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_POWERS:
+        case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
             sqm__run_rows(s, op);
             break;
         case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_pair(s, op); break;
