@@ -23,7 +23,8 @@ typedef enum conv_role {              /* decides the output type under -t       
     CONV_MATRIX,                      /* weight of a linear map                                             */
     CONV_TABLE,                       /* token embedding, head                                              */
     CONV_POSITIONS,                   /* learned positions                                                  */
-    CONV_VECTOR                       /* norm weights, biases, frequencies: always float32                  */
+    CONV_VECTOR,                      /* norm weights, biases, frequencies: always float32                  */
+    CONV_ROWS                         /* small matrices in rows: convolution kernels; always float32        */
 } conv_role;
 
 typedef struct conv_out {             /* one tensor of the output                                           */
@@ -250,6 +251,16 @@ static CONV_UNUSED const char *conv_make(conv *c, const char *name, conv_role ro
 static CONV_UNUSED const char *conv_make_values(conv *c, const char *name, const float *values, int32_t n)
 {
     conv_out *o = conv__new_out(c, name, CONV_VECTOR, n, 1);
+    if (!o) return name;
+    o->values = values;
+    return o->name;
+}
+
+/* The same as a matrix in rows.                                                                            */
+static CONV_UNUSED const char *conv_make_rows(conv *c, const char *name, const float *values, int32_t rows,
+                                              int32_t cols)
+{
+    conv_out *o = conv__new_out(c, name, CONV_ROWS, rows, cols);
     if (!o) return name;
     o->values = values;
     return o->name;

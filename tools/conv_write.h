@@ -55,7 +55,7 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
     sqm_dtype kept = SQM_F32;
     *exact = 0;
     *type = SQM_F32;
-    if (o->role == CONV_VECTOR) return 1;
+    if (o->role == CONV_VECTOR || o->role == CONV_ROWS) return 1;
     if (!conv__kept_type(c, o, &kept)) return 0;
     switch (target) {
     case CONV_TO_F32:  *type = SQM_F32; break;
@@ -178,14 +178,15 @@ static int conv__check_range(conv_writer *k, const conv_out *o, int64_t n, sqm_d
 /* ---- writing ------------------------------------------------------------------------------------------- */
 static int conv__write_vector(conv_writer *k, const conv_out *o)
 {
+    const uint64_t bytes = (uint64_t)o->rows * (uint64_t)o->cols * sizeof(float);
     if (o->values) {
-        sqm_writer_data(k->w, o->values, (size_t)o->rows * sizeof(float));
+        sqm_writer_data(k->w, o->values, (size_t)bytes);
         return 1;
     }
-    k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, (uint64_t)o->rows * sizeof(float));
+    k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, bytes);
     if (k->c->env->failed) return 0;
     if (!conv__fetch(k, o, 0, o->rows)) return 0;
-    sqm_writer_data(k->w, k->rows, (size_t)o->rows * sizeof(float));
+    sqm_writer_data(k->w, k->rows, (size_t)bytes);
     return 1;
 }
 
@@ -238,7 +239,7 @@ static CONV_UNUSED int conv_write_plan(conv_writer *k)
         const conv_out *o = &c->outs[i];
         const int32_t shape[2] = { o->rows, o->cols };
         ok = conv__out_type(c, o, k->target, &type, &exact);
-        if (ok) sqm_writer_declare(k->w, o->name, type, o->role == CONV_VECTOR ? SQM_ROWS : SQM_PANELS,
+        if (ok) sqm_writer_declare(k->w, o->name, type, o->role >= CONV_VECTOR ? SQM_ROWS : SQM_PANELS,
                                    o->role == CONV_VECTOR ? 1 : 2, shape);
     }
     if (ok) sqm_writer_recipe(k->w, c->recipe);
@@ -246,7 +247,7 @@ static CONV_UNUSED int conv_write_plan(conv_writer *k)
         const conv_out *o = &c->outs[i];
         if (k->progress) k->progress(k->progress_user, i, c->n_outs);
         ok = conv__out_type(c, o, k->target, &type, &exact) &&
-             (o->role == CONV_VECTOR ? conv__write_vector(k, o) : conv__write_matrix(k, o, type, exact));
+             (o->role >= CONV_VECTOR ? conv__write_vector(k, o) : conv__write_matrix(k, o, type, exact));
     }
     if (ok && k->progress) k->progress(k->progress_user, c->n_outs, c->n_outs);
     free(k->rows);
