@@ -1805,10 +1805,10 @@ typedef struct sqm__running {
 typedef struct sqm__slstm {
     float       *y, *c, *n, *m;         /* [dim] the state */
     float       *raw;                   /* [4 * dim] scratch */
-    const float *in;                    /* [i | f | z | o] of the first row, dim each */
-    const float *weights;               /* [dim in][4 * dim out] */
+    const float *in;                    /* of the first row: i; f, z, o stand `gate` columns apart */
+    const float *weights;               /* [4][dim in][dim out] */
     float       *out;
-    size_t       stride, out_stride;
+    size_t       stride, gate, out_stride;
     int32_t      n_rows, dim;
 } sqm__slstm;
 
@@ -3532,7 +3532,9 @@ static void SQM__NAME(slstm)(const sqm__slstm *s)
 {
     const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
     for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        SQM__NAME(block)(s->raw, s->y, s->weights, s->in + t * s->stride, s->dim, 4 * s->dim);
+        for (size_t g = 0; g < 4; g++)
+            SQM__NAME(block)(s->raw + g * (size_t)s->dim, s->y, s->weights + g * (size_t)s->dim * (size_t)s->dim,
+                             s->in + t * s->stride + g * s->gate, s->dim, s->dim);
         for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
             const int32_t left = s->dim - i;
             const v16 in = SQM__NAME(load_n)(s->raw + i, left, 0.0f);
@@ -5177,8 +5179,8 @@ SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_s
      (i, f, z, o)_t = in_t + R_h y_(t-1)                 a head h sees its own y only
      m_t = max(i, m + log sigmoid(f)), on the first row i;  i' = min(e^(i - m_t), 1), f' = min(e^(m + log sigmoid(f) -
      m_t), 1);  c = f' c + i' tanh(z),  n = f' n + i',  y = sigmoid(o) c / n
-   Rows in  [head][i | f | z | o][dim], bias included; rows out [heads x dim].
-   w        [head][dim in][4 x dim out] float32, out in the order i f z o.
+   Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
+   w        [head][i f z o][dim in][dim out] float32.
    State    y, c, n, m [heads x dim] each, zero at the start.
    Order    row by row; sums over `dim in` in increasing order.
    Source   2405.04517, NX-AI/xlstm sLSTM cell.
@@ -5249,7 +5251,8 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         s.n = s.c + width;
         s.m = s.n + width;
         s.raw = job->raw + (size_t)piece * 4 * dim;
-        s.in = job->in + first * 4 * width + (size_t)h * 4 * dim;
+        s.in = job->in + first * 4 * width + (size_t)h * dim;
+        s.gate = width;
         s.weights = job->a->weights + (size_t)h * dim * 4 * dim;
         s.out = job->out + first * width + (size_t)h * dim;
         s.stride = 4 * width;
@@ -7718,7 +7721,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&op->head_dim, b->params, b->n_params, "head_dim", 0, 2, 1 << 16, b->err));
     SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
     SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
-    if (op->dst != op->src || r.dims % 2 || op->first + (int64_t)op->heads * op->head_dim > op->in_width)
+    if (op->dst != op->src || r.dims % 2 ||
+        op->first + (int64_t)(op->heads - 1) * op->head_dim + r.dims > op->in_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, r.dims,
                   "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
                   op->heads, op->head_dim, op->first, op->in_width);
