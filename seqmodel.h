@@ -1795,7 +1795,7 @@ typedef struct sqm__outer {
 typedef struct sqm__running {
     float       *largest, *sum, *value; /* [channels] the state */
     const float *score, *v;             /* of the first row: [channels / spread], [channels] */
-    const float *decay, *bonus;         /* [channels / spread] or NULL: 0; bonus NULL: read after the update */
+    const float *decay, *bonus;         /* [channels / spread] or NULL */
     float       *out;
     size_t       stride, out_stride;
     int32_t      n_rows, channels, spread;
@@ -1813,7 +1813,7 @@ typedef struct sqm__slstm {
 } sqm__slstm;
 
 enum { SQM__REDUCE_SUM, SQM__REDUCE_MEAN, SQM__REDUCE_MAX };
-typedef struct sqm__update {            /* one update of a gated outer-product recurrence: where its numbers are */
+typedef struct sqm__update {            /* where the numbers of one update of sqm__outer are */
     const float *q, *k, *v, *a, *b, *decay;
     float        gate;
     size_t       row;
@@ -3086,7 +3086,7 @@ SQM__SPECIAL v16 SQM__NAME(log1p01)(v16 e)
 /* log x: x = 2^e m by steps that need no integers, log m as 2 atanh((m - 1) / (m + 1)); -3e38 for x <= 0 */
 SQM__SPECIAL v16 SQM__NAME(log)(v16 x)
 {
-    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536.0f, 256.0f, 16.0f, 4.0f, 2.0f };
+    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536, 256, 16, 4, 2 };
     v16 m = x, e = SQM__SET1(0.0f), s, square, p = SQM__SET1(1.0f / 17.0f);
     for (int i = 0; i < 7; i++) {
         const v16 high = SQM__SET1(up[i]), low = SQM__SET1(1.0f / up[i]), step = SQM__SET1((float)(64 >> i));
@@ -3140,7 +3140,8 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
         return SQM__SUB(SQM__NAME(min)(x, zero),
                         SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
     case SQM_ACT_ELU1:
-        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)), SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
+        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)),
+                               SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
     case SQM_ACT_LOG:        return SQM__NAME(log)(x);
     case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(x);
     default:                 return x;
@@ -3380,7 +3381,8 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
                 SQM__NAME(store)(o->key_sum + i, z);
                 seen = SQM__MADD(q, z, seen);
             }
-            if (o->bonus) extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
+            if (o->bonus)
+                extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
         }
         if (o->extra) o->extra[u.row] = SQM__NAME(sum)(extra);
         if (!o->factor) continue;
@@ -3391,6 +3393,12 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
         }
         o->factor[u.row] = o->scale / (den + eps);
     }
+}
+
+/* What reads the state before an update */
+SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const int32_t update)
+{
+    return update == SQM__OUTER_DELTA ? u->k : update == SQM__OUTER_DPLR ? u->a : u->q;
 }
 
 /* 16 W columns of the state from tile `tile` on, over all rows. `ahead` is what the next update needs of the
@@ -3407,7 +3415,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
     v16 ahead[SQM__TILE_S], gathered[SQM__TILE_S], x[SQM__TILE_S], sum[SQM__TILE_S];
     SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = SQM__SET1(0.0f);
     if (looks_ahead) {
-        const float *reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
+        const float *reader = SQM__NAME(outer_reader)(&next, update);
         for (int32_t k = 0; k < o->key_dim; k++) {
             v16 r = SQM__SET1(reader[k]);
             if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
@@ -3421,7 +3429,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
         const float *reader;
         next = SQM__NAME(outer_row)(o, step + 1 < n ? step + 1 : step);
-        reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
+        reader = SQM__NAME(outer_reader)(&next, update);
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
             if (update == SQM__OUTER_DELTA)
@@ -3446,19 +3454,18 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         if (read != SQM__OUTER_UNREAD && (o->steps == 1 || (step + 1) % o->steps == 0)) {
             const v16 factor = SQM__SET1(o->factor ? o->factor[u.row] : o->scale);
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
-                const int32_t left = o->v_dim - first - 16 * c;
+                const int32_t at = first + 16 * c, left = o->v_dim - at;
                 v16 y = read == SQM__OUTER_PRE ? ahead[c] : sum[c];
                 if (o->extra)
-                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + first + 16 * c, left, 0.0f),
-                                  y);
-                SQM__NAME(store_n)(o->out + u.row * o->out_stride + first + 16 * c, SQM__MUL(y, factor), left);
+                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + at, left, 0.0f), y);
+                SQM__NAME(store_n)(o->out + u.row * o->out_stride + at, SQM__MUL(y, factor), left);
             }
         }
         SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = gathered[c];
     }
 }
-SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last, const int32_t update,
-                                         const int32_t read, const int32_t vector)
+SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
+                                         const int32_t update, const int32_t read, const int32_t vector)
 {
     if (SQM__TILE_S > 1)
     for (; tile + SQM__TILE_S <= last; tile += SQM__TILE_S)
@@ -3511,7 +3518,8 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
             v16 y = zero, den = zero;
             if (r->bonus) {
                 const v16 here = SQM__ADD(bonus, score), high = SQM__NAME(max)(top, here);
-                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high)), own = SQM__NAME(exp)(SQM__SUB(here, high));
+                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high));
+                const v16 own = SQM__NAME(exp)(SQM__SUB(here, high));
                 y = SQM__MADD(before, value, SQM__MUL(own, v));
                 den = SQM__MADD(before, sum, own);
             }
@@ -3531,9 +3539,10 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
 static void SQM__NAME(slstm)(const sqm__slstm *s)
 {
     const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const size_t dim = (size_t)s->dim;
     for (size_t t = 0; t < (size_t)s->n_rows; t++) {
         for (size_t g = 0; g < 4; g++)
-            SQM__NAME(block)(s->raw + g * (size_t)s->dim, s->y, s->weights + g * (size_t)s->dim * (size_t)s->dim,
+            SQM__NAME(block)(s->raw + g * dim, s->y, s->weights + g * dim * dim,
                              s->in + t * s->stride + g * s->gate, s->dim, s->dim);
         for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
             const int32_t left = s->dim - i;
@@ -4619,36 +4628,36 @@ SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mix
 
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
-     decay      S' = diag(d_t) S          d_t: 1 | a factor of the head | one a row | one a row and channel
+     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and channel
      update     add    S = S' + g_t k_t v_t^T
                 delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
-                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T           a reads the state before the decay
+                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T       a reads the state before the decay
      result     post   o_t = scale S_t^T q_t
                 pre    o_t = scale (S_before^T q_t + (q_t . (bonus * k_t)) v_t)
      normalizer none   o_t
-                sum    o_t / (scale z_t . q_t + eps)            z_t = d_t z + g_t k_t, key_start at the start
+                sum    o_t / (scale z_t . q_t + eps)           z_t = d_t z + g_t k_t, key_start at the start
                 max    o_t / (max(|scale z_t . q_t|, e^-m_t) + eps)
-     log_gates  the decay column holds log f <= 0, the gate column log i; stabilised by m_t = max(log f + m, log i),
+     log_gates  the decay column holds log f <= 0, the gate column log i; with m_t = max(log f + m, log i),
                 0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
    steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
-   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay: decay_heads
-            (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) | a, b: like k
-            (update=dplr)]; feature maps, norms, gates' non-linearities are ops of the recipe; rows out [heads x
-            v_dim]. A part with n heads serves head h with its head h / (heads / n).
+   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay:
+            decay_heads (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) |
+            a, b: like k (update=dplr)]; a part with n heads serves head h with its head h / (heads / n).
+            Feature maps, norms and the gates' non-linearities are ops of the recipe.
+   Rows out [heads x v_dim].
    factors  [heads] or [heads x key_dim]: decay factors that do not depend on the row.
-   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16] and m [heads]
-            when they are used; what is beyond v_dim or key_dim is 0. No part of it depends on max_context.
-   Order    row by row, sums over key channels in increasing order, tiles of 16 value channels on their own: cuts,
-            batches and threads change no bit. Chunked forms are not used: on a processor the step form with the
-            state tile in cache does the same work, and stays exact when decays are strong.
-   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2), 2406.06484
-            (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6), 2503.14456 (RWKV-7),
-            2405.04517 (mLSTM), 2501.08313 (lightning attention).
+   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16], then
+            m [heads], where they are used; what is beyond v_dim or key_dim is 0. It does not grow.
+   Order    row by row, sums over key channels in increasing order, each tile of 16 value channels by itself:
+            cuts, batches and threads change no bit. Chunked forms are not used: on a processor the step form
+            with the state tile in cache does the same work, and it stays exact when decays are strong.
+   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2),
+            2406.06484 (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6),
+            2503.14456 (RWKV-7), 2405.04517 (mLSTM), 2501.08313 (lightning attention).
    Traps    decays are factors in [0, 1], not logarithms (but for log_gates); the delta rule predicts from the
             decayed state; scale also stands in the normalizer.
-   linear_attention_whole reads the same rows, where every row sees all rows of the sequence (update=add, no decay);
-   its key_start is 0.
-   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_* ... */
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_*.
+   linear_attention_whole: the same rows, but every row sees all rows of the sequence; add, post, no decay. */
 enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
 enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
 typedef struct sqm__linear_attention {
@@ -4685,7 +4694,8 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
     if (a->factors && a->decay)
         SQM__FAIL(err, SQM_E_SHAPE, a->decay, "factors and decay columns exclude each other");
     if (a->read == SQM__OUTER_PRE && (a->update || a->normalizer || a->steps > 1))
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "read=pre goes with update=add, one step, no normalizer");
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "read=pre goes with update=add, one step, no normalizer");
     if (a->bonus && a->read != SQM__OUTER_PRE) SQM__FAIL(err, SQM_E_SHAPE, 0, "a bonus needs read=pre");
     if (a->normalizer && (a->update || a->steps > 1))
         SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "a normalizer goes with update=add and one step");
@@ -4700,7 +4710,8 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
     return SQM_OK;
 }
 
-static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n,
+                                             int32_t in_width,
                                              int32_t *out_width, sqm_error *err)
 {
     sqm__linear_attention *a = (sqm__linear_attention *)bound;
@@ -4717,7 +4728,8 @@ static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *param
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d, %d, %d and %d of q, k, v, decay",
                   a->heads, a->q_heads, a->k_heads, a->v_heads, a->decay_heads);
     if ((int64_t)a->heads * sqm__max(a->key_dim, a->v_dim) > INT32_MAX / 4)
-        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim, a->v_dim);
+        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim,
+                  a->v_dim);
     SQM__TRY(sqm__linear_attention_options(a, params, n, err));
     at[0] = (int64_t)a->q_heads * a->key_dim;
     at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
@@ -4763,7 +4775,8 @@ static size_t sqm__linear_attention_used_bytes(const void *bound, const void *st
     (void)state; (void)position;
     return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
 }
-static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes,
+                                        int32_t max_context,
                                         int32_t max_batch, sqm_dtype kv_dtype)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
@@ -4818,7 +4831,8 @@ static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_
     o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
     o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
     o->gate_step = (size_t)a->heads;
-    if (a->decay) o->decay = row + a->at_decay + (a->decay == SQM__DECAY_VECTOR ? decay_at * a->key_dim : decay_at);
+    if (a->decay)
+        o->decay = row + a->at_decay + decay_at * (a->decay == SQM__DECAY_VECTOR ? a->key_dim : 1);
     if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
     o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
     if (a->gate) o->gate = row + a->at_gate + h;
@@ -4917,8 +4931,9 @@ static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, 
     need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
     job.arrays = (float *)(void *)x->scratch;
     if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention needs %z bytes of scratch%s, the context has %z",
-                  (uint64_t)need, without ? " and a state" : "", (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention needs %z bytes of scratch%s, the context has %z", (uint64_t)need,
+                  without ? " and a state" : "", (uint64_t)x->scratch_bytes);
     if (without < n_spans) sqm__outer_run(&job);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -4932,8 +4947,9 @@ static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, 
     return SQM_OK;
 }
 
-static const char sqm__linear_attention_keys[] = "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps "
-    "update read decay factors gate log_gates bonus normalizer eps key_start scale";
+static const char sqm__linear_attention_keys[] =
+    "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps update read decay factors gate log_gates "
+    "bonus normalizer eps key_start scale";
 static const sqm_mixer sqm__linear_attention_mixer = {
     "linear_attention", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0,
     sqm__linear_attention_bind, sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
@@ -4948,8 +4964,8 @@ static sqm_result sqm__linear_attention_whole_bind(void *bound, const sqm_param 
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
     SQM__TRY(sqm__linear_attention_bind(bound, params, n, in_width, out_width, err));
     if (a->update || a->read || a->decay || a->factors || a->gate || a->steps > 1 || a->key_start != 0.0f)
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "linear_attention_whole has no decay, gate, other update or "
-                  "read than add and post");
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "linear_attention_whole has no decay, gate, other update or read than add and post");
     return SQM_OK;
 }
 /* of one piece: a head's matrix and key sum, the work area of a product, factors of the rows */
@@ -4964,7 +4980,8 @@ static size_t sqm__linear_attention_whole_scratch(const void *bound, int32_t max
     return sqm__whole_floats((const sqm__linear_attention *)bound, (size_t)max_batch) * sizeof(float) *
            (size_t)threads;
 }
-static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                  sqm_dtype kv_dtype)
 {
     (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
     return 0;
@@ -5023,7 +5040,8 @@ static void sqm__outer_whole_task(void *arg, int32_t piece)
                 sqm__outer_whole(job, &job->spans[s], h,
                                  job->arrays + (size_t)piece * sqm__whole_floats(job->a, job->n_rows));
 }
-static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out,
+                                                      const float *in,
                                                       const sqm_span *spans, int32_t n_spans)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
@@ -5043,24 +5061,26 @@ static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exe
     job.pieces = sqm__pieces(x, rows * sqm__outer_head(a) * (size_t)a->heads * 4);
     need = sqm__whole_floats(a, job.n_rows) * sizeof(float) * (size_t)job.pieces;
     if (need > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention_whole needs %z bytes of scratch, the context "
-                  "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention_whole needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                  (uint64_t)x->scratch_bytes);
     sqm__run(x, sqm__outer_whole_task, &job, job.pieces);
     return SQM_OK;
 }
 static const sqm_mixer sqm__linear_attention_whole_mixer = {
-    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_WHOLE_ONLY, 0,
-    sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__linear_attention_whole_scratch, sqm__no_reset, sqm__linear_attention_whole_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__linear_attention_whole_mixer; }
 
-/* ---- [MIX.running_softmax] softmax over all earlier rows with a score that does not see the query ----------
-     m_t = max(m + d, s_t), u_t = u e^(m + d - m_t) + e^(s_t - m_t), w_t = w e^(m + d - m_t) + e^(s_t - m_t) v_t
-     o_t = w_t / u_t;   with bonus:  o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p)),
-     p = max(m, b + s_t), of the state before row t
-   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the weight
-            that earlier rows lose with each row (absent: 0); bonus [heads]: b.
+/* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
+     m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
+     o_t = w_t / u_t
+     with bonus b, of the state before row t: p = max(m, b + s_t),
+     o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
+   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
+            weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
    State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
    Order    row by row, each channel by itself.
    Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
@@ -5099,7 +5119,8 @@ static size_t sqm__running_used_bytes(const void *bound, const void *state, int3
     (void)state; (void)position;
     return sqm__running_state_bytes(bound, 0, 0, SQM_F32);
 }
-static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
 {
     (void)bound; (void)max_context; (void)max_batch; (void)threads;
     return 0;
@@ -5157,8 +5178,9 @@ static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *ou
         job.state = (float *)spans[s].state;
         if (!job.state) {
             if (need > x->scratch_bytes)
-                SQM__FAIL(&x->error, SQM_E_MEMORY, need, "running_softmax needs %z bytes of scratch, the context "
-                          "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+                SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                          "running_softmax needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                          (uint64_t)x->scratch_bytes);
             job.state = (float *)(void *)x->scratch;
             sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
         }
@@ -5175,16 +5197,17 @@ static const sqm_mixer sqm__running_softmax_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_softmax_mixer; }
 
-/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory --------------------------
-     (i, f, z, o)_t = in_t + R_h y_(t-1)                 a head h sees its own y only
-     m_t = max(i, m + log sigmoid(f)), on the first row i;  i' = min(e^(i - m_t), 1), f' = min(e^(m + log sigmoid(f) -
-     m_t), 1);  c = f' c + i' tanh(z),  n = f' n + i',  y = sigmoid(o) c / n
+/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory -------------------------
+     (i, f, z, o)_t = in_t + R_h y_(t-1)              a head h sees its own y only
+     l = m + log sigmoid(f);  m_t = max(i, l), on the first row i
+     i' = min(e^(i - m_t), 1);  f' = min(e^(l - m_t), 1);  c = f' c + i' tanh(z);  n = f' n + i'
+     y = sigmoid(o) c / n
    Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
    w        [head][i f z o][dim in][dim out] float32.
    State    y, c, n, m [heads x dim] each, zero at the start.
    Order    row by row; sums over `dim in` in increasing order.
    Source   2405.04517, NX-AI/xlstm sLSTM cell.
-   Traps    the official layer names its gates the other way round (module fgate feeds i): a converter's matter.
+   Traps    the official layer names its gates the other way round (its module fgate feeds i).
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: slstm_layer. */
 typedef struct sqm__slstm_layer {
     int32_t      heads, dim;
@@ -5208,7 +5231,8 @@ static sqm_result sqm__slstm_bind(void *bound, const sqm_param *params, int32_t 
     *out_width = a->heads * a->dim;
     return SQM_OK;
 }
-static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
     (void)max_context; (void)max_batch; (void)kv_dtype;
@@ -5219,7 +5243,8 @@ static size_t sqm__slstm_used_bytes(const void *bound, const void *state, int32_
     (void)state; (void)position;
     return sqm__slstm_state_bytes(bound, 0, 0, SQM_F32);
 }
-static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
 {
     (void)max_context; (void)max_batch;
     return (size_t)((const sqm__slstm_layer *)bound)->dim * 4 * sizeof(float) * (size_t)threads;
@@ -5266,7 +5291,8 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
                                      const sqm_span *spans, int32_t n_spans)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
-    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads), state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads);
+    const size_t state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
     sqm__slstm_job job;
     job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
@@ -5286,12 +5312,13 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
     return SQM_OK;
 }
 static const sqm_mixer sqm__slstm_mixer = {
-    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind, sqm__slstm_state_bytes,
-    sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset, sqm__slstm_forward
+    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
+    sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
+        sqm__slstm_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void) { return &sqm__slstm_mixer; }
 
-/* ---- [MIX.shift] a row mixed with the row before it ---------------------------------------------------------
+/* ---- [MIX.shift] a row mixed with the row before it -------------------------------------------------------
      out_i = x_t + (x_(t-1) - x_t) * (w_i + m_i)          i = 0 .. mixes - 1, side by side; x_(-1) = 0
    Rows in  [x: width], or [x: width | m: mixes x width] (dynamic=1); rows out [mixes x width].
    w        [mixes x width], absent: 0 with dynamic=1, else 1 with mixes = 1 (the row before).
@@ -5324,7 +5351,8 @@ static sqm_result sqm__shift_bind(void *bound, const sqm_param *params, int32_t 
     *out_width = a->width * a->mixes;
     return SQM_OK;
 }
-static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
 {
     (void)max_context; (void)max_batch; (void)kv_dtype;
     return (size_t)((const sqm__shift *)bound)->width * sizeof(float);
@@ -5388,12 +5416,13 @@ static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out,
     return SQM_OK;
 }
 static const sqm_mixer sqm__shift_mixer = {
-    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind, sqm__shift_state_bytes,
-    sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset, sqm__shift_forward
+    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
+    sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
+        sqm__shift_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_shift(void) { return &sqm__shift_mixer; }
 
-/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ------------------------------------
+/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ----------------------------------
      out_g = sum, mean or max of x_(t, i) over all rows t and the columns i of group g
    Rows in [width], rows out [groups] (the default: every column by itself).
    State    none: needs the whole sequence. Order: rows, then columns.
@@ -5413,7 +5442,8 @@ static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n
     *out_width = a->groups;
     return SQM_OK;
 }
-static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
 {
     (void)max_context; (void)max_batch; (void)threads;
     return (size_t)((const sqm__pool *)bound)->width * sizeof(float);
@@ -5425,22 +5455,26 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
     const size_t width = (size_t)a->width, groups = (size_t)a->groups, part = width / groups;
     float *all = (float *)(void *)x->scratch;
     if (width * sizeof(float) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float), "pool needs %z bytes of scratch, the context has %z",
-                  (uint64_t)(width * sizeof(float)), (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float),
+                  "pool needs %z bytes of scratch, the context has %z", (uint64_t)(width * sizeof(float)),
+                  (uint64_t)x->scratch_bytes);
     for (int32_t s = 0; s < n_spans; s++) {
         const float *row = in + (size_t)spans[s].first_row * width;
         float *to = out + (size_t)spans[s].first_row * groups;
         for (size_t i = 0; i < width; i++) all[i] = row[i];
         for (int32_t t = 1; t < spans[s].rows; t++) {
             row += width;
-            if (a->kind == SQM__REDUCE_MAX) for (size_t i = 0; i < width; i++) all[i] = row[i] > all[i] ? row[i] : all[i];
-            else for (size_t i = 0; i < width; i++) all[i] += row[i];
+            for (size_t i = 0; i < width; i++) {
+                const float larger = row[i] > all[i] ? row[i] : all[i];
+                all[i] = a->kind == SQM__REDUCE_MAX ? larger : all[i] + row[i];
+            }
         }
         for (size_t g = 0; g < groups; g++) {
             to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
             if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
         }
-        for (size_t t = 1; t < (size_t)spans[s].rows; t++) memcpy(to + t * groups, to, groups * sizeof(float));
+        for (size_t t = 1; t < (size_t)spans[s].rows; t++)
+            memcpy(to + t * groups, to, groups * sizeof(float));
     }
     return SQM_OK;
 }
@@ -7466,7 +7500,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from= ntk_factor= ntk_length= divide= period=]    the angle is that of position / divide % period
+             long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -7768,7 +7802,8 @@ static sqm_result sqm__bind_vector(const float **vector, sqm__binder *b, const c
 static sqm_result sqm__bind_input(sqm__binder *b, sqm__op *op)
 {
     if (op->src != SQM__REG_ROWS)
-        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line, op->src);
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line,
+                  op->src);
     SQM__TRY(sqm__param_int(&op->out_width, b->params, b->n_params, "width", 0, 1, 1 << 24, b->err));
     if (b->m->input_width && b->m->input_width != op->out_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: rows of %d columns, but another op reads %d",
@@ -7840,7 +7875,8 @@ static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
     SQM__TRY(sqm__param_float(&op->high, b->params, b->n_params, "high", 1e30, b->err));
-    if (!(op->low <= op->high)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
+    if (!(op->low <= op->high))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
     return sqm__bind_columns(b, op);
 }
 
@@ -8641,7 +8677,10 @@ static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
         if (op->kind == SQM__OP_SCALE) {
             for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
         } else if (op->kind == SQM__OP_CLIP) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] < op->low ? op->low : a[i] > op->high ? op->high : a[i];
+            for (size_t i = 0; i < n; i++) {
+                const float high = a[i] > op->high ? op->high : a[i];
+                y[i] = high < op->low ? op->low : high;
+            }
         } else if (y != a) {
             memcpy(y, a, n * sizeof(float));
         }
@@ -8662,9 +8701,10 @@ static void sqm__groups_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     const sqm__op *op = job->op;
-    const size_t in = (size_t)op->in_width / (size_t)op->groups, out = (size_t)op->out_width / (size_t)op->groups;
+    const size_t groups = (size_t)op->groups, in = (size_t)op->in_width / groups;
+    const size_t out = (size_t)op->out_width / groups;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        for (size_t g = 0; g < (size_t)op->groups; g++) {
+        for (size_t g = 0; g < groups; g++) {
             const float *a = job->a + (size_t)t * job->a_stride + g * in;
             float *y = job->y + (size_t)t * job->y_stride + g * out;
             if (op->kind == SQM__OP_REDUCE) {
@@ -8707,9 +8747,9 @@ static void sqm__run_rows(sqm_session *s, const sqm__op *op)
     case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
     default:
         job.op = op;
-        job.dim = op->kind == SQM__OP_BLOCKS ? sqm__max(1, op->out_width / op->groups) * (op->in_width / op->groups)
-            : sqm__max(op->in_width, op->out_width) / op->groups;
         job.groups = op->groups;
+        job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
+        if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
         sqm__rows_run(&job, sqm__groups_task);
         break;
     }
@@ -9800,7 +9840,8 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
 /* ---- an op as recipe text ------------------------------------------------------------------------------ */
 static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
 {
-    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS ? "rows" :
+    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS
+        ? "rows" :
                        r == SQM__REG_POSITIONS ? "positions" : r == SQM__REG_NONE ? "none" : NULL;
     if (name) { memcpy(dst, name, strlen(name) + 1); return; }
     snprintf(dst, 12, "r%d", (int)r);
