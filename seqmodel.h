@@ -2075,7 +2075,8 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_T 4
 #define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
 #define SQM__TILE_ROWS 1                /* panels at once for a single token */
-#define SQM__TILE_S 1                   /* state tiles of a recurrence at once */
+#define SQM__TILE_S 1                   /* state tiles of a recurrence at once; with a plain update */
+#define SQM__TILE_A 1
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
@@ -2279,6 +2280,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_Q 2
 #define SQM__TILE_ROWS 4
 #define SQM__TILE_S 1
+#define SQM__TILE_A 2
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
@@ -2399,6 +2401,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_Q 8
 #define SQM__TILE_ROWS 4
 #define SQM__TILE_S 2
+#define SQM__TILE_A 4
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
@@ -2557,6 +2560,7 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 #define SQM__TILE_Q 2
 #define SQM__TILE_ROWS 2
 #define SQM__TILE_S 1
+#define SQM__TILE_A 2
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -3401,34 +3405,47 @@ SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const in
     return update == SQM__OUTER_DELTA ? u->k : update == SQM__OUTER_DPLR ? u->a : u->q;
 }
 
+/* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
+SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
+                                         const int32_t update, const int32_t vector, const int32_t W)
+{
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    const float *state = o->state + (size_t)tile * tile_floats;
+    const sqm__update u = SQM__NAME(outer_row)(o, 0);
+    const float *reader = SQM__NAME(outer_reader)(&u, update);
+    v16 sum[4];
+    SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
+    for (int32_t k = 0; k < o->key_dim; k++) {
+        v16 r = SQM__SET1(reader[k]);
+        if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        SQM__WIDE for (int32_t c = 0; c < W; c++)
+            sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
+                               sum[c]);
+    }
+    SQM__WIDE for (int32_t c = 0; c < W; c++) SQM__NAME(store)(ahead + c * SQM__LANES, sum[c]);
+}
+
 /* 16 W columns of the state from tile `tile` on, over all rows. `ahead` is what the next update needs of the
    state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
    update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
-SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const int32_t update,
-                                         const int32_t read, const int32_t vector, const int32_t W)
+SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
+                                         const int32_t update, const int32_t read, const int32_t vector,
+                                         const int32_t single, const int32_t W)
 {
-    const int32_t n = o->n_rows * o->steps, first = tile * SQM__LANES;
+    const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     float *state = o->state + (size_t)tile * tile_floats;
     sqm__update next = SQM__NAME(outer_row)(o, 0);
-    v16 ahead[SQM__TILE_S], gathered[SQM__TILE_S], x[SQM__TILE_S], sum[SQM__TILE_S];
-    SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = SQM__SET1(0.0f);
-    if (looks_ahead) {
-        const float *reader = SQM__NAME(outer_reader)(&next, update);
-        for (int32_t k = 0; k < o->key_dim; k++) {
-            v16 r = SQM__SET1(reader[k]);
-            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
-            SQM__WIDE for (int32_t c = 0; c < W; c++)
-                ahead[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats +
-                                                        (size_t)k * SQM__LANES), ahead[c]);
-        }
-    }
+    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A];
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
     for (int32_t step = 0; step < n; step++) {
         const sqm__update u = next;
         const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        const int more = looks_ahead && !single && step + 1 < n;
         const float *reader;
-        next = SQM__NAME(outer_row)(o, step + 1 < n ? step + 1 : step);
+        if (step + 1 < n) next = SQM__NAME(outer_row)(o, step + 1);
         reader = SQM__NAME(outer_reader)(&next, update);
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
@@ -3439,8 +3456,9 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         }
         for (int32_t k = 0; k < o->key_dim; k++) {
             const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
-            v16 r = SQM__SET1(looks_ahead ? reader[k] : 0.0f);
-            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            v16 r = key;
+            if (more) r = SQM__SET1(reader[k]);
+            if (more && update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
                 float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
                 v16 s = SQM__MUL(d, SQM__NAME(load)(at));
@@ -3448,7 +3466,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
                 s = SQM__MADD(key, x[c], s);
                 SQM__NAME(store)(at, s);
                 if (read == SQM__OUTER_POST) sum[c] = SQM__MADD(SQM__SET1(u.q[k]), s, sum[c]);
-                if (looks_ahead) gathered[c] = SQM__MADD(r, s, gathered[c]);
+                if (more) gathered[c] = SQM__MADD(r, s, gathered[c]);
             }
         }
         if (read != SQM__OUTER_UNREAD && (o->steps == 1 || (step + 1) % o->steps == 0)) {
@@ -3464,13 +3482,30 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = gathered[c];
     }
 }
+/* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
 SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
                                          const int32_t update, const int32_t read, const int32_t vector)
 {
-    if (SQM__TILE_S > 1)
-    for (; tile + SQM__TILE_S <= last; tile += SQM__TILE_S)
-        SQM__NAME(outer_tiles)(o, tile, update, read, vector, SQM__TILE_S);
-    for (; tile < last; tile++) SQM__NAME(outer_tiles)(o, tile, update, read, vector, 1);
+    const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
+    const int single = looks_ahead && o->n_rows * o->steps == 1;
+    float ahead[4 * SQM__LANES];
+    while (tile < last) {
+        const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
+        if (looks_ahead) {
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 1);
+        }
+        if (SQM__TILE_A > 1 && (!looks_ahead || single))
+        for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector,
+                                   looks_ahead, SQM__TILE_A);
+        if (SQM__TILE_S > 1 && looks_ahead)
+        for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0,
+                                   SQM__TILE_S);
+        for (; tile < end; tile++)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0, 1);
+    }
 }
 static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
 {
@@ -3592,6 +3627,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_Q
 #undef SQM__TILE_ROWS
 #undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__SET1
@@ -4801,7 +4837,7 @@ static size_t sqm__linear_attention_scratch_bytes(const void *bound, int32_t max
     return (size_t)sqm__outer_arrays(a) * (size_t)a->heads * (size_t)max_batch * sizeof(float) + 64;
 }
 
-enum { SQM__OUTER_TILES = 2 };          /* state tiles of a unit of work */
+enum { SQM__OUTER_TILES = 4 };          /* state tiles of a unit of work */
 typedef struct sqm__outer_job {
     const sqm__linear_attention *a;
     const sqm_exec *x;
@@ -10652,6 +10688,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_Q
 #undef SQM__TILE_ROWS
 #undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB
