@@ -5,6 +5,7 @@
 #include "gemma.h"
 #include "gpt.h"
 #include "phi.h"
+#include "linear.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -50,6 +51,7 @@ static const conv_arch conv_hf_archs[] = {
     { "phi3", "Phi3ForCausalLM", arch_phi3 },
     { "qwen2", "Qwen2ForCausalLM", arch_qwen2 },
     { "qwen3", "Qwen3ForCausalLM", arch_qwen3 },
+    { "rwkv", "RwkvForCausalLM", arch_rwkv },
     { "seed_oss", "SeedOssForCausalLM", arch_seed_oss },
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
