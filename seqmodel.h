@@ -317,6 +317,7 @@ SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; namin
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -1764,6 +1765,25 @@ typedef struct sqm__taps {
     int32_t             n_taps, n;
 } sqm__taps;
 
+/* How a matrix of a test-time memory changes with a token, from the gradient G of its loss ([MIX.memory]). */
+enum {
+    SQM__LEARN_DESCENT,                 /* M = retain M - rate G */
+    SQM__LEARN_MOMENTUM,                /* S = momentum S - rate G; M = retain M + S */
+    SQM__LEARN_SUM,                     /* S = S - rate G; what is read is M + retain S */
+    SQM__LEARN_SURPRISE                 /* S = momentum S - G; nothing is read */
+};
+/* One matrix of a test-time memory over n_tokens: token t has the gradient G = sum_i weight_i x_(t+i)' e_(t+i)
+   over the `window` pairs from row t of x and e, and reads y_t = q_t M after its update. */
+typedef struct sqm__learn {
+    float       *m, *s;                 /* panels [n_panels][rows][16]; s is not touched by DESCENT */
+    const float *x, *e;                 /* pairs [n_tokens + window - 1]: rows of x_stride and e_stride floats */
+    const float *gates;                 /* [n_tokens][3 + window]: rate, retain, momentum, weights oldest first */
+    const float *q;                     /* [n_tokens] rows of q_stride floats */
+    float       *y;                     /* [n_tokens] rows of y_stride floats */
+    size_t       x_stride, e_stride, q_stride, y_stride;
+    int32_t      rows, n_panels, n_tokens, window, rule;
+} sqm__learn;
+
 typedef struct sqm__kernels {
     sqm_isa isa;
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
@@ -1779,6 +1799,19 @@ typedef struct sqm__kernels {
     void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
                         int32_t n_keys);
     void (*conv_row)(float *y, const sqm__taps *c);
+    /* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
+    void (*product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                    const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n, int32_t resume,
+                    sqm_dtype dtype);
+    /* y [n_rows, n] = e [n_rows, n_panels * 16] * transposed panels; a panel has `rows` >= n rows of 16 */
+    void (*product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
+                         const float *w, int32_t rows, int32_t n_panels, int32_t n);
+    void (*learn)(const sqm__learn *l);
+    void (*blend)(float *m, const float *n, size_t count, float keep, float take);     /* m = keep m + take n */
+    void (*act_slope)(float *y, const float *x, size_t n, int32_t kind);               /* y *= act'(x) */
+    /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
+    void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
+                       int32_t n, float eps);
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -3188,6 +3221,206 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
     }
 }
 
+/* ---- test-time memory ---------------------------------------------------------------------------------- */
+static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
+                                    const float *w, int32_t rows, int32_t n_panels, int32_t n)
+{
+    const size_t panel = (size_t)rows * SQM__LANES;
+    for (int32_t t = 0; t < n_rows; t++) {
+        const float *error = e + (size_t)t * e_stride;
+        for (int32_t k = 0; k < n; k++) {
+            v16 sum = SQM__SET1(0.0f);
+            for (int32_t p = 0; p < n_panels; p++)
+                sum = SQM__MADD(SQM__NAME(load)(error + SQM__LANES * p),
+                                SQM__NAME(load)(w + panel * (size_t)p + (size_t)k * SQM__LANES), sum);
+            y[(size_t)t * y_stride + (size_t)k] = SQM__NAME(sum)(sum);
+        }
+    }
+}
+
+/* 16 weights of one row and one token: the gradient from the pairs x (in steps of x_stride) and e, then the
+   rule. Returns what the query reads. */
+SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, const float *gates, const float *x,
+                                       const float *e, const int32_t rule)
+{
+    v16 g = SQM__MUL(SQM__SET1(gates[3] * x[0]), SQM__NAME(load)(e));
+    for (int32_t i = 1; i < l->window; i++)
+        g = SQM__MADD(SQM__SET1(gates[3 + i] * x[(size_t)i * l->x_stride]),
+                      SQM__NAME(load)(e + (size_t)i * l->e_stride), g);
+    switch (rule) {
+    case SQM__LEARN_DESCENT:
+        *m = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[1]), *m));
+        return *m;
+    case SQM__LEARN_MOMENTUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[2]), *s));
+        *m = SQM__MADD(SQM__SET1(gates[1]), *m, *s);
+        return *m;
+    case SQM__LEARN_SUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, *s);
+        return SQM__MADD(SQM__SET1(gates[1]), *s, *m);
+    default:
+        *s = SQM__SUB(SQM__MUL(SQM__SET1(gates[2]), *s), g);
+        return *s;
+    }
+}
+/* One token, P panels: what it reads stays in registers. */
+SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const int32_t P, const int32_t rule)
+{
+    const size_t step = (size_t)l->rows * SQM__LANES;
+    float *m = l->m + step * (size_t)panel, *s = l->s + step * (size_t)panel;
+    const float *e = l->e + SQM__LANES * panel;
+    v16 y[SQM__TILE_ROWS];
+    SQM__WIDE for (int32_t p = 0; p < P; p++) y[p] = SQM__SET1(0.0f);
+    for (size_t k = 0; k < (size_t)l->rows; k++) {
+        const v16 q = SQM__SET1(l->q ? l->q[k] : 0.0f);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            float *mk = m + step * (size_t)p + k * SQM__LANES, *sk = s + step * (size_t)p + k * SQM__LANES;
+            v16 weight = SQM__NAME(load)(mk), past = rule == SQM__LEARN_DESCENT ? weight : SQM__NAME(load)(sk);
+            const v16 seen = SQM__NAME(learn_cell)(&weight, &past, l, l->gates, l->x + k, e + SQM__LANES * p,
+                                                   rule);
+            if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(mk, weight);
+            if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(sk, past);
+            y[p] = SQM__MADD(q, seen, y[p]);
+        }
+    }
+    if (!l->q) return;
+    SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(l->y + SQM__LANES * (panel + p), y[p]);
+}
+/* All tokens, K rows of one panel from row k: the weights stay in registers. */
+SQM__SPECIAL void SQM__NAME(learn_rows)(const sqm__learn *l, int32_t panel, int32_t k, const int32_t K,
+                                        const int32_t rule)
+{
+    const size_t at = ((size_t)l->rows * (size_t)panel + (size_t)k) * SQM__LANES;
+    v16 m[4], s[4];
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        m[i] = SQM__NAME(load)(l->m + at + (size_t)i * SQM__LANES);
+        s[i] = rule == SQM__LEARN_DESCENT ? m[i] : SQM__NAME(load)(l->s + at + (size_t)i * SQM__LANES);
+    }
+    for (int32_t t = 0; t < l->n_tokens; t++) {
+        const float *gates = l->gates + (size_t)t * (size_t)(3 + l->window);
+        const float *x = l->x + (size_t)t * l->x_stride + (size_t)k;
+        const float *q = l->q + (size_t)t * l->q_stride + (size_t)k;
+        const float *e = l->e + (size_t)t * l->e_stride + SQM__LANES * panel;
+        float *y = l->y + (size_t)t * l->y_stride + SQM__LANES * panel;
+        v16 sum = k ? SQM__NAME(load)(y) : SQM__SET1(0.0f);
+        SQM__WIDE for (int32_t i = 0; i < K; i++)
+            sum = SQM__MADD(SQM__SET1(q[i]), SQM__NAME(learn_cell)(&m[i], &s[i], l, gates, x + i, e, rule), sum);
+        SQM__NAME(store)(y, sum);
+    }
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->m + at + (size_t)i * SQM__LANES, m[i]);
+        if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->s + at + (size_t)i * SQM__LANES, s[i]);
+    }
+}
+SQM__SPECIAL void SQM__NAME(learn_by)(const sqm__learn *l, const int32_t rule)
+{
+    int32_t p = 0;
+    if (l->n_tokens == 1) {
+        for (; p + SQM__TILE_ROWS <= l->n_panels; p += SQM__TILE_ROWS)
+            SQM__NAME(learn_one)(l, p, SQM__TILE_ROWS, rule);
+        for (; p < l->n_panels; p++) SQM__NAME(learn_one)(l, p, 1, rule);
+        return;
+    }
+    for (; p < l->n_panels; p++) {
+        int32_t k = 0;
+        for (; k + 4 <= l->rows; k += 4) SQM__NAME(learn_rows)(l, p, k, 4, rule);
+        for (; k < l->rows; k++) SQM__NAME(learn_rows)(l, p, k, 1, rule);
+    }
+}
+static void SQM__NAME(learn)(const sqm__learn *l)
+{
+    switch (l->rule) {
+    case SQM__LEARN_DESCENT:  SQM__NAME(learn_by)(l, SQM__LEARN_DESCENT); break;
+    case SQM__LEARN_MOMENTUM: SQM__NAME(learn_by)(l, SQM__LEARN_MOMENTUM); break;
+    case SQM__LEARN_SUM:      SQM__NAME(learn_by)(l, SQM__LEARN_SUM); break;
+    default:                  SQM__NAME(learn_by)(l, SQM__LEARN_SURPRISE); break;
+    }
+}
+
+static void SQM__NAME(blend)(float *m, const float *n, size_t count, float keep, float take)
+{
+    const v16 k = SQM__SET1(keep), t = SQM__SET1(take);
+    for (size_t i = 0; i < count; i += SQM__LANES) {
+        const int32_t left = count - i < SQM__LANES ? (int32_t)(count - i) : SQM__LANES;
+        SQM__NAME(store_n)(m + i, SQM__MADD(t, SQM__NAME(load_n)(n + i, left, 0.0f),
+                                            SQM__MUL(k, SQM__NAME(load_n)(m + i, left, 0.0f))), left);
+    }
+}
+
+/* Derivatives of the activations, and 0 or 1 where one has a corner */
+SQM__SPECIAL v16 SQM__NAME(slope)(v16 x, const int32_t kind)
+{
+    const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f), half = SQM__SET1(0.5f);
+    switch (kind) {
+    case SQM_ACT_SILU: {                /* s + x s (1 - s) */
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MADD(SQM__MUL(x, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_GELU: {                /* (1 + erf(x / sqrt 2)) / 2 + x e^(-x^2 / 2) / sqrt(2 pi) */
+        const v16 bell = SQM__NAME(exp)(SQM__MUL(SQM__SET1(-0.5f), SQM__MUL(x, x)));
+        const v16 step = SQM__ADD(one, SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f))));
+        return SQM__MADD(SQM__MUL(x, bell), SQM__SET1(0.39894228f), SQM__MUL(half, step));
+    }
+    case SQM_ACT_GELU_TANH: {           /* s + x s (1 - s) u', s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3) */
+        const v16 square = SQM__MUL(x, x);
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(SQM__MUL(square, x), SQM__SET1(0.044715f), x));
+        const v16 rise = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(square, SQM__SET1(0.134145f), one));
+        const v16 s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(SQM__MUL(x, s), SQM__SUB(one, s)), rise, s);
+    }
+    case SQM_ACT_RELU:    return SQM__NAME(less)(zero, x, one, zero);
+    case SQM_ACT_RELU2:   return SQM__MUL(SQM__SET1(2.0f), SQM__NAME(max)(x, zero));
+    case SQM_ACT_SIGMOID: {
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MUL(s, SQM__SUB(one, s));
+    }
+    case SQM_ACT_TANH: {
+        const v16 t = SQM__NAME(tanh)(x);
+        return SQM__SUB(one, SQM__MUL(t, t));
+    }
+    default:              return one;
+    }
+}
+static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kind)
+{
+    for (size_t i = 0; i < n; i += SQM__LANES) {
+        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+        const v16 rise = SQM__NAME(slope)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
+        SQM__NAME(store_n)(y + i, SQM__MUL(SQM__NAME(load_n)(y + i, left, 0.0f), rise), left);
+    }
+}
+
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std */
+static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
+                                  const float *bias, int32_t n, float eps)
+{
+    v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, inverse;
+    float mean;
+    for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
+    mean = SQM__NAME(sum)(total) / (float)n;
+    for (int32_t i = 0; i < n; i += SQM__LANES) {       /* missing lanes are the mean: no distance */
+        const v16 d = SQM__SUB(SQM__NAME(load_n)(z + i, n - i, mean), SQM__SET1(mean));
+        squares = SQM__MADD(d, d, squares);
+    }
+    inverse = SQM__SET1(1.0f / sqm__sqrt(SQM__NAME(sum)(squares) / (float)n + eps));
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, mean), SQM__SET1(mean)), inverse);
+        const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
+        v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f), SQM__NAME(load_n)(target + i, n - i, 0.0f));
+        g = SQM__MUL(SQM__MADD(scale, h, g), scale);
+        sums = SQM__ADD(sums, g);
+        products = SQM__MADD(g, h, products);
+        SQM__NAME(store_n)(e + i, g, n - i);
+    }
+    sums = SQM__SET1(SQM__NAME(sum)(sums) / (float)n);
+    products = SQM__SET1(SQM__NAME(sum)(products) / (float)n);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, mean), SQM__SET1(mean)), inverse);
+        const v16 g = SQM__SUB(SQM__NAME(load_n)(e + i, n - i, 0.0f), SQM__MADD(h, products, sums));
+        SQM__NAME(store_n)(e + i, SQM__MUL(g, inverse), n - i);
+    }
+}
+
 static const sqm__kernels SQM__NAME(table) = {
 #if SQM__PASS == SQM__PASS_SCALAR
     SQM_ISA_SCALAR,
@@ -3200,7 +3433,9 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row)
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row),
+    SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
+    SQM__NAME(norm_error)
 };
 #undef v16
 #undef w16
@@ -4239,11 +4474,697 @@ static const sqm_mixer sqm__conv_whole_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
 
+/* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed` bytes
+   that run() uses itself, then all others in one call. run() skips spans without state. */
+typedef void (*sqm__spans_run)(const void *bound, sqm_exec *x, float *out, const float *in,
+                               const sqm_span *spans, int32_t n_spans);
+static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_exec *x, float *out,
+                                 const float *in, const sqm_span *spans, int32_t n_spans, size_t fixed,
+                                 sqm__spans_run run)
+{
+    int32_t kept = 0;
+    fixed = sqm__align_up(fixed, 64);
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
+        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
+                      "%s needs %z bytes of scratch, the context has %z", mixer->name,
+                      (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);
+        kept += span.state != NULL;
+        if (span.state) continue;
+        if (span.position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
+                      "a span without state must start at position 0, not %d", span.position);
+        span.state = x->scratch + fixed;
+        mixer->reset(bound, span.state, state, span.rows, span.rows, SQM_F32);
+        run(bound, x, out, in, &span, 1);
+    }
+    if (kept) run(bound, x, out, in, spans, n_spans);
+    return SQM_OK;
+}
+/* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
+static float *sqm__take(float *base, size_t *used, size_t floats)
+{
+    float *p = base ? base + *used : NULL;
+    *used += sqm__align_up(floats, SQM__LANES);
+    return p;
+}
+
+/* ---- [MIX.memory] test-time memory: a small network that learns while it reads ------------------------------
+   Each head owns a network M; every token teaches it k -> v by one step of an optimiser and reads it at q.
+   Network   linear  M(x) = x W                         mlp  M(x) = act(x W_in) W_out
+             gated   M(x) = (act(x W_in) * x W_gate) W_out
+             residual=1 adds x; bias=1 gives every layer one more row, whose input is the constant 1.
+   Loss      l2  |M(k) - v|^2      dot  -M(k) . v      norm  1/2 |LN(M(k)) - (v - k)|^2, LN with gain and bias
+   Gradient  G_t = sum over lag < window of weight_t,lag * gradient of the loss of token t - lag at the anchor:
+             the weights at the start of t's chunk (chunk=1: just before t).
+   Update    descent   M = retain_t M - rate_t G_t
+             momentum  S = momentum_t S - rate_t G_t;  M = retain_t M + S
+             muon      S = momentum_t S - G_t;         M = retain_t M + rate_t NS(S)
+             sum       S = S - rate_t G_t within the chunk; what is read is M + step_i S, i = t mod chunk; at the
+                       chunk's end that becomes M
+             NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X, matrix by matrix.
+   Read      y_t = M_t(q_t), after the update; loss norm: y_t = q_t + LN(M_t(q_t)).
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate: heads | retain: heads |
+             momentum: heads | weights: heads x window, the token's own first]. rate=0 and retain=0 leave these
+             columns out: they are 1. momentum only for momentum and muon; weights only with window > 1.
+   Rows out  [heads x v_dim].
+   Start     start=@out | @in,@out | @in,@gate,@out: float32 [heads, inputs (+ 1 with bias), outputs]; none: zeros.
+   State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
+   Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree of
+             vsum; chunks are aligned to absolute positions, and a cut inside one finds its anchor in the state.
+   Cost      a token of a linear memory reads and writes M once (and S); mlp: window + 1 passes forward, window back.
+   Serves    linear attention and gated forms of it (linear, dot), delta rule (linear, l2), sliding windows of both,
+             TTT-linear and TTT-MLP (norm, sum, bias; 2407.04620), Titans (momentum; 2501.00663), DLA, OmegaNet,
+             Atlas, Atlas++ (2505.23735; equations by two transcriptions, no official code).
+   Traps     l2 keeps its factor 2, norm has none. A weight of a token before the first counts as 0. muon in this
+             sign (S gathers -G, M moves along S) descends; a table of the paper prints an ascending mixture.
+             Too large a rate makes any of these diverge: normalise the keys.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: titans_*, atlas*, omeganet_*, dla_*, ttt_*. */
+enum { SQM__MEMORY_LINEAR, SQM__MEMORY_MLP, SQM__MEMORY_GATED };
+enum { SQM__LOSS_L2, SQM__LOSS_DOT, SQM__LOSS_NORM };
+enum { SQM__MEMORY_BLOCK = 16 };        /* tokens that learn from one anchor together */
+static const char *const sqm__memory_kinds[] = { "linear", "mlp", "gated" };
+static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
+static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
+
+typedef struct sqm__layer {             /* one matrix of every head's network */
+    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    size_t       at, floats;            /* where its panels lie among a head's weights; 0 floats: no such layer */
+    int32_t      rows, cols, n_panels;
+} sqm__layer;
+
+typedef struct sqm__memory {
+    int32_t      heads, head_dim, v_dim, hidden, kind, act, residual, bias, loss, window, chunk, update;
+    int32_t      has_rate, has_retain;
+    sqm__layer   in, gate, out;
+    size_t       weights;               /* floats of one head's network */
+    size_t       ring_at, head_floats;  /* of one head's state; the ring of earlier keys and values ends it */
+    const float *gain, *shift;          /* [heads * v_dim] of the norm loss */
+    const float *steps;                 /* [chunk] of update sum, or NULL: 1 */
+    float        eps;
+} sqm__memory;
+
+#define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update rate " \
+    "retain start norm norm_b eps steps"
+
+static int32_t sqm__pad(int32_t n) { return sqm__ceil_div(n, SQM__LANES) * SQM__LANES; }
+
+static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t inputs, int32_t outputs,
+                                    const sqm_param *start, int32_t index, sqm_error *err)
+{
+    const sqm_tensor *t = start && start->tensors && index < start->n_tensors ? start->tensors[index] : NULL;
+    l->rows = inputs + m->bias;
+    l->cols = outputs;
+    l->n_panels = sqm__ceil_div(outputs, SQM__LANES);
+    if ((int64_t)l->rows * sqm__pad(outputs) > 1 << 28)
+        SQM__FAIL(err, SQM_E_LIMIT, l->rows, "a memory of %d x %d is too large", l->rows, outputs);
+    l->at = m->weights;
+    l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
+    m->weights += l->floats;
+    if (!start) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
+        t->shape[1] != l->rows || t->shape[2] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+                  l->rows, outputs);
+    l->start = (const float *)t->data;
+    return SQM_OK;
+}
+/* The layers, their places and the size of a head's state. */
+static sqm_result sqm__memory_layers(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *start = sqm__param(params, n, "start");
+    int32_t index = 0;
+    size_t copies = 1;
+    if (m->kind != SQM__MEMORY_LINEAR)
+        SQM__TRY(sqm__memory_layer(m, &m->in, m->head_dim, m->hidden, start, index++, err));
+    if (m->kind == SQM__MEMORY_GATED)
+        SQM__TRY(sqm__memory_layer(m, &m->gate, m->head_dim, m->hidden, start, index++, err));
+    SQM__TRY(sqm__memory_layer(m, &m->out, m->kind == SQM__MEMORY_LINEAR ? m->head_dim : m->hidden, m->v_dim,
+                               start, index++, err));
+    if (start && start->n_tensors != index)
+        SQM__FAIL(err, SQM_E_SHAPE, start->n_tensors, "start has %d matrices, this memory has %d",
+                  start->n_tensors, index);
+    if ((int64_t)(m->window + SQM__MEMORY_BLOCK) * ((int64_t)m->head_dim + m->v_dim + m->hidden) > 1 << 26)
+        SQM__FAIL(err, SQM_E_LIMIT, m->window, "a window of %d is too long for this memory", m->window);
+    if (m->update != SQM__LEARN_DESCENT) copies++;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) copies++;
+    m->ring_at = m->weights * copies;
+    m->head_floats = m->ring_at + sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim),
+                                                SQM__LANES);
+    return SQM_OK;
+}
+/* What only the norm loss and the sum update have. */
+static sqm_result sqm__memory_norm(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_vector(&m->steps, params, n, "steps", m->chunk, err));
+    SQM__TRY(sqm__param_float(&m->eps, params, n, "eps", 1e-6, err));
+    if (m->steps && m->update != SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_SHAPE, m->chunk, "steps= goes with update=sum only");
+    if (m->loss != SQM__LOSS_NORM) return SQM_OK;
+    if ((int64_t)m->heads * m->v_dim > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, m->heads, "%d heads of %d are too wide", m->heads, m->v_dim);
+    SQM__TRY(sqm__param_vector(&m->gain, params, n, "norm", m->heads * m->v_dim, err));
+    SQM__TRY(sqm__param_vector(&m->shift, params, n, "norm_b", m->heads * m->v_dim, err));
+    if (!m->gain || !m->shift)
+        SQM__FAIL(err, SQM_E_SHAPE, m->loss, "loss=norm needs norm= and norm_b=");
+    return SQM_OK;
+}
+
+/* Fills m; *columns: how many of the input row it takes. */
+static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm_param *params, int32_t n,
+                                     sqm_error *err)
+{
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, 3, SQM__MEMORY_LINEAR, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 3, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT, err));
+    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_int(&m->hidden, params, n, "hidden", 0, m->kind != SQM__MEMORY_LINEAR,
+                            m->kind != SQM__MEMORY_LINEAR ? 1 << 20 : 0, err));
+    SQM__TRY(sqm__param_int(&m->residual, params, n, "residual", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->bias, params, n, "bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 4096, err));
+    SQM__TRY(sqm__param_int(&m->chunk, params, n, "chunk", 1, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", m->update != SQM__LEARN_SUM, 0,
+                            m->update != SQM__LEARN_SUM, err));
+    if (m->act == SQM_ACT_QUICK_GELU)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, m->act, "a memory cannot learn through act = quick_gelu");
+    if ((m->residual || m->loss == SQM__LOSS_NORM) && m->v_dim != m->head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, m->v_dim, "residual=1 and loss=norm need v_dim = head_dim, not %d and %d",
+                  m->v_dim, m->head_dim);
+    SQM__TRY(sqm__memory_norm(m, params, n, err));
+    SQM__TRY(sqm__memory_layers(m, params, n, err));
+    *columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                    (m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE) +
+                                    (m->window > 1 ? m->window : 0));
+    return SQM_OK;
+}
+static sqm_result sqm__memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__memory *m = (sqm__memory *)bound;
+    int64_t columns = 0;
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory of %d heads of %d and %d with its gates reads rows of %z, "
+                  "not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+
+/* ---- state ---- */
+static size_t sqm__memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (m->head_floats > ((size_t)-1 / 4 - 64) / (size_t)m->heads) return (size_t)-1;
+    return m->head_floats * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__memory_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Writes the first weights of one head, panel by panel; padding lanes stay 0 for ever. */
+static void sqm__memory_restart(const sqm__memory *m, float *weights, int32_t head)
+{
+    const sqm__layer *layers[3];
+    layers[0] = &m->in; layers[1] = &m->gate; layers[2] = &m->out;
+    memset(weights, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i < 3; i++) {
+        const sqm__layer *l = layers[i];
+        const float *from = l->start;
+        if (!from || !l->floats) continue;
+        from += (size_t)head * (size_t)l->rows * (size_t)l->cols;
+        for (int32_t j = 0; j < l->rows; j++)
+            for (int32_t c = 0; c < l->cols; c++)
+                weights[l->at + ((size_t)(c / SQM__LANES) * (size_t)l->rows + (size_t)j) * SQM__LANES +
+                        (size_t)(c % SQM__LANES)] = *from++;
+    }
+}
+static void sqm__memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                              int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->head_floats * (size_t)m->heads * sizeof(float));
+    for (int32_t h = 0; h < m->heads; h++)
+        sqm__memory_restart(m, (float *)state + m->head_floats * (size_t)h, h);
+}
+
+/* ---- one block of tokens of one head ---- */
+typedef struct sqm__memory_work {       /* rows of pairs (window - 1 earlier ones, then the block) and queries */
+    float *gates;                       /* [block][3 + window] */
+    float *x, *v, *q;                   /* inputs with the bias's 1; targets */
+    float *z, *u, *h;                   /* of pairs: act's input, gate, hidden row with the bias's 1 */
+    float *e, *e_in, *e_gate;           /* gradients of the layers' outputs */
+    float *zq, *uq, *hq, *y;            /* of queries; y [block, v_pad] */
+    float *spare;                       /* [v_pad]; Newton-Schulz */
+    size_t x_stride, z_stride, h_stride, v_stride;
+} sqm__memory_work;
+
+static size_t sqm__newton_floats(int32_t rows, int32_t cols)
+{
+    const size_t a = (size_t)sqm__min(rows, cols), b = (size_t)sqm__max(rows, cols);
+    const size_t a_pad = sqm__align_up(a, SQM__LANES), b_pad = sqm__align_up(b, SQM__LANES);
+    return 2 * a * b_pad + a_pad * b + 2 * a * a_pad + a_pad * a;
+}
+/* Lays the work area of one piece out; returns its floats. */
+static size_t sqm__memory_lay(sqm__memory_work *w, const sqm__memory *m, float *base)
+{
+    const size_t block = SQM__MEMORY_BLOCK, pairs = block + (size_t)m->window - 1;
+    const size_t deep = m->kind != SQM__MEMORY_LINEAR, gated = m->kind == SQM__MEMORY_GATED;
+    size_t used = 0, spare;
+    w->x_stride = (size_t)sqm__pad(m->head_dim + m->bias);
+    w->v_stride = (size_t)sqm__pad(m->v_dim);
+    w->z_stride = (size_t)sqm__pad(m->hidden);
+    w->h_stride = (size_t)sqm__pad(m->hidden + m->bias);
+    w->gates = sqm__take(base, &used, block * (3 + (size_t)m->window));
+    w->x = sqm__take(base, &used, pairs * w->x_stride);
+    w->v = sqm__take(base, &used, pairs * w->v_stride);
+    w->q = sqm__take(base, &used, block * w->x_stride);
+    w->z = sqm__take(base, &used, pairs * w->z_stride);
+    w->u = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->h = sqm__take(base, &used, deep * pairs * w->h_stride);
+    w->e = sqm__take(base, &used, pairs * w->v_stride);
+    w->e_in = sqm__take(base, &used, deep * pairs * w->z_stride);
+    w->e_gate = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->zq = sqm__take(base, &used, deep * block * w->z_stride);
+    w->uq = sqm__take(base, &used, gated * block * w->z_stride);
+    w->hq = sqm__take(base, &used, deep * block * w->h_stride);
+    w->y = sqm__take(base, &used, block * w->v_stride);
+    spare = w->v_stride;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const size_t in = deep * (sqm__newton_floats(m->in.rows, m->in.cols) + m->in.floats);
+        const size_t out = sqm__newton_floats(m->out.rows, m->out.cols) + m->out.floats;
+        spare += in > out ? in : out;
+    }
+    w->spare = sqm__take(base, &used, spare);
+    return used;
+}
+
+/* Columns of an input row: of all heads' parts */
+typedef struct sqm__memory_columns { size_t k, v, rate, retain, momentum, weights; } sqm__memory_columns;
+static sqm__memory_columns sqm__memory_find(const sqm__memory *m)
+{
+    const size_t heads = (size_t)m->heads;
+    sqm__memory_columns c;
+    c.k = heads * (size_t)m->head_dim;
+    c.v = 2 * c.k;
+    c.rate = c.v + heads * (size_t)m->v_dim;
+    c.retain = c.rate + (m->has_rate ? heads : 0);
+    c.momentum = c.retain + (m->has_retain ? heads : 0);
+    c.weights = c.momentum + (m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE ? heads : 0);
+    return c;
+}
+/* The gates of one token as [KERN]'s learn reads them. age: tokens before it. */
+static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__memory_columns *c, const float *row,
+                              int32_t h, int32_t age)
+{
+    const int32_t last = m->window - 1;
+    gates[0] = m->has_rate ? row[c->rate + (size_t)h] : 1.0f;
+    gates[1] = m->has_retain ? row[c->retain + (size_t)h] : m->steps ? m->steps[age % m->chunk] : 1.0f;
+    gates[2] = c->weights > c->momentum ? row[c->momentum + (size_t)h] : 1.0f;
+    gates[3] = 1.0f;
+    for (int32_t lag = 0; last > 0 && lag <= last; lag++)
+        gates[3 + last - lag] = lag > age ? 0.0f : row[c->weights + (size_t)h * (size_t)m->window + (size_t)lag];
+}
+/* Fills inputs, targets, queries and gates of tokens age .. age + n - 1 and of the window before them. */
+static void sqm__memory_gather(const sqm__memory *m, const sqm__memory_work *w, const float *ring,
+                               const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const sqm__memory_columns c = sqm__memory_find(m);
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim, head = (size_t)h;
+    const int32_t past = m->window - 1;
+    for (int32_t i = 0; i < past + n; i++) {
+        float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+        const int32_t at = age - past + i;
+        if (m->bias) x[dim] = 1.0f;
+        if (at < 0) {
+            memset(x, 0, dim * sizeof(float));
+            memset(v, 0, v_dim * sizeof(float));
+        } else if (i < past) {
+            const float *pair = ring + (size_t)(at % past) * (dim + v_dim);
+            memcpy(x, pair, dim * sizeof(float));
+            memcpy(v, pair + dim, v_dim * sizeof(float));
+        } else {
+            const float *row = in + (size_t)(i - past) * in_width;
+            memcpy(x, row + c.k + head * dim, dim * sizeof(float));
+            memcpy(v, row + c.v + head * v_dim, v_dim * sizeof(float));
+        }
+    }
+    for (int32_t t = 0; t < n; t++) {
+        const float *row = in + (size_t)t * in_width;
+        float *q = w->q + (size_t)t * w->x_stride;
+        memcpy(q, row + head * dim, dim * sizeof(float));
+        if (m->bias) q[dim] = 1.0f;
+        sqm__memory_gates(w->gates + (size_t)t * (size_t)(3 + m->window), m, &c, row, h, age + t);
+    }
+}
+/* Keeps the last window - 1 pairs of the block. */
+static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, float *ring, int32_t age, int32_t n)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const int32_t past = m->window - 1;
+    for (int32_t t = sqm__max(0, n - past); t < n; t++) {
+        float *pair = ring + (size_t)((age + t) % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)(past + t) * w->x_stride, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)(past + t) * w->v_stride, v_dim * sizeof(float));
+    }
+}
+
+static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y, size_t y_stride,
+                            const float *weights, const float *x, size_t x_stride, int32_t n)
+{
+    k->product(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
+               (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
+}
+/* h = act(z) or act(z) * u, and the bias's 1 */
+static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *h,
+                               const float *z, const float *u, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float *row = h + (size_t)i * w->h_stride;
+        const size_t at = (size_t)i * w->z_stride;
+        k->glu(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
+        if (m->bias) row[m->hidden] = 1.0f;
+    }
+}
+/* y becomes what the mixer gives for queries q: with the residual, or normalised and added to q. */
+static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *y,
+                               int32_t h, int32_t n)
+{
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    for (int32_t t = 0; t < n; t++) {
+        const float *q = w->q + (size_t)t * w->x_stride;
+        float *row = y + (size_t)t * w->v_stride;
+        for (int32_t i = 0; m->residual && i < m->v_dim; i++) row[i] += q[i];
+        if (m->loss != SQM__LOSS_NORM) continue;
+        k->normalize(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
+        for (int32_t i = 0; i < m->v_dim; i++) row[i] += q[i];
+    }
+}
+/* Reads a head's network at the n queries of the work area, changing nothing. */
+static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *y,
+                               const float *weights, int32_t h, int32_t n)
+{
+    const float *x = w->q;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->zq, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->uq, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        x = w->hq;
+        x_stride = w->h_stride;
+    }
+    sqm__layer_read(k, &m->out, y, w->v_stride, weights, x, x_stride, n);
+    sqm__memory_finish(m, k, w, y, h, n);
+}
+
+/* e: gradient of the loss of pair i by the network's output, from the output that stands in e. */
+static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, int32_t h,
+                             int32_t i)
+{
+    const float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+    float *e = w->e + (size_t)i * w->v_stride, *target = w->spare;
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    if (m->loss == SQM__LOSS_DOT) {
+        for (int32_t j = 0; j < m->v_dim; j++) e[j] = -v[j];
+    } else {
+        for (int32_t j = 0; m->residual && j < m->v_dim; j++) e[j] += x[j];
+        if (m->loss == SQM__LOSS_L2) {
+            for (int32_t j = 0; j < m->v_dim; j++) e[j] = 2.0f * (e[j] - v[j]);
+        } else {
+            for (int32_t j = 0; j < m->v_dim; j++) target[j] = v[j] - x[j];
+            k->norm_error(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
+        }
+    }
+    for (size_t j = (size_t)m->v_dim; j < w->v_stride; j++) e[j] = 0.0f;
+}
+/* Forward and backward of n pairs at the given weights: fills h, e, e_in, e_gate. */
+static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               const float *weights, int32_t h, int32_t n)
+{
+    const size_t hidden = (size_t)m->hidden;
+    const float *x = w->x;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->z, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->u, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->h, w->z, w->u, n);
+        x = w->h;
+        x_stride = w->h_stride;
+    }
+    if (m->loss != SQM__LOSS_DOT) sqm__layer_read(k, &m->out, w->e, w->v_stride, weights, x, x_stride, n);
+    for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
+    if (!m->in.floats) return;
+    k->product_back(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
+                    m->out.n_panels, m->hidden);
+    for (int32_t i = 0; i < n; i++) {
+        const size_t at = (size_t)i * w->z_stride;
+        float *e = w->e_in + at, *g = w->e_gate + at;
+        const float *z = w->z + at, *u = w->u + at;
+        for (size_t j = hidden; j < w->z_stride; j++) e[j] = 0.0f;
+        if (m->gate.floats) {
+            k->glu(g, z, e, hidden, m->act);
+            for (size_t j = 0; j < hidden; j++) e[j] *= u[j];
+            for (size_t j = hidden; j < w->z_stride; j++) g[j] = 0.0f;
+        }
+        k->act_slope(e, z, hidden, m->act);
+    }
+}
+
+/* ---- Newton-Schulz ---- */
+/* Panels over the columns of src [rows, cols] (stride floats apart): dst [ceil(cols / 16)][rows][16] */
+static void sqm__to_panels(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t c = 0; c < sqm__pad(cols); c++)
+        for (int32_t r = 0; r < rows; r++)
+            dst[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES + (size_t)(c % SQM__LANES)] =
+                c < cols ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* Panels over its rows: dst [ceil(rows / 16)][cols][16] */
+static void sqm__to_panels_across(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t r = 0; r < sqm__pad(rows); r++)
+        for (int32_t c = 0; c < cols; c++)
+            dst[((size_t)(r / SQM__LANES) * (size_t)cols + (size_t)c) * SQM__LANES + (size_t)(r % SQM__LANES)] =
+                r < rows ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* The five steps on y [a, b], a <= b, whose rows are b_pad floats apart; work: sqm__newton_floats less y. */
+static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_t b, float *work)
+{
+    const size_t a_pad = (size_t)sqm__pad(a), b_pad = (size_t)sqm__pad(b), rows = (size_t)a;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *across = work, *along = across + a_pad * (size_t)b, *g = along + rows * b_pad, *g2 = g + rows * a_pad;
+    float *g_panels = g2 + rows * a_pad;
+    for (int step = 0; step < 5; step++) {
+        sqm__to_panels_across(across, y, b_pad, a, b);
+        k->product(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
+                   (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
+        sqm__to_panels(g_panels, g, a_pad, a, a);
+        k->product(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
+                   (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
+        k->blend(g2, g, rows * a_pad, 2.0315f, -4.7750f);
+        sqm__to_panels(along, y, b_pad, a, b);
+        for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
+        k->product(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
+                   (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
+    }
+}
+/* x = NS(s), both panels over the columns of a matrix [rows, cols]; the shorter side is made the rows, which
+   changes nothing (a polynomial in XX'). work: sqm__newton_floats(rows, cols). */
+static void sqm__newton_schulz(const sqm__kernels *k, float *x, const float *s, int32_t rows, int32_t cols,
+                               float *work)
+{
+    const int flip = rows > cols;
+    const int32_t a = flip ? cols : rows, b = flip ? rows : cols;
+    const size_t b_pad = (size_t)sqm__pad(b);
+    double squares = 0.0;
+    float scale, *y = work;
+    memset(y, 0, (size_t)a * b_pad * sizeof(float));
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t c = 0; c < cols; c++) {
+            const float v = s[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                              (size_t)(c % SQM__LANES)];
+            squares += (double)v * (double)v;
+            y[flip ? (size_t)c * b_pad + (size_t)r : (size_t)r * b_pad + (size_t)c] = v;
+        }
+    scale = 1.0f / (sqm__sqrt((float)squares) + 1e-7f);
+    for (size_t i = 0; i < (size_t)a * b_pad; i++) y[i] *= scale;
+    sqm__newton_steps(k, y, a, b, work + (size_t)a * b_pad);
+    if (flip) sqm__to_panels_across(x, y, b_pad, a, b);
+    else sqm__to_panels(x, y, b_pad, a, b);
+}
+
+/* ---- learning ---- */
+/* One layer learns from the pairs of the block (x, e) and is read at its queries (q -> y). */
+static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__layer *layer, float *head,
+                             const sqm__memory_work *w, sqm__learn l)
+{
+    l.m = head + layer->at;
+    l.s = head + (m->update == SQM__LEARN_DESCENT ? 0 : m->weights) + layer->at;
+    l.gates = w->gates;
+    l.rows = layer->rows;
+    l.n_panels = layer->n_panels;
+    l.window = m->window;
+    l.rule = m->update;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const float *q = l.q;
+        float *direction = w->spare + w->v_stride;
+        l.q = NULL;
+        k->learn(&l);
+        sqm__newton_schulz(k, direction, l.s, layer->rows, layer->cols, direction + layer->floats);
+        k->blend(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
+        sqm__layer_read(k, layer, l.y, l.y_stride, head, q, l.q_stride, 1);
+    } else {
+        k->learn(&l);
+    }
+}
+/* All layers of the network, from the queries up; y and finish. */
+static void sqm__memory_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                              float *head, int32_t h, int32_t n)
+{
+    sqm__learn l;
+    memset(&l, 0, sizeof(l));
+    l.n_tokens = n;
+    l.x = w->x;
+    l.x_stride = l.q_stride = w->x_stride;
+    l.q = w->q;
+    if (m->in.floats) {
+        l.e_stride = l.y_stride = w->z_stride;
+        l.e = w->e_in;
+        l.y = w->zq;
+        sqm__layer_learn(m, k, &m->in, head, w, l);
+        l.e = w->e_gate;
+        l.y = w->uq;
+        if (m->gate.floats) sqm__layer_learn(m, k, &m->gate, head, w, l);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        l.x = w->h;
+        l.q = w->hq;
+        l.x_stride = l.q_stride = w->h_stride;
+    }
+    l.e = w->e;
+    l.y = w->y;
+    l.e_stride = l.y_stride = w->v_stride;
+    sqm__layer_learn(m, k, &m->out, head, w, l);
+    sqm__memory_finish(m, k, w, w->y, h, n);
+}
+/* How many of `left` tokens from `age` on learn from one anchor at once. */
+static int32_t sqm__memory_block_tokens(const sqm__memory *m, int32_t age, int32_t left)
+{
+    if (m->update == SQM__LEARN_SURPRISE) return 1;
+    return sqm__min(sqm__min(SQM__MEMORY_BLOCK, left), m->chunk - age % m->chunk);
+}
+/* Tokens age .. age + n - 1 of head h, whose state is `head`: their results in w->y [n, v_dim]. */
+static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *head,
+                             const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const int32_t past = m->window - 1;
+    float *anchor = head;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) {
+        anchor = head + m->weights * (m->update == SQM__LEARN_DESCENT ? 1 : 2);
+        if (age % m->chunk == 0) memcpy(anchor, head, m->weights * sizeof(float));
+    }
+    sqm__memory_gather(m, w, head + m->ring_at, in, in_width, h, age, n);
+    sqm__memory_errors(m, k, w, anchor, h, past + n);
+    sqm__memory_learn(m, k, w, head, h, n);
+    if (past) sqm__memory_keep(m, w, head + m->ring_at, age, n);
+    if (m->update == SQM__LEARN_SUM && (age + n) % m->chunk == 0) {
+        k->blend(head, head + m->weights, m->weights, 1.0f, m->steps ? m->steps[m->chunk - 1] : 1.0f);
+        memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+
+/* ---- all spans and heads ---- */
+typedef struct sqm__memory_job {
+    const sqm__memory *m;
+    const sqm_exec    *x;
+    float             *out;
+    const float       *in;
+    const sqm_span    *spans;
+    size_t             in_width;
+    int32_t            n_spans, pieces;
+} sqm__memory_job;
+
+static size_t sqm__memory_piece_floats(const sqm__memory *m)
+{
+    sqm__memory_work w;
+    return sqm__memory_lay(&w, m, NULL);
+}
+static void sqm__memory_task(void *arg, int32_t piece)
+{
+    const sqm__memory_job *job = (const sqm__memory_job *)arg;
+    const sqm__memory *m = job->m;
+    const size_t out_width = (size_t)m->heads * (size_t)m->v_dim;
+    sqm__memory_work w;
+    int32_t unit = 0;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch + sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *head = (float *)span->state + m->head_floats * (size_t)h;
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0, n; t < span->rows; t += n) {
+                const size_t row = (size_t)(span->first_row + t);
+                n = sqm__memory_block_tokens(m, span->position + t, span->rows - t);
+                sqm__memory_step(m, job->x->kernels, &w, head, job->in + row * job->in_width, job->in_width, h,
+                                 span->position + t, n);
+                for (int32_t i = 0; i < n; i++)
+                    memcpy(job->out + (row + (size_t)i) * out_width + (size_t)h * (size_t)m->v_dim,
+                           w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+            }
+        }
+}
+/* Floating-point operations of a token of one head, roughly */
+static size_t sqm__memory_work_of(const sqm__memory *m)
+{
+    return m->weights * (size_t)(4 + 4 * m->window) * (m->update == SQM__LEARN_SURPRISE ? 64u : 1u);
+}
+static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                            int32_t n_spans)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    const sqm__memory_columns c = sqm__memory_find(m);
+    sqm__memory_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.in_width = c.weights + (m->window > 1 ? (size_t)m->heads * (size_t)m->window : 0);
+    job.pieces = sqm__pieces(x, rows * (size_t)m->heads * sqm__memory_work_of(m));
+    sqm__run(x, sqm__memory_task, &job, job.pieces);
+}
+static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__memory_piece_floats((const sqm__memory *)bound) * sizeof(float) * (size_t)threads;
+}
+static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__memory_scratch_bytes(bound, 0, 0, x->threads), sqm__memory_run);
+}
+static const sqm_mixer sqm__memory_mixer = {
+    "memory", SQM__MEMORY_KEYS, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
+    sqm__memory_state_bytes, sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset,
+    sqm__memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
     &sqm__conv_mixer,
     &sqm__conv_whole_mixer,
+    &sqm__memory_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
