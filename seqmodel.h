@@ -3390,34 +3390,36 @@ static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kin
     }
 }
 
-/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std */
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std.
+   e may be z. */
 static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
                                   const float *bias, int32_t n, float eps)
 {
-    v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, inverse;
-    float mean;
+    v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, mean, inverse;
+    float middle;
     for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
-    mean = SQM__NAME(sum)(total) / (float)n;
+    middle = SQM__NAME(sum)(total) / (float)n;
+    mean = SQM__SET1(middle);
     for (int32_t i = 0; i < n; i += SQM__LANES) {       /* missing lanes are the mean: no distance */
-        const v16 d = SQM__SUB(SQM__NAME(load_n)(z + i, n - i, mean), SQM__SET1(mean));
+        const v16 d = SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean);
         squares = SQM__MADD(d, d, squares);
     }
     inverse = SQM__SET1(1.0f / sqm__sqrt(SQM__NAME(sum)(squares) / (float)n + eps));
-    for (int32_t i = 0; i < n; i += SQM__LANES) {
-        const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, mean), SQM__SET1(mean)), inverse);
-        const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
-        v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f), SQM__NAME(load_n)(target + i, n - i, 0.0f));
-        g = SQM__MUL(SQM__MADD(scale, h, g), scale);
-        sums = SQM__ADD(sums, g);
-        products = SQM__MADD(g, h, products);
-        SQM__NAME(store_n)(e + i, g, n - i);
-    }
-    sums = SQM__SET1(SQM__NAME(sum)(sums) / (float)n);
-    products = SQM__SET1(SQM__NAME(sum)(products) / (float)n);
-    for (int32_t i = 0; i < n; i += SQM__LANES) {
-        const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, mean), SQM__SET1(mean)), inverse);
-        const v16 g = SQM__SUB(SQM__NAME(load_n)(e + i, n - i, 0.0f), SQM__MADD(h, products, sums));
-        SQM__NAME(store_n)(e + i, SQM__MUL(g, inverse), n - i);
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < n; i += SQM__LANES) {
+            const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean), inverse);
+            const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
+            v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f), SQM__NAME(load_n)(target + i, n - i, 0.0f));
+            g = SQM__MUL(SQM__MADD(scale, h, g), scale);
+            if (pass == 1) {
+                SQM__NAME(store_n)(e + i, SQM__MUL(SQM__SUB(g, SQM__MADD(h, products, sums)), inverse), n - i);
+                continue;
+            }
+            sums = SQM__ADD(sums, g);
+            products = SQM__MADD(g, h, products);
+        }
+        sums = SQM__SET1(SQM__NAME(sum)(sums) / (float)n);
+        products = SQM__SET1(SQM__NAME(sum)(products) / (float)n);
     }
 }
 
@@ -3731,9 +3733,11 @@ static void sqm__softmax_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->softmax(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
-                                 job->dim,
-                                 job->number);
+        for (int32_t g = 0; g < job->groups; g++) {
+            const size_t at = (size_t)g * (size_t)job->dim;
+            job->x->kernels->softmax(job->y + (size_t)t * job->y_stride + at,
+                                     job->a + (size_t)t * job->a_stride + at, job->dim, job->number);
+        }
 }
 static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride,
                                int32_t n,
@@ -4527,8 +4531,9 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
              NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X, matrix by matrix.
    Read      y_t = M_t(q_t), after the update; loss norm: y_t = q_t + LN(M_t(q_t)).
    Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate: heads | retain: heads |
-             momentum: heads | weights: heads x window, the token's own first]. rate=0 and retain=0 leave these
-             columns out: they are 1. momentum only for momentum and muon; weights only with window > 1.
+             momentum: heads | weights: heads x window, the token's own first]. rate=0, retain=0 and weights=0
+             leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
+             momentum is for momentum and muon, weights are with window > 1.
    Rows out  [heads x v_dim].
    Start     start=@out | @in,@out | @in,@gate,@out: float32 [heads, inputs (+ 1 with bias), outputs]; none: zeros.
    State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
@@ -4557,7 +4562,7 @@ typedef struct sqm__layer {             /* one matrix of every head's network */
 
 typedef struct sqm__memory {
     int32_t      heads, head_dim, v_dim, hidden, kind, act, residual, bias, loss, window, chunk, update;
-    int32_t      has_rate, has_retain;
+    int32_t      has_rate, has_retain, has_momentum, has_weights;
     sqm__layer   in, gate, out;
     size_t       weights;               /* floats of one head's network */
     size_t       ring_at, head_floats;  /* of one head's state; the ring of earlier keys and values ends it */
@@ -4567,7 +4572,7 @@ typedef struct sqm__memory {
 } sqm__memory;
 
 #define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update rate " \
-    "retain start norm norm_b eps steps"
+    "retain weights start norm norm_b eps steps"
 
 static int32_t sqm__pad(int32_t n) { return sqm__ceil_div(n, SQM__LANES) * SQM__LANES; }
 
@@ -4653,6 +4658,8 @@ static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm
     SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", m->update != SQM__LEARN_SUM, 0,
                             m->update != SQM__LEARN_SUM, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    m->has_momentum = m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE;
     if (m->act == SQM_ACT_QUICK_GELU)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, m->act, "a memory cannot learn through act = quick_gelu");
     if ((m->residual || m->loss == SQM__LOSS_NORM) && m->v_dim != m->head_dim)
@@ -4661,8 +4668,7 @@ static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm
     SQM__TRY(sqm__memory_norm(m, params, n, err));
     SQM__TRY(sqm__memory_layers(m, params, n, err));
     *columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
-                                    (m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE) +
-                                    (m->window > 1 ? m->window : 0));
+                                    m->has_momentum + (m->has_weights ? m->window : 0));
     return SQM_OK;
 }
 static sqm_result sqm__memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -4780,7 +4786,7 @@ static sqm__memory_columns sqm__memory_find(const sqm__memory *m)
     c.rate = c.v + heads * (size_t)m->v_dim;
     c.retain = c.rate + (m->has_rate ? heads : 0);
     c.momentum = c.retain + (m->has_retain ? heads : 0);
-    c.weights = c.momentum + (m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE ? heads : 0);
+    c.weights = c.momentum + (m->has_momentum ? heads : 0);
     return c;
 }
 /* The gates of one token as [KERN]'s learn reads them. age: tokens before it. */
@@ -4790,10 +4796,10 @@ static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__mem
     const int32_t last = m->window - 1;
     gates[0] = m->has_rate ? row[c->rate + (size_t)h] : 1.0f;
     gates[1] = m->has_retain ? row[c->retain + (size_t)h] : m->steps ? m->steps[age % m->chunk] : 1.0f;
-    gates[2] = c->weights > c->momentum ? row[c->momentum + (size_t)h] : 1.0f;
-    gates[3] = 1.0f;
-    for (int32_t lag = 0; last > 0 && lag <= last; lag++)
-        gates[3 + last - lag] = lag > age ? 0.0f : row[c->weights + (size_t)h * (size_t)m->window + (size_t)lag];
+    gates[2] = m->has_momentum ? row[c->momentum + (size_t)h] : 1.0f;
+    for (int32_t lag = 0; lag <= last; lag++)
+        gates[3 + last - lag] = lag > age ? 0.0f : !m->has_weights ? 1.0f :
+            row[c->weights + (size_t)h * (size_t)m->window + (size_t)lag];
 }
 /* Fills inputs, targets, queries and gates of tokens age .. age + n - 1 and of the window before them. */
 static void sqm__memory_gather(const sqm__memory *m, const sqm__memory_work *w, const float *ring,
@@ -5136,7 +5142,7 @@ static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const fl
     size_t rows = 0;
     for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
     job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
-    job.in_width = c.weights + (m->window > 1 ? (size_t)m->heads * (size_t)m->window : 0);
+    job.in_width = c.weights + (m->has_weights ? (size_t)m->heads * (size_t)m->window : 0);
     job.pieces = sqm__pieces(x, rows * (size_t)m->heads * sqm__memory_work_of(m));
     sqm__run(x, sqm__memory_task, &job, job.pieces);
 }
@@ -7174,7 +7180,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1]         scale * (rS W^T + b), outputs side by side
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from=
-                    ntk_factor= ntk_length=]
+                    ntk_factor= ntk_length= period=]              period: positions start again every so many
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -7182,12 +7188,14 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
      cat     rD rA rB                                              rows side by side
+     softmax rD rS  [groups=]                                      over the columns, or each of equal groups
+     monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
-    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_COUNT
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -7195,8 +7203,8 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
     { "linear",  "w b scale add", 1 },
-    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length",
-        1 },
+    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
+                 "period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
     { "act",     "kind", 1 },
     { "glu",     "act", 1 },
@@ -7209,14 +7217,16 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "input",   "width", 1 },
     { "affine",  "w b", 1 },
     { "cat",     "", 2 },
-    { "gate",    "act first", 2 }
+    { "gate",    "act first", 2 },
+    { "softmax", "groups", 1 },
+    { "monomials", "groups", 1 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
     /* [dims / 2]; freq_long used when the sequence is longer than long_from */
     const float *freq, *freq_long;
     float        attn_factor, ntk_factor;
-    int32_t      dims, long_from, ntk_length;
+    int32_t      dims, long_from, ntk_length, period;
 } sqm__rope_table;
 
 typedef struct sqm__op {
@@ -7420,6 +7430,7 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.period, b->params, b->n_params, "period", 0, 0, INT32_MAX, b->err));
     if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
     if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
         SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2",
@@ -7474,6 +7485,27 @@ static sqm_result sqm__bind_head(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
+static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+    if (op->in_width % op->groups)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: %d columns do not divide into %d groups", b->line,
+                  op->in_width, op->groups);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_monomials(sqm__binder *b, sqm__op *op)
+{
+    int64_t width;
+    SQM__TRY(sqm__bind_groups(b, op));
+    op->count = op->in_width / op->groups;
+    width = (1 + (int64_t)op->count + (int64_t)op->count * (op->count + 1) / 2) * op->groups;
+    if (op->dst == op->src || width > 1 << 24)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->count, "op %d: monomials in place, or of too many columns (%d)",
+                  b->line, op->count);
+    op->out_width = (int32_t)width;
+    return SQM_OK;
+}
+
 /* One op whose registers and parameters are already known. */
 static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
 {
@@ -7505,6 +7537,11 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
                                         b->line, op->in_width);
         return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    case SQM__OP_SOFTMAX:
+        op->number = 1.0f;
+        op->out_width = op->in_width;
+        return sqm__bind_groups(b, op);
+    case SQM__OP_MONOMIALS: return sqm__bind_monomials(b, op);
     case SQM__OP_GATE:
         op->out_width = op->in_width;
         SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0,
@@ -8190,10 +8227,11 @@ static void sqm__rope_prepare(sqm_session *s)
                     scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
                 freq = scaled;
             }
-            for (int32_t t = 0; t < span->rows; t++)
+            for (int32_t t = 0; t < span->rows; t++) {
+                const int32_t position = span->position + t;
                 sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
-                                 span->position + t,
-                                 freq, r->dims, r->attn_factor);
+                                 r->period ? position % r->period : position, freq, r->dims, r->attn_factor);
+            }
         }
     }
 }
@@ -8218,6 +8256,20 @@ static void sqm__run_cat(sqm_session *s, const sqm__op *op)
         float *y = s->registers[op->dst] + t * width;
         memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
         memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
+    }
+}
+
+/* Of each group of columns: 1, the columns, their products in the order of an upper triangle's rows */
+static void sqm__run_monomials(sqm_session *s, const sqm__op *op)
+{
+    const float *a = s->registers[op->src];
+    float *y = s->registers[op->dst];
+    const size_t groups = (size_t)s->n_rows * (size_t)op->groups;
+    for (size_t g = 0; g < groups; g++, a += op->count) {
+        *y++ = 1.0f;
+        for (int32_t i = 0; i < op->count; i++) *y++ = a[i];
+        for (int32_t i = 0; i < op->count; i++)
+            for (int32_t j = i; j < op->count; j++) *y++ = a[i] * a[j];
     }
 }
 
@@ -8268,6 +8320,11 @@ static void sqm__run_rows(sqm_session *s, const sqm__op *op)
         sqm__rows_run(&job, sqm__normalize_task);
         break;
     case SQM__OP_ACT: sqm__rows_run(&job, sqm__activate_task); break;
+    case SQM__OP_SOFTMAX:
+        job.dim = op->in_width / op->groups;
+        job.groups = op->groups;
+        sqm__rows_run(&job, sqm__softmax_task);
+        break;
     case SQM__OP_GLU: sqm__rows_run(&job, sqm__glu_task); break;
     default:          sqm__rows_run(&job, sqm__softcap_task); break;
     }
@@ -8333,12 +8390,14 @@ static void sqm__run_batch(sqm_session *s)
         case SQM__OP_NORM:
         case SQM__OP_ACT:
         case SQM__OP_GLU:
+        case SQM__OP_SOFTMAX:
         case SQM__OP_SOFTCAP: sqm__run_rows(s, op); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
         case SQM__OP_CAT:    sqm__run_cat(s, op); break;
         case SQM__OP_GATE:   sqm__run_gate(s, op); break;
+        case SQM__OP_MONOMIALS: sqm__run_monomials(s, op); break;
         default:             sqm__run_elementwise(s, op); break;
         }
     }

@@ -248,7 +248,7 @@ typedef struct vm_memory {
     char    words[512];
     char    start[64];
     vm_values weights[3];               /* in, gate, out as far as they exist: [.., heads, inputs, outputs] */
-    int32_t n_weights, momentum, window;
+    int32_t n_weights, momentum, window, gated;        /* gated: weights of the window are given */
 } vm_memory;
 
 static vm_memory vm_memory_of(vector_case *v, const json_value *config, const char *prefix, int layer)
@@ -263,6 +263,7 @@ static vm_memory vm_memory_of(vector_case *v, const json_value *config, const ch
     memset(&m, 0, sizeof m);
     m.momentum = muon || momentum;
     m.window = (int32_t)json_number(json_get(config, "c"), 1.0);
+    m.gated = layer || m.window > 1;
     for (int i = 0; i < 4; i++) {
         char name[64];
         vm_values x;
@@ -278,15 +279,14 @@ static vm_memory vm_memory_of(vector_case *v, const json_value *config, const ch
         conv_fail(&v->env, "no first weights %s*", prefix);
         return m;
     }
-    used = (size_t)snprintf(m.words, sizeof m.words, "memory=%s act=gelu residual=%d window=%d chunk=%d update=%s "
-                            "loss=%s start=%s", kind, residual, m.window,
+    used = (size_t)snprintf(m.words, sizeof m.words, "memory=%s act=gelu residual=%d window=%d weights=%d "
+                            "chunk=%d update=%s loss=%s start=%s", kind, residual, (int)m.window, (int)m.gated,
                             (int)json_number(json_get(config, "chunk"), 1.0),
                             muon ? "muon" : momentum ? "momentum" : "descent",
                             json_text(json_get(config, "loss"), "l2"), m.start);
     if (m.n_weights > 1)
         snprintf(m.words + used, sizeof m.words - used, " hidden=%d",
                  (int)m.weights[0].shape[m.weights[0].ndim - 1]);
-    (void)layer;
     return m;
 }
 /* The first weights of sequence b */
@@ -379,7 +379,7 @@ static int vector_memory(vector_case *v)
     vm_part(&p, vm_get(v, "in.eta"));
     vm_part(&p, vm_get(v, "in.alpha"));
     if (memory.momentum) vm_part(&p, vm_get(v, "in.theta"));
-    if (memory.window > 1) vm_part(&p, vm_get(v, "in.gamma"));
+    if (memory.gated) vm_part(&p, vm_get(v, "in.gamma"));
     if (v->env.failed || p.n < 5 || !y.at) return vector_stop(v, VECTOR_FAIL, "a tensor is missing");
     for (int32_t b = 0; b < y.shape[0]; b++) {
         const size_t n = y.n / (size_t)y.shape[0];
@@ -402,10 +402,329 @@ static int vector_memory(vector_case *v)
     return VECTOR_PASS;
 }
 
+/* ---- layers around a memory ---------------------------------------------------------------------------- */
+static char *vm_name(vm_model *m, const char *prefix, const char *name)
+{
+    char *text = (char *)conv_alloc(&m->v->env, strlen(prefix) + strlen(name) + 3, 1);
+    if (text) sprintf(text, "%s%s", prefix, name);
+    return text;
+}
+/* Adds tensor w.<prefix><name> of the case as rows of panels (2 dimensions) or a vector. */
+static vm_values vm_take(vm_model *m, const char *prefix, const char *name)
+{
+    const vm_values x = vm_get(m->v, vm_name(m, "w.", vm_name(m, prefix, name)));
+    char *own = vm_name(m, prefix, name);
+    if (x.ndim == 2) vm_linear(m, own, x.at, x.shape[0], x.shape[1]);
+    else vm_vector(m, own, x.at, (int32_t)x.n);
+    return x;
+}
+/* Adds the kernels [channels, taps] of n convolutions side by side as [taps, channels] under one name. */
+static void vm_conv(vm_model *m, const char *name, const vm_values *parts, int32_t n)
+{
+    const int32_t taps = parts[0].shape[1];
+    int32_t channels = 0, at = 0;
+    float *joined, *turned;
+    for (int32_t i = 0; i < n; i++) channels += parts[i].shape[0];
+    joined = (float *)conv_alloc(&m->v->env, (uint64_t)channels * (uint64_t)taps, sizeof(float));
+    turned = (float *)conv_alloc(&m->v->env, (uint64_t)channels * (uint64_t)taps, sizeof(float));
+    for (int32_t i = 0; turned && i < n; at += parts[i].shape[0] * taps, i++)
+        if (parts[i].at) memcpy(joined + at, parts[i].at, parts[i].n * sizeof(float));
+    if (turned) prep_transpose(turned, joined, channels, taps);
+    vm_matrix(m, name, turned, taps, channels);
+}
+/* Rows of a gate projection and of its bias, for all heads: tensors <to> and <to>_b, appended from row *rows on */
+static void vm_gate_rows(vm_model *m, float *w, float *b, int32_t *rows, const vm_values *from, int32_t heads,
+                         int32_t first, int32_t count)
+{
+    const int32_t per_head = from[0].shape[0] / heads, cols = from[0].shape[1];
+    if (m->v->env.failed) return;
+    (void)prep_gate_rows(b + *rows, from[1].at, heads, per_head, first, count, 1);
+    *rows += prep_gate_rows(w + (size_t)*rows * (size_t)cols, from[0].at, heads, per_head, first, count, cols);
+}
+/* Lines that make registers r6 (rates) and r7 (retain, momentum, weights) from r<from>; gates a head in the file's
+   order retain, rate, momentum, weights */
+static void vm_gates(vm_model *m, const char *prefix, int32_t from, int32_t heads, const vm_memory *memory)
+{
+    const vm_values g[2] = { vm_get(m->v, vm_name(m, "w.", vm_name(m, prefix, "gates"))),
+                             vm_get(m->v, vm_name(m, "w.", vm_name(m, prefix, "gates_bias"))) };
+    float *w = (float *)conv_alloc(&m->v->env, g[0].n + 1, sizeof(float));
+    float *b = (float *)conv_alloc(&m->v->env, g[1].n + 1, sizeof(float));
+    int32_t rows = 0, cols = g[0].shape[1];
+    if (!g[0].at || !g[1].at || !w || !b) { conv_fail(&m->v->env, "no gates"); return; }
+    vm_gate_rows(m, w, b, &rows, g, heads, 1, 1);
+    vm_linear(m, "rate", w, rows, cols);
+    vm_vector(m, "rate_b", b, rows);
+    w += (size_t)rows * (size_t)cols;
+    b += rows;
+    rows = 0;
+    vm_gate_rows(m, w, b, &rows, g, heads, 0, 1);
+    if (memory->momentum) vm_gate_rows(m, w, b, &rows, g, heads, 2, 1);
+    if (memory->gated) vm_gate_rows(m, w, b, &rows, g, heads, 3, memory->window);
+    vm_linear(m, "share", w, rows, cols);
+    vm_vector(m, "share_b", b, rows);
+    vm_line(m, "linear r6 r%d w=@rate b=@rate_b\nact r6 r6 kind=softplus", (int)from);
+    vm_line(m, "linear r7 r%d w=@share b=@share_b\nact r7 r7 kind=sigmoid", (int)from);
+}
+
+/* The layer of Titans, OmegaNet and Atlas: r<from> -> r<to>. Uses r2 .. r11. */
+static void vm_memory_layer(vm_model *m, const char *prefix, int32_t from, int32_t to)
+{
+    const json_value *config = m->v->config;
+    const int32_t heads = (int32_t)json_number(json_get(config, "num_heads"), 1.0);
+    const vm_memory memory = vm_memory_of(m->v, config, vm_name(m, "w.", vm_name(m, prefix, "M0.")), 1);
+    vm_values conv[3];
+    int32_t width, dim, key_dim;
+    for (int i = 0; i < 3; i++) {
+        static const char *const names[] = { "conv_q", "conv_k", "conv_v" };
+        conv[i] = vm_get(m->v, vm_name(m, "w.", vm_name(m, prefix, names[i])));
+    }
+    if (!conv[0].at || m->v->env.failed) { conv_fail(&m->v->env, "no convolution"); return; }
+    width = conv[0].shape[0];
+    dim = key_dim = width / heads;
+    vm_add_weights(m, &memory, 0);
+    vm_conv(m, "conv", conv, 3);
+    vm_take(m, prefix, "q_proj"); vm_take(m, prefix, "k_proj"); vm_take(m, prefix, "v_proj");
+    vm_take(m, prefix, "g_proj"); vm_take(m, prefix, "o_proj"); vm_take(m, prefix, "o_norm");
+    vm_line(m, "linear r2 r%d w=@%sq_proj,@%sk_proj,@%sv_proj", (int)from, prefix, prefix, prefix);
+    vm_line(m, "mix r3 r2 conv w=@conv act=silu");
+    vm_line(m, "norm r3 r3 kind=l2 eps=1e-6 first=0 count=%d groups=%d", (int)(2 * width), (int)(2 * heads));
+    if (vm_flag(config, "poly")) {
+        const vm_values a = vm_get(m->v, "w.poly_coef");
+        key_dim = 1 + dim + dim * (dim + 1) / 2;
+        float *scales = (float *)conv_alloc(&m->v->env, (uint64_t)(2 * heads * key_dim), sizeof(float));
+        if (!a.at || !scales) { conv_fail(&m->v->env, "no poly_coef"); return; }
+        prep_monomial_scales(scales, a.at, dim, 2 * heads);
+        vm_vector(m, "scales", scales, 2 * heads * key_dim);
+        vm_line(m, "copy r4 r3 first=0 count=%d\nmonomials r5 r4 groups=%d\naffine r5 r5 w=@scales\n"
+                "copy r4 r3 first=%d count=%d\ncat r3 r5 r4", (int)(2 * width), (int)(2 * heads), (int)(2 * width),
+                (int)width);
+    }
+    vm_gates(m, prefix, from, heads, &memory);
+    vm_line(m, "cat r8 r3 r6\ncat r9 r8 r7");
+    vm_line(m, "mix r10 r9 memory heads=%d head_dim=%d v_dim=%d %s", (int)heads, (int)key_dim, (int)dim,
+            memory.words);
+    vm_line(m, "norm r10 r10 kind=rms eps=1e-5 groups=%d w=@%so_norm", (int)heads, prefix);
+    vm_line(m, "linear r11 r%d w=@%sg_proj\ngate r10 r10 r11 act=silu\nlinear r%d r10 w=@%so_proj", (int)from,
+            prefix, (int)to, prefix);
+}
+
+/* state.<name> [B, rows, channels] of sequence b: what a conv keeps, from column `first` of its ring on */
+static void vm_compare_conv(vm_model *m, const char *name, int32_t b, int32_t rows, int32_t first)
+{
+    const vm_values want = vm_get(m->v, name);
+    for (int32_t i = 0; want.at && i < m->model->n_ops; i++) {
+        const sqm__op *op = &m->model->ops[i];
+        const sqm__conv *c = (const sqm__conv *)op->bound;
+        if (op->kind != SQM__OP_MIX || strcmp(op->mixer->name, "conv") != 0) continue;
+        for (int32_t t = 0; t < want.shape[1]; t++) {
+            const float *ring = (const float *)(const void *)sqm__slot(m->session, op, 0) + first;
+            const int32_t slot = (rows + t) % c->history;          /* row rows - history + t */
+            vm_compare(m->v, ring + (size_t)slot * (size_t)c->channels,
+                       want.at + (size_t)(b * want.shape[1] + t) * (size_t)want.shape[2], (size_t)want.shape[2],
+                       vm_largest(want.at, want.n));
+        }
+    }
+}
+
+/* Feeds in.x of sequence b and compares with out.y; the model stays open for a look at its state. `before`: rows
+   that are fed in front of them, and whose results nobody sees. */
+static int vm_sequence(vm_model *m, int32_t b, const vm_values *before)
+{
+    const vm_values x = vm_get(m->v, "in.x"), y = vm_get(m->v, "out.y");
+    const int32_t past = before ? before->shape[0] : 0, rows = past + x.shape[1];
+    const size_t in = x.n / (size_t)x.shape[0], n = y.n / (size_t)y.shape[0], width = (size_t)x.shape[2];
+    float *all = (float *)conv_alloc(&m->v->env, (size_t)past * width + in, sizeof(float));
+    float *out = (float *)conv_alloc(&m->v->env, (uint64_t)rows * (uint64_t)y.shape[2], sizeof(float));
+    if (!x.at || !y.at || !all || !out) return conv_fail(&m->v->env, "a tensor is missing");
+    if (past) memcpy(all, before->at, before->n * sizeof(float));
+    memcpy(all + (size_t)past * width, x.at + (size_t)b * in, in * sizeof(float));
+    if (!vm_open(m, rows) || !vm_run(m, out, all, rows)) return 0;
+    vm_compare(m->v, out + (size_t)past * (size_t)y.shape[2], y.at + (size_t)b * n, n, vm_largest(y.at, y.n));
+    return 1;
+}
+
+/* titans_lmm_layer, omeganet_layer, atlas_layer */
+static int vector_memory_layer(vector_case *v)
+{
+    const vm_values x = vm_get(v, "in.x");
+    for (int32_t b = 0; x.at && b < x.shape[0]; b++) {
+        vm_model m;
+        vm_start(&m, v);
+        vm_line(&m, "input r0 rows width=%d", (int)x.shape[2]);
+        vm_memory_layer(&m, "", 0, 12);
+        vm_line(&m, "head logits r12");
+        if (vm_sequence(&m, b, NULL)) {
+            const int32_t width = vm_get(v, "w.conv_q").shape[0];
+            vm_compare_state(&m, "mem.", b, x.shape[1]);
+            vm_compare_conv(&m, "state.conv_q", b, x.shape[1], 0);
+            vm_compare_conv(&m, "state.conv_k", b, x.shape[1], width);
+            vm_compare_conv(&m, "state.conv_v", b, x.shape[1], 2 * width);
+        }
+        vm_close(&m);
+    }
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
+/* ---- TTT ----------------------------------------------------------------------------------------------- */
+/* First weights W<i> and b<i> as one matrix with a bias row */
+static void vm_ttt_weights(vm_model *m, const char *weights, const char *bias, const char *to)
+{
+    const vm_values w = vm_get(m->v, weights), b = vm_get(m->v, bias);
+    float *both = (float *)conv_alloc(&m->v->env, w.n + b.n, sizeof(float));
+    if (!w.at || !b.at || !both) { conv_fail(&m->v->env, "no %s", weights); return; }
+    prep_with_bias(both, w.at, b.at, w.shape[0], w.shape[1], w.shape[2]);
+    vm_add(m, to, both, 0, 3, w.shape[0], w.shape[1] + 1, w.shape[2]);
+}
+static void vm_ttt_layer(vm_model *m)
+{
+    static const char *const taken[] = { "q_proj", "k_proj", "v_proj", "o_proj", "g_proj", "lr_weight", "lr_bias",
+                                         "post_norm.weight", "post_norm.bias" };
+    const json_value *config = m->v->config;
+    const int heads = (int)json_number(json_get(config, "num_heads"), 1.0);
+    const int batch = (int)json_number(json_get(config, "mini_batch_size"), 1.0);
+    const int deep = strcmp(json_text(json_get(config, "kind"), ""), "mlp") == 0;
+    const double theta = json_number(json_get(config, "rope_theta"), 10000.0);
+    const vm_values learnable = vm_get(m->v, "w.learnable_token_idx"), gain = vm_get(m->v, "w.ttt_norm_weight");
+    const vm_values shift = vm_get(m->v, "w.ttt_norm_bias");
+    const int dim = gain.shape[1];
+    float *steps = (float *)conv_alloc(&m->v->env, (uint64_t)batch, sizeof(float));
+    float *freq = (float *)conv_alloc(&m->v->env, (uint64_t)dim, sizeof(float));
+    if (!learnable.at || !gain.at || !shift.at || !steps || !freq) { conv_fail(&m->v->env, "no norm"); return; }
+    prep_ttt_steps(steps, learnable.at, batch);
+    for (int i = 0; i < dim / 2; i++) freq[i] = (float)pow(theta, -2.0 * i / dim);
+    for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++) vm_take(m, "", taken[i]);
+    vm_vector(m, "steps", steps, batch);
+    vm_vector(m, "freq", freq, dim / 2);
+    vm_vector(m, "norm", gain.at, (int32_t)gain.n);
+    vm_vector(m, "norm_b", shift.at, (int32_t)shift.n);
+    vm_ttt_weights(m, "w.W1", "w.b1", deep ? "in" : "out");
+    if (deep) vm_ttt_weights(m, "w.W2", "w.b2", "out");
+    vm_line(m, "linear r1 r0 w=@q_proj,@k_proj,@v_proj");
+    vm_line(m, "rope r1 r1 first=0 heads=%d head_dim=%d style=interleaved freq=@freq period=%d", 2 * heads, dim,
+            batch);
+    vm_line(m, "linear r2 r0 w=@lr_weight b=@lr_bias\nact r2 r2 kind=sigmoid\nscale r2 r2 by=%.17g\ncat r3 r1 r2",
+            json_number(json_get(config, "base_lr"), 1.0) / dim);
+    vm_line(m, "mix r4 r3 memory heads=%d head_dim=%d memory=%s hidden=%d bias=1 loss=norm norm=@norm "
+            "norm_b=@norm_b update=sum chunk=%d steps=@steps start=%s", heads, dim,
+            deep ? "mlp act=gelu_tanh" : "linear", deep ? (int)vm_get(m->v, "w.W1").shape[2] : 0, batch,
+            deep ? "@in,@out" : "@out");
+    vm_line(m, "norm r4 r4 kind=layer eps=1e-6 w=@post_norm.weight b=@post_norm.bias");
+    vm_line(m, "linear r5 r0 w=@g_proj\ngate r4 r4 r5 act=gelu_tanh\nlinear r6 r4 w=@o_proj\nhead logits r6");
+}
+static void vm_compare_ttt(vm_model *m, const char *weights, const char *bias, const sqm__layer *l, int32_t b,
+                           int32_t rows)
+{
+    const vm_values w = vm_get(m->v, weights), c = vm_get(m->v, bias);
+    float *state, *got = (float *)conv_alloc(&m->v->env, w.n + c.n + 1, sizeof(float));
+    const sqm__memory *memory = vm_memory_state(m, &state);
+    const size_t all = (size_t)(l->rows * l->cols), matrix = all - (size_t)l->cols;
+    if (!w.at || !c.at || !got) return;
+    vm_state_matrix(got, memory, l, state, 0, rows);
+    for (size_t h = 0; h < (size_t)memory->heads; h++) {
+        const size_t at = (size_t)b * (size_t)memory->heads + h;
+        vm_compare(m->v, got + h * all, w.at + at * matrix, matrix, vm_largest(w.at, w.n));
+        vm_compare(m->v, got + h * all + matrix, c.at + at * (size_t)l->cols, (size_t)l->cols,
+                   vm_largest(c.at, c.n));
+    }
+}
+static int vector_ttt(vector_case *v)
+{
+    const vm_values x = vm_get(v, "in.x");
+    for (int32_t b = 0; x.at && b < x.shape[0]; b++) {
+        vm_model m;
+        vm_start(&m, v);
+        vm_line(&m, "input r0 rows width=%d", (int)x.shape[2]);
+        vm_ttt_layer(&m);
+        if (vm_sequence(&m, b, NULL)) {
+            float *state;
+            const sqm__memory *memory = vm_memory_state(&m, &state);
+            const int deep = memory->in.floats != 0;
+            vm_compare_ttt(&m, "state.W1", "state.b1", deep ? &memory->in : &memory->out, b, x.shape[1]);
+            if (deep) vm_compare_ttt(&m, "state.W2", "state.b2", &memory->out, b, x.shape[1]);
+        }
+        vm_close(&m);
+    }
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
+/* ---- functions inside the mixers and ops --------------------------------------------------------------- */
+static int vector_newton_schulz(vector_case *v)
+{
+    const vm_values g = vm_get(v, "in.G"), want = vm_get(v, "out.X");
+    const sqm__kernels *k = sqm__kernels_of(SQM_ISA_AUTO);
+    const int32_t rows = g.shape[1], cols = g.shape[2], pad = (cols + 15) / 16 * 16;
+    const size_t n = (size_t)rows * (size_t)pad;
+    float *panels = (float *)conv_alloc(&v->env, 2 * n + sqm__newton_floats(rows, cols), sizeof(float));
+    if (!g.at || !want.at || !panels) return vector_stop(v, VECTOR_FAIL, "no matrix");
+    for (int32_t b = 0; b < g.shape[0]; b++) {
+        float *got = panels + n;
+        sqm__to_panels(panels, g.at + (size_t)b * (size_t)(rows * cols), (size_t)cols, rows, cols);
+        sqm__newton_schulz(k, got, panels, rows, cols, panels + 2 * n);
+        for (int32_t i = 0; i < rows * cols; i++) {
+            const int32_t r = i / cols, c = i % cols;
+            vm_compare(v, got + ((size_t)(c / 16) * (size_t)rows + (size_t)r) * 16 + c % 16,
+                       want.at + (size_t)b * (size_t)(rows * cols) + i, 1, vm_largest(want.at, want.n));
+        }
+    }
+    return VECTOR_PASS;
+}
+static int vector_poly_features(vector_case *v)
+{
+    const vm_values x = vm_get(v, "in.x"), want = vm_get(v, "out.phi");
+    const int32_t heads = x.shape[2], dim = x.shape[3], rows = x.shape[0] * x.shape[1];
+    float *scales = (float *)conv_alloc(&v->env, want.n + 1, sizeof(float)), a[3];
+    float *out = (float *)conv_alloc(&v->env, want.n + 1, sizeof(float));
+    vm_model m;
+    if (!x.at || !want.at || !scales || !out) return vector_stop(v, VECTOR_FAIL, "no rows");
+    for (uint32_t i = 0; i < 3; i++) a[i] = (float)json_number(json_at(json_get(v->config, "coef"), i), 0.0);
+    prep_monomial_scales(scales, a, dim, heads);
+    vm_start(&m, v);
+    vm_vector(&m, "scales", scales, heads * want.shape[3]);
+    vm_line(&m, "input r0 rows width=%d\nmonomials r1 r0 groups=%d\naffine r1 r1 w=@scales\nhead logits r1",
+            (int)(heads * dim), (int)heads);
+    if (vm_open(&m, rows) && vm_run(&m, out, x.at, rows)) vm_compare(v, out, want.at, want.n, vm_largest(want.at, want.n));
+    vm_close(&m);
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
+/* ---- gated associative memory: the softmax over a fixed bank is a row by itself: ops, no mixer ---------- */
+static int vector_gam(vector_case *v)
+{
+    static const char *const taken[] = { "ln1.weight", "ln1.bias", "ln2.weight", "ln2.bias", "causal_conv.bias",
+        "memory_bank", "gate.weight", "gate.bias", "ffn.0.weight", "ffn.0.bias", "ffn.2.weight", "ffn.2.bias" };
+    const vm_values x = vm_get(v, "in.x"), bank = vm_get(v, "w.memory_bank"), conv = vm_get(v, "w.causal_conv.weight");
+    float *turned = (float *)conv_alloc(&v->env, bank.n + 1, sizeof(float));
+    if (!x.at || !bank.at || !conv.at || !turned) return vector_stop(v, VECTOR_FAIL, "a tensor is missing");
+    prep_transpose(turned, bank.at, bank.shape[0], bank.shape[1]);
+    for (int32_t b = 0; b < x.shape[0]; b++) {
+        vm_model m;
+        vm_start(&m, v);
+        for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++) vm_take(&m, "", taken[i]);
+        vm_conv(&m, "conv", &conv, 1);
+        vm_linear(&m, "bank_values", turned, bank.shape[1], bank.shape[0]);
+        vm_line(&m, "input r0 rows width=%d\nnorm r1 r0 kind=layer eps=1e-5 w=@ln1.weight b=@ln1.bias",
+                (int)x.shape[2]);
+        vm_line(&m, "mix r2 r1 conv w=@conv b=@causal_conv.bias");
+        vm_line(&m, "linear r3 r1 w=@memory_bank\nsoftmax r3 r3\nlinear r4 r3 w=@bank_values");
+        vm_line(&m, "linear r5 r1 w=@gate.weight b=@gate.bias\ngate r2 r2 r5 act=sigmoid\nadd r0 r0 r2");
+        vm_line(&m, "gate r4 r4 r5 act=sigmoid first=%d\nadd r0 r0 r4", (int)x.shape[2]);
+        vm_line(&m, "norm r1 r0 kind=layer eps=1e-5 w=@ln2.weight b=@ln2.bias");
+        vm_line(&m, "linear r2 r1 w=@ffn.0.weight b=@ffn.0.bias\nact r2 r2 kind=gelu");
+        vm_line(&m, "linear r0 r2 w=@ffn.2.weight b=@ffn.2.bias add=1\nhead logits r0");
+        if (vm_sequence(&m, b, NULL)) vm_compare_conv(&m, "state.conv", b, x.shape[1], 0);
+        vm_close(&m);
+    }
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
 #define VECTOR_MEMORY_MECHANISMS \
     { "atlas_linear", vector_memory }, { "atlas_mlp", vector_memory }, { "atlas_mlp_chunk8", vector_memory }, \
     { "atlaspp_gated", vector_memory }, { "dla_mlp", vector_memory }, { "omeganet_linear", vector_memory }, \
     { "omeganet_linear_poly2", vector_memory }, { "omeganet_mlp", vector_memory }, \
     { "titans_lmm_linear", vector_memory }, { "titans_lmm_linear_chunk8", vector_memory }, \
-    { "titans_lmm_mlp", vector_memory }, { "titans_lmm_mlp_chunk8", vector_memory },
+    { "titans_lmm_mlp", vector_memory }, { "titans_lmm_mlp_chunk8", vector_memory }, \
+    { "atlas_layer", vector_memory_layer }, { "omeganet_layer", vector_memory_layer }, \
+    { "titans_lmm_layer", vector_memory_layer }, { "ttt_linear", vector_ttt }, { "ttt_mlp", vector_ttt }, \
+    { "newton_schulz5", vector_newton_schulz }, { "poly_features", vector_poly_features }, \
+    { "gam_block", vector_gam },
 #endif /* VEC_MEMORY_H_INCLUDED */
