@@ -318,6 +318,7 @@ SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -5165,12 +5166,286 @@ static const sqm_mixer sqm__memory_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
 
+/* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -----------------------
+   The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are copied into
+   the state and its momentum starts again at 0, its weights with fresh=1 at the first ones. A token reads the
+   memory of its own segment and those kept, weighed by g:
+     combine=sum      y = sum_i M_i(q)                  residual memory, eq. 7
+     combine=softmax  y = sum_i g_i M_i(q)              gated residual memory, eq. 9;  g = softmax_i u_t . pool_i
+                      top=k: only the k kept ones of largest u_t . pool_i and the running one: sparse selection, eq. 16
+     combine=soup     y = M*(q), every matrix of M* the g-weighted sum of those matrices, eq. 14
+     combine=mean     as soup, with equal weights: what a model trained without cache uses
+   pool_i is the mean of x over segment i, over the tokens so far in the running one.
+   Rows in  those of the memory, then with softmax and soup [x: pool | u: pool];    rows out [heads x v_dim]
+   State    that of the memory, the sum of x, and for each full segment its pool and networks: grows.
+   Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute positions.
+            For a linear memory soup and mean weigh what is read, which is the same and cheaper.
+   Cost     a read of every kept memory a token (sum, softmax without top), all their weights (soup, mean, if deep).
+   Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running segment
+            counts with its mean so far, and the reset of the momentum are choices of the project's reference.
+   Traps    segment must be a multiple of chunk; ties at the k-th place are all kept.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: memory_caching_*. */
+enum { SQM__COMBINE_SUM, SQM__COMBINE_SOFTMAX, SQM__COMBINE_SOUP, SQM__COMBINE_MEAN };
+static const char *const sqm__combine_names[] = { "sum", "softmax", "soup", "mean" };
+
+typedef struct sqm__caching {
+    sqm__memory memory;
+    int32_t     segment, combine, top, fresh, pool, in_width;
+    int32_t     columns;                /* of the memory; the pooled columns follow */
+    int32_t     merge;                  /* 1: parameters are combined, 0: what is read */
+    size_t      base, pool_pad, record; /* floats: before the records, of a pool, of a record */
+} sqm__caching;
+
+static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__caching *c = (sqm__caching *)bound;
+    sqm__memory *m = &c->memory;
+    int64_t columns = 0;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 30, err));
+    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4, SQM__COMBINE_SOFTMAX, err));
+    SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0, c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
+    SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
+    c->pool = c->combine == SQM__COMBINE_SOFTMAX || c->combine == SQM__COMBINE_SOUP;
+    SQM__TRY(sqm__param_int(&c->pool, params, n, "pool", 0, c->pool, c->pool ? 1 << 24 : 0, err));
+    c->merge = c->combine >= SQM__COMBINE_SOUP && m->kind != SQM__MEMORY_LINEAR;
+    if (c->segment % m->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, c->segment, "segment = %d must be a multiple of chunk = %d", c->segment,
+                  m->chunk);
+    if (c->merge && m->update == SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine, "combine=%s of deep memories does not go with update=sum",
+                  sqm__combine_names[c->combine]);
+    if (columns + 2 * (int64_t)c->pool != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  (uint64_t)columns, c->pool, in_width);
+    c->columns = (int32_t)columns;
+    c->in_width = in_width;
+    c->pool_pad = (size_t)sqm__pad(c->pool);
+    c->base = m->head_floats * (size_t)m->heads + c->pool_pad;
+    c->record = m->weights * (size_t)m->heads + c->pool_pad;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__caching_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t base = sqm__memory_state_bytes(&c->memory, max_context, max_batch, dtype);
+    const size_t records = (size_t)(max_context / c->segment), limit = (size_t)-1 / 8;
+    if (base > limit || c->record > limit / 4 / (records + 1)) return (size_t)-1;
+    return base + (c->pool_pad + c->record * records) * sizeof(float);
+}
+static size_t sqm__caching_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__caching_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__caching_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                               int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    sqm__memory_reset(&c->memory, state, state_bytes, max_context, max_batch, dtype);
+    memset((float *)state + c->base - c->pool_pad, 0, c->pool_pad * sizeof(float));
+}
+
+typedef struct sqm__caching_job {
+    const sqm__caching *c;
+    const sqm_exec     *x;
+    float              *out, *state, *shares;   /* shares [block, kept + 1] */
+    const float        *in;                     /* first row of the block */
+    float              *scratch;                /* of the pieces */
+    int32_t             age, n, kept, pieces;
+} sqm__caching_job;
+
+static size_t sqm__caching_piece_floats(const sqm__caching *c)
+{
+    const size_t row = (size_t)sqm__pad(c->memory.v_dim);
+    return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row + (c->merge ? c->memory.weights : 0);
+}
+/* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
+static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
+{
+    return sqm__caching_piece_floats(c) * (size_t)threads + 2 * c->pool_pad +
+           (SQM__MEMORY_BLOCK + 1) * ((size_t)kept + 1);
+}
+static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    (void)max_batch;
+    return sqm__caching_floats(c, max_context / c->segment, threads) * sizeof(float);
+}
+
+/* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
+static void sqm__keep_largest(float *r, int32_t n, int32_t k, float *taken)
+{
+    float limit = 0.0f;
+    if (k >= n) return;
+    for (int32_t i = 0; i < n; i++) taken[i] = 0.0f;
+    for (; k > 0; k--) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (taken[i] == 0.0f && (best < 0 || r[i] > r[best])) best = i;
+        taken[best] = 1.0f;
+        limit = r[best];
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (r[i] < limit) r[i] = -3.0e38f;
+}
+/* The weight of every kept memory and the running one for token `t` of the block, which joins the pool. */
+static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_t t, float *shared)
+{
+    const sqm__caching *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const float *row = job->in + (size_t)t * (size_t)c->in_width + c->columns;
+    const int32_t panels = (int32_t)(c->pool_pad / SQM__LANES);
+    const float tokens = (float)(job->age + t + 1);
+    float *sum = job->state + c->base - c->pool_pad, *u = shared, *mean = u + c->pool_pad;
+    if (!c->pool) {
+        const float equal = c->combine == SQM__COMBINE_SUM ? 1.0f : 1.0f / (float)(job->kept + 1);
+        for (int32_t i = 0; i <= job->kept; i++) share[i] = equal;
+        return;
+    }
+    for (int32_t i = 0; i < c->pool; i++) {
+        sum[i] += row[i];
+        mean[i] = sum[i] / tokens;
+        u[i] = row[c->pool + i];
+    }
+    for (size_t i = (size_t)c->pool; i < c->pool_pad; i++) mean[i] = u[i] = 0.0f;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *pool = i < job->kept ? job->state + c->base + c->record * (size_t)i : mean;
+        k->product_back(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
+    }
+    if (c->top) sqm__keep_largest(share, job->kept, c->top, mean + c->pool_pad);
+    k->softmax(share, share, job->kept + 1, 1.0f);
+}
+
+/* y rows of a head in w->y -> the combination of all memories in sum */
+static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_work *w, float *sum, float *other,
+                                 int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t shares = (size_t)job->kept + 1;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *weights = job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        const float *y = w->y;
+        int32_t asked = 0;
+        for (int32_t t = 0; t < job->n; t++) asked += job->shares[(size_t)t * shares + (size_t)i] != 0.0f;
+        if (asked && i < job->kept) {
+            sqm__memory_recall(m, k, w, other, weights, h, job->n);
+            y = other;
+        }
+        for (int32_t t = 0; asked && t < job->n; t++) {
+            const float share = job->shares[(size_t)t * shares + (size_t)i];
+            const size_t at = (size_t)t * w->v_stride;
+            if (share != 0.0f) k->blend(sum + at, y + at, w->v_stride, 1.0f, share);
+        }
+    }
+}
+/* One token: the networks' weighted sum, then one read */
+static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_work *w, float *merged,
+                               const float *head, float *y, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    memset(merged, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *kept = job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
+    }
+    sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
+}
+static void sqm__caching_task(void *arg, int32_t piece)
+{
+    const sqm__caching_job *job = (const sqm__caching_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    float *base = job->scratch + sqm__caching_piece_floats(job->c) * (size_t)piece;
+    sqm__memory_work w;
+    const size_t floats = sqm__memory_lay(&w, m, base), rows = SQM__MEMORY_BLOCK * w.v_stride;
+    float *sum = base + floats, *other = sum + rows, *merged = other + rows;
+    for (int32_t h = piece; h < m->heads; h += job->pieces) {
+        float *head = job->state + m->head_floats * (size_t)h;
+        sqm__memory_step(m, job->x->kernels, &w, head, job->in, (size_t)job->c->in_width, h, job->age, job->n);
+        memset(sum, 0, rows * sizeof(float));
+        if (job->c->merge) sqm__caching_merge(job, &w, merged, head, sum, h);
+        else sqm__caching_combine(job, &w, sum, other, h);
+        for (int32_t t = 0; t < job->n; t++)
+            memcpy(job->out + ((size_t)t * (size_t)m->heads + (size_t)h) * (size_t)m->v_dim,
+                   sum + (size_t)t * w.v_stride, (size_t)m->v_dim * sizeof(float));
+    }
+}
+/* The end of a segment: its pool and networks become record `kept`. */
+static void sqm__caching_keep(const sqm__caching *c, float *state, int32_t kept)
+{
+    const sqm__memory *m = &c->memory;
+    float *record = state + c->base + c->record * (size_t)kept, *sum = state + c->base - c->pool_pad;
+    for (size_t i = 0; i < c->pool_pad; i++) {
+        record[i] = sum[i] / (float)c->segment;
+        sum[i] = 0.0f;
+    }
+    for (int32_t h = 0; h < m->heads; h++) {
+        float *head = state + m->head_floats * (size_t)h;
+        memcpy(record + c->pool_pad + m->weights * (size_t)h, head, m->weights * sizeof(float));
+        if (c->fresh) sqm__memory_restart(m, head, h);
+        if (m->update != SQM__LEARN_DESCENT) memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+static void sqm__caching_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                             int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const sqm__memory *m = &c->memory;
+    sqm__caching_job job;
+    job.c = c; job.x = x;
+    for (int32_t s = 0; s < n_spans; s++)
+        for (int32_t t = 0; spans[s].state && t < spans[s].rows; t += job.n) {
+            const int32_t position = spans[s].position + t;
+            const size_t row = (size_t)(spans[s].first_row + t);
+            float *shared = (float *)(void *)x->scratch;
+            job.state = (float *)spans[s].state;
+            job.age = position % c->segment;
+            job.kept = position / c->segment;
+            job.n = sqm__min(c->merge ? 1 : spans[s].rows - t, c->segment - job.age);
+            job.n = sqm__memory_block_tokens(m, job.age, job.n);
+            job.in = in + row * (size_t)c->in_width;
+            job.out = out + row * (size_t)(m->heads * m->v_dim);
+            job.shares = shared + 2 * c->pool_pad + (size_t)job.kept + 1;
+            job.scratch = job.shares + SQM__MEMORY_BLOCK * ((size_t)job.kept + 1);
+            for (int32_t i = 0; i < job.n; i++)
+                sqm__caching_share(&job, job.shares + (size_t)i * ((size_t)job.kept + 1), i, shared);
+            job.pieces = sqm__min(m->heads, sqm__pieces(x, (size_t)job.n * (size_t)m->heads *
+                                                            (sqm__memory_work_of(m) + 2 * m->weights *
+                                                             (size_t)job.kept)));
+            sqm__run(x, sqm__caching_task, &job, job.pieces);
+            if (job.age + job.n == c->segment) sqm__caching_keep(c, job.state, job.kept);
+        }
+}
+static sqm_result sqm__caching_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    int32_t last = 0;
+    for (int32_t s = 0; s < n_spans; s++) last = sqm__max(last, spans[s].position + spans[s].rows);
+    return sqm__run_spans(sqm_mixer_memory_caching(), bound, x, out, in, spans, n_spans,
+                          sqm__caching_scratch_bytes(c, last, 0, x->threads), sqm__caching_run);
+}
+static const sqm_mixer sqm__caching_mixer = {
+    "memory_caching", SQM__MEMORY_KEYS " segment combine top fresh pool", sizeof(sqm__caching),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind, sqm__caching_state_bytes,
+    sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset, sqm__caching_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
     &sqm__conv_mixer,
     &sqm__conv_whole_mixer,
     &sqm__memory_mixer,
+    &sqm__caching_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }

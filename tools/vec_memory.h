@@ -717,6 +717,91 @@ static int vector_gam(vector_case *v)
     return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
 }
 
+/* ---- memory caching ------------------------------------------------------------------------------------ */
+/* state.pools [B, segments, C] and cache_* [B, segments, heads, ...]: full segments as records, a partial last one
+   from the running state */
+static void vm_compare_caching(vm_model *m, int32_t b, int32_t rows)
+{
+    static const char *const names[] = { "state.cache_W2", "state.cache_W1", "state.cache_W" };
+    const sqm__op *op = NULL;
+    const sqm__caching *c;
+    const float *state;
+    for (int32_t i = 0; i < m->model->n_ops; i++)
+        if (m->model->ops[i].kind == SQM__OP_MIX) op = &m->model->ops[i];
+    if (!op) return;
+    c = (const sqm__caching *)op->bound;
+    state = (const float *)(const void *)sqm__slot(m->session, op, 0);
+    for (int i = 0; i < 3; i++) {
+        const sqm__layer *l = i ? &c->memory.out : &c->memory.in;
+        const vm_values want = vm_get(m->v, names[i]);
+        const size_t each = (size_t)(l->rows * l->cols), all = each * (size_t)c->memory.heads;
+        float *got = (float *)conv_alloc(&m->v->env, all + 1, sizeof(float));
+        for (int32_t s = 0; got && want.at && s < want.shape[1]; s++) {
+            sqm__memory as_state = c->memory;
+            const float *from = state + c->base + c->record * (size_t)s + c->pool_pad;
+            if (s < rows / c->segment) as_state.head_floats = c->memory.weights;
+            else from = state;
+            vm_state_matrix(got, &as_state, l, from, 0, rows);
+            vm_compare(m->v, got, want.at + (size_t)(b * want.shape[1] + s) * all, all, vm_largest(want.at, want.n));
+        }
+    }
+    if (c->pool) {
+        const vm_values want = vm_get(m->v, "state.pools");
+        for (int32_t s = 0; want.at && s < rows / c->segment; s++)
+            vm_compare(m->v, state + c->base + c->record * (size_t)s,
+                       want.at + (size_t)((b * want.shape[1] + s) * c->pool), (size_t)c->pool,
+                       vm_largest(want.at, want.n));
+    }
+}
+static int vector_memory_caching(vector_case *v)
+{
+    static const struct { const char *variant, *words; int pooled; } variants[] = {
+        { "residual", "combine=sum", 0 }, { "grm", "combine=softmax", 1 }, { "ssc", "combine=softmax", 1 },
+        { "soup", "combine=soup", 1 }, { "avg", "combine=mean", 0 } };
+    const vm_values x = vm_get(v, "in.x"), y = vm_get(v, "out.y"), u = vm_get(v, "w.W_u");
+    const vm_memory memory = vm_memory_of(v, json_get(v->config, "base"), "w.P0.", 0);
+    const char *variant = json_text(json_get(v->config, "variant"), "");
+    size_t kind = 0;
+    vm_values pooled = x;
+    vm_parts p;
+    memset(&p, 0, sizeof p);
+    vm_part(&p, vm_get(v, "in.q")); vm_part(&p, vm_get(v, "in.k")); vm_part(&p, vm_get(v, "in.v"));
+    vm_part(&p, vm_get(v, "in.eta")); vm_part(&p, vm_get(v, "in.alpha"));
+    if (memory.momentum) vm_part(&p, vm_get(v, "in.theta"));
+    if (memory.gated) vm_part(&p, vm_get(v, "in.gamma"));
+    pooled.shape[3] = 1;
+    while (kind < 5 && strcmp(variants[kind].variant, variant) != 0) kind++;
+    if (v->env.failed || !x.at || !y.at || !u.at || kind == 5) return vector_stop(v, VECTOR_FAIL, "a tensor is missing");
+    if (variants[kind].pooled) vm_part(&p, pooled);
+    for (int32_t b = 0; b < y.shape[0]; b++) {
+        const size_t n = y.n / (size_t)y.shape[0];
+        float *out = (float *)conv_alloc(&v->env, n, sizeof(float)), *rows = vm_rows(v, &p, b);
+        vm_model m;
+        vm_start(&m, v);
+        vm_add_weights(&m, &memory, b);
+        vm_line(&m, "input r0 rows width=%d", (int)p.width);
+        if (variants[kind].pooled) {
+            vm_linear(&m, "u", u.at, u.shape[0], u.shape[1]);
+            vm_line(&m, "copy r1 r0 first=%d count=%d\nlinear r2 r1 w=@u\ncat r3 r0 r2", (int)(p.width - x.shape[2]),
+                    (int)x.shape[2]);
+        }
+        vm_line(&m, "mix r4 r%d memory_caching heads=%d head_dim=%d v_dim=%d %s segment=%d fresh=%d %s pool=%d top=%d",
+                variants[kind].pooled ? 3 : 0, (int)y.shape[2], (int)p.part[0].shape[3], (int)y.shape[3], memory.words,
+                (int)vector_number(v, "segment", 256.0),
+                strcmp(json_text(json_get(v->config, "mode"), ""), "independent") == 0, variants[kind].words,
+                variants[kind].pooled ? (int)x.shape[2] : 0,
+                strcmp(variant, "ssc") == 0 ? (int)vector_number(v, "topk", 0.0) : 0);
+        vm_line(&m, "head logits r4");
+        if (vm_open(&m, y.shape[1]) && vm_run(&m, out, rows, y.shape[1])) {
+            vm_compare(v, out, y.at + n * (size_t)b, n, vm_largest(y.at, y.n));
+            vm_compare_caching(&m, b, y.shape[1]);
+        }
+        vm_close(&m);
+        if (v->env.failed) return vector_stop(v, VECTOR_FAIL, v->env.error);
+    }
+    return VECTOR_PASS;
+}
+
 #define VECTOR_MEMORY_MECHANISMS \
     { "atlas_linear", vector_memory }, { "atlas_mlp", vector_memory }, { "atlas_mlp_chunk8", vector_memory }, \
     { "atlaspp_gated", vector_memory }, { "dla_mlp", vector_memory }, { "omeganet_linear", vector_memory }, \
@@ -726,5 +811,7 @@ static int vector_gam(vector_case *v)
     { "atlas_layer", vector_memory_layer }, { "omeganet_layer", vector_memory_layer }, \
     { "titans_lmm_layer", vector_memory_layer }, { "ttt_linear", vector_ttt }, { "ttt_mlp", vector_ttt }, \
     { "newton_schulz5", vector_newton_schulz }, { "poly_features", vector_poly_features }, \
-    { "gam_block", vector_gam },
+    { "gam_block", vector_gam }, { "memory_caching_linear", vector_memory_caching }, \
+    { "memory_caching_swla", vector_memory_caching }, { "memory_caching_delta", vector_memory_caching }, \
+    { "memory_caching_dla", vector_memory_caching }, { "memory_caching_titans", vector_memory_caching },
 #endif /* VEC_MEMORY_H_INCLUDED */
