@@ -319,6 +319,8 @@ SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -5439,6 +5441,498 @@ static const sqm_mixer sqm__caching_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
 
+/* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel ---------------------
+   M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, kept as keys k_j and coefficients u_j.
+   loss=l2   for the tokens i of the window: u_i += rate_t weight_t,i 2 (v_i - M_(t-1)(k_i)), after all earlier
+             coefficients were multiplied by retain_t
+   loss=dot  u_i += rate_t weight_t,i v_i: without gates and window, y_t = sum_(j <= t) e^(q_t . k_j) v_j
+   y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the gates as
+            in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.       rows out  [heads x v_dim]
+   State    window - 1 keys and values, then tiles of 64 positions: [tile][head] { keys [4][head_dim][16],
+            coefficients [v_pad / 16][64][16] }, float32: grows.
+   Order    tiles from position 0 on, each sum one chain over positions.
+   Cost     a token: window + 1 passes over all keys and coefficients, one more with retain.
+   Source   2505.23735 (ATLAS), eq. 25-31: DeepTransformer and Dot with linear memory; the kernel form is the
+            project's reference. No official code.
+   Traps    scores beyond 88 overflow: normalise queries and keys.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
+typedef struct sqm__kernel_memory {
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
+} sqm__kernel_memory;
+
+static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                          int32_t *out_width, sqm_error *err)
+{
+    sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
+    int64_t columns;
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                   (m->has_weights ? m->window : 0));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a kernel memory of %d heads of %d and %d with its gates reads rows "
+                  "of %z, not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    m->in_width = in_width;
+    m->v_pad = sqm__pad(m->v_dim);
+    m->ring = sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim), SQM__LANES);
+    m->tile = (size_t)(m->head_dim + m->v_pad) * SQM__TILE_KEYS;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__kernel_memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                             sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    const size_t tiles = (size_t)sqm__ceil_div(max_context, SQM__TILE_KEYS), limit = (size_t)-1 / 16;
+    (void)max_batch; (void)dtype;
+    if (m->ring > limit / (size_t)m->heads || m->tile > limit / (size_t)m->heads / (tiles + 1)) return (size_t)-1;
+    return (m->ring + m->tile * tiles) * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__kernel_memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__kernel_memory_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__kernel_memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                     int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->ring * (size_t)m->heads * sizeof(float));
+}
+
+typedef struct sqm__kernel_work {       /* rows: the window's keys from the oldest on, then the query */
+    float *x, *v, *scores, *acc;        /* [window + 1, head_dim], [window, v_dim], [.., 64], [.., v_pad] */
+    float *tiles;                       /* the head's part of tile 0 */
+    size_t step;                        /* floats from tile to tile */
+} sqm__kernel_work;
+static size_t sqm__kernel_lay(sqm__kernel_work *w, const sqm__kernel_memory *m, float *base)
+{
+    const size_t rows = (size_t)m->window + 1;
+    size_t used = 0;
+    w->x = sqm__take(base, &used, rows * (size_t)m->head_dim);
+    w->v = sqm__take(base, &used, rows * (size_t)m->v_dim);
+    w->scores = sqm__take(base, &used, rows * SQM__TILE_KEYS);
+    w->acc = sqm__take(base, &used, rows * (size_t)m->v_pad);
+    return used;
+}
+/* acc rows = sum over positions [0, end) of e^(x . k_j) u_j for n rows of x */
+static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             const float *x, float *acc, int32_t n, int32_t end)
+{
+    memset(acc, 0, (size_t)n * (size_t)m->v_pad * sizeof(float));
+    for (int32_t first = 0; first < end; first += SQM__TILE_KEYS) {
+        const float *tile = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS);
+        const int32_t keys = sqm__min(SQM__TILE_KEYS, end - first);
+        const size_t panel = SQM__LANES * sizeof(float);
+        k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
+                   panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
+        for (int32_t i = 0; i < n; i++)
+            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys, SQM_ACT_EXP);
+        k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
+                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS), panel * SQM__TILE_KEYS,
+                   m->v_pad / SQM__LANES, keys, 1, SQM_F32);
+    }
+}
+/* Decays all coefficients and adds those of the window, which stand in the rows of v. */
+static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                              int32_t position, int32_t seen, float retain)
+{
+    const int32_t slot = position % SQM__TILE_KEYS;
+    const float *key = w->x + (size_t)(m->window - 1) * (size_t)m->head_dim;
+    float *tile = w->tiles + w->step * (size_t)(position / SQM__TILE_KEYS);
+    if (slot == 0) memset(tile, 0, m->tile * sizeof(float));
+    for (int32_t i = 0; i < m->head_dim; i++)
+        tile[((size_t)(slot / SQM__LANES) * (size_t)m->head_dim + (size_t)i) * SQM__LANES +
+             (size_t)(slot % SQM__LANES)] = key[i];
+    for (int32_t first = 0; m->has_retain && first < position; first += SQM__TILE_KEYS) {
+        float *u = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        k->blend(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
+    }
+    for (int32_t i = 0; i < seen; i++) {
+        const int32_t at = position - seen + 1 + i;
+        const float *change = w->v + (size_t)(m->window - seen + i) * (size_t)m->v_dim;
+        float *u = w->tiles + w->step * (size_t)(at / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        for (int32_t j = 0; j < m->v_dim; j++)
+            u[((size_t)(j / SQM__LANES) * SQM__TILE_KEYS + (size_t)(at % SQM__TILE_KEYS)) * SQM__LANES +
+              (size_t)(j % SQM__LANES)] += change[j];
+    }
+}
+/* One token of head h: row -> out [v_dim]. ring: the head's. */
+static void sqm__kernel_step(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             float *ring, const float *row, int32_t h, int32_t position, float *out)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim, heads = (size_t)m->heads, head = (size_t)h;
+    const int32_t past = m->window - 1, seen = sqm__min(m->window, position + 1);
+    const float *gates = row + heads * (2 * dim + v_dim);
+    const float rate = m->has_rate ? gates[h] : 1.0f;
+    const float retain = m->has_retain ? gates[(m->has_rate ? heads : 0) + head] : 1.0f;
+    const float *weights = gates + heads * (size_t)(m->has_rate + m->has_retain) + head * (size_t)m->window;
+    float *x = w->x + (size_t)(m->window - seen) * dim, *v = w->v + (size_t)(m->window - seen) * v_dim;
+    for (int32_t i = 0; i < seen - 1; i++) {
+        const float *pair = ring + (size_t)((position - seen + 1 + i) % past) * (dim + v_dim);
+        memcpy(x + (size_t)i * dim, pair, dim * sizeof(float));
+        memcpy(v + (size_t)i * v_dim, pair + dim, v_dim * sizeof(float));
+    }
+    memcpy(w->x + (size_t)past * dim, row + (heads + head) * dim, dim * sizeof(float));
+    memcpy(w->v + (size_t)past * v_dim, row + 2 * heads * dim + head * v_dim, v_dim * sizeof(float));
+    memcpy(w->x + (size_t)m->window * dim, row + head * dim, dim * sizeof(float));
+    if (past) {
+        float *pair = ring + (size_t)(position % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)past * dim, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)past * v_dim, v_dim * sizeof(float));
+    }
+    if (m->loss == SQM__LOSS_L2) sqm__kernel_read(m, k, w, x, w->acc, seen, position);
+    for (int32_t i = 0; i < seen; i++) {
+        const float scale = rate * (m->has_weights ? weights[seen - 1 - i] : 1.0f);
+        const float *seen_as = w->acc + (size_t)i * (size_t)m->v_pad;
+        float *change = v + (size_t)i * v_dim;
+        for (size_t j = 0; j < v_dim; j++)
+            change[j] = m->loss == SQM__LOSS_L2 ? scale * 2.0f * (change[j] - seen_as[j]) : scale * change[j];
+    }
+    sqm__kernel_write(m, k, w, position, seen, retain);
+    sqm__kernel_read(m, k, w, w->x + (size_t)m->window * dim, w->acc, 1, position + 1);
+    memcpy(out, w->acc, v_dim * sizeof(float));
+}
+
+typedef struct sqm__kernel_job {
+    const sqm__kernel_memory *m;
+    const sqm_exec           *x;
+    float                    *out;
+    const float              *in;
+    const sqm_span           *spans;
+    int32_t                   n_spans, pieces;
+} sqm__kernel_job;
+static void sqm__kernel_task(void *arg, int32_t piece)
+{
+    const sqm__kernel_job *job = (const sqm__kernel_job *)arg;
+    const sqm__kernel_memory *m = job->m;
+    const size_t heads = (size_t)m->heads;
+    sqm__kernel_work w;
+    int32_t unit = 0;
+    (void)sqm__kernel_lay(&w, m, (float *)(void *)job->x->scratch + sqm__kernel_lay(&w, m, NULL) * (size_t)piece);
+    w.step = m->tile * heads;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *state = (float *)span->state;
+            if (unit++ % job->pieces != piece) continue;
+            w.tiles = state + m->ring * heads + m->tile * (size_t)h;
+            for (int32_t t = 0; t < span->rows; t++) {
+                const size_t row = (size_t)(span->first_row + t);
+                sqm__kernel_step(m, job->x->kernels, &w, state + m->ring * (size_t)h,
+                                 job->in + row * (size_t)m->in_width, h, span->position + t,
+                                 job->out + (row * heads + (size_t)h) * (size_t)m->v_dim);
+            }
+        }
+}
+static void sqm__kernel_memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    sqm__kernel_job job;
+    size_t work = 0;
+    for (int32_t s = 0; s < n_spans; s++)
+        work += (size_t)spans[s].rows * (size_t)(spans[s].position + spans[s].rows) * m->tile / SQM__TILE_KEYS *
+                (size_t)m->heads * (size_t)(m->window + 2);
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, work);
+    sqm__run(x, sqm__kernel_task, &job, job.pieces);
+}
+static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                               int32_t threads)
+{
+    sqm__kernel_work w;
+    (void)max_context; (void)max_batch;
+    return sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL) * (size_t)threads * sizeof(float);
+}
+static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                             const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
+}
+static const sqm_mixer sqm__kernel_memory_mixer = {
+    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
+    sqm__kernel_memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memory_mixer; }
+
+/* ---- [MIX.codebook] attention whose keys are codewords ------------------------------------------------------
+   z_j = argmin_s |k_j - c_s|^2, the first of equals; every key counts as its codeword c_z. Near tokens
+   (i - j < near; with block=L those of i's block of L and the one before it, near = 2 L) keep values of their own;
+   all older ones of a code are its count N_s and mean value U_s:
+   o_i = (sum_s N_s e^(q_i . c_s) U_s + sum_near j e^(q_i . c_(z_j) + q_i . r_(i-j) + b_(i-j)) v_j) / (the same
+         with U_s = v_j = 1)
+   This is softmax attention over all tokens to the letter, at constant state.
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim];        rows out  [heads x v_dim]
+   Weights   codebook=@ panels [heads x codes_pad, head_dim], codes_pad: codes up to a multiple of 16, rows beyond
+             `codes` unused;  half=@ [heads x codes_pad] |c|^2 / 2;  relative=@ panels [heads x near_pad, head_dim]:
+             r by distance, or none;  bias=@ [heads x near] b, or none.
+   State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
+             tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
+   Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same for
+             every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+   Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived in the
+             project's reference (its code is not public: form not verified).
+   Traps     scaling of q and k, and Transformer-VQ's vectors u, v, are the converter's (tools/prep_memory.h).
+             Counts are exact up to 2^24 tokens of a code.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: transformer_vq_layer, longvq_block_DERIVED. */
+typedef struct sqm__codebook {
+    int32_t     heads, head_dim, v_dim, codes, near, block, codes_pad, near_pad, v_pad;
+    sqm_tensor  book, relative;         /* relative.data NULL: none */
+    const float *half, *bias;           /* [heads * codes_pad]; [heads * near] or NULL */
+    size_t      head_floats;
+} sqm__codebook;
+enum { SQM__CODEBOOK_BLOCK = 16 };      /* tokens whose products with the codebook are made at once */
+
+/* A panel matrix [rows, cols] of plain floats under `key`; missing: data NULL. */
+static sqm_result sqm__param_panels(sqm_tensor *to, const sqm_param *params, int32_t n, const char *key,
+                                    int64_t rows, int32_t cols, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->tensors && p->n_tensors == 1 ? p->tensors[0] : NULL;
+    memset(to, 0, sizeof(*to));
+    if (!p) return SQM_OK;
+    if (!t || t->layout != SQM_PANELS || t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols ||
+        (t->dtype != SQM_F32 && t->dtype != SQM_F16 && t->dtype != SQM_BF16))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "%s must be float panels [%z, %d]", key, (uint64_t)rows, cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                     int32_t *out_width, sqm_error *err)
+{
+    sqm__codebook *c = (sqm__codebook *)bound;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_int(&c->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&c->head_dim, params, n, "head_dim", 0, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->v_dim, params, n, "v_dim", c->head_dim, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->codes, params, n, "codes", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->block, params, n, "block", 0, 0, 1 << 15, err));
+    SQM__TRY(sqm__param_int(&c->near, params, n, "near", 2 * c->block, c->block ? 2 * c->block : 1,
+                            c->block ? 2 * c->block : 1 << 16, err));
+    c->codes_pad = sqm__pad(c->codes);
+    c->near_pad = sqm__pad(c->near);
+    c->v_pad = sqm__pad(c->v_dim + 1);
+    SQM__TRY(sqm__param_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad, c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->half, params, n, "half", c->heads * c->codes_pad, err));
+    SQM__TRY(sqm__param_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad, c->head_dim,
+                               err));
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "bias", c->heads * c->near, err));
+    if (!c->book.data || !c->half)
+        SQM__FAIL(err, SQM_E_SHAPE, c->codes, "a codebook mixer needs codebook= and half=");
+    if ((int64_t)c->heads * (2 * c->head_dim + c->v_dim) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d heads of 2 x %d and %d do not fit rows of %d", c->heads,
+                  c->head_dim, c->v_dim, in_width);
+    c->head_floats = (size_t)(c->codes_pad + c->near_pad) + (size_t)c->v_pad * (size_t)(c->codes + c->near);
+    *out_width = c->heads * c->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__codebook_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (c->head_floats > (size_t)-1 / 8 / (size_t)c->heads) return (size_t)-1;
+    return c->head_floats * (size_t)c->heads * sizeof(float);
+}
+static size_t sqm__codebook_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__codebook_state_bytes(bound, 0, 0, SQM_F32);
+}
+typedef struct sqm__codebook_head { float *counts, *codes, *means, *values; } sqm__codebook_head;
+static sqm__codebook_head sqm__codebook_head_of(const sqm__codebook *c, void *state, int32_t h)
+{
+    sqm__codebook_head head;
+    head.counts = (float *)state + c->head_floats * (size_t)h;
+    head.codes = head.counts + c->codes_pad;
+    head.means = head.codes + c->near_pad;
+    head.values = head.means + (size_t)c->v_pad * (size_t)c->codes;
+    return head;
+}
+/* Value `i` of row `row` in panels of `rows` rows */
+SQM__INLINE float *sqm__panel_at(float *panels, int32_t rows, int32_t row, int32_t i)
+{
+    return panels + ((size_t)(i / SQM__LANES) * (size_t)rows + (size_t)row) * SQM__LANES + (size_t)(i % SQM__LANES);
+}
+static void sqm__codebook_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, c->head_floats * (size_t)c->heads * sizeof(float));
+    for (int32_t h = 0; h < c->heads; h++) {
+        const sqm__codebook_head head = sqm__codebook_head_of(c, state, h);
+        for (int32_t s = 0; s < c->codes; s++) *sqm__panel_at(head.means, c->codes, s, c->v_dim) = 1.0f;
+        for (int32_t s = 0; s < c->near; s++) *sqm__panel_at(head.values, c->near, s, c->v_dim) = 1.0f;
+    }
+}
+
+/* The first near token of position p */
+SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
+{
+    return sqm__max(0, c->block ? (p / c->block - 1) * c->block : p - c->near + 1);
+}
+/* Token `p` is no longer near: joins the mean of its code. */
+static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
+{
+    const int32_t slot = p % c->near, code = (int32_t)head->codes[slot];
+    const float count = head->counts[code] += 1.0f;
+    for (int32_t i = 0; i < c->v_dim; i++) {
+        float *mean = sqm__panel_at(head->means, c->codes, code, i);
+        *mean += (*sqm__panel_at(head->values, c->near, slot, i) - *mean) / count;
+    }
+}
+/* Scores of all codes and near slots -> weights; what does not exist weighs 0. */
+static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                                float *weights, const float *scores, const float *relative, const float *bias,
+                                int32_t p)
+{
+    const int32_t start = sqm__codebook_start(c, p);
+    float *near = weights + c->codes_pad, largest = -3.0e38f;
+    for (int32_t s = 0; s < c->codes; s++) {
+        weights[s] = head->counts[s] > 0.0f ? scores[s] : -3.0e38f;
+        if (weights[s] > largest) largest = weights[s];
+    }
+    for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
+    for (int32_t j = start; j <= p; j++) {
+        float score = scores[(int32_t)head->codes[j % c->near]];
+        if (relative) score += relative[p - j];
+        if (bias) score += bias[p - j];
+        near[j % c->near] = score;
+        if (score > largest) largest = score;
+    }
+    for (int32_t i = 0; i < c->codes; i++) weights[i] -= largest;
+    for (int32_t i = 0; i < c->near; i++) near[i] -= largest;
+    k->activate(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
+    k->activate(near, near, (size_t)c->near, SQM_ACT_EXP);
+    for (int32_t s = 0; s < c->codes; s++) weights[s] *= head->counts[s];
+}
+/* One token: its code, then its output. scores, keys: products of q and k with the codebook. */
+static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                               float *out, const float *scores, const float *keys, const float *relative,
+                               const float *v, int32_t h, int32_t p, float *work)
+{
+    const float *half = c->half + (size_t)h * (size_t)c->codes_pad;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *acc = work + c->codes_pad + c->near_pad;
+    int32_t best = 0;
+    for (int32_t j = p ? sqm__codebook_start(c, p - 1) : 0; j < sqm__codebook_start(c, p); j++)
+        sqm__codebook_fold(c, head, j);
+    for (int32_t s = 1; s < c->codes; s++)
+        if (half[s] - keys[s] < half[best] - keys[best]) best = s;
+    head->codes[p % c->near] = (float)best;
+    for (int32_t i = 0; i < c->v_dim; i++) *sqm__panel_at(head->values, c->near, p % c->near, i) = v[i];
+    sqm__codebook_weigh(c, k, head, work, scores, relative,
+                        c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
+    k->product(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
+               panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
+    k->product(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1, (const uint8_t *)(const void *)head->values,
+               panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
+    for (int32_t i = 0; i < c->v_dim; i++) out[i] = acc[i] / acc[c->v_dim];
+}
+
+typedef struct sqm__codebook_job {
+    const sqm__codebook *c;
+    const sqm_exec      *x;
+    float               *out;
+    const float         *in;
+    const sqm_span      *spans;
+    int32_t              n_spans, pieces;
+} sqm__codebook_job;
+static size_t sqm__codebook_piece_floats(const sqm__codebook *c)
+{
+    return (size_t)(c->codes_pad + c->near_pad + c->v_pad) +
+           SQM__CODEBOOK_BLOCK * (2 * (size_t)c->codes_pad + (size_t)c->near_pad);
+}
+/* Rows of q (or k) of head h against the head's part of a panel matrix */
+static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k, const sqm_tensor *t, float *y,
+                                  int32_t outputs, const float *x, int32_t h, int32_t n)
+{
+    const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
+    const size_t panels = (size_t)(outputs / SQM__LANES);
+    k->product(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
+               (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
+               t->dtype);
+}
+static void sqm__codebook_block(const sqm__codebook_job *job, float *work, const sqm_span *span, int32_t h,
+                                int32_t first, int32_t n)
+{
+    const sqm__codebook *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t dim = (size_t)c->head_dim, heads = (size_t)c->heads, head = (size_t)h;
+    const size_t in_width = heads * (2 * dim + (size_t)c->v_dim), row = (size_t)(span->first_row + first);
+    const float *q = job->in + row * in_width + head * dim, *key = q + heads * dim;
+    const float *v = job->in + row * in_width + 2 * heads * dim + head * (size_t)c->v_dim;
+    const sqm__codebook_head state = sqm__codebook_head_of(c, span->state, h);
+    float *scores = work + c->codes_pad + c->near_pad + c->v_pad;
+    float *keys = scores + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    float *relative = keys + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    sqm__codebook_product(c, k, &c->book, scores, c->codes_pad, q, h, n);
+    sqm__codebook_product(c, k, &c->book, keys, c->codes_pad, key, h, n);
+    if (c->relative.data) sqm__codebook_product(c, k, &c->relative, relative, c->near_pad, q, h, n);
+    for (int32_t t = 0; t < n; t++)
+        sqm__codebook_step(c, k, &state, job->out + ((row + (size_t)t) * heads + head) * (size_t)c->v_dim,
+                           scores + (size_t)t * (size_t)c->codes_pad, keys + (size_t)t * (size_t)c->codes_pad,
+                           c->relative.data ? relative + (size_t)t * (size_t)c->near_pad : NULL,
+                           v + (size_t)t * in_width, h, span->position + first + t, work);
+}
+static void sqm__codebook_task(void *arg, int32_t piece)
+{
+    const sqm__codebook_job *job = (const sqm__codebook_job *)arg;
+    float *work = (float *)(void *)job->x->scratch + sqm__codebook_piece_floats(job->c) * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < job->c->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0; t < span->rows; t += SQM__CODEBOOK_BLOCK)
+                sqm__codebook_block(job, work, span, h, t, sqm__min(SQM__CODEBOOK_BLOCK, span->rows - t));
+        }
+}
+static void sqm__codebook_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                              int32_t n_spans)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    sqm__codebook_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, rows * (size_t)c->heads * (size_t)(c->codes + c->near) *
+                                (size_t)(2 * c->head_dim + c->v_dim));
+    sqm__run(x, sqm__codebook_task, &job, job.pieces);
+}
+static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                          int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__codebook_piece_floats((const sqm__codebook *)bound) * (size_t)threads * sizeof(float);
+}
+static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                        const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
+                          sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
+}
+static const sqm_mixer sqm__codebook_mixer = {
+    "codebook", "heads head_dim v_dim codes near block codebook half relative bias", sizeof(sqm__codebook),
+    SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
+    sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -5446,6 +5940,8 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__conv_whole_mixer,
     &sqm__memory_mixer,
     &sqm__caching_mixer,
+    &sqm__kernel_memory_mixer,
+    &sqm__codebook_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }

@@ -59,4 +59,52 @@ static PREP_UNUSED void prep_monomial_scales(float *dst, const float a[3], int32
     }
 }
 
+/* Codewords [heads, codes, dim] as the codebook mixer wants them: rows padded to multiples of 16 for each head,
+   and half their squared lengths. book [heads * pad16(codes), dim], half [heads * pad16(codes)]. */
+static PREP_UNUSED void prep_codebook(float *book, float *half, const double *words, int32_t heads, int32_t codes,
+                                      int32_t dim)
+{
+    const int32_t pad = (codes + 15) / 16 * 16;
+    memset(book, 0, (size_t)(heads * pad) * (size_t)dim * sizeof(float));
+    memset(half, 0, (size_t)(heads * pad) * sizeof(float));
+    for (int32_t i = 0; i < heads * codes; i++) {
+        const size_t row = (size_t)(i / codes * pad + i % codes);
+        double squares = 0.0;
+        for (int32_t j = 0; j < dim; j++) {
+            const double word = words[(size_t)i * (size_t)dim + (size_t)j];
+            book[row * (size_t)dim + (size_t)j] = (float)word;
+            squares += word * word;
+        }
+        half[row] = (float)(0.5 * squares);
+    }
+}
+
+/* Transformer-VQ: r_d = W_r sinusoid(d) dim^-1/4 for distances d < near, sinusoid: sines, then cosines, of d by
+   wave lengths up to lambda. relative [heads * pad16(near), dim]; bias [heads, near] = (v - u) . r_d dim^-1/4, so
+   that the mixer needs only queries with u: (q + v) . r = (q + u) . r + (v - u) . r.
+   r_proj [heads * dim, width]; u, v [heads * dim]. */
+static PREP_UNUSED void prep_vq_relative(float *relative, float *bias, const float *r_proj, const float *u,
+                                         const float *v, int32_t heads, int32_t dim, int32_t near, int32_t width,
+                                         double lambda)
+{
+    const int32_t pad = (near + 15) / 16 * 16, half = width / 2;
+    const double scale = pow((double)dim, -0.25);
+    memset(relative, 0, (size_t)(heads * pad) * (size_t)dim * sizeof(float));
+    for (int32_t h = 0; h < heads; h++)
+        for (int32_t d = 0; d < near; d++) {
+            double shift = 0.0;
+            for (int32_t j = h * dim; j < (h + 1) * dim; j++) {
+                const float *row = r_proj + (size_t)j * (size_t)width;
+                double r = 0.0;
+                for (int32_t i = 0; i < half; i++) {
+                    const double angle = d / pow(lambda, 2.0 * i / width);
+                    r += (double)row[i] * sin(angle) + (double)row[half + i] * cos(angle);
+                }
+                relative[(size_t)(h * pad + d) * (size_t)dim + (size_t)(j - h * dim)] = (float)(r * scale);
+                shift += ((double)v[j] - (double)u[j]) * scale * r * scale;
+            }
+            bias[(size_t)h * (size_t)near + (size_t)d] = (float)shift;
+        }
+}
+
 #endif /* PREP_MEMORY_H_INCLUDED */

@@ -802,6 +802,134 @@ static int vector_memory_caching(vector_case *v)
     return VECTOR_PASS;
 }
 
+/* ---- the exponential kernel ---------------------------------------------------------------------------- */
+/* dot_exp_linear; deeptransformer_linear has neither gates nor window */
+static int vector_kernel_memory(vector_case *v)
+{
+    const vm_values y = vm_get(v, "out.y"), u = vm_get(v, "state.U"), gamma = vm_get(v, "in.gamma");
+    vm_parts p;
+    memset(&p, 0, sizeof p);
+    vm_part(&p, vm_get(v, "in.q")); vm_part(&p, vm_get(v, "in.k")); vm_part(&p, vm_get(v, "in.v"));
+    vm_part(&p, vm_get(v, "in.eta")); vm_part(&p, vm_get(v, "in.alpha")); vm_part(&p, gamma);
+    if (p.n < 3 || !y.at) return vector_stop(v, VECTOR_FAIL, "a tensor is missing");
+    for (int32_t b = 0; b < y.shape[0]; b++) {
+        const size_t n = y.n / (size_t)y.shape[0];
+        float *out = (float *)conv_alloc(&v->env, n, sizeof(float)), *rows = vm_rows(v, &p, b);
+        vm_model m;
+        vm_start(&m, v);
+        vm_line(&m, "input r0 rows width=%d\nmix r1 r0 kernel_memory heads=%d head_dim=%d v_dim=%d window=%d %s",
+                (int)p.width, (int)y.shape[2], (int)p.part[0].shape[3], (int)y.shape[3],
+                gamma.at ? (int)gamma.shape[3] : 1, gamma.at ? "loss=l2" : "loss=dot rate=0 retain=0");
+        vm_line(&m, "head logits r1");
+        if (vm_open(&m, y.shape[1]) && vm_run(&m, out, rows, y.shape[1])) {
+            const sqm__op *op = &m.model->ops[1];
+            const sqm__kernel_memory *k = (const sqm__kernel_memory *)op->bound;
+            float *state = (float *)(void *)sqm__slot(m.session, op, 0);
+            vm_compare(v, out, y.at + n * (size_t)b, n, vm_largest(y.at, y.n));
+            for (int32_t i = 0; u.at && i < (int32_t)n; i++) {
+                const int32_t j = i % k->v_dim, h = i / k->v_dim % k->heads, t = i / k->v_dim / k->heads;
+                float *tile = state + k->ring * (size_t)k->heads + k->tile * (size_t)(t / 64 * k->heads + h);
+                vm_compare(v, sqm__panel_at(tile + k->head_dim * 64, 64, t % 64, j), u.at + n * (size_t)b + i, 1,
+                           vm_largest(u.at, u.n));
+            }
+        }
+        vm_close(&m);
+        if (v->env.failed) return vector_stop(v, VECTOR_FAIL, v->env.error);
+    }
+    return VECTOR_PASS;
+}
+
+/* ---- attention over a codebook ------------------------------------------------------------------------- */
+/* The codes of all tokens, read from the state after each row, must be those of out.codes [B, T (, heads)]. */
+static int vm_compare_codes(vm_model *m, int32_t b)
+{
+    const vm_values want = vm_get(m->v, "out.codes"), x = vm_get(m->v, "in.x");
+    const sqm__op *op = NULL;
+    float *out = (float *)conv_alloc(&m->v->env, (uint64_t)m->model->vocab_size, sizeof(float));
+    for (int32_t i = 0; i < m->model->n_ops; i++)
+        if (m->model->ops[i].kind == SQM__OP_MIX && strcmp(m->model->ops[i].mixer->name, "codebook") == 0)
+            op = &m->model->ops[i];
+    if (!want.at || !op || !out || sqm_reset(m->session, 0) != SQM_OK) return conv_fail(&m->v->env, "no codes");
+    for (int32_t t = 0; t < x.shape[1]; t++) {
+        const sqm__codebook *c = (const sqm__codebook *)op->bound;
+        const float *row = x.at + ((size_t)b * (size_t)x.shape[1] + (size_t)t) * (size_t)x.shape[2];
+        if (sqm_feed_rows_all(m->session, 0, row, 1, out) != SQM_OK) return conv_fail(&m->v->env, "refused");
+        for (int32_t h = 0; h < c->heads; h++) {
+            const sqm__codebook_head head = sqm__codebook_head_of(c, sqm__slot(m->session, op, 0), h);
+            const int32_t got = (int32_t)head.codes[t % c->near];
+            const int32_t expected = (int32_t)want.at[(size_t)((b * x.shape[1] + t) * c->heads + h)];
+            if (got != expected) return conv_fail(&m->v->env, "token %d: code %d, expected %d", (int)t, (int)got,
+                                                  (int)expected);
+        }
+    }
+    return 1;
+}
+static void vm_vq_codebook(vm_model *m, const double *words, int32_t heads, int32_t codes, int32_t dim)
+{
+    const int32_t rows = heads * ((codes + 15) / 16 * 16);
+    float *book = (float *)conv_alloc(&m->v->env, (uint64_t)(rows * dim), sizeof(float));
+    float *half = (float *)conv_alloc(&m->v->env, (uint64_t)rows, sizeof(float));
+    if (!book || !half) return;
+    prep_codebook(book, half, words, heads, codes, dim);
+    vm_linear(m, "codebook", book, rows, dim);
+    vm_vector(m, "half", half, rows);
+}
+/* Codewords of Transformer-VQ: sums over counts */
+static double *vm_vq_words(vector_case *v, const vm_values *sum, const vm_values *count)
+{
+    double *words = (double *)conv_alloc(&v->env, sum->n + 1, sizeof(double));
+    const size_t dim = (size_t)sum->shape[2];
+    for (size_t i = 0; words && i < sum->n; i++)
+        words[i] = (double)sum->at[i] / fmax((double)count->at[i / dim], 0.01);
+    return words;
+}
+static void vm_vq_layer(vm_model *m)
+{
+    vector_case *v = m->v;
+    const int32_t heads = (int32_t)vector_number(v, "n_head", 1), dim = (int32_t)vector_number(v, "d_k", 1);
+    const int32_t v_dim = (int32_t)vector_number(v, "d_v", 1), near = (int32_t)vector_number(v, "mem_len", 0) + 1;
+    const vm_values sum = vm_get(v, "w.c_sum"), count = vm_get(v, "w.c_count"), r = vm_get(v, "w.r_proj");
+    const vm_values u = vm_get(v, "w.u"), w = vm_get(v, "w.v");
+    const int32_t qk = 2 * heads * dim, rows = heads * ((near + 15) / 16 * 16);
+    float *relative = (float *)conv_alloc(&v->env, (uint64_t)(rows * dim), sizeof(float));
+    float *bias = (float *)conv_alloc(&v->env, (uint64_t)(heads * near), sizeof(float));
+    float *gain = (float *)conv_alloc(&v->env, (uint64_t)(2 * qk), sizeof(float));
+    if (!sum.at || !count.at || !r.at || !u.at || !w.at || !gain) { conv_fail(&v->env, "no codebook"); return; }
+    prep_vq_relative(relative, bias, r.at, u.at, w.at, heads, dim, near, r.shape[1], vector_number(v, "pe_lam", 1e4));
+    for (int32_t i = 0; i < qk; i++) {          /* q and k scaled, u added to q */
+        gain[i] = (float)pow(dim, -0.25);
+        gain[qk + i] = i < heads * dim ? (float)((double)u.at[i] * pow(dim, -0.25)) : 0.0f;
+    }
+    vm_vq_codebook(m, vm_vq_words(v, &sum, &count), heads, sum.shape[1], dim);
+    vm_linear(m, "relative", relative, rows, dim);
+    vm_vector(m, "bias", bias, heads * near);
+    vm_vector(m, "gain", gain, qk);
+    vm_vector(m, "shift", gain + qk, qk);
+    vm_take(m, "", "input_ln.g"); vm_take(m, "", "input_ln.b"); vm_take(m, "", "q_proj");
+    vm_take(m, "", "kvg_proj"); vm_take(m, "", "res_proj");
+    vm_line(m, "norm r1 r0 kind=rms eps=1e-6 w=@input_ln.g b=@input_ln.b\nlinear r2 r1 w=@q_proj,@kvg_proj");
+    vm_line(m, "norm r2 r2 kind=rms eps=1e-6 first=0 count=%d groups=%d w=@gain b=@shift", (int)qk, (int)(2 * heads));
+    vm_line(m, "copy r3 r2 first=0 count=%d\ncopy r4 r2 first=%d count=%d\nact r4 r4 kind=silu\ncat r5 r3 r4",
+            (int)qk, (int)qk, (int)(heads * v_dim));
+    vm_line(m, "mix r6 r5 codebook heads=%d head_dim=%d v_dim=%d codes=%d near=%d codebook=@codebook half=@half "
+            "relative=@relative bias=@bias", (int)heads, (int)dim, (int)v_dim, (int)sum.shape[1], (int)near);
+    vm_line(m, "gate r6 r6 r2 act=silu first=%d\nlinear r7 r6 w=@res_proj\nhead logits r7",
+            (int)(qk + heads * v_dim));
+}
+static int vector_transformer_vq(vector_case *v)
+{
+    const vm_values x = vm_get(v, "in.x");
+    for (int32_t b = 0; x.at && b < x.shape[0]; b++) {
+        vm_model m;
+        vm_start(&m, v);
+        vm_line(&m, "input r0 rows width=%d", (int)x.shape[2]);
+        vm_vq_layer(&m);
+        if (vm_sequence(&m, b, NULL)) vm_compare_codes(&m, b);
+        vm_close(&m);
+    }
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
 #define VECTOR_MEMORY_MECHANISMS \
     { "atlas_linear", vector_memory }, { "atlas_mlp", vector_memory }, { "atlas_mlp_chunk8", vector_memory }, \
     { "atlaspp_gated", vector_memory }, { "dla_mlp", vector_memory }, { "omeganet_linear", vector_memory }, \
@@ -813,5 +941,7 @@ static int vector_memory_caching(vector_case *v)
     { "newton_schulz5", vector_newton_schulz }, { "poly_features", vector_poly_features }, \
     { "gam_block", vector_gam }, { "memory_caching_linear", vector_memory_caching }, \
     { "memory_caching_swla", vector_memory_caching }, { "memory_caching_delta", vector_memory_caching }, \
-    { "memory_caching_dla", vector_memory_caching }, { "memory_caching_titans", vector_memory_caching },
+    { "memory_caching_dla", vector_memory_caching }, { "memory_caching_titans", vector_memory_caching }, \
+    { "dot_exp_linear", vector_kernel_memory }, { "deeptransformer_linear", vector_kernel_memory }, \
+    { "transformer_vq_layer", vector_transformer_vq },
 #endif /* VEC_MEMORY_H_INCLUDED */
