@@ -322,6 +322,7 @@ SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void);
 SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void);
 SQMDEF const sqm_mixer *sqm_mixer_codebook(void);
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void);
@@ -7141,6 +7142,270 @@ static const sqm_mixer sqm__pool_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
 
+/* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ----------------
+   For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
+     h = M(norm(q s))                                 read: nothing is learned
+     z = [persistent | h | s]                         y = out attention(Q z, K z, V z), causal over z; rows of s only
+     M learns from the rows of y by [norm(q y) | norm(k y) | v y | gates of y]
+     o = y * M(norm(q y))                             read by the memory that has learned from the whole segment
+   norm: L2 over all heads together (1e-6 inside the root); the gates: rate by softplus, all others by sigmoid.
+   A row thus depends on all of its segment: the mixer needs the whole sequence.
+   Rows in  [width];   rows out [width]
+   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
+            whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
+   Source   Titans 2501.00663, memory as context (MAC); no official code: the form is the project's reference.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
+enum { SQM__CONTEXT_LEARN = 8 };        /* weights in learn= */
+typedef struct sqm__context {
+    sqm__memory    memory;
+    sqm__attention attention;
+    int32_t        segment, width, n_persistent, n_learn, columns;     /* columns: of the memory's rows */
+    const float   *persistent;                                         /* [n_persistent, width] */
+    sqm_tensor     attend[4], learn[SQM__CONTEXT_LEARN];
+    const float   *learn_b[SQM__CONTEXT_LEARN];
+} sqm__context;
+
+static sqm_result sqm__context_panels(sqm_tensor *to, const sqm_param *p, int32_t i, int32_t cols, sqm_error *err)
+{
+    const sqm_tensor *t = p->tensors && i < p->n_tensors ? p->tensors[i] : NULL;
+    if (!t) SQM__FAIL(err, SQM_E_SHAPE, i, "%s: weight %d is missing", p->key, i);
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->shape[1] != cols)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s: weight %d has %d columns, not %d", p->key, i, t->shape[1], cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__context_attention(sqm__context *c, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, "attend");
+    sqm_param own[3];
+    int32_t heads, width, inner;
+    if (!p || p->n_tensors != 4)
+        SQM__FAIL(err, SQM_E_SHAPE, p ? p->n_tensors : 0, "attend= must be four weights: Q, K, V, out");
+    SQM__TRY(sqm__param_int(&heads, params, n, "attend_heads", 1, 1, 1 << 12, err));
+    for (int32_t i = 0; i < 3; i++) SQM__TRY(sqm__context_panels(&c->attend[i], p, i, c->width, err));
+    inner = c->attend[0].shape[0];
+    SQM__TRY(sqm__context_panels(&c->attend[3], p, 3, inner, err));
+    if (c->attend[1].shape[0] != inner || c->attend[2].shape[0] != inner || c->attend[3].shape[0] != c->width ||
+        inner % heads || inner > 1 << 24)
+        SQM__FAIL(err, SQM_E_SHAPE, inner, "attend: Q, K, V and out of %d, %d, %d and %d rows do not fit %d heads "
+                  "and rows of %d", inner, c->attend[1].shape[0], c->attend[2].shape[0], c->attend[3].shape[0], heads,
+                  c->width);
+    memset(own, 0, sizeof(own));
+    own[0].key = "heads";    own[0].number = heads;
+    own[1].key = "head_dim"; own[1].number = inner / heads;
+    own[2].key = "scale";    own[2].number = (double)(1.0f / sqm__sqrt((float)(inner / heads)));
+    return sqm__attention_bind(&c->attention, own, 3, 3 * inner, &width, err);
+}
+static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__context *c = (sqm__context *)bound;
+    const sqm_param *learn = sqm__param(params, n, "learn"), *bias = sqm__param(params, n, "learn_b");
+    int64_t columns = 0, rows = 0;
+    int32_t width;
+    memset(c, 0, sizeof(*c));
+    c->width = in_width;
+    SQM__TRY(sqm__memory_params(&c->memory, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_matrix(&c->persistent, &c->n_persistent, &width, params, n, "persistent", err));
+    SQM__TRY(sqm__context_attention(c, params, n, err));
+    if (c->persistent && (width != in_width || c->n_persistent > 1 << 16))
+        SQM__FAIL(err, SQM_E_SHAPE, width, "persistent rows have %d columns, not %d", width, in_width);
+    if ((int64_t)c->memory.heads * c->memory.v_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory of %d heads of %d cannot stand beside rows of %d",
+                  c->memory.heads, c->memory.v_dim, in_width);
+    c->n_learn = learn ? learn->n_tensors : 0;
+    if (c->n_learn < 1 || c->n_learn > SQM__CONTEXT_LEARN || (bias && bias->n_tensors != c->n_learn))
+        SQM__FAIL(err, SQM_E_SHAPE, c->n_learn, "learn= must be 1 to %d weights, learn_b= as many", SQM__CONTEXT_LEARN);
+    for (int32_t i = 0; i < c->n_learn; i++) {
+        const sqm_tensor *b = bias && bias->tensors ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__context_panels(&c->learn[i], learn, i, in_width, err));
+        rows += c->learn[i].shape[0];
+        if (b && (b->dtype != SQM_F32 || b->layout != SQM_ROWS || b->ndim != 1 || b->shape[0] != c->learn[i].shape[0]))
+            SQM__FAIL(err, SQM_E_SHAPE, i, "learn_b: bias %d must be %d float32 values", i, c->learn[i].shape[0]);
+        if (b) c->learn_b[i] = (const float *)b->data;
+    }
+    if (rows != columns || c->learn[0].shape[0] != c->memory.heads * c->memory.head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)rows, "learn: %z rows, the first weight of %d; the memory reads %z, "
+                  "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
+                  c->memory.heads * c->memory.head_dim);
+    c->columns = (int32_t)columns;
+    *out_width = in_width;
+    return SQM_OK;
+}
+
+/* ---- one segment ---- */
+typedef struct sqm__context_work {
+    float *state, *z, *qkv, *a, *y, *rows, *seen;
+} sqm__context_work;
+/* Buffers for segments of n rows; returns their floats. */
+static size_t sqm__context_lay(sqm__context_work *w, const sqm__context *c, int32_t n, float *base)
+{
+    const size_t all = (size_t)c->n_persistent + 2 * (size_t)n, width = (size_t)c->width, rows = (size_t)n;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    size_t used = 0;
+    w->state = sqm__take(base, &used, c->memory.head_floats * (size_t)c->memory.heads);
+    w->z = sqm__take(base, &used, all * width);
+    w->qkv = sqm__take(base, &used, all * 3 * inner);
+    w->a = sqm__take(base, &used, all * inner);
+    w->y = sqm__take(base, &used, rows * width);
+    w->rows = sqm__take(base, &used, rows * (size_t)c->columns);
+    w->seen = sqm__take(base, &used, rows * width);
+    return used;
+}
+/* Scratch of the parts that run one after another behind the buffers */
+static size_t sqm__context_parts_bytes(const sqm__context *c, int32_t n, int32_t threads)
+{
+    const int32_t all = c->n_persistent + 2 * n, inner = c->attend[0].shape[0];
+    const size_t needs[3] = {
+        sqm__linear_scratch(all, sqm__max(c->width, inner), threads) + 64,
+        sqm__memory_scratch_bytes(&c->memory, 0, 0, threads),
+        sqm__align_up(sqm__attention_scratch_bytes(&c->attention, all, all, threads) +
+                      sqm__attention_state_bytes(&c->attention, all, all, SQM_F32), 64)
+    };
+    size_t most = needs[0];
+    for (int i = 1; i < 3; i++) if (needs[i] > most) most = needs[i];
+    return most;
+}
+static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
+    sqm__context_work w;
+    return sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64) +
+           sqm__context_parts_bytes(c, n, threads);
+}
+/* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
+static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases, int32_t count,
+                             float *y, size_t y_stride, const float *a, size_t a_stride, int32_t n)
+{
+    sqm__linear map;
+    map.weights = weights;
+    map.biases = biases;
+    map.n_weights = count;
+    map.add = 0;
+    map.scale = 1.0f;
+    sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
+}
+/* The queries (and with `all` keys and gates) of n rows, which a map has made, as the memory wants them */
+static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, float *rows, int32_t n, int all)
+{
+    const sqm__memory *m = &c->memory;
+    const int32_t keys = m->heads * m->head_dim, v = 2 * keys + m->heads * m->v_dim;
+    const int32_t rate = m->has_rate ? m->heads : 0;
+    for (int32_t t = 0; t < n; t++) {
+        float *row = rows + (size_t)t * (size_t)c->columns;
+        x->kernels->normalize(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (!all) continue;
+        x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
+        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate), SQM_ACT_SIGMOID);
+    }
+}
+
+typedef struct sqm__recall_job {
+    const sqm__context *c;
+    const sqm_exec     *x;
+    float              *out;
+    const float        *rows, *state;
+    int32_t             n, pieces;
+} sqm__recall_job;
+static void sqm__recall_task(void *arg, int32_t piece)
+{
+    const sqm__recall_job *job = (const sqm__recall_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    const size_t dim = (size_t)m->head_dim, width = (size_t)job->c->width;
+    sqm__memory_work w;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch + sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t h = piece; h < m->heads; h += job->pieces)
+        for (int32_t t = 0; t < job->n; t += SQM__MEMORY_BLOCK) {
+            const int32_t n = sqm__min(SQM__MEMORY_BLOCK, job->n - t);
+            for (int32_t i = 0; i < n; i++) {
+                float *q = w.q + (size_t)i * w.x_stride;
+                memcpy(q, job->rows + (size_t)(t + i) * (size_t)job->c->columns + (size_t)h * dim,
+                       dim * sizeof(float));
+                if (m->bias) q[dim] = 1.0f;
+            }
+            sqm__memory_recall(m, job->x->kernels, &w, w.y, job->state + m->head_floats * (size_t)h, h, n);
+            for (int32_t i = 0; i < n; i++)
+                memcpy(job->out + (size_t)(t + i) * width + (size_t)h * (size_t)m->v_dim,
+                       w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+        }
+}
+/* out [n, width]: what the memory knows at the queries of rows */
+static void sqm__context_recall(const sqm__context *c, const sqm_exec *x, const sqm__context_work *w, float *out,
+                                int32_t n)
+{
+    sqm__recall_job job;
+    job.c = c; job.x = x; job.out = out; job.rows = w->rows; job.state = w->state; job.n = n;
+    job.pieces = sqm__min(c->memory.heads, sqm__pieces(x, (size_t)n * (size_t)c->memory.heads * c->memory.weights));
+    sqm__run(x, sqm__recall_task, &job, job.pieces);
+}
+/* n rows from position `at` on */
+static void sqm__context_segment(const sqm__context *c, sqm_exec *x, const sqm__context_work *w, float *out,
+                                 const float *in, int32_t at, int32_t n)
+{
+    const size_t width = (size_t)c->width, columns = (size_t)c->columns, inner = (size_t)c->attend[0].shape[0];
+    const int32_t before = c->n_persistent + n, all = before + n;
+    float *known = w->z + (size_t)c->n_persistent * width;
+    sqm_span span;
+    memset(&span, 0, sizeof(span));
+    sqm__context_map(x, c->learn, c->learn_b, 1, w->rows, columns, in, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 0);
+    sqm__context_recall(c, x, w, known, n);
+    if (c->persistent) memcpy(w->z, c->persistent, (size_t)c->n_persistent * width * sizeof(float));
+    memcpy(known + (size_t)n * width, in, (size_t)n * width * sizeof(float));
+    sqm__context_map(x, c->attend, NULL, 3, w->qkv, 3 * inner, w->z, width, all);
+    span.rows = span.total = all;
+    (void)sqm__attention_forward(&c->attention, x, w->a, w->qkv, &span, 1);
+    sqm__context_map(x, c->attend + 3, NULL, 1, w->y, width, w->a + (size_t)before * inner, inner, n);
+    sqm__context_map(x, c->learn, c->learn_b, c->n_learn, w->rows, columns, w->y, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 1);
+    span.state = w->state;
+    span.position = at;
+    span.rows = n;
+    span.total = at + n;
+    sqm__memory_run(&c->memory, x, w->seen, w->rows, &span, 1);
+    sqm__context_recall(c, x, w, w->seen, n);
+    for (size_t i = 0; i < (size_t)n * width; i++) out[i] = w->y[i] * w->seen[i];
+}
+static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const int32_t most = sqm__min(c->segment, spans[s].rows);
+        const size_t need = sqm__context_scratch_bytes(c, most, most, x->threads);
+        const size_t row = (size_t)spans[s].first_row * (size_t)c->width;
+        sqm__context_work w;
+        sqm_exec own = *x;
+        size_t used;
+        if (!x->scratch || need > x->scratch_bytes)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "memory_context needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (spans[s].position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position, "memory_context reads whole sequences, not from "
+                      "position %d on", spans[s].position);
+        used = sqm__align_up(sqm__context_lay(&w, c, most, (float *)(void *)x->scratch) * sizeof(float), 64);
+        own.scratch += used;
+        own.scratch_bytes -= used;
+        sqm__memory_reset(&c->memory, w.state, 0, 0, 0, SQM_F32);
+        for (int32_t t = 0; t < spans[s].rows; t += c->segment)
+            sqm__context_segment(c, &own, &w, out + row + (size_t)t * (size_t)c->width,
+                                 in + row + (size_t)t * (size_t)c->width, t,
+                                 sqm__min(c->segment, spans[s].rows - t));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__context_mixer = {
+    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b", sizeof(sqm__context),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -7148,6 +7413,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__conv_whole_mixer,
     &sqm__memory_mixer,
     &sqm__caching_mixer,
+    &sqm__context_mixer,
     &sqm__kernel_memory_mixer,
     &sqm__codebook_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,

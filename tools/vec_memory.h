@@ -565,6 +565,39 @@ static int vector_memory_layer(vector_case *v)
     return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
 }
 
+/* titans_mac: memory as context */
+static int vector_titans_mac(vector_case *v)
+{
+    static const char *const taken[] = { "q_proj", "k_proj", "v_proj", "aq", "ak", "av", "ao" };
+    const vm_values x = vm_get(v, "in.x"), g[2] = { vm_get(v, "w.gates"), vm_get(v, "w.gates_bias") };
+    const vm_values persist = vm_get(v, "w.persist");
+    const int32_t heads = (int32_t)vector_number(v, "num_heads", 1.0), width = x.shape[2];
+    const vm_memory memory = vm_memory_of(v, v->config, "w.M0.", 0);
+    for (int32_t b = 0; x.at && b < x.shape[0]; b++) {
+        float *w = (float *)conv_alloc(&v->env, g[0].n + 1, sizeof(float));
+        float *bias = (float *)conv_alloc(&v->env, g[1].n + 1, sizeof(float));
+        int32_t rows = 0;
+        vm_model m;
+        if (!w || !bias || !g[0].at || !g[1].at || !persist.at) return vector_stop(v, VECTOR_FAIL, "no gates");
+        vm_start(&m, v);
+        for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++) vm_take(&m, "", taken[i]);
+        vm_gate_rows(&m, w, bias, &rows, g, heads, 1, 1);           /* rate, retain, momentum */
+        vm_gate_rows(&m, w, bias, &rows, g, heads, 0, 1);
+        vm_gate_rows(&m, w, bias, &rows, g, heads, 2, 1);
+        vm_linear(&m, "gates", w, rows, width);
+        vm_vector(&m, "gates_b", bias, rows);
+        vm_matrix(&m, "persist", persist.at, persist.shape[0], persist.shape[1]);
+        vm_add_weights(&m, &memory, 0);
+        vm_line(&m, "input r0 rows width=%d\nmix r1 r0 memory_context heads=%d head_dim=%d %s segment=%d "
+                "persistent=@persist attend=@aq,@ak,@av,@ao learn=@q_proj,@k_proj,@v_proj,@gates "
+                "learn_b=-,-,-,@gates_b\nhead logits r1", (int)width, (int)heads, (int)(width / heads), memory.words,
+                (int)vector_number(v, "segment", 256.0));
+        vm_sequence(&m, b, NULL);
+        vm_close(&m);
+    }
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
 /* ---- TTT ----------------------------------------------------------------------------------------------- */
 /* First weights W<i> and b<i> as one matrix with a bias row */
 static void vm_ttt_weights(vm_model *m, const char *weights, const char *bias, const char *to)
@@ -943,5 +976,5 @@ static int vector_transformer_vq(vector_case *v)
     { "memory_caching_swla", vector_memory_caching }, { "memory_caching_delta", vector_memory_caching }, \
     { "memory_caching_dla", vector_memory_caching }, { "memory_caching_titans", vector_memory_caching }, \
     { "dot_exp_linear", vector_kernel_memory }, { "deeptransformer_linear", vector_kernel_memory }, \
-    { "transformer_vq_layer", vector_transformer_vq },
+    { "transformer_vq_layer", vector_transformer_vq }, { "titans_mac", vector_titans_mac },
 #endif /* VEC_MEMORY_H_INCLUDED */
