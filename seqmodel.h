@@ -1766,6 +1766,7 @@ typedef struct sqm__attend {
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
+    int32_t        keep;                /* positions before it are always visible */
     float          softcap;             /* 0: none */
     sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
 } sqm__attend;
@@ -3250,17 +3251,18 @@ static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
-/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high)
-   weigh 0.
+/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [0, kept) and
+   [low, high) weigh 0.
    Returns the factor by which earlier sums shrink. */
-SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high)
+SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high,
+                                          int32_t kept)
 {
     float *scores = a->scores + (size_t)m * SQM__TILE_KEYS, lanes[SQM__LANES];
     const v16 never = SQM__SET1(-3.0e38f);
     v16 s[4], largest;
     SQM__WIDE for (int i = 0; i < 4; i++) {
         s[i] = never;
-        if (16 * i >= high || 16 * i + 16 <= low) continue;
+        if (16 * i >= high || (16 * i + 16 <= low && 16 * i >= kept)) continue;
         s[i] = SQM__NAME(load)(scores + 16 * i);
         if (a->softcap > 0.0f) {
             const v16 cap = SQM__SET1(a->softcap);
@@ -3269,7 +3271,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
         if (16 * i < low || 16 * i + 16 > high) {
             const v16 key = SQM__NAME(load)(sqm__key_numbers + 16 * i);
             s[i] = SQM__NAME(less)(key, SQM__SET1((float)high), s[i], never);
-            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low), never, s[i]);
+            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low),
+                                   SQM__NAME(less)(key, SQM__SET1((float)kept), s[i], never), s[i]);
         }
     }
     largest = SQM__NAME(max)(SQM__NAME(max)(s[0], s[1]), SQM__NAME(max)(s[2], s[3]));
@@ -3301,13 +3304,14 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, co
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
         const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
-        if (high <= low) {
+        if (high <= low && kept == 0) {
             memset(a->scores + (size_t)m * SQM__TILE_KEYS, 0, SQM__TILE_KEYS * sizeof(float));
             continue;
         }
-        shrink = SQM__NAME(weigh_tile)(a, m, low, high);
+        shrink = SQM__NAME(weigh_tile)(a, m, low, high, kept);
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
@@ -4357,7 +4361,7 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep; cap(s) = softcap *
    tanh(s / softcap)
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
@@ -4365,7 +4369,7 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32 or float16, a ring of tiles when there is a window. Keys and values are thus panels
+            in float32 or float16, a ring of tiles when there is a window, behind the tiles of `keep`. Keys and values are thus panels
             of [KERN]'s dense product.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
@@ -4375,6 +4379,7 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
+    int32_t      keep;                  /* first positions that no window hides */
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
@@ -4397,6 +4402,7 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
+    SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -4430,7 +4436,8 @@ static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
     if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1;
+        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+                             sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
     return (int32_t)all;
@@ -4489,7 +4496,8 @@ typedef struct sqm__attention_job {
 SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t position, int32_t kv_head)
 {
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
-    const size_t tile = (size_t)(position / SQM__TILE_KEYS % kv->n_tiles);
+    const int32_t kept = sqm__ceil_div(a->keep, SQM__TILE_KEYS), n = position / SQM__TILE_KEYS;
+    const size_t tile = (size_t)(n < kv->n_tiles ? n : kept + (n - kept) % (kv->n_tiles - kept));
     return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
             (size_t)kv_head);
 }
@@ -4580,6 +4588,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     work.head_dim = a->head_dim;
     work.v_pad = a->v_pad;
     work.window = a->window;
+    work.keep = a->keep;
     work.softcap = a->softcap;
     work.dtype = kv->dtype;
     memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
@@ -4593,7 +4602,9 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
         work.sum[m] = 0.0f;
         positions[m] = start + t;
     }
-    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= last; key += SQM__TILE_KEYS) {
+    for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
+        if (key >= a->keep && key < oldest / SQM__TILE_KEYS * SQM__TILE_KEYS)      /* from the kept to the window */
+            key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
         job->x->kernels->attend_tile(&work, keys, keys + sqm__kv_keys_bytes(a, kv->dtype), key,
                                      sqm__min(SQM__TILE_KEYS, last + 1 - key));
@@ -4663,7 +4674,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward

@@ -565,6 +565,43 @@ static int vector_memory_layer(vector_case *v)
     return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
 }
 
+/* titans_mag, titans_mal: memory as gate, memory as layer; sliding-window attention of one head that always sees the
+   persistent rows, which are fed like any rows, before the others */
+static int vector_titans_window(vector_case *v)
+{
+    static const char *const taken[] = { "aq", "ak", "av", "ao" };
+    const vm_values x = vm_get(v, "in.x"), persist = vm_get(v, "w.persist");
+    const int32_t width = x.shape[2], window = (int32_t)vector_number(v, "window", 1.0);
+    const int gate = strcmp(v->mechanism, "titans_mag") == 0;
+    if (!x.at || !persist.at) return vector_stop(v, VECTOR_FAIL, "a tensor is missing");
+    for (int32_t b = 0; b < x.shape[0]; b++) {
+        const int32_t rows = persist.shape[0] + x.shape[1];
+        vm_model m;
+        vm_start(&m, v);
+        for (size_t i = 0; i < sizeof taken / sizeof taken[0]; i++) vm_take(&m, "", taken[i]);
+        vm_line(&m, "input r0 rows width=%d", (int)width);
+        vm_memory_layer(&m, "lmm.", 0, 12);
+        vm_line(&m, "linear r2 r%d w=@aq,@ak,@av\nmix r3 r2 attention heads=1 head_dim=%d scale=%.17g window=%d keep=%d",
+                gate ? 0 : 12, (int)width, 1.0 / sqrt((double)width), (int)window, (int)persist.shape[0]);
+        vm_line(&m, "linear r4 r3 w=@ao");
+        if (gate) {
+            vm_take(&m, "", "n1");
+            vm_take(&m, "", "n2");
+            vm_line(&m, "norm r4 r4 kind=rms eps=1e-5 w=@n1\nnorm r12 r12 kind=rms eps=1e-5 w=@n2\n"
+                    "gate r4 r4 r12 act=sigmoid");
+        }
+        vm_line(&m, "head logits r4");
+        if (vm_sequence(&m, b, &persist)) {
+            vm_compare_state(&m, "mem.", b, rows);
+            vm_compare_conv(&m, "state.conv_q", b, rows, 0);
+            vm_compare_conv(&m, "state.conv_k", b, rows, width);
+            vm_compare_conv(&m, "state.conv_v", b, rows, 2 * width);
+        }
+        vm_close(&m);
+    }
+    return v->env.failed ? vector_stop(v, VECTOR_FAIL, v->env.error) : VECTOR_PASS;
+}
+
 /* titans_mac: memory as context */
 static int vector_titans_mac(vector_case *v)
 {
@@ -976,5 +1013,6 @@ static int vector_transformer_vq(vector_case *v)
     { "memory_caching_swla", vector_memory_caching }, { "memory_caching_delta", vector_memory_caching }, \
     { "memory_caching_dla", vector_memory_caching }, { "memory_caching_titans", vector_memory_caching }, \
     { "dot_exp_linear", vector_kernel_memory }, { "deeptransformer_linear", vector_kernel_memory }, \
-    { "transformer_vq_layer", vector_transformer_vq }, { "titans_mac", vector_titans_mac },
+    { "transformer_vq_layer", vector_transformer_vq }, { "titans_mac", vector_titans_mac }, \
+    { "titans_mag", vector_titans_window }, { "titans_mal", vector_titans_window },
 #endif /* VEC_MEMORY_H_INCLUDED */
