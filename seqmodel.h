@@ -5569,7 +5569,7 @@ SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
    Rows in  those of the memory, then with softmax and soup [x: pool | u: pool];    rows out [heads x v_dim]
    State    that of the memory, the sum of x, and for each full segment its pool and networks: grows.
    Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute positions.
-            For a linear memory soup and mean weigh what is read, which is the same and cheaper.
+            For a linear memory without norm soup and mean weigh what is read: the same, and cheaper.
    Cost     a read of every kept memory a token (sum, softmax without top), all their weights (soup, mean, if deep).
    Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running segment
             counts with its mean so far, and the reset of the momentum are choices of the project's reference.
@@ -5600,7 +5600,7 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
     SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
     c->pool = c->combine == SQM__COMBINE_SOFTMAX || c->combine == SQM__COMBINE_SOUP;
     SQM__TRY(sqm__param_int(&c->pool, params, n, "pool", 0, c->pool, c->pool ? 1 << 24 : 0, err));
-    c->merge = c->combine >= SQM__COMBINE_SOUP && m->kind != SQM__MEMORY_LINEAR;
+    c->merge = c->combine >= SQM__COMBINE_SOUP && (m->kind != SQM__MEMORY_LINEAR || m->loss == SQM__LOSS_NORM);
     if (c->segment % m->chunk)
         SQM__FAIL(err, SQM_E_SHAPE, c->segment, "segment = %d must be a multiple of chunk = %d", c->segment,
                   m->chunk);
