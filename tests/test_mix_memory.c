@@ -72,12 +72,16 @@ static sqm_tensor rows_3d(const float *data, int32_t a, int32_t rows, int32_t co
     t.shape[2] = cols;
     return t;
 }
-/* panels of rows [rows, cols]; never freed: tests are short */
+static void *kept_panels[512];                         /* freed by main */
+static int n_kept;
+/* panels of rows [rows, cols] */
 static sqm_tensor panels_2d(const float *data, int32_t rows, int32_t cols)
 {
     const sqm_tensor shape = sqm_tensor_2d(NULL, SQM_F32, SQM_PANELS, rows, cols);
     const size_t bytes = sqm_tensor_bytes(SQM_F32, SQM_PANELS, 2, shape.shape);
     void *to = malloc(bytes);
+    CHECK(n_kept < 512);
+    kept_panels[n_kept++] = to;
     CHECK(to && sqm_pack(to, bytes, SQM_F32, data, rows, cols, NULL, NULL) == SQM_OK);
     return sqm_tensor_2d(to, SQM_F32, SQM_PANELS, rows, cols);
 }
@@ -454,7 +458,7 @@ static spec spec_draw(int i)
     s.residual = s.kind && draw(2);
     s.rate = s.update == 3 || draw(4) > 0;
     s.retain = s.update != 2 && draw(4) > 0;
-    s.weights = draw(4) > 0;
+    s.weights = !s.rate || draw(4) > 0;
     if (s.residual || s.loss == 2) s.v_dim = s.dim = 4 + s.dim;
     if (s.loss == 1 || !s.rate || s.update == 3) s.rows = 24;
     if (s.loss == 2) {                                 /* a constant output has no direction to normalise */
@@ -550,7 +554,7 @@ static void test_memory(int i)
         }
         learner_free(&l);
     }
-    CHECK_CLOSE(b.want, naive, b.n, s.update == 3 ? 3e-3 : 2e-5, kinds[s.kind]);
+    CHECK_CLOSE(b.want, naive, b.n, s.update == 3 ? 3e-3 : s.loss == 2 ? 1e-4 : 2e-5, kinds[s.kind]);
     check_everywhere(&b);
     free(naive);
     bench_close(&b);
@@ -651,7 +655,7 @@ static void test_caching(int i)
     bench_open(&b);
     naive = floats(b.n);
     for (int32_t h = 0; h < s.heads; h++) naive_caching(&s, &c, b.in, h, naive);
-    CHECK_CLOSE(b.want, naive, b.n, 3e-5, combines[c.combine]);
+    CHECK_CLOSE(b.want, naive, b.n, s.loss == 2 ? 1e-4 : 3e-5, combines[c.combine]);
     check_everywhere(&b);
     free(naive);
     bench_close(&b);
@@ -1115,12 +1119,13 @@ static void test_other_refusals(void)
 
 int main(void)
 {
-    for (int i = 0; i < 72; i++) test_memory(i);
-    for (int i = 0; i < 24; i++) test_caching(i);
-    for (int i = 0; i < 6; i++) test_context(i);
-    for (int i = 0; i < 10; i++) test_kernel(i);
-    for (int i = 0; i < 24; i++) test_codebook(i);
+    for (int i = 0; i < 72; i++) { seed = (uint32_t)i; test_memory(i); }           /* the same cases in every build */
+    for (int i = 0; i < 24; i++) { seed = (uint32_t)(100 + i); test_caching(i); }
+    for (int i = 0; i < 6; i++) { seed = (uint32_t)(200 + i); test_context(i); }
+    for (int i = 0; i < 10; i++) { seed = (uint32_t)(300 + i); test_kernel(i); }
+    for (int i = 0; i < 24; i++) { seed = (uint32_t)(400 + i); test_codebook(i); }
     test_memory_refusals();
     test_other_refusals();
+    while (n_kept) free(kept_panels[--n_kept]);
     return check_report("test_mix_memory");
 }
