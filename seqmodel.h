@@ -32,7 +32,8 @@
    (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
    use the length that the call reaches.)
 
-   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32.
+   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32,
+              queries, keys and values to 16; attention caches are float16.
               SQM_EXACT: float32 everywhere, weights dequantised exactly as their format defines.
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
@@ -226,6 +227,7 @@ typedef struct sqm_exec {
     sqm_precision              precision;
     uint8_t                   *scratch;
     size_t                     scratch_bytes;
+    struct sqm__team          *team;                   /* threads of a running forward pass, or NULL */
     sqm_error                  error;
 } sqm_exec;
 /* Scratch that products of up to max_rows rows of up to max_cols inputs need; attention see its mixer. */
@@ -375,6 +377,9 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes with a
+   scale for each vector. */
+typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
@@ -383,8 +388,7 @@ typedef struct sqm_session_config {                    /* all zero = defaults */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
     sqm_precision       precision;                     /* 0: SQM_FAST */
-    /* SQM_F32 (0) or SQM_F16: element type of attention caches */
-    sqm_dtype           kv_dtype;
+    sqm_kv              kv;                            /* element type of attention caches; 0: SQM_KV_AUTO */
     const sqm_parallel *parallel;                      /* NULL: OpenMP or serial */
 } sqm_session_config;
 /* Exact bytes sqm_session_init takes from `memory`; 0 on error. */
@@ -574,6 +578,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(_OPENMP) && defined(__GNUC__)
+#  define SQM__HAVE_TEAM 1
+#else
+#  define SQM__HAVE_TEAM 0
+#endif
 #ifndef SEQMODEL_HEADER                 /* the name by which this file includes itself, see [KERN] */
 #  define SEQMODEL_HEADER "seqmodel.h"
 #endif
@@ -598,6 +607,21 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #endif
 #ifdef _OPENMP
 #  include <omp.h>
+#endif
+#if SQM__HAVE_TEAM
+#  if defined(__unix__) || defined(__APPLE__)
+#    include <sched.h>
+#    define SQM__YIELD() ((void)sched_yield())
+#  else
+#    define SQM__YIELD() ((void)0)
+#  endif
+#  if defined(__x86_64__) || defined(__i386__)
+#    define SQM__PAUSE() __builtin_ia32_pause()
+#  elif defined(__aarch64__)
+#    define SQM__PAUSE() __asm__ volatile("yield")
+#  else
+#    define SQM__PAUSE() ((void)0)
+#  endif
 #endif
 
 #ifdef SEQMODEL_ASSERT
@@ -629,6 +653,12 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #elif defined(__GNUC__)
 #  pragma GCC push_options
 #  pragma GCC optimize ("no-fast-math", "fp-contract=off")
+#endif
+/* asks for the cache line at p before it is needed; any address will do */
+#if defined(__GNUC__)
+#  define SQM__PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#else
+#  define SQM__PREFETCH(p) ((void)0)
 #endif
 #define SQM__COUNT(array) ((int32_t)(sizeof(array) / sizeof((array)[0])))
 
@@ -1745,9 +1775,10 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product */
+    const int8_t  *codes;               /* x in 8 bits [n_planes, n_tokens, groups * 32], or NULL: exact product */
     const float   *code_scales;         /* [n_tokens, groups] */
     const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
+    int32_t        n_planes;            /* 1; 2: x in 16 bits, 255 * first plane + second plane */
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
     const float   *bias;                /* [n_rows] or NULL */
@@ -1763,12 +1794,13 @@ typedef struct sqm__attend {
     float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
+    float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
     int32_t        keep;                /* positions before it are always visible */
     float          softcap;             /* 0: none */
-    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
 
 /* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
@@ -1847,17 +1879,17 @@ typedef struct sqm__update {            /* one update of a gated outer-product r
 typedef struct sqm__kernels {
     sqm_isa isa;
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n);
+    /* a row in 8 bits; low: its second plane for 16 bits, or NULL */
+    void (*quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x, int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
                       float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
     void (*glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind);
     void (*softmax)(float *y, const float *x, int32_t n, float scale);
     void (*softcap)(float *y, const float *x, size_t n, float cap);
-    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values
-       [v_pad/16][64][16]. */
-    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
-                        int32_t n_keys);
+    /* One tile of n_keys valid keys that starts at position first_key, see [MIX.attention]. */
+    void (*attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys);
+    void (*narrow)(uint16_t *y, const float *x, int32_t n);    /* float32 -> float16 */
     void (*conv_row)(float *y, const sqm__taps *c);
     /* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
     void (*product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
@@ -1998,6 +2030,7 @@ SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p)
     SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i));
     return r;
 }
+SQM__LANEWISE void SQM__NAME(store_f16)(uint16_t *p, v16 a) { SQM__EACH p[i] = sqm__f32_to_f16(a.v[i]); }
 SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     v16 r;
@@ -2066,11 +2099,13 @@ SQM__LANEWISE float SQM__NAME(max_lane)(v16 a)
 }
 SQM__LANEWISE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = x; return r; }
 SQM__LANEWISE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; memcpy(&r, p, 64); return r; }
-SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, int left, uint8_t mask)
+/* bits of every byte, moved right (0 or 4 in bits, up to 7 in bits_at) and left */
+SQM__LANEWISE b64 SQM__NAME(bits_at)(b64 a, int right, int left, uint8_t mask)
 {
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(((a.v[i] >> right) << left) & mask);
     return a;
 }
+SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, uint8_t mask) { return SQM__NAME(bits_at)(a, right, 0, mask); }
 SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b)
 {
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]);
@@ -2107,12 +2142,18 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
+/* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
+SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #undef SQM__EACH
 #undef SQM__LANEWISE
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
 #define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
-#define SQM__TILE_ROWS 1                /* panels at once for a single token */
+#define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
+#define SQM__TILE_ROWS 1                /* and of float32 products */
 #define SQM__TILE_S 1                   /* state tiles of a recurrence at once */
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
@@ -2137,6 +2178,13 @@ SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, 
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
     return SQM__NAME(pair)(_mm256_cvtph_ps(SQM__NAME(load16)(p)), _mm256_cvtph_ps(SQM__NAME(load16)(p + 16)));
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 v)
+{
+    const __m128i a = _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT);
+    const __m128i b = _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &a, 16);
+    memcpy(p + 8, &b, 16);
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2232,28 +2280,20 @@ SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
 {
     b64 r; r.a = SQM__NAME(load32)(p); r.b = SQM__NAME(load32)(p + 32); return r;
 }
-SQM__INLINE __m256i SQM__NAME(bits32)(__m256i x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
 {
-    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy */
-    case -4: x = _mm256_slli_epi16(x, 4); break;
-    case -3: x = _mm256_slli_epi16(x, 3); break;
-    case -2: x = _mm256_slli_epi16(x, 2); break;
-    case -1: x = _mm256_slli_epi16(x, 1); break;
-    case 1:  x = _mm256_srli_epi16(x, 1); break;
-    case 2:  x = _mm256_srli_epi16(x, 2); break;
-    case 3:  x = _mm256_srli_epi16(x, 3); break;
-    case 4:  x = _mm256_srli_epi16(x, 4); break;
-    case 5:  x = _mm256_srli_epi16(x, 5); break;
-    case 6:  x = _mm256_srli_epi16(x, 6); break;
-    case 7:  x = _mm256_srli_epi16(x, 7); break;
-    default: break;
-    }
-    return _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
+    const __m256i keep = _mm256_set1_epi8((char)mask);
+    if (right) { x.a = _mm256_srli_epi16(x.a, 4); x.b = _mm256_srli_epi16(x.b, 4); }
+    x.a = _mm256_and_si256(x.a, keep);
+    x.b = _mm256_and_si256(x.b, keep);
+    return x;
 }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
 {
-    x.a = SQM__NAME(bits32)(x.a, right, left, mask);
-    x.b = SQM__NAME(bits32)(x.b, right, left, mask);
+    const __m128i r = _mm_cvtsi32_si128(right), l = _mm_cvtsi32_si128(left);
+    const __m256i keep = _mm256_set1_epi8((char)mask);
+    x.a = _mm256_and_si256(_mm256_sll_epi16(_mm256_srl_epi16(x.a, r), l), keep);
+    x.b = _mm256_and_si256(_mm256_sll_epi16(_mm256_srl_epi16(x.b, r), l), keep);
     return x;
 }
 SQM__INLINE b64 SQM__NAME(or)(b64 x, b64 y)
@@ -2302,6 +2342,29 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
     acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones));
     return acc;
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    const __m256i add = _mm256_set1_epi32(b);
+    a.a = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.a, 8), a.a), add);
+    a.b = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.b, 8), a.b), add);
+    return a;
+}
+/* codes up to 15 (8 quads), 31 (4) or 63 (2): sums of pairs of products stay in 16 bits for a while */
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { (void)acc; return SQM__NAME(int1)(0); }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x)
+{
+    const __m256i v = SQM__NAME(four)(x);
+    part.a = _mm256_add_epi16(part.a, _mm256_maddubs_epi16(w.a, v));
+    part.b = _mm256_add_epi16(part.b, _mm256_maddubs_epi16(w.b, v));
+    return part;
+}
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(part.a, ones));
+    acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(part.b, ones));
+    return acc;
+}
 /* signed codes: |w| times x with w's sign. |x| <= 127, so that pairs fit 16 bits and negation is safe */
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
@@ -2314,7 +2377,8 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 }
 #define SQM__TILE_P 1
 #define SQM__TILE_T 6
-#define SQM__TILE_Q 2
+#define SQM__TILE_Q 4
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__TILE_S 1
 
@@ -2331,6 +2395,11 @@ SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
 SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return _mm512_cvtph_ps(SQM__NAME(load32)(p)); }
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    const __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &half, 32);
+}
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(SQM__NAME(load32)(p)), 16));
@@ -2381,22 +2450,14 @@ SQM__INLINE float SQM__NAME(max_lane)(v16 a)
 }
 SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { return _mm512_set1_epi32(x); }
 SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
 {
-    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy */
-    case -4: x = _mm512_slli_epi16(x, 4); break;
-    case -3: x = _mm512_slli_epi16(x, 3); break;
-    case -2: x = _mm512_slli_epi16(x, 2); break;
-    case -1: x = _mm512_slli_epi16(x, 1); break;
-    case 1:  x = _mm512_srli_epi16(x, 1); break;
-    case 2:  x = _mm512_srli_epi16(x, 2); break;
-    case 3:  x = _mm512_srli_epi16(x, 3); break;
-    case 4:  x = _mm512_srli_epi16(x, 4); break;
-    case 5:  x = _mm512_srli_epi16(x, 5); break;
-    case 6:  x = _mm512_srli_epi16(x, 6); break;
-    case 7:  x = _mm512_srli_epi16(x, 7); break;
-    default: break;
-    }
+    if (right) x = _mm512_srli_epi16(x, 4);
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
+{
+    x = _mm512_sll_epi16(_mm512_srl_epi16(x, _mm_cvtsi32_si128(right)), _mm_cvtsi32_si128(left));
     return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
 }
 SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { return _mm512_or_si512(a, b); }
@@ -2432,9 +2493,17 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    return _mm512_add_epi32(_mm512_sub_epi32(_mm512_slli_epi32(a, 8), a), _mm512_set1_epi32(b));
+}
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #define SQM__TILE_P 2
 #define SQM__TILE_T 12
 #define SQM__TILE_Q 8
+#define SQM__TILE_STREAMS 8
 #define SQM__TILE_ROWS 4
 #define SQM__TILE_S 2
 
@@ -2457,6 +2526,10 @@ SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
     v16 r;
     SQM__EACH { uint16x4_t h; memcpy(&h, p + 8 * i, 8); r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(h)); }
     return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    SQM__EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2540,12 +2613,13 @@ SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
     SQM__EACH r.v[i] = vld1q_u8(p + 16 * i);
     return r;
 }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
 {
     const int8x16_t shift = vdupq_n_s8((int8_t)(left - right));
     SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
     return x;
 }
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask) { return SQM__NAME(bits_at)(x, right, 0, mask); }
 SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
 SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
 {
@@ -2589,15 +2663,25 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 }
 /* codes <= 63 */
 SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__NAME(dot_s)(acc, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = vmlaq_n_s32(vdupq_n_s32(b), a.v[i], 255);
+    return a;
+}
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
-#define SQM__TILE_Q 2
+#define SQM__TILE_Q 4
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 2
 #define SQM__TILE_S 1
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
+#define SQM__TILE_DOTS (SQM__TILE_Q > SQM__TILE_STREAMS ? SQM__TILE_Q : SQM__TILE_STREAMS)
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -2725,23 +2809,6 @@ SQM__SPECIAL void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32
     }
 }
 
-static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
-{
-    for (int32_t panel = first; panel < last; panel += 4) {
-        const int32_t n_panels = sqm__min(4, last - panel);
-        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
-            const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
-            SQM__NAME(product)(work, 4 * SQM__LANES, g->x + (size_t)t * g->x_stride, g->x_stride, n,
-                               g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n_panels,
-                                   g->n_cols, 0,
-                               g->dtype);
-            for (int32_t i = 0; i < n; i++)
-                for (int32_t p = 0; p < n_panels; p++)
-                    SQM__NAME(finish)(g, work + (i * 4 + p) * SQM__LANES, t + i, panel + p);
-        }
-    }
-}
-
 /* ---- quantised weights: codes and scales as they lie in a panel ---------------------------------------- */
 SQM__SPECIAL int SQM__NAME(is_signed)(const sqm_dtype d) { return d == SQM_Q8 || d == SQM_IQ4; }
 SQM__SPECIAL int SQM__NAME(has_min)(const sqm_dtype d)
@@ -2770,36 +2837,22 @@ SQM__SPECIAL size_t SQM__NAME(unit_bytes)(const sqm_dtype d)
                     SQM__NAME(has_min)(d) ? 64u : 32u);
 }
 
-/* Are code bits spread over several planes, so that the shifts depend on j */
-SQM__SPECIAL int SQM__NAME(planes)(const sqm_dtype d)
+/* Codes of k = 16 * high + 4 * j .. + 3 for the 16 rows, j = 0..3; their bits may lie in several planes. */
+SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int high, int j, const sqm_dtype d)
 {
-    return !(d == SQM_Q8 || d == SQM_Q4 || d == SQM_Q4M || d == SQM_Q4K || d == SQM_IQ4);
-}
-/* Codes of k = 16 * high + 4 * j on for the formats without planes; j may be a run-time number. */
-SQM__SPECIAL b64 SQM__NAME(codes_simple)(const uint8_t *p, int j, const int high, const sqm_dtype d)
-{
-    b64 low;
     if (d == SQM_Q8) return SQM__NAME(bytes)(p + 64 * (4 * high + j));
-    low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * j), 4 * high, 0, 15);
-    return d == SQM_IQ4 ? SQM__NAME(lookup)(sqm__iq4_table, low) : low;
-}
-/* Codes of k = 4*j .. 4*j + 3 for the 16 rows; low bits and high bits of a code lie in separate planes. */
-SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int j, const sqm_dtype d)
-{
-    if (d == SQM_Q8) return SQM__NAME(bytes)(p + 64 * j);
     if (d == SQM_Q2K || d == SQM_Q3K) {
-        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * (j / 4)), 2 * (j % 4), 0, 3);
+        const b64 low = SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 64 * high), 2 * j, 0, 3);
         if (d == SQM_Q2K) return low;
-        return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 128), j, 2, 4));
+        return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 128), 4 * high + j, 2, 4));
     }
     {
-        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * (j % 4)), 4 * (j / 4), 0, 15);
+        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * j), 4 * high, 15);
         if (d == SQM_IQ4) return SQM__NAME(lookup)(sqm__iq4_table, low);
         if (d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K)
-            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256), j, 4, 16));
+            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256), 4 * high + j, 4, 16));
         if (d == SQM_Q6K)
-            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256 + 64 * (j / 4)), 2 * (j % 4),
-                                                      4, 48));
+            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256 + 64 * high), 2 * j, 4, 48));
         return low;
     }
 }
@@ -2839,7 +2892,7 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
     v16 scale, min;
     SQM__NAME(group_scale)(&scale, &min, unit, SQM__NAME(small_groups)(d) ? 2 * sub : sub, d);
     for (int j = 0; j < 8; j++) {
-        const b64 quad = SQM__NAME(codes)(codes, j, d);
+        const b64 quad = SQM__NAME(codes)(codes, j >> 2, j & 3, d);
         if (j == 4 && SQM__NAME(small_groups)(d)) SQM__NAME(group_scale)(&scale, &min, unit, 2 * sub + 1, d);
         SQM__WIDE for (int c = 0; c < 4; c++) {
             v16 v = SQM__NAME(is_signed)(d) ? SQM__NAME(byte_s)(quad, c) : SQM__NAME(byte_u)(quad, c);
@@ -2851,108 +2904,184 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
         }
     }
 }
-/* Exact product with quantised weights: a chunk of a panel is expanded once for a block of tokens. */
-static void SQM__NAME(gemm_exact)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+/* Weights k .. k + n - 1 of a panel as float32 [n][16]; k and n are multiples of what the type groups. */
+static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k, int32_t n, sqm_dtype d)
 {
+    if (d >= SQM_Q8) {
+        for (int32_t i = 0; i < n; i += SQM__GROUP)
+            SQM__NAME(expand)(dst + i * SQM__LANES, panel, (k + i) / SQM__GROUP, d);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++)
+        SQM__NAME(store)(dst + i * SQM__LANES, SQM__NAME(element)(panel + (size_t)(k + i) * 32, d));
+}
+
+/* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
+   float32, while all rows pass over it. Sums grow in increasing k, so chunks change no bit. */
+static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
+                                  float *work)
+{
+    const int32_t chunk = SQM__CHUNK / SQM__TILE_P;
+    const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
     float *weights = work, *sums = work + SQM__CHUNK * SQM__LANES;
-    for (int32_t panel = first; panel < last; panel++) {
-        const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
-        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
-            const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
-            for (int32_t k = 0; k < g->n_cols; k += SQM__CHUNK) {
-                const int32_t width = sqm__min(SQM__CHUNK, g->n_cols - k);
-                for (int32_t i = 0; i < width; i += SQM__GROUP)
-                    SQM__NAME(expand)(weights + i * SQM__LANES, w, (k + i) / SQM__GROUP, g->dtype);
-                SQM__NAME(product)(sums, SQM__LANES, g->x + (size_t)t * g->x_stride + k, g->x_stride, n,
-                                   (const uint8_t *)weights, 0, 1, width, k > 0, SQM_F32);
-            }
-            for (int32_t i = 0; i < n; i++) SQM__NAME(finish)(g, sums + i * SQM__LANES, t + i, panel);
+    const size_t stride = (size_t)n_panels * SQM__LANES;
+    for (int32_t k = 0; k < g->n_cols; k += chunk) {
+        const int32_t width = sqm__min(chunk, g->n_cols - k);
+        const uint8_t *from = w + (size_t)k * SQM__LANES * sizeof(float);
+        size_t panel_bytes = g->panel_bytes;
+        if (g->dtype != SQM_F32) {
+            from = (const uint8_t *)weights;
+            panel_bytes = (size_t)chunk * SQM__LANES * sizeof(float);
+            for (int32_t p = 0; p < n_panels; p++)
+                SQM__NAME(expand_chunk)(weights + p * chunk * SQM__LANES, w + (size_t)p * g->panel_bytes, k,
+                                        width, g->dtype);
         }
+        SQM__NAME(product)(sums, stride, g->x + (size_t)t * g->x_stride + k, g->x_stride, n, from,
+                           panel_bytes, n_panels, width, k > 0, SQM_F32);
+    }
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t p = 0; p < n_panels; p++)
+            SQM__NAME(finish)(g, sums + (size_t)i * stride + p * SQM__LANES, t + i, panel + p);
+}
+
+/* One row of x with float weights: nothing to reuse, so panels are read as they are, several at once. */
+static void SQM__NAME(gemv_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_ROWS) {
+        const int32_t n = sqm__min(SQM__TILE_ROWS, last - panel);
+        SQM__NAME(product)(work, SQM__TILE_ROWS * SQM__LANES, g->x, g->x_stride, 1,
+                           g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n, g->n_cols, 0,
+                           g->dtype);
+        for (int32_t p = 0; p < n; p++) SQM__NAME(finish)(g, work + p * SQM__LANES, 0, panel + p);
     }
 }
 
-SQM__SPECIAL void SQM__NAME(dot_quad)(w16 *dot, const int8_t *x, size_t stride, b64 quad, const sqm_dtype d,
-                                      const int32_t T)
+/* Product in float32, with weights exactly as their format defines them. */
+static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
-    SQM__WIDE for (int32_t t = 0; t < T; t++)
-        dot[t] = SQM__NAME(is_signed)(d) ? SQM__NAME(dot_s)(dot[t], quad, x + (size_t)t * stride)
-                                         : SQM__NAME(dot_u)(dot[t], quad, x + (size_t)t * stride);
+    if (g->n_tokens == 1 && g->dtype < SQM_Q8) { SQM__NAME(gemv_float)(g, first, last, work); return; }
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_P)
+        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK)
+            SQM__NAME(gemm_block)(g, panel, sqm__min(SQM__TILE_P, last - panel), t,
+                                  sqm__min(SQM__BLOCK, g->n_tokens - t), work);
 }
-/* 8-bit product of T tokens with one panel: integer dots of a group are exact, one fused multiply-add adds
-   each to the
-   sum in increasing k; minima add min * (scale of x) * (sum of codes of x). */
-SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, const sqm_dtype d,
-                                        const int32_t T)
+
+/* ---- 8-bit products ------------------------------------------------------------------------------------ */
+/* Quads of each half of a group whose products fit the 16-bit sums of pair_u */
+SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 {
-    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP), halves = SQM__NAME(small_groups)(d)
-        ? 2 : 1;
-    const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
-    const size_t stride = (size_t)n_groups;
-    const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
-    const float *scales = g->code_scales + (size_t)token * stride;
-    const int32_t *sums = g->code_sums + (size_t)token * stride * 2;
-    const int8_t *x = g->codes + (size_t)token * stride * SQM__GROUP;
-    v16 sum[SQM__TILE_Q];
-    float out[SQM__LANES];
-    SQM__WIDE for (int32_t t = 0; t < T; t++) sum[t] = SQM__SET1(0.0f);
-    for (int32_t group = 0; group < n_groups; group++) {
-        const int32_t sub = group % SQM__NAME(sub_units)(d);
-        const uint8_t *codes = unit + (size_t)sub * SQM__NAME(code_bytes)(d);
-        SQM__WIDE for (int32_t half = 0; half < halves; half++) {
-            w16 dot[SQM__TILE_Q];
-            v16 scale, min;
-            int32_t code_sum[SQM__TILE_Q];
-            SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const int32_t *s = sums + ((size_t)t * stride + (size_t)group) * 2;
-                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
-                dot[t] = SQM__NAME(int1)(-offset * code_sum[t]);
-            }
-            SQM__WIDE for (int high = 0; high < 2 / halves; high++) {
-                const int first = 4 * (high + half);
-                if (SQM__NAME(planes)(d)) {
-                    SQM__WIDE for (int j = 0; j < 4; j++)
-                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j),
-                                            stride * SQM__GROUP,
-                                            SQM__NAME(codes)(codes, first + j, d), d, T);
-                } else {
-                    for (int j = 0; j < 4; j++)
-                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j),
-                                            stride * SQM__GROUP,
-                                            SQM__NAME(codes_simple)(codes, j, high + half, d), d, T);
+    return d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K || d == SQM_Q6K ? 2 : 4;
+}
+/* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
+   at x. */
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t plane, const uint8_t *const *codes,
+                                       const int half, const sqm_dtype d, const int32_t P, const int32_t T)
+{
+    const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
+    w16 part[SQM__TILE_DOTS];
+    SQM__WIDE for (int first = 0; first < 4; first += run) {
+        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+            part[i] = is_signed ? dot[i] : SQM__NAME(pair_begin)(dot[i]);
+        for (int j = first; j < first + run; j++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                SQM__WIDE for (int high = 0; high < 2; high++) {
+                    const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
+                    if (half != 2 && half != high) continue;
+                    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                        const int8_t *four = x[t] + plane + 16 * high + 4 * j;
+                        w16 *to = &part[t * P + p];
+                        *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
+                    }
                 }
-            }
-            SQM__NAME(group_scale)(&scale, &min, unit, halves * sub + half, d);
+        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+            dot[i] = is_signed ? part[i] : SQM__NAME(pair_end)(dot[i], part[i]);
+    }
+}
+
+/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
+   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels and rows
+   past the end repeat the last ones; their results are dropped. */
+SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
+                                        const sqm_dtype d, const int32_t P, const int32_t T)
+{
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
+    const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
+    const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
+    const int8_t *x[SQM__TILE_DOTS];
+    size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
+    const size_t plane = (size_t)g->n_tokens * (size_t)n_groups * SQM__GROUP;
+    v16 sum[SQM__TILE_DOTS];
+    float out[SQM__LANES];
+    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+        row[t] = (size_t)sqm__min(token + t, g->n_tokens - 1) * (size_t)n_groups;
+        x[t] = g->codes + row[t] * SQM__GROUP;
+    }
+    SQM__WIDE for (int32_t p = 0; p < P; p++)
+        unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
+    SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
+    for (int32_t group = 0; group < n_groups; group++) {
+        const int32_t sub = group % subs;
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            codes[p] = unit[p] + (size_t)sub * SQM__NAME(code_bytes)(d);
+            if (T == 1)                 /* the panels that come next: weights lie in the order of their use */
+                for (size_t i = 0; i < SQM__NAME(unit_bytes)(d) / (size_t)subs + 63; i += 64)
+                    SQM__PREFETCH(codes[p] + (size_t)P * g->panel_bytes + i);
+        }
+        SQM__WIDE for (int32_t half = 0; half < halves; half++) {
+            w16 dot[SQM__TILE_DOTS];
+            int32_t code_sum[SQM__TILE_DOTS];
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const float x_scale = scales[(size_t)t * stride + (size_t)group];
-                sum[t] = SQM__MADD(SQM__NAME(from_int)(dot[t]), SQM__MUL(scale, SQM__SET1(x_scale)), sum[t]);
-                if (SQM__NAME(has_min)(d)) {
-                    const float weight = x_scale * (float)code_sum[t];
-                    sum[t] = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight),
-                                       sum[t]);
+                const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
+                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                SQM__WIDE for (int32_t p = 0; p < P; p++)
+                    dot[t * P + p] = SQM__NAME(int1)(g->n_planes == 2 ? 0 : -offset * code_sum[t]);
+            }
+            SQM__NAME(dot_quads)(dot, x, 0, codes, halves == 1 ? 2 : half, d, P, T);
+            if (g->n_planes == 2) {
+                SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+                    dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
+                SQM__NAME(dot_quads)(dot, x, plane, codes, halves == 1 ? 2 : half, d, P, T);
+            }
+            SQM__WIDE for (int32_t p = 0; p < P; p++) {
+                v16 scale, min;
+                SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
+                SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                    const float x_scale = g->code_scales[row[t] + (size_t)group];
+                    v16 *to = &sum[t * P + p];
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scale)), *to);
+                    if (SQM__NAME(has_min)(d)) {
+                        const float weight = x_scale * (float)code_sum[t];
+                        *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
+                    }
                 }
             }
         }
-        if (sub == SQM__NAME(sub_units)(d) - 1) unit += SQM__NAME(unit_bytes)(d);
+        SQM__WIDE for (int32_t t = 0; t < T; t++) x[t] += SQM__GROUP;
+        if (sub == subs - 1)
+            SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
-    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-        SQM__NAME(store)(out, sum[t]);
-        SQM__NAME(finish)(g, out, token + t, panel);
-    }
+    SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+        if (token + i / P < g->n_tokens && panel + i % P < last) {
+            SQM__NAME(store)(out, sum[i]);
+            SQM__NAME(finish)(g, out, token + i / P, panel + i % P);
+        }
 }
+/* Several rows of x share a panel; a single one (decoding) reads several panels at once, which keeps more of
+   the memory busy. */
 SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d)
 {
-    for (int32_t panel = first; panel < last; panel++) {
-        int32_t t = 0;
-        for (; t + SQM__TILE_Q <= g->n_tokens; t += SQM__TILE_Q) SQM__NAME(tile_codes)(g, t, panel, d,
-                SQM__TILE_Q);
-        for (; t < g->n_tokens; t++) SQM__NAME(tile_codes)(g, t, panel, d, 1);
-    }
+    const int32_t full = g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
+    for (int32_t panel = first; panel < last; panel++)
+        for (int32_t t = 0; t < full; t += SQM__TILE_Q)
+            SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
+    for (int32_t panel = first; full < g->n_tokens && panel < last; panel += SQM__TILE_STREAMS)
+        SQM__NAME(tile_codes)(g, full, panel, last, d, SQM__TILE_STREAMS, 1);
 }
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
-    if (g->dtype < SQM_Q8) { SQM__NAME(gemm_float)(g, first, last, work); return; }
-    if (!g->codes) { SQM__NAME(gemm_exact)(g, first, last, work); return; }
+    if (!g->codes) { SQM__NAME(gemm_float)(g, first, last, work); return; }
     switch (g->dtype) {
     case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8); break;
     case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
@@ -2981,32 +3110,37 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. */
-static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n)
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With `low` in 16 bits:
+   scale = max|x| / 32512 and code = 255 * codes + low, both of at most 127. */
+static void SQM__NAME(quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x,
+                                int32_t n)
 {
     const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
+    const float most = low ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
         half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
         half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f)
-            : SQM__SET1(0.0f);
+                                     : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        *scales++ = largest / 127.0f;
+        inverse = largest > 0.0f ? most / largest : 0.0f;
+        *scales++ = largest / most;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
-                    SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
-            for (int lane = 0; lane < SQM__LANES; lane++) {
-                const int8_t code = (int8_t)(uint8_t)(sqm__bits(rounded[i * SQM__LANES + lane]) & 0xffu);
-                codes[i * SQM__LANES + lane] = code;
+            for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
+                const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
+                const int32_t high = low ? (code + (code < 0 ? -127 : 127)) / 255 : code;
+                codes[lane] = (int8_t)high;
+                if (low) low[lane] = (int8_t)(code - 255 * high);
                 sum += code;
             }
             *sums++ = sum;
         }
         codes += SQM__GROUP;
+        if (low) low += SQM__GROUP;
     }
 }
 
@@ -3251,6 +3385,15 @@ static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
+static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        uint16_t part[SQM__LANES];
+        SQM__NAME(store_f16)(part, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+        memcpy(y + i, part, (size_t)sqm__min(SQM__LANES, n - i) * sizeof(*y));
+    }
+}
+
 /* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [0, kept) and
    [low, high) weigh 0.
    Returns the factor by which earlier sums shrink. */
@@ -3292,14 +3435,40 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values,
-                                   int32_t first_key,
-                                   int32_t n_keys)
+/* A panel of 16 keys [n][16] (its scales [n / 32][64] by key), or of 16 columns of values (its scales [64] by
+   row), as float32. */
+SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                 const float *scales)
 {
-    const size_t element = a->dtype == SQM_F32 ? 4 : 2;
-    const int32_t n_panels = sqm__ceil_div(n_keys, SQM__LANES);
-    SQM__NAME(product)(a->scores, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors, keys,
-                       (size_t)a->head_dim * SQM__LANES * element, n_panels, a->head_dim, 0, a->dtype);
+    if (a->dtype != SQM_I8) return codes;
+    for (int32_t i = 0; i < a->head_dim; i++) {
+        const v16 scale = SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
+        SQM__NAME(store)(a->panel + i * SQM__LANES, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
+    return (const uint8_t *)a->panel;
+}
+SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                   const float *scales, int32_t n)
+{
+    if (a->dtype != SQM_I8) return codes;
+    for (int32_t i = 0; i < n; i++)
+        SQM__NAME(store)(a->panel + i * SQM__LANES,
+                         SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    return (const uint8_t *)a->panel;
+}
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
+    const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
+    const uint8_t *values = tile + 4 * key_bytes;
+    const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
+    const sqm_dtype dtype = a->dtype == SQM_I8 ? SQM_F32 : a->dtype;
+    for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+                           SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
+                           0, 1, a->head_dim, 0, dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
@@ -3315,8 +3484,11 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, co
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
-    SQM__NAME(product)(a->acc, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors, values,
-                       SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
+    for (int32_t i = 0; i < a->v_pad / SQM__LANES; i++)
+        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
+                                                  i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
+                           0, 1, n_keys, 1, dtype);
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
@@ -3815,7 +3987,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row),
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
     SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
     SQM__NAME(norm_error),
     SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
@@ -3828,6 +4000,8 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_P
 #undef SQM__TILE_T
 #undef SQM__TILE_Q
+#undef SQM__TILE_STREAMS
+#undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
 #undef SQM__TILE_S
 #undef SQM__SPECIAL
@@ -3844,17 +4018,81 @@ static const sqm__kernels SQM__NAME(table) = {
    Checks arguments, splits rows over threads, calls [KERN]. Rows are split, sums never, so that the number
    of threads does not change a bit. Tested by tests/test_ops.c. */
 
-/* Runs fn(arg, 0 .. n - 1) on the caller's pool, OpenMP's, or one after another. */
+/* ---- threads ------------------------------------------------------------------------------------------- */
+/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction of
+   opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside delays
+   nobody but its own piece. */
+#if SQM__HAVE_TEAM
+typedef struct sqm__team {
+    uint64_t ticket;                    /* job number << 32 | pieces << 16 | next piece; all ones: go home */
+    uint32_t done;                      /* finished pieces of the current job */
+    sqm_task fn;
+    void    *arg;
+} sqm__team;
+enum { SQM__TEAM_PIECES = 0x8000 };     /* beyond them every thread of any machine may overshoot once */
+
+static void sqm__team_wait(int32_t *turns)
+{
+    if (++*turns < 2048) SQM__PAUSE();
+    else SQM__YIELD();
+}
+/* Takes and runs pieces until none is left; returns the last ticket seen. */
+static uint64_t sqm__team_take(sqm__team *team)
+{
+    uint64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    while (~ticket && (ticket & 0xffff) < (ticket >> 16 & 0xffff)) {
+        ticket = __atomic_fetch_add(&team->ticket, 1, __ATOMIC_ACQ_REL);
+        if ((ticket & 0xffff) >= (ticket >> 16 & 0xffff)) break;
+        team->fn(team->arg, (int32_t)(ticket & 0xffff));        /* ours: the job cannot change before it ends */
+        __atomic_fetch_add(&team->done, 1, __ATOMIC_RELEASE);
+        ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    }
+    return ticket;
+}
+static void sqm__team_work(sqm__team *team)
+{
+    int32_t turns = 0;
+    uint64_t before = 0;
+    for (;;) {
+        const uint64_t ticket = sqm__team_take(team);
+        if (!~ticket) return;
+        if (ticket >> 32 != before >> 32) turns = 0;
+        before = ticket;
+        sqm__team_wait(&turns);
+    }
+}
+static void sqm__team_run(sqm__team *team, sqm_task fn, void *arg, int32_t n)
+{
+    const uint64_t job = (__atomic_load_n(&team->ticket, __ATOMIC_RELAXED) >> 32) + 1;
+    int32_t turns = 0;
+    team->fn = fn;
+    team->arg = arg;
+    __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&team->ticket, (job & 0x7fffffff) << 32 | (uint64_t)n << 16, __ATOMIC_RELEASE);
+    (void)sqm__team_take(team);
+    while (__atomic_load_n(&team->done, __ATOMIC_ACQUIRE) != (uint32_t)n) sqm__team_wait(&turns);
+}
+#else
+typedef struct sqm__team { int32_t unused; } sqm__team;
+#endif
+
+/* Runs fn(arg, 0 .. n - 1) on the caller's pool, the team, OpenMP's threads, or one after another. */
 static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
 {
     if (n > 1 && x->parallel) {
         x->parallel->run(x->parallel->user, fn, arg, n);
         return;
     }
+#if SQM__HAVE_TEAM
+    if (n > 1 && n < SQM__TEAM_PIECES && x->team) {
+        sqm__team_run(x->team, fn, arg, n);
+        return;
+    }
+#endif
 #ifdef _OPENMP
-    if (n > 1 && x->threads > 1) {
+    if (n > 1 && x->threads > 1 && !x->team) {
         int i;
-#pragma omp parallel for num_threads(x->threads) schedule(static)
+#pragma omp parallel for num_threads(x->threads) schedule(dynamic, 1)
         for (i = 0; i < (int)n; i++) fn(arg, (int32_t)i);
         return;
     }
@@ -3862,11 +4100,44 @@ static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
     for (int32_t i = 0; i < n; i++) fn(arg, i);
 }
 
+/* Calls run(arg) with a team at work for all jobs of x that it starts. */
+static void sqm__with_team(sqm_exec *x, void (*run)(void *arg), void *arg)
+{
+#if SQM__HAVE_TEAM
+    if (x->threads > 1 && !x->parallel) {
+        sqm__team team;
+        memset(&team, 0, sizeof(team));
+#pragma omp parallel num_threads(x->threads)
+        {
+            if (omp_get_thread_num() == 0) {
+                x->team = &team;
+                run(arg);
+                x->team = NULL;
+                __atomic_store_n(&team.ticket, ~(uint64_t)0, __ATOMIC_RELEASE);
+            } else {
+                sqm__team_work(&team);
+            }
+        }
+        return;
+    }
+#endif
+    (void)x;
+    run(arg);
+}
+
 /* Pieces worth cutting `work` elementary operations into. */
 static int32_t sqm__pieces(const sqm_exec *x, size_t work)
 {
     const size_t useful = work / 32768 + 1;
     return useful < (size_t)x->threads ? (int32_t)useful : x->threads;
+}
+
+/* For jobs that split well: more pieces than threads even out threads that are slower or come late. */
+SQM__INLINE int32_t sqm__most_pieces(int32_t threads) { return threads > 1 ? 4 * threads : 1; }
+static int32_t sqm__fine_pieces(const sqm_exec *x, size_t work)
+{
+    const size_t useful = work / 65536 + 1, most = (size_t)sqm__most_pieces(x->threads);
+    return (int32_t)(useful < most ? useful : most);
 }
 
 /* Start of piece i when n things are cut into `pieces`. */
@@ -3879,9 +4150,9 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
-    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
-           (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+           (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
 
 SQMDEF size_t sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads)
@@ -3926,6 +4197,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none */
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
+    int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
     float                scale;
 } sqm__linear;
 
@@ -3946,11 +4218,13 @@ static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales +
-                                  (size_t)t * groups,
-                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride,
-                                      job->cols);
+    const size_t plane = (size_t)job->n * groups * SQM__GROUP;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++) {
+        int8_t *codes = job->codes + (size_t)t * groups * SQM__GROUP;
+        job->x->kernels->quantize(codes, job->linear->precise ? codes + plane : NULL,
+                                  job->code_scales + (size_t)t * groups, job->code_sums + (size_t)t * groups * 2,
+                                  job->a + (size_t)t * job->a_stride, job->cols);
+    }
 }
 
 /* Panels [first, last) of all weights counted through. */
@@ -3958,8 +4232,9 @@ static void sqm__linear_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const sqm__linear *l = job->linear;
-    const int32_t first = sqm__cut(job->n_panels, piece, job->pieces), last = sqm__cut(job->n_panels, piece +
-            1, job->pieces);
+    const int32_t fours = sqm__ceil_div(job->n_panels, 4);      /* kernels like whole groups of panels */
+    const int32_t first = 4 * sqm__cut(fours, piece, job->pieces);
+    const int32_t last = sqm__min(4 * sqm__cut(fours, piece + 1, job->pieces), job->n_panels);
     int32_t base = 0, column = 0;
     for (int32_t i = 0; i < l->n_weights; i++) {
         const sqm_tensor *w = &l->weights[i];
@@ -3972,6 +4247,7 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
             g.code_scales = job->code_scales;
             g.code_sums = job->code_sums;
+            g.n_planes = l->precise ? 2 : 1;
             g.panels = (const uint8_t *)w->data;
             g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
             g.y_stride = job->y_stride;
@@ -4011,10 +4287,11 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
     groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
-    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
+    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
-    job.work = (float *)sqm__arena_push(&scratch, (size_t)x->threads * SQM__WORK_FLOATS * sizeof(float), 64);
+    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
+                                        sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
         job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
@@ -4022,8 +4299,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     } else {
         job.codes = NULL;
     }
-    job.pieces = sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
-    job.pieces = sqm__min(job.pieces, job.n_panels);
+    job.pieces = sqm__fine_pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
+    job.pieces = sqm__min(job.pieces, sqm__ceil_div(job.n_panels, 4));
     sqm__run(x, sqm__linear_task, &job, job.pieces);
 }
 
@@ -4053,6 +4330,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.biases = &bias;
     l.n_weights = 1;
     l.add = 0;
+    l.precise = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -4369,8 +4647,9 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32 or float16, a ring of tiles when there is a window, behind the tiles of `keep`. Keys and values are thus panels
-            of [KERN]'s dense product.
+            in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
+            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32 scale per 32 of a vector, behind the
+            values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -4424,13 +4703,19 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     return SQM_OK;
 }
 
+SQM__INLINE size_t sqm__kv_element(sqm_dtype t) { return t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1; }
 SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 {
-    return (size_t)a->head_dim * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    return (size_t)a->head_dim * SQM__TILE_KEYS * sqm__kv_element(t);
+}
+SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
+{
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * sqm__kv_element(t);
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad, SQM__GROUP));
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
@@ -4473,14 +4758,15 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return 
 static size_t sqm__attention_piece_bytes(const sqm__attention *a)
 {
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    return sqm__align_up(m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3) * 4, 64);
+    const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
 {
     (void)max_context;
     (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)threads;
+    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)sqm__most_pieces(threads);
 }
 
 typedef struct sqm__attention_job {
@@ -4502,33 +4788,47 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
             (size_t)kv_head);
 }
 
+/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements apart; returns the scale of 8-bit
+   codes. */
+static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run, size_t jump,
+                           const float *from, int32_t n)
+{
+    union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
+    const void *source = from;
+    const size_t bytes = sqm__kv_element(dtype);
+    float scale = 1.0f;
+    int32_t sums[2];
+    if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, NULL, &scale, sums, from, n); source = narrow.code; }
+    for (int32_t i = 0; i < n; i += run)
+        memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
+               (size_t)sqm__min(run, n - i) * bytes);
+    return scale;
+}
+
 /* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head,
-                          const float *row)
+static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, void *state, int32_t position,
+                          int32_t kv_head, const float *row)
 {
     const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
-    const int32_t key = position % SQM__TILE_KEYS;
+    const size_t key = (size_t)(position % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
+    const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
     uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
-    const float *k = row + (size_t)(a->heads + kv_head) * (size_t)a->head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim +
-        (size_t)kv_head * (size_t)a->v_dim;
-    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES +
-        (size_t)(key % SQM__LANES);
+    float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
+    const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
+    const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
-    if (dtype == SQM_F32) {
-        float *to_keys = (float *)(void *)keys, *to_values = (float *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = k[i];
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] = v[i];
-    } else {
-        uint16_t *to_keys = (uint16_t *)(void *)keys, *to_values = (uint16_t *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] =
-            sqm__f32_to_f16(k[i]);
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] =
-                sqm__f32_to_f16(v[i]);
+    keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
+    for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1, SQM__LANES,
+                                          k + i, sqm__min(SQM__GROUP, a->head_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
+    }
+    values += key * SQM__LANES * element;
+    for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype, SQM__LANES,
+                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP, a->v_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
     }
 }
 static void sqm__attention_write_task(void *arg, int32_t piece)
@@ -4540,7 +4840,7 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
         for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
             if (unit++ % job->pieces == piece)
                 for (int32_t t = 0; t < job->spans[s].rows; t++)
-                    sqm__kv_write(a, job->spans[s].state, job->spans[s].position + t, h,
+                    sqm__kv_write(a, job->x->kernels, job->spans[s].state, job->spans[s].position + t, h,
                                   job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
 }
 
@@ -4577,6 +4877,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     float *floats = (float *)(void *)scratch;
     int32_t *positions;
     sqm__attend work;
+    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     work.q = floats;                    floats += capacity * (size_t)a->head_dim;
     work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
     work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
@@ -4606,8 +4907,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
         if (key >= a->keep && key < oldest / SQM__TILE_KEYS * SQM__TILE_KEYS)      /* from the kept to the window */
             key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        job->x->kernels->attend_tile(&work, keys, keys + sqm__kv_keys_bytes(a, kv->dtype), key,
-                                     sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
@@ -4635,10 +4935,10 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
-    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)x->threads;
+    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)sqm__most_pieces(x->threads);
     sqm__attention_job job;
     size_t work = 0;
-    int32_t kept = 0;                   /* spans with a state: all of them at once, after the others */
+    int32_t rows = 0, kept = 0;         /* spans with a state: all of them at once, after the others */
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -4651,6 +4951,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
         work += (size_t)span.rows * ((size_t)span.position +
                                      (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
         kept += span.state != NULL;
+        rows += span.rows;
         if (span.state) continue;
         if (span.position != 0)
             SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
@@ -4667,8 +4968,9 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     if (!kept) return SQM_OK;
     job.spans = spans;
     job.n_spans = n_spans;
-    job.pieces = sqm__pieces(x, work);
+    job.pieces = sqm__pieces(x, (size_t)rows * (size_t)a->in_width * 8);
     sqm__run(x, sqm__attention_write_task, &job, job.pieces);
+    job.pieces = sqm__fine_pieces(x, work);
     sqm__run(x, sqm__attention_task, &job, job.pieces);
     return SQM_OK;
 }
@@ -9435,8 +9737,9 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b), outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
+             precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from= ntk_factor= ntk_length= divide= period=]    the angle is that of position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
@@ -9466,7 +9769,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first", 1 },
+    { "linear",  "w b scale add first precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -9626,6 +9929,7 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
     op->linear.n_weights = w->n_tensors;
     op->linear.add = op->add;
+    SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
@@ -10285,6 +10589,11 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
     return sqm__align_up(most, 64);
 }
 
+static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
+{
+    return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
+}
+
 /* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
    size_t. */
 static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
@@ -10295,7 +10604,7 @@ static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m
         const sqm__op *op = &m->ops[i];
         size_t bytes;
         if (op->kind != SQM__OP_MIX) continue;
-        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, c->kv_dtype);
+        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, sqm__kv_dtype(c));
         if (bytes > (size_t)-1 / 2 - *total) return 0;
         if (offsets) offsets[slot] = *total;
         slot++;
@@ -10386,9 +10695,9 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if (to->kv_dtype != SQM_F32 && to->kv_dtype != SQM_F16)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16",
-                  (int32_t)to->kv_dtype);
+    if ((int32_t)to->kv < 0 || to->kv > SQM_KV_Q8)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
+    if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
 }
 
@@ -10728,8 +11037,9 @@ static void sqm__run_head(sqm_session *s, const sqm__op *op)
     }
 }
 
-static void sqm__run_batch(sqm_session *s)
+static void sqm__run_ops(void *session)
 {
+    sqm_session *s = (sqm_session *)session;
     const sqm_model *m = s->model;
     sqm__rope_prepare(s);
     for (int32_t i = 0; i < m->n_ops; i++) {
@@ -10755,6 +11065,11 @@ static void sqm__run_batch(sqm_session *s)
         default:             sqm__run_elementwise(s, op); break;
         }
     }
+}
+
+static void sqm__run_batch(sqm_session *s)
+{
+    sqm__with_team(&s->exec, sqm__run_ops, s);
     for (int32_t i = 0; i < s->n_spans; i++) s->position[s->span_seq[i]] += s->spans[i].rows;
     s->n_spans = 0;
     s->n_rows = 0;
@@ -10916,7 +11231,7 @@ SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
         if (op->kind == SQM__OP_MIX)
             op->mixer->reset(op->bound, s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot],
                              s->slot_offset[op->slot + 1] - s->slot_offset[op->slot], s->config.max_context,
-                             s->config.max_batch, s->config.kv_dtype);
+                             s->config.max_batch, sqm__kv_dtype(&s->config));
     }
     return SQM_OK;
 }
@@ -10945,7 +11260,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
 typedef struct sqm__saved {
     uint8_t  magic[8];
     uint32_t model;                     /* checksum of the weight file's header: which model */
-    int32_t  position, has_logits, kv_dtype;
+    int32_t  position, has_logits, kv;
     uint64_t bytes;
 } sqm__saved;
 static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
@@ -10986,7 +11301,7 @@ SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t 
     header.model = sqm__load_u32(s->model->file.image + 44);
     header.position = s->position[seq];
     header.has_logits = s->has_logits[seq];
-    header.kv_dtype = (int32_t)s->config.kv_dtype;
+    header.kv = (int32_t)s->config.kv;
     header.bytes = (uint64_t)need;
     memcpy(to, &header, sizeof(header));
     to += sizeof(header);
@@ -11023,10 +11338,10 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
         SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position,
                   "a state of %d tokens does not fit the "
                   "context of %d", header.position, s->config.max_context);
-    if (header.kv_dtype != (int32_t)s->config.kv_dtype || sqm__saved_bytes(s, seq, header.position) != bytes)
+    if (header.kv != (int32_t)s->config.kv || sqm__saved_bytes(s, seq, header.position) != bytes)
         SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes,
                   "the state has %z bytes; a state of %d tokens has another size in this "
-                  "session (kv_dtype, max_context or max_batch differ)", (uint64_t)bytes, header.position);
+                  "session (kv, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
     from += sizeof(header);
@@ -12552,6 +12867,10 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
+#undef SQM__HAVE_TEAM
+#undef SQM__PAUSE
+#undef SQM__YIELD
+#undef SQM__PREFETCH
 #undef SQM__ASSERT
 #undef SQM__INLINE
 #undef SQM__UNUSED
@@ -12580,6 +12899,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_P
 #undef SQM__TILE_T
 #undef SQM__TILE_Q
+#undef SQM__TILE_STREAMS
+#undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
 #undef SQM__TILE_S
 #undef SQM__SET1

@@ -113,6 +113,7 @@ static int vm_open(vm_model *m, int32_t rows)
     config.max_batch = rows;
     config.threads = 1;
     config.precision = SQM_EXACT;
+    config.kv = SQM_KV_F32;
     m->session = sqm_session_create(m->model, &config, &m->err);
     return m->session ? 1 : conv_fail(&m->v->env, "%.180s", m->err.text);
 }
