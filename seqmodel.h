@@ -1818,12 +1818,14 @@ enum {
     SQM__LEARN_SUM,                     /* S = S - rate G; what is read is M + retain S */
     SQM__LEARN_SURPRISE                 /* S = momentum S - G; nothing is read */
 };
-/* One matrix of a test-time memory over n_tokens: token t has the gradient G = sum_i weight_i x_(t+i)' e_(t+i)
-   over the `window` pairs from row t of x and e, and reads y_t = q_t M after its update. */
+/* One matrix of a test-time memory over n_tokens: token t has the gradient G = sum_i weight_i x_(t+i)'
+   e_(t+i) over the `window` pairs from row t of x and e on, and reads y_t = q_t M after its update. */
 typedef struct sqm__learn {
     float       *m, *s;                 /* panels [n_panels][rows][16]; s is not touched by DESCENT */
-    const float *x, *e;                 /* pairs [n_tokens + window - 1]: rows of x_stride and e_stride floats */
-    const float *gates;                 /* [n_tokens][3 + window]: rate, retain, momentum, weights oldest first */
+    /* pairs [n_tokens + window - 1]: rows of x_stride and e_stride floats */
+    const float *x, *e;
+    /* [n_tokens][3 + window]: rate, retain, momentum, weights oldest first */
+    const float *gates;
     const float *q;                     /* [n_tokens] rows of q_stride floats */
     float       *y;                     /* [n_tokens] rows of y_stride floats */
     size_t       x_stride, e_stride, q_stride, y_stride;
@@ -3509,8 +3511,8 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
 }
 
 /* ---- test-time memory ---------------------------------------------------------------------------------- */
-static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
-                                    const float *w, int32_t rows, int32_t n_panels, int32_t n)
+static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride,
+                                    int32_t n_rows, const float *w, int32_t rows, int32_t n_panels, int32_t n)
 {
     const size_t panel = (size_t)rows * SQM__LANES;
     for (int32_t t = 0; t < n_rows; t++) {
@@ -3527,8 +3529,8 @@ static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, s
 
 /* 16 weights of one row and one token: the gradient from the pairs x (in steps of x_stride) and e, then the
    rule. Returns what the query reads. */
-SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, const float *gates, const float *x,
-                                       const float *e, const int32_t rule)
+SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, const float *gates,
+                                       const float *x, const float *e, const int32_t rule)
 {
     v16 g = SQM__MUL(SQM__SET1(gates[3] * x[0]), SQM__NAME(load)(e));
     for (int32_t i = 1; i < l->window; i++)
@@ -3551,7 +3553,8 @@ SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, cons
     }
 }
 /* One token, P panels: what it reads stays in registers. */
-SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const int32_t P, const int32_t rule)
+SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const int32_t P,
+                                       const int32_t rule)
 {
     const size_t step = (size_t)l->rows * SQM__LANES;
     float *m = l->m + step * (size_t)panel, *s = l->s + step * (size_t)panel;
@@ -3562,7 +3565,8 @@ SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const
         const v16 q = SQM__SET1(l->q ? l->q[k] : 0.0f);
         SQM__WIDE for (int32_t p = 0; p < P; p++) {
             float *mk = m + step * (size_t)p + k * SQM__LANES, *sk = s + step * (size_t)p + k * SQM__LANES;
-            v16 weight = SQM__NAME(load)(mk), past = rule == SQM__LEARN_DESCENT ? weight : SQM__NAME(load)(sk);
+            v16 weight = SQM__NAME(load)(mk);
+            v16 past = rule == SQM__LEARN_DESCENT ? weight : SQM__NAME(load)(sk);
             const v16 seen = SQM__NAME(learn_cell)(&weight, &past, l, l->gates, l->x + k, e + SQM__LANES * p,
                                                    rule);
             if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(mk, weight);
@@ -3591,7 +3595,8 @@ SQM__SPECIAL void SQM__NAME(learn_rows)(const sqm__learn *l, int32_t panel, int3
         float *y = l->y + (size_t)t * l->y_stride + SQM__LANES * panel;
         v16 sum = k ? SQM__NAME(load)(y) : SQM__SET1(0.0f);
         SQM__WIDE for (int32_t i = 0; i < K; i++)
-            sum = SQM__MADD(SQM__SET1(q[i]), SQM__NAME(learn_cell)(&m[i], &s[i], l, gates, x + i, e, rule), sum);
+            sum = SQM__MADD(SQM__SET1(q[i]),
+                            SQM__NAME(learn_cell)(&m[i], &s[i], l, gates, x + i, e, rule), sum);
         SQM__NAME(store)(y, sum);
     }
     SQM__WIDE for (int32_t i = 0; i < K; i++) {
@@ -3648,9 +3653,11 @@ SQM__SPECIAL v16 SQM__NAME(slope)(v16 x, const int32_t kind)
         const v16 step = SQM__ADD(one, SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f))));
         return SQM__MADD(SQM__MUL(x, bell), SQM__SET1(0.39894228f), SQM__MUL(half, step));
     }
-    case SQM_ACT_GELU_TANH: {           /* s + x s (1 - s) u', s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3) */
+    /* s + x s (1 - s) u', s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3) */
+    case SQM_ACT_GELU_TANH: {
         const v16 square = SQM__MUL(x, x);
-        const v16 u = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(SQM__MUL(square, x), SQM__SET1(0.044715f), x));
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f),
+                               SQM__MADD(SQM__MUL(square, x), SQM__SET1(0.044715f), x));
         const v16 rise = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(square, SQM__SET1(0.134145f), one));
         const v16 s = SQM__NAME(sigmoid)(u);
         return SQM__MADD(SQM__MUL(SQM__MUL(x, s), SQM__SUB(one, s)), rise, s);
@@ -3688,7 +3695,8 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
 {
     v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, mean, inverse;
     float middle;
-    for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
+    for (int32_t i = 0; i < n; i += SQM__LANES)
+        total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
     middle = SQM__NAME(sum)(total) / (float)n;
     mean = SQM__SET1(middle);
     for (int32_t i = 0; i < n; i += SQM__LANES) {       /* missing lanes are the mean: no distance */
@@ -3700,10 +3708,12 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
         for (int32_t i = 0; i < n; i += SQM__LANES) {
             const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean), inverse);
             const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
-            v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f), SQM__NAME(load_n)(target + i, n - i, 0.0f));
+            v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f),
+                             SQM__NAME(load_n)(target + i, n - i, 0.0f));
             g = SQM__MUL(SQM__MADD(scale, h, g), scale);
             if (pass == 1) {
-                SQM__NAME(store_n)(e + i, SQM__MUL(SQM__SUB(g, SQM__MADD(h, products, sums)), inverse), n - i);
+                SQM__NAME(store_n)(e + i, SQM__MUL(SQM__SUB(g, SQM__MADD(h, products, sums)), inverse),
+                                   n - i);
                 continue;
             }
             sums = SQM__ADD(sums, g);
@@ -4639,8 +4649,8 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep; cap(s) = softcap *
-   tanh(s / softcap)
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+                                          cap(s) = softcap * tanh(s / softcap)
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
@@ -4648,8 +4658,8 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
-            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32 scale per 32 of a vector, behind the
-            values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
+            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
+            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -4904,8 +4914,8 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
         positions[m] = start + t;
     }
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
-        if (key >= a->keep && key < oldest / SQM__TILE_KEYS * SQM__TILE_KEYS)      /* from the kept to the window */
-            key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
+        /* from the kept tiles to the window */
+        if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
         job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
@@ -5173,8 +5183,8 @@ static const sqm_mixer sqm__conv_whole_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
 
-/* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed` bytes
-   that run() uses itself, then all others in one call. run() skips spans without state. */
+/* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed`
+   bytes that run() uses itself, then all others in one call. run() skips spans without state. */
 typedef void (*sqm__spans_run)(const void *bound, sqm_exec *x, float *out, const float *in,
                                const sqm_span *spans, int32_t n_spans);
 static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_exec *x, float *out,
@@ -5210,37 +5220,40 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
     return p;
 }
 
-/* ---- [MIX.memory] test-time memory: a small network that learns while it reads ------------------------------
+/* ---- [MIX.memory] test-time memory: a small network that learns while it reads --------------------------
    Each head owns a network M; every token teaches it k -> v by one step of an optimiser and reads it at q.
    Network   linear  M(x) = x W                         mlp  M(x) = act(x W_in) W_out
              gated   M(x) = (act(x W_in) * x W_gate) W_out
              residual=1 adds x; bias=1 gives every layer one more row, whose input is the constant 1.
    Loss      l2  |M(k) - v|^2      dot  -M(k) . v      norm  1/2 |LN(M(k)) - (v - k)|^2, LN with gain and bias
-   Gradient  G_t = sum over lag < window of weight_t,lag * gradient of the loss of token t - lag at the anchor:
-             the weights at the start of t's chunk (chunk=1: just before t).
+   Gradient  G_t = sum over lag < window of weight_t,lag * gradient of the loss of token t - lag, at the
+             anchor: the weights at the start of t's chunk (chunk=1: just before t).
    Update    descent   M = retain_t M - rate_t G_t
              momentum  S = momentum_t S - rate_t G_t;  M = retain_t M + S
              muon      S = momentum_t S - G_t;         M = retain_t M + rate_t NS(S)
-             sum       S = S - rate_t G_t within the chunk; what is read is M + step_i S, i = t mod chunk; at the
-                       chunk's end that becomes M
-             NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X, matrix by matrix.
+             sum       S = S - rate_t G_t within the chunk; what is read is M + step_i S, i = t mod chunk; at
+                       the chunk's end that becomes M
+             NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X; by matrix.
    Read      y_t = M_t(q_t), after the update; loss norm: y_t = q_t + LN(M_t(q_t)).
    Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate: heads | retain: heads |
              momentum: heads | weights: heads x window, the token's own first]. rate=0, retain=0 and weights=0
              leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
              momentum is for momentum and muon, weights are with window > 1.
    Rows out  [heads x v_dim].
-   Start     start=@out | @in,@out | @in,@gate,@out: float32 [heads, inputs (+ 1 with bias), outputs]; none: zeros.
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+             bias), outputs]; without: zeros.
    State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
-   Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree of
-             vsum; chunks are aligned to absolute positions, and a cut inside one finds its anchor in the state.
-   Cost      a token of a linear memory reads and writes M once (and S); mlp: window + 1 passes forward, window back.
-   Serves    linear attention and gated forms of it (linear, dot), delta rule (linear, l2), sliding windows of both,
-             TTT-linear and TTT-MLP (norm, sum, bias; 2407.04620), Titans (momentum; 2501.00663), DLA, OmegaNet,
-             Atlas, Atlas++ (2505.23735; equations by two transcriptions, no official code).
-   Traps     l2 keeps its factor 2, norm has none. A weight of a token before the first counts as 0. muon in this
-             sign (S gathers -G, M moves along S) descends; a table of the paper prints an ascending mixture.
-             Too large a rate makes any of these diverge: normalise the keys.
+   Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
+             of vsum; chunks are aligned to absolute positions, and a cut inside one finds its anchor in the
+             state.
+   Cost      a token of a linear memory reads and writes M (and S) once; mlp: window + 1 passes forward,
+             window back.
+   Serves    linear attention and gated forms of it (linear, dot), the delta rule (linear, l2), windows of
+             both, TTT-linear and TTT-MLP (norm, sum, bias; 2407.04620), Titans (momentum; 2501.00663), DLA,
+             OmegaNet, Atlas and Atlas++ (2505.23735; equations by two transcriptions, no official code).
+   Traps     l2 keeps its factor 2, norm has none. The weight of a token before the first counts as 0. muon
+             descends in this sign (S gathers -G, M moves along S); a table of the paper prints a mixture that
+             ascends. Too large a rate makes any of these diverge: normalise the keys.
    Tests     tests/test_mix_memory.c; tools/sqm-vectors: titans_*, atlas*, omeganet_*, dla_*, ttt_*. */
 enum { SQM__MEMORY_LINEAR, SQM__MEMORY_MLP, SQM__MEMORY_GATED };
 enum { SQM__LOSS_L2, SQM__LOSS_DOT, SQM__LOSS_NORM };
@@ -5251,7 +5264,8 @@ static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum",
 
 typedef struct sqm__layer {             /* one matrix of every head's network */
     const float *start;                 /* [heads, rows, cols] or NULL: zeros */
-    size_t       at, floats;            /* where its panels lie among a head's weights; 0 floats: no such layer */
+    /* where its panels lie among a head's weights; 0 floats: no such layer */
+    size_t       at, floats;
     int32_t      rows, cols, n_panels;
 } sqm__layer;
 
@@ -5266,8 +5280,8 @@ typedef struct sqm__memory {
     float        eps;
 } sqm__memory;
 
-#define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update rate " \
-    "retain weights start norm norm_b eps steps"
+#define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update " \
+    "rate retain weights start norm norm_b eps steps"
 
 static int32_t sqm__pad(int32_t n) { return sqm__ceil_div(n, SQM__LANES) * SQM__LANES; }
 
@@ -5342,8 +5356,10 @@ static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm
     SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, 3, SQM__MEMORY_LINEAR, err));
     SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 3, SQM__LOSS_L2, err));
-    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT, err));
-    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT,
+                               err));
+    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE,
+                               err));
     SQM__TRY(sqm__param_int(&m->hidden, params, n, "hidden", 0, m->kind != SQM__MEMORY_LINEAR,
                             m->kind != SQM__MEMORY_LINEAR ? 1 << 20 : 0, err));
     SQM__TRY(sqm__param_int(&m->residual, params, n, "residual", 0, 0, 1, err));
@@ -5371,14 +5387,16 @@ static sqm_result sqm__memory_bind(void *bound, const sqm_param *params, int32_t
     int64_t columns = 0;
     SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
     if (columns != in_width)
-        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory of %d heads of %d and %d with its gates reads rows of %z, "
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory of %d heads of %d and %d with its gates reads rows of %z, "
                   "not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
     *out_width = m->heads * m->v_dim;
     return SQM_OK;
 }
 
 /* ---- state ---- */
-static size_t sqm__memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype dtype)
+static size_t sqm__memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype dtype)
 {
     const sqm__memory *m = (const sqm__memory *)bound;
     (void)max_context; (void)max_batch; (void)dtype;
@@ -5418,7 +5436,8 @@ static void sqm__memory_reset(const void *bound, void *state, size_t state_bytes
 }
 
 /* ---- one block of tokens of one head ---- */
-typedef struct sqm__memory_work {       /* rows of pairs (window - 1 earlier ones, then the block) and queries */
+/* rows of pairs (window - 1 earlier ones, then the block) and queries */
+typedef struct sqm__memory_work {
     float *gates;                       /* [block][3 + window] */
     float *x, *v, *q;                   /* inputs with the bias's 1; targets */
     float *z, *u, *h;                   /* of pairs: act's input, gate, hidden row with the bias's 1 */
@@ -5483,8 +5502,8 @@ static sqm__memory_columns sqm__memory_find(const sqm__memory *m)
     return c;
 }
 /* The gates of one token as [KERN]'s learn reads them. age: tokens before it. */
-static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__memory_columns *c, const float *row,
-                              int32_t h, int32_t age)
+static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__memory_columns *c,
+                              const float *row, int32_t h, int32_t age)
 {
     const int32_t last = m->window - 1;
     gates[0] = m->has_rate ? row[c->rate + (size_t)h] : 1.0f;
@@ -5527,7 +5546,8 @@ static void sqm__memory_gather(const sqm__memory *m, const sqm__memory_work *w, 
     }
 }
 /* Keeps the last window - 1 pairs of the block. */
-static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, float *ring, int32_t age, int32_t n)
+static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, float *ring, int32_t age,
+                             int32_t n)
 {
     const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
     const int32_t past = m->window - 1;
@@ -5545,8 +5565,8 @@ static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y
                (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
 }
 /* h = act(z) or act(z) * u, and the bias's 1 */
-static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *h,
-                               const float *z, const float *u, int32_t n)
+static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *h, const float *z, const float *u, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {
         float *row = h + (size_t)i * w->h_stride;
@@ -5556,8 +5576,8 @@ static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, cons
     }
 }
 /* y becomes what the mixer gives for queries q: with the residual, or normalised and added to q. */
-static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *y,
-                               int32_t h, int32_t n)
+static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, int32_t h, int32_t n)
 {
     const size_t own = (size_t)h * (size_t)m->v_dim;
     for (int32_t t = 0; t < n; t++) {
@@ -5570,8 +5590,8 @@ static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, cons
     }
 }
 /* Reads a head's network at the n queries of the work area, changing nothing. */
-static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *y,
-                               const float *weights, int32_t h, int32_t n)
+static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, const float *weights, int32_t h, int32_t n)
 {
     const float *x = w->q;
     size_t x_stride = w->x_stride;
@@ -5587,8 +5607,8 @@ static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, cons
 }
 
 /* e: gradient of the loss of pair i by the network's output, from the output that stands in e. */
-static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, int32_t h,
-                             int32_t i)
+static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             int32_t h, int32_t i)
 {
     const float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
     float *e = w->e + (size_t)i * w->v_stride, *target = w->spare;
@@ -5645,7 +5665,8 @@ static void sqm__to_panels(float *dst, const float *src, size_t stride, int32_t 
 {
     for (int32_t c = 0; c < sqm__pad(cols); c++)
         for (int32_t r = 0; r < rows; r++)
-            dst[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES + (size_t)(c % SQM__LANES)] =
+            dst[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                (size_t)(c % SQM__LANES)] =
                 c < cols ? src[(size_t)r * stride + (size_t)c] : 0.0f;
 }
 /* Panels over its rows: dst [ceil(rows / 16)][cols][16] */
@@ -5653,7 +5674,8 @@ static void sqm__to_panels_across(float *dst, const float *src, size_t stride, i
 {
     for (int32_t r = 0; r < sqm__pad(rows); r++)
         for (int32_t c = 0; c < cols; c++)
-            dst[((size_t)(r / SQM__LANES) * (size_t)cols + (size_t)c) * SQM__LANES + (size_t)(r % SQM__LANES)] =
+            dst[((size_t)(r / SQM__LANES) * (size_t)cols + (size_t)c) * SQM__LANES +
+                (size_t)(r % SQM__LANES)] =
                 r < rows ? src[(size_t)r * stride + (size_t)c] : 0.0f;
 }
 /* The five steps on y [a, b], a <= b, whose rows are b_pad floats apart; work: sqm__newton_floats less y. */
@@ -5661,7 +5683,8 @@ static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_
 {
     const size_t a_pad = (size_t)sqm__pad(a), b_pad = (size_t)sqm__pad(b), rows = (size_t)a;
     const size_t panel = SQM__LANES * sizeof(float);
-    float *across = work, *along = across + a_pad * (size_t)b, *g = along + rows * b_pad, *g2 = g + rows * a_pad;
+    float *across = work, *along = across + a_pad * (size_t)b;
+    float *g = along + rows * b_pad, *g2 = g + rows * a_pad;
     float *g_panels = g2 + rows * a_pad;
     for (int step = 0; step < 5; step++) {
         sqm__to_panels_across(across, y, b_pad, a, b);
@@ -5704,8 +5727,8 @@ static void sqm__newton_schulz(const sqm__kernels *k, float *x, const float *s, 
 
 /* ---- learning ---- */
 /* One layer learns from the pairs of the block (x, e) and is read at its queries (q -> y). */
-static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__layer *layer, float *head,
-                             const sqm__memory_work *w, sqm__learn l)
+static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__layer *layer,
+                             float *head, const sqm__memory_work *w, sqm__learn l)
 {
     l.m = head + layer->at;
     l.s = head + (m->update == SQM__LEARN_DESCENT ? 0 : m->weights) + layer->at;
@@ -5762,8 +5785,8 @@ static int32_t sqm__memory_block_tokens(const sqm__memory *m, int32_t age, int32
     return sqm__min(sqm__min(SQM__MEMORY_BLOCK, left), m->chunk - age % m->chunk);
 }
 /* Tokens age .. age + n - 1 of head h, whose state is `head`: their results in w->y [n, v_dim]. */
-static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w, float *head,
-                             const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             float *head, const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
 {
     const int32_t past = m->window - 1;
     float *anchor = head;
@@ -5804,7 +5827,8 @@ static void sqm__memory_task(void *arg, int32_t piece)
     const size_t out_width = (size_t)m->heads * (size_t)m->v_dim;
     sqm__memory_work w;
     int32_t unit = 0;
-    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch + sqm__memory_piece_floats(m) * (size_t)piece);
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
     for (int32_t s = 0; s < job->n_spans; s++)
         for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
             const sqm_span *span = &job->spans[s];
@@ -5813,8 +5837,8 @@ static void sqm__memory_task(void *arg, int32_t piece)
             for (int32_t t = 0, n; t < span->rows; t += n) {
                 const size_t row = (size_t)(span->first_row + t);
                 n = sqm__memory_block_tokens(m, span->position + t, span->rows - t);
-                sqm__memory_step(m, job->x->kernels, &w, head, job->in + row * job->in_width, job->in_width, h,
-                                 span->position + t, n);
+                sqm__memory_step(m, job->x->kernels, &w, head, job->in + row * job->in_width, job->in_width,
+                                 h, span->position + t, n);
                 for (int32_t i = 0; i < n; i++)
                     memcpy(job->out + (row + (size_t)i) * out_width + (size_t)h * (size_t)m->v_dim,
                            w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
@@ -5826,8 +5850,8 @@ static size_t sqm__memory_work_of(const sqm__memory *m)
 {
     return m->weights * (size_t)(4 + 4 * m->window) * (m->update == SQM__LEARN_SURPRISE ? 64u : 1u);
 }
-static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
-                            int32_t n_spans)
+static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
 {
     const sqm__memory *m = (const sqm__memory *)bound;
     const sqm__memory_columns c = sqm__memory_find(m);
@@ -5858,23 +5882,24 @@ static const sqm_mixer sqm__memory_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
 
-/* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -----------------------
-   The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are copied into
-   the state and its momentum starts again at 0, its weights with fresh=1 at the first ones. A token reads the
-   memory of its own segment and those kept, weighed by g:
-     combine=sum      y = sum_i M_i(q)                  residual memory, eq. 7
-     combine=softmax  y = sum_i g_i M_i(q)              gated residual memory, eq. 9;  g = softmax_i u_t . pool_i
-                      top=k: only the k kept ones of largest u_t . pool_i and the running one: sparse selection, eq. 16
+/* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -------------------
+   The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are
+   copied into the state and its momentum starts again at 0, with fresh=1 its weights at the first ones. A
+   token reads the memory of its own segment and those kept, weighed by g:
+     combine=sum      y = sum_i M_i(q)            residual memory, eq. 7
+     combine=softmax  y = sum_i g_i M_i(q)        gated residual memory, eq. 9;  g = softmax_i u_t . pool_i
+                      top=k: of those kept only the k with the largest u_t . pool_i: sparse selection, eq. 16
      combine=soup     y = M*(q), every matrix of M* the g-weighted sum of those matrices, eq. 14
      combine=mean     as soup, with equal weights: what a model trained without cache uses
    pool_i is the mean of x over segment i, over the tokens so far in the running one.
    Rows in  those of the memory, then with softmax and soup [x: pool | u: pool];    rows out [heads x v_dim]
    State    that of the memory, the sum of x, and for each full segment its pool and networks: grows.
-   Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute positions.
-            For a linear memory without norm soup and mean weigh what is read: the same, and cheaper.
-   Cost     a read of every kept memory a token (sum, softmax without top), all their weights (soup, mean, if deep).
-   Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running segment
-            counts with its mean so far, and the reset of the momentum are choices of the project's reference.
+   Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute
+            positions. For a linear memory without norm soup and mean weigh what is read: the same, and
+            cheaper.
+   Cost     a token reads every kept memory (sum, softmax without top) or all their weights (soup, mean).
+   Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running
+            segment counts with its mean so far, and the reset of the momentum are the reference's choices.
    Traps    segment must be a multiple of chunk; ties at the k-th place are all kept.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: memory_caching_*. */
 enum { SQM__COMBINE_SUM, SQM__COMBINE_SOFTMAX, SQM__COMBINE_SOUP, SQM__COMBINE_MEAN };
@@ -5897,20 +5922,25 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
     memset(c, 0, sizeof(*c));
     SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
     SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 30, err));
-    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4, SQM__COMBINE_SOFTMAX, err));
-    SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0, c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
+    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4,
+                               SQM__COMBINE_SOFTMAX, err));
+    SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0,
+                            c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
     SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
     c->pool = c->combine == SQM__COMBINE_SOFTMAX || c->combine == SQM__COMBINE_SOUP;
     SQM__TRY(sqm__param_int(&c->pool, params, n, "pool", 0, c->pool, c->pool ? 1 << 24 : 0, err));
-    c->merge = c->combine >= SQM__COMBINE_SOUP && (m->kind != SQM__MEMORY_LINEAR || m->loss == SQM__LOSS_NORM);
+    c->merge = c->combine >= SQM__COMBINE_SOUP &&
+        (m->kind != SQM__MEMORY_LINEAR || m->loss == SQM__LOSS_NORM);
     if (c->segment % m->chunk)
         SQM__FAIL(err, SQM_E_SHAPE, c->segment, "segment = %d must be a multiple of chunk = %d", c->segment,
                   m->chunk);
     if (c->merge && m->update == SQM__LEARN_SUM)
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine, "combine=%s of deep memories does not go with update=sum",
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine,
+                  "combine=%s of deep memories does not go with update=sum",
                   sqm__combine_names[c->combine]);
     if (columns + 2 * (int64_t)c->pool != in_width)
-        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
                   (uint64_t)columns, c->pool, in_width);
     c->columns = (int32_t)columns;
     c->in_width = in_width;
@@ -5920,7 +5950,8 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
     *out_width = m->heads * m->v_dim;
     return SQM_OK;
 }
-static size_t sqm__caching_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype dtype)
+static size_t sqm__caching_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       sqm_dtype dtype)
 {
     const sqm__caching *c = (const sqm__caching *)bound;
     const size_t base = sqm__memory_state_bytes(&c->memory, max_context, max_batch, dtype);
@@ -5953,7 +5984,8 @@ typedef struct sqm__caching_job {
 static size_t sqm__caching_piece_floats(const sqm__caching *c)
 {
     const size_t row = (size_t)sqm__pad(c->memory.v_dim);
-    return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row + (c->merge ? c->memory.weights : 0);
+    return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
+           (c->merge ? c->memory.weights : 0);
 }
 /* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
 static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
@@ -6014,15 +6046,16 @@ static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_
 }
 
 /* y rows of a head in w->y -> the combination of all memories in sum */
-static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_work *w, float *sum, float *other,
-                                 int32_t h)
+static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_work *w, float *sum,
+                                 float *other, int32_t h)
 {
     const sqm__caching *c = job->c;
     const sqm__memory *m = &c->memory;
     const sqm__kernels *k = job->x->kernels;
     const size_t shares = (size_t)job->kept + 1;
     for (int32_t i = 0; i <= job->kept; i++) {
-        const float *weights = job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        const float *weights =
+            job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
         const float *y = w->y;
         int32_t asked = 0;
         for (int32_t t = 0; t < job->n; t++) asked += job->shares[(size_t)t * shares + (size_t)i] != 0.0f;
@@ -6045,7 +6078,8 @@ static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_wo
     const sqm__memory *m = &c->memory;
     memset(merged, 0, m->weights * sizeof(float));
     for (int32_t i = 0; i <= job->kept; i++) {
-        const float *kept = job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        const float *record = job->state + c->base + c->record * (size_t)i;
+        const float *kept = record + c->pool_pad + m->weights * (size_t)h;
         job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
     }
     sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
@@ -6060,7 +6094,8 @@ static void sqm__caching_task(void *arg, int32_t piece)
     float *sum = base + floats, *other = sum + rows, *merged = other + rows;
     for (int32_t h = piece; h < m->heads; h += job->pieces) {
         float *head = job->state + m->head_floats * (size_t)h;
-        sqm__memory_step(m, job->x->kernels, &w, head, job->in, (size_t)job->c->in_width, h, job->age, job->n);
+        sqm__memory_step(m, job->x->kernels, &w, head, job->in, (size_t)job->c->in_width, h, job->age,
+                         job->n);
         memset(sum, 0, rows * sizeof(float));
         if (job->c->merge) sqm__caching_merge(job, &w, merged, head, sum, h);
         else sqm__caching_combine(job, &w, sum, other, h);
@@ -6085,8 +6120,8 @@ static void sqm__caching_keep(const sqm__caching *c, float *state, int32_t kept)
         if (m->update != SQM__LEARN_DESCENT) memset(head + m->weights, 0, m->weights * sizeof(float));
     }
 }
-static void sqm__caching_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
-                             int32_t n_spans)
+static void sqm__caching_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
 {
     const sqm__caching *c = (const sqm__caching *)bound;
     const sqm__memory *m = &c->memory;
@@ -6131,20 +6166,22 @@ static const sqm_mixer sqm__caching_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
 
-/* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel ---------------------
-   M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, kept as keys k_j and coefficients u_j.
-   loss=l2   for the tokens i of the window: u_i += rate_t weight_t,i 2 (v_i - M_(t-1)(k_i)), after all earlier
-             coefficients were multiplied by retain_t
-   loss=dot  u_i += rate_t weight_t,i v_i: without gates and window, y_t = sum_(j <= t) e^(q_t . k_j) v_j
+/* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel -----------------
+   M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, but kept as keys k_j and
+   coefficients u_j.
+   loss=l2   for the tokens i of the window: u_i += rate_t weight_t,i 2 (v_i - M_(t-1)(k_i)), after all
+             earlier coefficients were multiplied by retain_t
+   loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
    y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
-   Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the gates as
-            in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.       rows out  [heads x v_dim]
+   Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
+            gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
+   Rows out [heads x v_dim]
    State    window - 1 keys and values, then tiles of 64 positions: [tile][head] { keys [4][head_dim][16],
             coefficients [v_pad / 16][64][16] }, float32: grows.
    Order    tiles from position 0 on, each sum one chain over positions.
    Cost     a token: window + 1 passes over all keys and coefficients, one more with retain.
-   Source   2505.23735 (ATLAS), eq. 25-31: DeepTransformer and Dot with linear memory; the kernel form is the
-            project's reference. No official code.
+   Source   2505.23735 (ATLAS), eq. 25-31: DeepTransformer, and Dot with linear memory, in the kernel form of
+            the project's reference. No official code.
    Traps    scores beyond 88 overflow: normalise queries and keys.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
 typedef struct sqm__kernel_memory {
@@ -6169,7 +6206,8 @@ static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, 
     columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
                                    (m->has_weights ? m->window : 0));
     if (columns != in_width)
-        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a kernel memory of %d heads of %d and %d with its gates reads rows "
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a kernel memory of %d heads of %d and %d with its gates reads rows "
                   "of %z, not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
     m->in_width = in_width;
     m->v_pad = sqm__pad(m->v_dim);
@@ -6184,7 +6222,8 @@ static size_t sqm__kernel_memory_state_bytes(const void *bound, int32_t max_cont
     const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
     const size_t tiles = (size_t)sqm__ceil_div(max_context, SQM__TILE_KEYS), limit = (size_t)-1 / 16;
     (void)max_batch; (void)dtype;
-    if (m->ring > limit / (size_t)m->heads || m->tile > limit / (size_t)m->heads / (tiles + 1)) return (size_t)-1;
+    if (m->ring > limit / (size_t)m->heads || m->tile > limit / (size_t)m->heads / (tiles + 1))
+        return (size_t)-1;
     return (m->ring + m->tile * tiles) * (size_t)m->heads * sizeof(float);
 }
 static size_t sqm__kernel_memory_used_bytes(const void *bound, const void *state, int32_t position)
@@ -6227,10 +6266,11 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
         k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
                    panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
         for (int32_t i = 0; i < n; i++)
-            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys, SQM_ACT_EXP);
+            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
+                        SQM_ACT_EXP);
         k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
-                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS), panel * SQM__TILE_KEYS,
-                   m->v_pad / SQM__LANES, keys, 1, SQM_F32);
+                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
+                   panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
     }
 }
 /* Decays all coefficients and adds those of the window, which stand in the rows of v. */
@@ -6261,7 +6301,8 @@ static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k
 static void sqm__kernel_step(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
                              float *ring, const float *row, int32_t h, int32_t position, float *out)
 {
-    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim, heads = (size_t)m->heads, head = (size_t)h;
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const size_t heads = (size_t)m->heads, head = (size_t)h;
     const int32_t past = m->window - 1, seen = sqm__min(m->window, position + 1);
     const float *gates = row + heads * (2 * dim + v_dim);
     const float rate = m->has_rate ? gates[h] : 1.0f;
@@ -6309,7 +6350,8 @@ static void sqm__kernel_task(void *arg, int32_t piece)
     const size_t heads = (size_t)m->heads;
     sqm__kernel_work w;
     int32_t unit = 0;
-    (void)sqm__kernel_lay(&w, m, (float *)(void *)job->x->scratch + sqm__kernel_lay(&w, m, NULL) * (size_t)piece);
+    (void)sqm__kernel_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__kernel_lay(&w, m, NULL) * (size_t)piece);
     w.step = m->tile * heads;
     for (int32_t s = 0; s < job->n_spans; s++)
         for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
@@ -6332,8 +6374,8 @@ static void sqm__kernel_memory_run(const void *bound, sqm_exec *x, float *out, c
     sqm__kernel_job job;
     size_t work = 0;
     for (int32_t s = 0; s < n_spans; s++)
-        work += (size_t)spans[s].rows * (size_t)(spans[s].position + spans[s].rows) * m->tile / SQM__TILE_KEYS *
-                (size_t)m->heads * (size_t)(m->window + 2);
+        work += (size_t)spans[s].rows * (size_t)(spans[s].position + spans[s].rows) * (size_t)m->heads *
+                (size_t)(m->head_dim + m->v_pad) * (size_t)(m->window + 2);
     job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
     job.pieces = sqm__pieces(x, work);
     sqm__run(x, sqm__kernel_task, &job, job.pieces);
@@ -6359,23 +6401,24 @@ static const sqm_mixer sqm__kernel_memory_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memory_mixer; }
 
-/* ---- [MIX.codebook] attention whose keys are codewords ------------------------------------------------------
+/* ---- [MIX.codebook] attention whose keys are codewords --------------------------------------------------
    z_j = argmin_s |k_j - c_s|^2, the first of equals; every key counts as its codeword c_z. Near tokens
-   (i - j < near; with block=L those of i's block of L and the one before it, near = 2 L) keep values of their own;
-   all older ones of a code are its count N_s and mean value U_s:
-   o_i = (sum_s N_s e^(q_i . c_s) U_s + sum_near j e^(q_i . c_(z_j) + q_i . r_(i-j) + b_(i-j)) v_j) / (the same
-         with U_s = v_j = 1)
+   (i - j < near; with block=L those of i's block of L and of the one before it, near = 2 L) keep values of
+   their own; all older ones of a code are its count N_s and mean value U_s:
+     o_i = (sum_s N_s e^(q_i . c_s) U_s + sum_near e^(q_i . c_(z_j) + q_i . r_(i-j) + b_(i-j)) v_j) /
+           (the same with 1 for U_s and v_j)
    This is softmax attention over all tokens to the letter, at constant state.
    Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim];        rows out  [heads x v_dim]
-   Weights   codebook=@ panels [heads x codes_pad, head_dim], codes_pad: codes up to a multiple of 16, rows beyond
-             `codes` unused;  half=@ [heads x codes_pad] |c|^2 / 2;  relative=@ panels [heads x near_pad, head_dim]:
-             r by distance, or none;  bias=@ [heads x near] b, or none.
+   Weights   codebook=@ panels [heads x codes_pad, head_dim], codes_pad: codes up to a multiple of 16; rows
+             beyond `codes` are unused;  half=@ [heads x codes_pad] |c|^2 / 2;  relative=@ panels [heads x
+             near_pad, head_dim]: r by distance, or none;  bias=@ [heads x near]: b, or none.
    State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
              tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
-   Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same for
-             every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
-   Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived in the
-             project's reference (its code is not public: form not verified).
+   Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same
+             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+   Cost      a token: codes + near products with q, codes with k, and as many values.
+   Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived
+             in the project's reference (its code is not public: form not verified).
    Traps     scaling of q and k, and Transformer-VQ's vectors u, v, are the converter's (tools/prep_memory.h).
              Counts are exact up to 2^24 tokens of a code.
    Tests     tests/test_mix_memory.c; tools/sqm-vectors: transformer_vq_layer, longvq_block_DERIVED. */
@@ -6416,10 +6459,11 @@ static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32
     c->codes_pad = sqm__pad(c->codes);
     c->near_pad = sqm__pad(c->near);
     c->v_pad = sqm__pad(c->v_dim + 1);
-    SQM__TRY(sqm__param_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad, c->head_dim, err));
+    SQM__TRY(sqm__param_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad,
+                               c->head_dim, err));
     SQM__TRY(sqm__param_vector(&c->half, params, n, "half", c->heads * c->codes_pad, err));
-    SQM__TRY(sqm__param_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad, c->head_dim,
-                               err));
+    SQM__TRY(sqm__param_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad,
+                               c->head_dim, err));
     SQM__TRY(sqm__param_vector(&c->bias, params, n, "bias", c->heads * c->near, err));
     if (!c->book.data || !c->half)
         SQM__FAIL(err, SQM_E_SHAPE, c->codes, "a codebook mixer needs codebook= and half=");
@@ -6430,7 +6474,8 @@ static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32
     *out_width = c->heads * c->v_dim;
     return SQM_OK;
 }
-static size_t sqm__codebook_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype dtype)
+static size_t sqm__codebook_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        sqm_dtype dtype)
 {
     const sqm__codebook *c = (const sqm__codebook *)bound;
     (void)max_context; (void)max_batch; (void)dtype;
@@ -6455,7 +6500,8 @@ static sqm__codebook_head sqm__codebook_head_of(const sqm__codebook *c, void *st
 /* Value `i` of row `row` in panels of `rows` rows */
 SQM__INLINE float *sqm__panel_at(float *panels, int32_t rows, int32_t row, int32_t i)
 {
-    return panels + ((size_t)(i / SQM__LANES) * (size_t)rows + (size_t)row) * SQM__LANES + (size_t)(i % SQM__LANES);
+    return panels + ((size_t)(i / SQM__LANES) * (size_t)rows + (size_t)row) * SQM__LANES +
+           (size_t)(i % SQM__LANES);
 }
 static void sqm__codebook_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
                                 int32_t max_batch, sqm_dtype dtype)
@@ -6548,8 +6594,8 @@ static size_t sqm__codebook_piece_floats(const sqm__codebook *c)
            SQM__CODEBOOK_BLOCK * (2 * (size_t)c->codes_pad + (size_t)c->near_pad);
 }
 /* Rows of q (or k) of head h against the head's part of a panel matrix */
-static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k, const sqm_tensor *t, float *y,
-                                  int32_t outputs, const float *x, int32_t h, int32_t n)
+static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k, const sqm_tensor *t,
+                                  float *y, int32_t outputs, const float *x, int32_t h, int32_t n)
 {
     const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
     const size_t panels = (size_t)(outputs / SQM__LANES);
@@ -6592,8 +6638,8 @@ static void sqm__codebook_task(void *arg, int32_t piece)
                 sqm__codebook_block(job, work, span, h, t, sqm__min(SQM__CODEBOOK_BLOCK, span->rows - t));
         }
 }
-static void sqm__codebook_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
-                              int32_t n_spans)
+static void sqm__codebook_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                              const sqm_span *spans, int32_t n_spans)
 {
     const sqm__codebook *c = (const sqm__codebook *)bound;
     sqm__codebook_job job;
@@ -7455,18 +7501,19 @@ static const sqm_mixer sqm__pool_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
 
-/* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ----------------
+/* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
    For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
-     h = M(norm(q s))                                 read: nothing is learned
-     z = [persistent | h | s]                         y = out attention(Q z, K z, V z), causal over z; rows of s only
+     h = M(norm(q s))                             read: nothing is learned
+     z = [persistent | h | s]
+     y = out attention(Q z, K z, V z)             causal over z; the rows of s only
      M learns from the rows of y by [norm(q y) | norm(k y) | v y | gates of y]
-     o = y * M(norm(q y))                             read by the memory that has learned from the whole segment
-   norm: L2 over all heads together (1e-6 inside the root); the gates: rate by softplus, all others by sigmoid.
+     o = y * M(norm(q y))                         read by the memory that has learned from the whole segment
+   norm: L2 over all heads together (1e-6 inside the root); rate by softplus, all other gates by sigmoid.
    A row thus depends on all of its segment: the mixer needs the whole sequence.
    Rows in  [width];   rows out [width]
    Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
             whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
-   Source   Titans 2501.00663, memory as context (MAC); no official code: the form is the project's reference.
+   Source   Titans 2501.00663, memory as context (MAC); no official code: the reference's form.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
 enum { SQM__CONTEXT_LEARN = 8 };        /* weights in learn= */
 typedef struct sqm__context {
@@ -7478,13 +7525,15 @@ typedef struct sqm__context {
     const float   *learn_b[SQM__CONTEXT_LEARN];
 } sqm__context;
 
-static sqm_result sqm__context_panels(sqm_tensor *to, const sqm_param *p, int32_t i, int32_t cols, sqm_error *err)
+static sqm_result sqm__context_panels(sqm_tensor *to, const sqm_param *p, int32_t i, int32_t cols,
+                                      sqm_error *err)
 {
     const sqm_tensor *t = p->tensors && i < p->n_tensors ? p->tensors[i] : NULL;
     if (!t) SQM__FAIL(err, SQM_E_SHAPE, i, "%s: weight %d is missing", p->key, i);
     SQM__TRY(sqm__check_panels(t, err));
     if (t->shape[1] != cols)
-        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s: weight %d has %d columns, not %d", p->key, i, t->shape[1], cols);
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s: weight %d has %d columns, not %d", p->key, i,
+                  t->shape[1], cols);
     *to = *t;
     return SQM_OK;
 }
@@ -7499,11 +7548,12 @@ static sqm_result sqm__context_attention(sqm__context *c, const sqm_param *param
     for (int32_t i = 0; i < 3; i++) SQM__TRY(sqm__context_panels(&c->attend[i], p, i, c->width, err));
     inner = c->attend[0].shape[0];
     SQM__TRY(sqm__context_panels(&c->attend[3], p, 3, inner, err));
-    if (c->attend[1].shape[0] != inner || c->attend[2].shape[0] != inner || c->attend[3].shape[0] != c->width ||
-        inner % heads || inner > 1 << 24)
-        SQM__FAIL(err, SQM_E_SHAPE, inner, "attend: Q, K, V and out of %d, %d, %d and %d rows do not fit %d heads "
-                  "and rows of %d", inner, c->attend[1].shape[0], c->attend[2].shape[0], c->attend[3].shape[0], heads,
-                  c->width);
+    if (c->attend[1].shape[0] != inner || c->attend[2].shape[0] != inner ||
+        c->attend[3].shape[0] != c->width || inner % heads || inner > 1 << 24)
+        SQM__FAIL(err, SQM_E_SHAPE, inner,
+                  "attend: Q, K, V and out of %d, %d, %d and %d rows do not fit %d heads "
+                  "and rows of %d", inner, c->attend[1].shape[0], c->attend[2].shape[0],
+                  c->attend[3].shape[0], heads, c->width);
     memset(own, 0, sizeof(own));
     own[0].key = "heads";    own[0].number = heads;
     own[1].key = "head_dim"; own[1].number = inner / heads;
@@ -7530,17 +7580,21 @@ static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_
                   c->memory.heads, c->memory.v_dim, in_width);
     c->n_learn = learn ? learn->n_tensors : 0;
     if (c->n_learn < 1 || c->n_learn > SQM__CONTEXT_LEARN || (bias && bias->n_tensors != c->n_learn))
-        SQM__FAIL(err, SQM_E_SHAPE, c->n_learn, "learn= must be 1 to %d weights, learn_b= as many", SQM__CONTEXT_LEARN);
+        SQM__FAIL(err, SQM_E_SHAPE, c->n_learn, "learn= must be 1 to %d weights, learn_b= as many",
+                  SQM__CONTEXT_LEARN);
     for (int32_t i = 0; i < c->n_learn; i++) {
         const sqm_tensor *b = bias && bias->tensors ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__context_panels(&c->learn[i], learn, i, in_width, err));
         rows += c->learn[i].shape[0];
-        if (b && (b->dtype != SQM_F32 || b->layout != SQM_ROWS || b->ndim != 1 || b->shape[0] != c->learn[i].shape[0]))
-            SQM__FAIL(err, SQM_E_SHAPE, i, "learn_b: bias %d must be %d float32 values", i, c->learn[i].shape[0]);
+        if (b && (b->dtype != SQM_F32 || b->layout != SQM_ROWS || b->ndim != 1 ||
+                  b->shape[0] != c->learn[i].shape[0]))
+            SQM__FAIL(err, SQM_E_SHAPE, i, "learn_b: bias %d must be %d float32 values", i,
+                      c->learn[i].shape[0]);
         if (b) c->learn_b[i] = (const float *)b->data;
     }
     if (rows != columns || c->learn[0].shape[0] != c->memory.heads * c->memory.head_dim)
-        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)rows, "learn: %z rows, the first weight of %d; the memory reads %z, "
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)rows,
+                  "learn: %z rows, the first weight of %d; the memory reads %z, "
                   "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
                   c->memory.heads * c->memory.head_dim);
     c->columns = (int32_t)columns;
@@ -7591,8 +7645,9 @@ static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context,
            sqm__context_parts_bytes(c, n, threads);
 }
 /* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
-static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases, int32_t count,
-                             float *y, size_t y_stride, const float *a, size_t a_stride, int32_t n)
+static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
+                             int32_t count, float *y, size_t y_stride, const float *a, size_t a_stride,
+                             int32_t n)
 {
     sqm__linear map;
     map.weights = weights;
@@ -7603,7 +7658,8 @@ static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const
     sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
 }
 /* The queries (and with `all` keys and gates) of n rows, which a map has made, as the memory wants them */
-static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, float *rows, int32_t n, int all)
+static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, float *rows, int32_t n,
+                                     int all)
 {
     const sqm__memory *m = &c->memory;
     const int32_t keys = m->heads * m->head_dim, v = 2 * keys + m->heads * m->v_dim;
@@ -7614,7 +7670,8 @@ static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, f
         if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
         if (!all) continue;
         x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
-        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate), SQM_ACT_SIGMOID);
+        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
+                             SQM_ACT_SIGMOID);
     }
 }
 
@@ -7631,7 +7688,8 @@ static void sqm__recall_task(void *arg, int32_t piece)
     const sqm__memory *m = &job->c->memory;
     const size_t dim = (size_t)m->head_dim, width = (size_t)job->c->width;
     sqm__memory_work w;
-    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch + sqm__memory_piece_floats(m) * (size_t)piece);
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
     for (int32_t h = piece; h < m->heads; h += job->pieces)
         for (int32_t t = 0; t < job->n; t += SQM__MEMORY_BLOCK) {
             const int32_t n = sqm__min(SQM__MEMORY_BLOCK, job->n - t);
@@ -7648,19 +7706,21 @@ static void sqm__recall_task(void *arg, int32_t piece)
         }
 }
 /* out [n, width]: what the memory knows at the queries of rows */
-static void sqm__context_recall(const sqm__context *c, const sqm_exec *x, const sqm__context_work *w, float *out,
-                                int32_t n)
+static void sqm__context_recall(const sqm__context *c, const sqm_exec *x, const sqm__context_work *w,
+                                float *out, int32_t n)
 {
     sqm__recall_job job;
     job.c = c; job.x = x; job.out = out; job.rows = w->rows; job.state = w->state; job.n = n;
-    job.pieces = sqm__min(c->memory.heads, sqm__pieces(x, (size_t)n * (size_t)c->memory.heads * c->memory.weights));
+    job.pieces = sqm__min(c->memory.heads,
+                          sqm__pieces(x, (size_t)n * (size_t)c->memory.heads * c->memory.weights));
     sqm__run(x, sqm__recall_task, &job, job.pieces);
 }
 /* n rows from position `at` on */
 static void sqm__context_segment(const sqm__context *c, sqm_exec *x, const sqm__context_work *w, float *out,
                                  const float *in, int32_t at, int32_t n)
 {
-    const size_t width = (size_t)c->width, columns = (size_t)c->columns, inner = (size_t)c->attend[0].shape[0];
+    const size_t width = (size_t)c->width, columns = (size_t)c->columns;
+    const size_t inner = (size_t)c->attend[0].shape[0];
     const int32_t before = c->n_persistent + n, all = before + n;
     float *known = w->z + (size_t)c->n_persistent * width;
     sqm_span span;
@@ -7696,10 +7756,12 @@ static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *ou
         sqm_exec own = *x;
         size_t used;
         if (!x->scratch || need > x->scratch_bytes)
-            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "memory_context needs %z bytes of scratch, the context has %z",
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                      "memory_context needs %z bytes of scratch, the context has %z",
                       (uint64_t)need, (uint64_t)x->scratch_bytes);
         if (spans[s].position != 0)
-            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position, "memory_context reads whole sequences, not from "
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "memory_context reads whole sequences, not from "
                       "position %d on", spans[s].position);
         used = sqm__align_up(sqm__context_lay(&w, c, most, (float *)(void *)x->scratch) * sizeof(float), 64);
         own.scratch += used;
@@ -7713,8 +7775,8 @@ static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *ou
     return SQM_OK;
 }
 static const sqm_mixer sqm__context_mixer = {
-    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b", sizeof(sqm__context),
-    SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b",
+    sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }

@@ -48,7 +48,8 @@ static int32_t fill_params(sqm_param *p, const shape *s, const sqm_tensor *const
 {
     const char *const keys[] = { "heads", "kv_heads", "head_dim", "v_dim", "window", "softcap", "scale",
         "keep", "sinks" };
-    const double values[] = { s->heads, s->kv, s->dim, s->v_dim, s->window, (double)s->softcap, 0.5, s->keep, 0.0 };
+    const double values[] = { s->heads, s->kv, s->dim, s->v_dim, s->window, (double)s->softcap, 0.5, s->keep,
+        0.0 };
     memset(p, 0, 9 * sizeof(*p));
     for (int i = 0; i < 9; i++) { p[i].key = keys[i]; p[i].number = values[i]; }
     p[8].tensors = sinks;

@@ -1,6 +1,7 @@
 /* test_mix_memory.c - memories that learn while they read, memory caching, memory as context, the exponential
-   kernel's memory and codebook attention against naive double versions over random shapes. Cuts, batches, copies of
-   states, threads and instruction sets give the same bits; wrong parameters are refused with a message. */
+   kernel's memory and codebook attention against naive double versions over random shapes. Cuts, batches,
+   copies of states, threads and instruction sets give the same bits; wrong parameters are refused with a
+   message. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "check.h"
@@ -157,7 +158,8 @@ static void check_pieces(const bench *b, sqm_exec *x, int32_t most)
             memcpy(other, state, b->mixer->used_bytes(b->bound, state, t));
             moved = 1;
         }
-        CHECK(bench_feed(b, x, got + (size_t)t * (size_t)b->out_width, moved ? other : state, t, rows) == SQM_OK);
+        CHECK(bench_feed(b, x, got + (size_t)t * (size_t)b->out_width, moved ? other : state, t, rows) ==
+              SQM_OK);
     }
     CHECK(memcmp(got, b->want, b->n * 4) == 0);
     free(state); free(other); free(got);
@@ -165,7 +167,8 @@ static void check_pieces(const bench *b, sqm_exec *x, int32_t most)
 /* Three sequences in one call: one of them from its middle, one without state. */
 static void check_spans(const bench *b)
 {
-    const int32_t rows[3] = { b->rows - b->rows / 3, b->rows, b->rows / 2 + 1 }, past[3] = { b->rows / 3, 0, 0 };
+    const int32_t rows[3] = { b->rows - b->rows / 3, b->rows, b->rows / 2 + 1 };
+    const int32_t past[3] = { b->rows / 3, 0, 0 };
     float *in = floats((size_t)(3 * b->rows) * (size_t)b->width), *out = floats(3 * b->n);
     sqm_exec x = bench_exec(b, SQM_ISA_AUTO, 3);
     sqm_span spans[3];
@@ -184,7 +187,8 @@ static void check_spans(const bench *b)
     CHECK(b->mixer->forward(b->bound, &x, out, in, spans, 3) == SQM_OK);
     for (int i = 0; i < 3; i++) {
         CHECK(memcmp(out + (size_t)spans[i].first_row * (size_t)b->out_width,
-                     b->want + (size_t)past[i] * (size_t)b->out_width, (size_t)(rows[i] * b->out_width) * 4) == 0);
+                     b->want + (size_t)past[i] * (size_t)b->out_width,
+                     (size_t)(rows[i] * b->out_width) * 4) == 0);
         free(spans[i].state);
     }
     free(in); free(out);
@@ -225,8 +229,8 @@ static void check_everywhere(const bench *b)
     x = bench_exec(b, SQM_ISA_AUTO, 5);
     CHECK(bench_feed(b, &x, got, NULL, 0, b->rows) == SQM_OK && memcmp(got, b->want, b->n * 4) == 0);
     x.parallel = &pool;
-    if (whole) CHECK(bench_feed(b, &x, got, NULL, 0, b->rows) == SQM_OK && memcmp(got, b->want, b->n * 4) == 0);
-    else check_pieces(b, &x, 17);
+    CHECK(bench_feed(b, &x, got, NULL, 0, b->rows) == SQM_OK && memcmp(got, b->want, b->n * 4) == 0);
+    if (!whole) check_pieces(b, &x, 17);
     if (!whole) check_spans(b);
     check_scratch(b);
     free(got);
@@ -280,7 +284,8 @@ static void net_free(net *n) { for (int i = 0; i < 3; i++) free(n->w[i]); }
 static void net_mix(net *to, const net *from, double keep, double take)
 {
     for (int i = 0; i < 3; i++)
-        for (int32_t j = 0; j < to->rows[i] * to->cols[i]; j++) to->w[i][j] = keep * to->w[i][j] + take * from->w[i][j];
+        for (int32_t j = 0; j < to->rows[i] * to->cols[i]; j++)
+            to->w[i][j] = keep * to->w[i][j] + take * from->w[i][j];
 }
 static void net_start(net *n, const spec *s, int32_t h)
 {
@@ -320,8 +325,8 @@ static void normed(const spec *s, int32_t h, const double *z, double *y, double 
     (void)h;
 }
 /* g += weight * gradient of the loss of (x, v) at n */
-static void net_gradient(const spec *s, const net *n, int32_t h, const double *x, const double *v, double weight,
-                         net *g)
+static void net_gradient(const spec *s, const net *n, int32_t h, const double *x, const double *v,
+                         double weight, net *g)
 {
     double e[64], hat[64], inverse, sum = 0.0, dot = 0.0, back[64];
     trace t;
@@ -337,22 +342,26 @@ static void net_gradient(const spec *s, const net *n, int32_t h, const double *x
             dot += e[i] * hat[i];
         }
     }
-    for (int32_t i = 0; s->loss == 2 && i < s->v_dim; i++) e[i] = (e[i] - (sum + hat[i] * dot) / s->v_dim) * inverse;
+    for (int32_t i = 0; s->loss == 2 && i < s->v_dim; i++)
+        e[i] = (e[i] - (sum + hat[i] * dot) / s->v_dim) * inverse;
     for (int32_t r = 0; r < n->rows[2]; r++)
-        for (int32_t c = 0; c < s->v_dim; c++) g->w[2][r * s->v_dim + c] += weight * (n->w[0] ? t.h[r] : t.x[r]) * e[c];
+        for (int32_t c = 0; c < s->v_dim; c++)
+            g->w[2][r * s->v_dim + c] += weight * (n->w[0] ? t.h[r] : t.x[r]) * e[c];
     for (int32_t i = 0; n->w[0] && i < s->hidden; i++) {
         back[i] = 0.0;
         for (int32_t c = 0; c < s->v_dim; c++) back[i] += e[c] * n->w[2][i * s->v_dim + c];
     }
     for (int32_t r = 0; r < n->rows[0]; r++)
         for (int32_t i = 0; i < s->hidden; i++) {
-            g->w[0][r * s->hidden + i] += weight * t.x[r] * back[i] * (n->w[1] ? t.u[i] : 1.0) * slope_of(s->act, t.z[i]);
+            g->w[0][r * s->hidden + i] += weight * t.x[r] * back[i] * (n->w[1] ? t.u[i] : 1.0) *
+                                          slope_of(s->act, t.z[i]);
             if (n->w[1]) g->w[1][r * s->hidden + i] += weight * t.x[r] * back[i] * act_of(s->act, t.z[i]);
         }
 }
 static void newton(double *to, const double *from, int32_t rows, int32_t cols)
 {
-    double *a = doubles((size_t)(rows * rows)), *b = doubles((size_t)(rows * rows)), *x = doubles((size_t)(rows * cols));
+    double *a = doubles((size_t)(rows * rows)), *b = doubles((size_t)(rows * rows));
+    double *x = doubles((size_t)(rows * cols));
     double squares = 0.0;
     for (int32_t i = 0; i < rows * cols; i++) squares += from[i] * from[i];
     for (int32_t i = 0; i < rows * cols; i++) to[i] = from[i] / (sqrt(squares) + 1e-7);
@@ -363,7 +372,8 @@ static void newton(double *to, const double *from, int32_t rows, int32_t cols)
         }
         for (int32_t i = 0; i < rows * rows; i++) {
             b[i] = -4.7750 * a[i];
-            for (int32_t k = 0; k < rows; k++) b[i] += 2.0315 * a[i / rows * rows + k] * a[k * rows + i % rows];
+            for (int32_t k = 0; k < rows; k++)
+                b[i] += 2.0315 * a[i / rows * rows + k] * a[k * rows + i % rows];
         }
         for (int32_t i = 0; i < rows * cols; i++) {
             x[i] = 3.4445 * to[i];
@@ -374,11 +384,12 @@ static void newton(double *to, const double *from, int32_t rows, int32_t cols)
     free(a); free(b); free(x);
 }
 
-/* columns of a row */
-static int32_t column(const spec *s, int part, int32_t h)          /* q k v rate retain momentum weights end */
+/* Where a part of a row begins: q k v rate retain momentum weights, and its end */
+static int32_t column(const spec *s, int part, int32_t h)
 {
     const int momentum = s->update == 1 || s->update == 3;
-    const int32_t sizes[8] = { s->dim, s->dim, s->v_dim, s->rate, s->retain, momentum, s->weights ? s->window : 0, 0 };
+    const int32_t sizes[8] = { s->dim, s->dim, s->v_dim, s->rate, s->retain, momentum,
+                               s->weights ? s->window : 0, 0 };
     int32_t at = 0;
     for (int i = 0; i < part; i++) at += s->heads * sizes[i];
     return at + h * sizes[part];
@@ -424,8 +435,8 @@ static void read_at(const spec *s, const net *n, const float *row, int32_t h, do
     net_read(s, n, q, &t);
     normed(s, h, t.y, hat, &inverse);
     for (int32_t i = 0; i < s->v_dim; i++)
-        y[i] = s->loss == 2 ? q[i] + hat[i] * (double)s->gain[h * s->v_dim + i] + (double)s->shift[h * s->v_dim + i]
-            : t.y[i];
+        y[i] = s->loss != 2 ? t.y[i] : q[i] + hat[i] * (double)s->gain[h * s->v_dim + i] +
+                                       (double)s->shift[h * s->v_dim + i];
 }
 static learner learner_new(const spec *s)
 {
@@ -433,7 +444,10 @@ static learner learner_new(const spec *s)
     l.m = net_new(s); l.sum = net_new(s); l.anchor = net_new(s); l.read = net_new(s);
     return l;
 }
-static void learner_free(learner *l) { net_free(&l->m); net_free(&l->sum); net_free(&l->anchor); net_free(&l->read); }
+static void learner_free(learner *l)
+{
+    net_free(&l->m); net_free(&l->sum); net_free(&l->anchor); net_free(&l->read);
+}
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 static const char *const kinds[] = { "linear", "mlp", "gated" }, *const losses[] = { "l2", "dot", "norm" };
@@ -498,7 +512,8 @@ static void spec_rows(const spec *s, float *in, int32_t stride)
         if (s->rate) fill(in + column(s, 3, 0), (size_t)s->heads, 0.0f, fast);
         if (s->retain) fill(in + column(s, 4, 0), (size_t)s->heads, 0.8f, 1.0f);
         if (s->update == 1 || s->update == 3) fill(in + column(s, 5, 0), (size_t)s->heads, 0.2f, 0.8f);
-        if (s->weights) fill(in + column(s, 6, 0), (size_t)(s->heads * s->window), 0.0f, s->rate ? 1.0f : 0.02f);
+        if (s->weights)
+            fill(in + column(s, 6, 0), (size_t)(s->heads * s->window), 0.0f, s->rate ? 1.0f : 0.02f);
     }
 }
 static void spec_params(bench *b, const spec *s)
@@ -720,7 +735,8 @@ static void naive_context(const spec *s, const maps *m, const float *in, float *
             to_doubles(to, in + (size_t)((at + i) * width), width);
             context_row(s, m, to, rows + (size_t)((at + i) * s->width));
             for (int32_t h = 0; h < s->heads; h++)
-                read_at(s, &l[h].m, rows + (size_t)((at + i) * s->width), h, z[CONTEXT_PERSISTENT + i] + h * s->v_dim);
+                read_at(s, &l[h].m, rows + (size_t)((at + i) * s->width), h,
+                        z[CONTEXT_PERSISTENT + i] + h * s->v_dim);
         }
         for (int32_t i = 0; i < n; i++) {
             context_attend(m, z, CONTEXT_PERSISTENT + n + i, width, y[i]);
@@ -805,7 +821,8 @@ static void naive_kernel(const spec *s, const float *in, int32_t h, float *out)
                 for (int32_t i = 0; i < s->dim; i++) dot += k[i] * other[i];
                 for (int32_t i = 0; i < s->v_dim; i++) v[i] -= exp(dot) * u[j * s->v_dim + i];
             }
-            for (int32_t i = 0; i < s->v_dim; i++) change[lag][i] = weight * v[i] * (s->loss == 0 ? 2.0 : 1.0);
+            for (int32_t i = 0; i < s->v_dim; i++)
+                change[lag][i] = weight * v[i] * (s->loss == 0 ? 2.0 : 1.0);
         }
         for (int32_t i = 0; i < t * s->v_dim; i++) u[i] *= retain;
         for (int32_t lag = 0; lag < s->window && lag <= t; lag++)
@@ -878,7 +895,8 @@ static void naive_codebook(const book *c, const float *in, int32_t h, float *out
     const float *words = c->words + (size_t)(h * pad16(c->codes) * c->dim);
     int32_t codes[256];
     for (int32_t t = 0; t < c->rows; t++) {
-        const float *row = in + (size_t)t * (size_t)c->width, *q = row + h * c->dim, *k = q + c->heads * c->dim;
+        const float *row = in + (size_t)t * (size_t)c->width;
+        const float *q = row + h * c->dim, *k = q + c->heads * c->dim;
         const int32_t start = c->block ? (t / c->block - 1) * c->block : t - c->near + 1;
         double sum = 0.0, mean[64] = { 0.0 }, best = 1e300;
         for (int32_t s = 0; s < c->codes; s++) {
@@ -896,7 +914,8 @@ static void naive_codebook(const book *c, const float *in, int32_t h, float *out
             sum += e;
             for (int32_t i = 0; i < c->v_dim; i++) mean[i] += e * (double)v[i];
         }
-        for (int32_t i = 0; i < c->v_dim; i++) out[(t * c->heads + h) * c->v_dim + i] = (float)(mean[i] / sum);
+        for (int32_t i = 0; i < c->v_dim; i++)
+            out[(t * c->heads + h) * c->v_dim + i] = (float)(mean[i] / sum);
     }
 }
 static void test_codebook(int i)
@@ -915,10 +934,14 @@ static void test_codebook(int i)
     c.width = c.heads * (2 * c.dim + c.v_dim);
     c.words = floats((size_t)(c.heads * pad16(c.codes) * c.dim));
     c.half = floats((size_t)(c.heads * pad16(c.codes)));
-    fill(c.words, (size_t)(c.heads * pad16(c.codes) * c.dim), -1.0f, 1.0f);        /* padding rows as well: unused */
+    /* padding rows as well: unused */
+    fill(c.words, (size_t)(c.heads * pad16(c.codes) * c.dim), -1.0f, 1.0f);
     for (int32_t s = 0; s < c.heads * pad16(c.codes); s++)
         c.half[s] = (float)(0.5 * product(c.words + s * c.dim, c.words + s * c.dim, c.dim));
-    if (i % 3) { c.bias = floats((size_t)(c.heads * c.near)); fill(c.bias, (size_t)(c.heads * c.near), -1.0f, 1.0f); }
+    if (i % 3) {
+        c.bias = floats((size_t)(c.heads * c.near));
+        fill(c.bias, (size_t)(c.heads * c.near), -1.0f, 1.0f);
+    }
     if (i % 4) {
         const size_t n = (size_t)(c.heads * pad16(c.near) * c.dim);
         c.relative = floats(n);
@@ -1119,7 +1142,8 @@ static void test_other_refusals(void)
 
 int main(void)
 {
-    for (int i = 0; i < 72; i++) { seed = (uint32_t)i; test_memory(i); }           /* the same cases in every build */
+    /* the same cases in every build */
+    for (int i = 0; i < 72; i++) { seed = (uint32_t)i; test_memory(i); }
     for (int i = 0; i < 24; i++) { seed = (uint32_t)(100 + i); test_caching(i); }
     for (int i = 0; i < 6; i++) { seed = (uint32_t)(200 + i); test_context(i); }
     for (int i = 0; i < 10; i++) { seed = (uint32_t)(300 + i); test_kernel(i); }
