@@ -321,6 +321,7 @@ SQMDEF const sqm_mixer *sqm_mixer_scan(void);
 SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -4064,6 +4065,7 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
     *panels = (const float *)t->data;
     return SQM_OK;
 }
+static const char *const sqm__style_names[] = { "half", "interleaved" };
 static const char *const sqm__act_names[SQM_ACT_COUNT] = {
     "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus"
 };
@@ -5154,6 +5156,308 @@ static const sqm_mixer sqm__ssd_whole_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
 
+/* ---- [MIX.trapezoid] matrix state, trapezoidal rule, keys that turn ---------------------------------------
+   dt   = softplus(dt_t + dt_bias),  g = -max(act(a_t), a_floor) dt,  m = sigmoid(trap_t)         head by head
+   angle = angle + pi tanh(angle_t) dt          angles shared by the heads, each head turns with its own dt
+   k_r  = turn(B_t,r + b_bias_r),  q_r = turn(C_t,r + c_bias_r),  v_r = x_t * mix_r          r = 0 .. rank - 1
+   S_t  = e^g S_(t-1) + (1 - m) dt e^g sum_r v_(t-1),r k_(t-1),r^T + m dt sum_r v_t,r k_t,r^T
+   y_r  = S_t q_r + d v_r
+   a_act  heavy_tail: 1 + x for x >= 0, 1 / (1 - x) below;  softplus
+   style  interleaved: pairs (2i, 2i + 1);  half: pairs (i, i + state / 2); i < angles. The rest stands still.
+   Rows in  [x: heads x head_dim | B: rank x groups x state | C: the same | dt: heads | a: heads | trap: heads
+            | angle: angles], or from wherever x_at .. angle_at say; B and C are already normalised;
+   rows out [rank][heads x head_dim]
+   Weights  b_bias, c_bias [heads x rank x state]; mix [heads x rank x head_dim]; d [heads x head_dim];
+            dt_bias [heads]; all optional
+   State    head by head: S as in ssd, angles (kept within +-pi), k of the last row, x of the last row.
+   Source   Mamba-3 (2603.15569), SISO and MIMO.
+   Traps    the first release has a_act=softplus, later ones heavy_tail; a checkpoint does not say which.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba3_block. */
+typedef struct sqm__trapezoid {
+    const float   *b_bias, *c_bias, *mix, *d;
+    sqm__step_size dt;
+    float          a_floor;
+    int32_t        heads, head_dim, n, groups, rank, angles, a_act, style, panels, in_width;
+    int32_t        x_at, b_at, c_at, dt_at, a_at, trap_at, angle_at;
+} sqm__trapezoid;
+static const char *const sqm__decay_names[] = { "heavy_tail", "softplus" };
+
+static sqm_result sqm__trapezoid_parts(sqm__trapezoid *s, const sqm_param *params, int32_t n,
+                                       int32_t in_width, sqm_error *err)
+{
+    const int64_t channels = (int64_t)s->heads * s->head_dim, keys = (int64_t)s->rank * s->groups * s->n;
+    int64_t end = 0;
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->a_at, &end, params, n, "a_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->trap_at, &end, params, n, "trap_at", s->heads, in_width, err));
+    return sqm__part_at(&s->angle_at, &end, params, n, "angle_at", s->angles, in_width, err);
+}
+static sqm_result sqm__trapezoid_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__trapezoid *s = (sqm__trapezoid *)bound;
+    int64_t channels, pairs;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    SQM__TRY(sqm__param_int(&s->rank, params, n, "rank", 1, 1, SQM__MAX_RANK, err));
+    SQM__TRY(sqm__param_int(&s->angles, params, n, "angles", 0, 0, s->n / 2, err));
+    SQM__TRY(sqm__param_choice(&s->a_act, params, n, "a_act", sqm__decay_names, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->style, params, n, "style", sqm__style_names, 2, SQM_ROPE_INTERLEAVED,
+                               err));
+    SQM__TRY(sqm__param_float(&s->a_floor, params, n, "a_floor", 0.0, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    pairs = (int64_t)s->heads * s->rank;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    if (pairs * s->head_dim > INT32_MAX / 4 || pairs * s->n > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, s->heads, "%d heads of %d states and rank %d are too wide", s->heads,
+                  s->n, s->rank);
+    SQM__TRY(sqm__trapezoid_parts(s, params, n, in_width, err));
+    SQM__TRY(sqm__param_vector(&s->b_bias, params, n, "b_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->c_bias, params, n, "c_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->mix, params, n, "mix", (int32_t)(pairs * s->head_dim), err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)(pairs * s->head_dim);
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__trapezoid_matrix_floats(const sqm__trapezoid *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__trapezoid_head_floats(const sqm__trapezoid *s)
+{
+    return sqm__align_up(sqm__trapezoid_matrix_floats(s) + (size_t)s->angles +
+                         (size_t)s->rank * (size_t)s->n + (size_t)s->head_dim, SQM__LANES);
+}
+static size_t sqm__trapezoid_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__trapezoid_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__trapezoid_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__trapezoid_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__trapezoid_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* What one piece works with: up to SQM__SCAN_ROWS rows of one head, keys and values from the row before on */
+typedef struct sqm__trapezoid_work {
+    float *state;                       /* a head's, for spans without one */
+    float *k, *q, *v;                   /* [rows + 1][rank][n], [rows][rank][n], [rows + 1][rank][head_dim] */
+    float *dt, *log_decay, *past, *now; /* [rows] */
+    float *rate, *sine, *cosine;        /* [angles] */
+} sqm__trapezoid_work;
+
+static size_t sqm__trapezoid_work_floats(const sqm__trapezoid *s, sqm__trapezoid_work *w, float *base)
+{
+    const size_t rank = (size_t)s->rank, n = (size_t)s->n, dim = (size_t)s->head_dim, rows = SQM__SCAN_ROWS;
+    const size_t sizes[] = {
+        sqm__trapezoid_head_floats(s), (rows + 1) * rank * n, rows * rank * n, (rows + 1) * rank * dim,
+        rows, rows, rows, rows, (size_t)s->angles, (size_t)s->angles, (size_t)s->angles
+    };
+    float *at[SQM__COUNT(sizes)];
+    size_t used = 0;
+    for (int32_t i = 0; i < SQM__COUNT(sizes); i++) {
+        at[i] = base ? base + used : NULL;
+        used += sqm__align_up(sizes[i], SQM__LANES);
+    }
+    if (w) {
+        w->state = at[0]; w->k = at[1]; w->q = at[2]; w->v = at[3];
+        w->dt = at[4]; w->log_decay = at[5]; w->past = at[6]; w->now = at[7];
+        w->rate = at[8]; w->sine = at[9]; w->cosine = at[10];
+    }
+    return used;
+}
+static size_t sqm__trapezoid_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__trapezoid_work_floats((const sqm__trapezoid *)bound, NULL, NULL) * sizeof(float) *
+           (size_t)threads;
+}
+
+typedef struct sqm__trapezoid_job {
+    const sqm__trapezoid *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__trapezoid_job;
+
+/* Decays and the weights of the row before and of this one */
+static void sqm__trapezoid_weights(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w,
+                                   const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const sqm__kernels *kernels = job->x->kernels;
+    const ptrdiff_t step = s->in_width;
+    sqm__step_sizes(w->dt, job->x, &s->dt, in + s->dt_at + head, step, rows, head);
+    for (ptrdiff_t t = 0; t < rows; t++) {
+        const float a = in[t * step + s->a_at + head];
+        w->now[t] = in[t * step + s->trap_at + head];
+        w->log_decay[t] = s->a_act ? a : a >= 0.0f ? 1.0f + a : 1.0f / (1.0f - a);
+    }
+    if (s->a_act) kernels->activate(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
+    for (int32_t t = 0; t < rows; t++) {
+        const float size = w->log_decay[t] > s->a_floor ? w->log_decay[t] : s->a_floor;
+        w->log_decay[t] = -size * w->dt[t];
+    }
+    kernels->activate(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
+    kernels->activate(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
+    for (int32_t t = 0; t < rows; t++) {
+        w->past[t] *= (1.0f - w->now[t]) * w->dt[t];
+        w->now[t] *= w->dt[t];
+    }
+}
+
+/* to [n] = from + bias, turned by the angles whose sines and cosines are in w */
+static void sqm__trapezoid_turn(const sqm__trapezoid *s, const sqm__trapezoid_work *w, float *to,
+                                const float *from, const float *bias)
+{
+    for (int32_t i = 0; i < s->n; i++) to[i] = bias ? from[i] + bias[i] : from[i];
+    for (int32_t i = 0; i < s->angles; i++) {
+        float *first = to + (s->style == SQM_ROPE_HALF ? i : 2 * i);
+        float *second = s->style == SQM_ROPE_HALF ? first + s->n / 2 : first + 1;
+        const float a = *first, b = *second;
+        *first = a * w->cosine[i] - b * w->sine[i];
+        *second = b * w->cosine[i] + a * w->sine[i];
+    }
+}
+
+/* Turned keys and queries and mixed values of the rows; the row before stands in front of keys and values. */
+static void sqm__trapezoid_rows(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const size_t n = (size_t)s->n, dim = (size_t)s->head_dim, rank = (size_t)s->rank;
+    const size_t group = (size_t)(head / (s->heads / s->groups)), groups = (size_t)s->groups;
+    float *angle = state + sqm__trapezoid_matrix_floats(s), *last_k = angle + s->angles;
+    float *last_x = last_k + rank * n;
+    memcpy(w->k, last_k, rank * n * sizeof(float));
+    for (size_t t = 0; t <= (size_t)rows; t++) {
+        const float *row = t ? in + (t - 1) * (size_t)s->in_width : NULL;
+        const float *x = t ? row + s->x_at + (size_t)head * dim : last_x;
+        if (t) {
+            job->x->kernels->activate(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
+            job->x->kernels->turn(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1], s->angles);
+        }
+        for (size_t r = 0; r < rank; r++) {
+            const size_t bias = ((size_t)head * rank + r) * n, key = (r * groups + group) * n;
+            const float *mix = s->mix ? s->mix + ((size_t)head * rank + r) * dim : NULL;
+            float *v = w->v + (t * rank + r) * dim;
+            for (size_t i = 0; i < dim; i++) v[i] = mix ? x[i] * mix[i] : x[i];
+            if (!t) continue;
+            sqm__trapezoid_turn(s, w, w->k + (t * rank + r) * n, row + s->b_at + key,
+                                s->b_bias ? s->b_bias + bias : NULL);
+            sqm__trapezoid_turn(s, w, w->q + ((t - 1) * rank + r) * n, row + s->c_at + key,
+                                s->c_bias ? s->c_bias + bias : NULL);
+        }
+    }
+    memcpy(last_k, w->k + (size_t)rows * rank * n, rank * n * sizeof(float));
+    memcpy(last_x, in + (size_t)(rows - 1) * (size_t)s->in_width + s->x_at + (size_t)head * dim,
+           dim * sizeof(float));
+}
+
+static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                 ptrdiff_t row, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim;
+    const float *in = job->in + row * s->in_width;
+    sqm__outer updates[2 * SQM__MAX_RANK];
+    sqm__ssd k;
+    sqm__trapezoid_weights(job, w, in, rows, head);
+    sqm__trapezoid_rows(job, w, state, in, rows, head);
+    for (int32_t i = 0; i < 2 * s->rank; i++) {        /* first those of the row before */
+        updates[i].u = w->v + (ptrdiff_t)i * s->head_dim;
+        updates[i].k = w->k + (ptrdiff_t)i * s->n;
+        updates[i].w = i < s->rank ? w->past : w->now;
+        updates[i].u_step = (ptrdiff_t)s->rank * s->head_dim;
+        updates[i].k_step = (ptrdiff_t)s->rank * s->n;
+    }
+    k.state = state;
+    k.log_decay = w->log_decay;
+    k.updates = updates;
+    k.q = w->q;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + row * s->rank * width + (ptrdiff_t)head * s->head_dim;
+    k.q_step = (ptrdiff_t)s->rank * s->n;
+    k.y_step = s->rank * width;
+    k.q_next = s->n;
+    k.y_next = width;
+    k.n_updates = 2 * s->rank;
+    k.n_outputs = s->rank;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__trapezoid_task(void *arg, int32_t piece)
+{
+    const sqm__trapezoid_job *job = (const sqm__trapezoid_job *)arg;
+    const sqm__trapezoid *s = job->s;
+    const size_t floats = sqm__trapezoid_head_floats(s);
+    const int32_t first = sqm__cut(s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(s->heads, piece + 1, job->pieces);
+    sqm__trapezoid_work w;
+    (void)sqm__trapezoid_work_floats(s, &w, (float *)(void *)job->x->scratch +
+                                            sqm__trapezoid_work_floats(s, NULL, NULL) * (size_t)piece);
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t h = first; h < last; h++) {
+            const sqm_span *span = &job->spans[i];
+            float *state = span->state ? (float *)span->state + floats * (size_t)h : w.state;
+            if (!span->state) memset(state, 0, floats * sizeof(float));
+            for (int32_t t = 0; t < span->rows; t += SQM__SCAN_ROWS)
+                sqm__trapezoid_block(job, &w, state, (ptrdiff_t)span->first_row + t,
+                                     sqm__min(SQM__SCAN_ROWS, span->rows - t), h);
+        }
+}
+static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    const size_t need = sqm__trapezoid_scratch_bytes(s, 0, 0, x->threads);
+    sqm__trapezoid_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "trapezoid needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__trapezoid_matrix_floats(s) * (size_t)s->heads),
+                          s->heads);
+    sqm__run(x, sqm__trapezoid_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__trapezoid_mixer = {
+    "trapezoid", "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act "
+    "dt_bias dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at", sizeof(sqm__trapezoid),
+    SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
+    sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -5163,6 +5467,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__scan_whole_mixer,
     &sqm__ssd_mixer,
     &sqm__ssd_whole_mixer,
+    &sqm__trapezoid_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
@@ -7269,7 +7574,6 @@ static int sqm__has_word(const char *words, const char *word)
     return 0;
 }
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
-static const char *const sqm__style_names[] = { "half", "interleaved" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
