@@ -619,4 +619,12 @@ static int vector_scan_orders(vector_case *v)
     return VECTOR_PASS;
 }
 
+#define VECTOR_SSM_MECHANISMS \
+    { "hydra_block", vector_ssm_block }, { "mamba1_block", vector_ssm_block }, \
+    { "mamba2_block", vector_ssm_block }, { "mamba3_block", vector_ssm_block }, \
+    { "mamba_lm", vector_mamba_lm }, { "mega_ema", vector_ssm_block }, \
+    { "scan_orders", vector_scan_orders }, { "selective_scan", vector_selective_scan }, \
+    { "ss2d", vector_ssm_block }, { "ssd", vector_ssd }, { "vim_block", vector_ssm_block }, \
+    { "vss_block", vector_ssm_block },
+
 #endif /* VEC_SSM_H_INCLUDED */
