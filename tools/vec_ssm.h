@@ -188,10 +188,12 @@ static ssm_block ssm_whole_block(const ssm_case *k, int32_t dim)
 {
     ssm_block b;
     memset(&b, 0, sizeof b);
+    b.names = &ssm_official;
     b.in = "w.";
     b.out = "";
     b.dim = dim;
     b.src = 1;
+    b.scale = 1.0;
     (void)k;
     return b;
 }
@@ -552,10 +554,12 @@ static void ssm_emit_lm(ssm_case *k, int32_t dim, int32_t vocab)
     for (int32_t i = 0; i < ssm_number(k, "n_layer", 0.0); i++) {
         ssm_block b;
         memset(&b, 0, sizeof b);
+        b.names = &ssm_official;
         b.in = conv_format(c->env, "w.backbone.layers.%d.", i);
         b.out = conv_format(c->env, "l%d.", i);
         b.dim = dim;
         b.src = b.add = 1;
+        b.scale = 1.0;
         conv_line(c, "norm r1 r0 kind=rms w=@%s eps=%s", ssm_vector(c, &b, "norm.weight", dim), eps);
         b.in = conv_format(c->env, "%smixer.", b.in);
         b.out = conv_format(c->env, "%smixer.", b.out);

@@ -5,6 +5,7 @@
 #include "gemma.h"
 #include "gpt.h"
 #include "phi.h"
+#include "ssm.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -22,6 +23,7 @@ static const conv_arch conv_hf_archs[] = {
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "exaone4", "Exaone4ForCausalLM", arch_exaone4 },
     { "falcon", "FalconForCausalLM", arch_falcon },
+    { "falcon_mamba", "FalconMambaForCausalLM", arch_mamba },
     { "gemma", "GemmaForCausalLM", arch_gemma },
     { "gemma2", "Gemma2ForCausalLM", arch_gemma2 },
     { "gemma3_text", "Gemma3ForCausalLM", arch_gemma3 },
@@ -35,7 +37,11 @@ static const conv_arch conv_hf_archs[] = {
     { "granite", "GraniteForCausalLM", arch_granite },
     { "helium", "HeliumForCausalLM", arch_helium },
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
+    { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
     { "llama", "LlamaForCausalLM", arch_llama },
+    { "mamba", "MambaForCausalLM", arch_mamba },
+    { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
+    { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
     { "ministral", "MinistralForCausalLM", arch_ministral },
     { "mistral", "MistralForCausalLM", arch_mistral },
     { "nanochat", "NanoChatForCausalLM", arch_nanochat },
@@ -65,6 +71,8 @@ static const conv_arch conv_gguf_archs[] = {
     { "gpt2", NULL, arch_gguf_gpt2 },
     { "gptneox", NULL, arch_gguf_gptneox },
     { "llama", NULL, arch_gguf_llama },
+    { "mamba", NULL, arch_gguf_mamba },
+    { "mamba2", NULL, arch_gguf_mamba },
     { "phi3", NULL, arch_gguf_phi3 },
     { "qwen2", NULL, arch_gguf_qwen2 },
     { "qwen3", NULL, arch_gguf_qwen3 },

@@ -1,0 +1,428 @@
+/* arch/ssm.h: state-space models and their hybrids with attention. Facts are from the modeling files of
+   transformers 5, from the configurations of state-spaces/mamba and from llama.cpp's converter.            */
+#ifndef ARCH_SSM_H_INCLUDED
+#define ARCH_SSM_H_INCLUDED
+#include "llama.h"
+#include "../prep_ssm.h"
+
+/* ---- what the mappings share --------------------------------------------------------------------------- */
+/* A decoder of which only embedding, norms and head are used: sizes and names.                             */
+static int arch_ssm_decoder(conv *c, conv_decoder *d, const char *embed, const char *final_norm,
+                            const char *layer_prefix)
+{
+    memset(d, 0, sizeof *d);
+    d->heads = d->kv_heads = d->head_dim = 1;
+    d->embed = embed;
+    d->final_norm = final_norm;
+    d->layer_prefix = layer_prefix;
+    d->head = "lm_head";
+    return !c->env->failed;
+}
+
+/* norm r1 r0 with the weights `name` of layer i                                                            */
+static void arch_layer_norm(conv *c, const conv_decoder *d, int32_t i, const char *out, const char *name)
+{
+    conv_put_norm(c, d, 1, 0, conv_out_name(c, i, out), conv_layer_name(c, d, i, name));
+}
+
+/* The block of layer i whose tensors stand under `name` in the checkpoint: r1 -> added to r0               */
+static ssm_block arch_block(conv *c, const conv_decoder *d, int32_t i, const char *name)
+{
+    ssm_block b;
+    memset(&b, 0, sizeof b);
+    b.names = &ssm_official;
+    b.in = conv_format(c->env, "%s.", conv_layer_name(c, d, i, name));
+    b.out = conv_format(c->env, "l%d.", i);
+    b.dim = d->dim;
+    b.src = b.add = 1;
+    b.scale = d->residual_scale;
+    return b;
+}
+
+/* Attention of layer i: r1 -> added to r0 (over a norm `post`, if there is one)                            */
+static void arch_attention_branch(conv *c, const conv_decoder *d, int32_t i)
+{
+    const char *post = d->attn_post_norm ? conv_layer_name(c, d, i, d->attn_post_norm) : NULL;
+    conv_part end;
+    conv_put_attention(c, d, i, 1);
+    end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
+                       (int64_t)d->heads * d->head_dim, d->o_bias);
+    conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
+}
+
+/* norm and feed-forward part of layer i: r0 -> added to r0                                                 */
+static void arch_ffn_branch(conv *c, const conv_decoder *d, int32_t i)
+{
+    const char *post = d->ffn_post_norm ? conv_layer_name(c, d, i, d->ffn_post_norm) : NULL;
+    conv_part end;
+    int inner = 5;
+    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
+    conv_put_ffn(c, d, i, 1, &inner);
+    end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
+                       d->ffn_bias);
+    conv_put_branch_end(c, d, inner, &end, conv_out_name(c, i, "ffn_post_norm"), post);
+}
+
+static void arch_output(conv *c, const conv_decoder *d)
+{
+    conv_line(c, "# output");
+    conv_put_norm(c, d, 0, 0, "norm", d->final_norm);
+    conv_put_head(c, d);
+}
+
+/* A bias must be in the checkpoint exactly when the configuration says so.                                 */
+static void arch_expect_bias(conv *c, const ssm_block *b, const char *name, int wanted)
+{
+    const char *bias = conv_format(c->env, "%s%s.bias", b->in, name);
+    if (conv_has(c, bias) != (wanted != 0))
+        conv_fail(c->env, "tensor %.100s is %s the checkpoint, but the configuration says otherwise", bias,
+                  wanted ? "not in" : "in");
+}
+
+/* Limits of the step size: [low, high], infinity in several spellings                                      */
+static void arch_step_limits(conv *c, const char *key, ssm_mamba2 *m)
+{
+    const json_value *list = conv_key(c, key);
+    m->dt_low = 0.0;
+    m->dt_high = 1e30;
+    if (!list) return;
+    m->dt_low = json_number(json_at(list, 0), -1.0);
+    if (json_is(json_at(list, 1), JSON_NUMBER)) m->dt_high = json_number(json_at(list, 1), -1.0);
+    if (json_count(list) != 2 || !(m->dt_low >= 0.0 && m->dt_low <= m->dt_high))
+        conv_fail(c->env, "config.json: \"%s\" is not a list [low, high] with 0 <= low <= high", key);
+    if (!(m->dt_high < 1e30)) m->dt_high = 1e30;
+}
+
+/* A size that may also be "auto"                                                                           */
+static int32_t arch_auto_size(conv *c, const char *key, int64_t automatic)
+{
+    const json_value *v = conv_key(c, key);
+    if (!v || json_text_is(v, "auto")) return (int32_t)automatic;
+    return conv_size(c, key, automatic);
+}
+
+/* Keys about the initialisation of weights and the choice of kernels                                       */
+static void arch_ssm_unused_keys(conv *c)
+{
+    static const char *const keys[] = {
+        "time_step_min", "time_step_max", "time_step_floor", "time_step_scale", "time_step_init_scheme",
+        "rescale_prenorm_residual", "residual_in_fp32", "use_associative_scan", "use_mamba_kernels",
+        "chunk_size", "mamba_chunk_size", "num_logits_to_keep", "output_router_logits", "z_loss_coefficient",
+        "router_aux_loss_coef", "mamba_ssm_cache_dtype", "use_mem_eff_path", NULL
+    };
+    for (int i = 0; keys[i]; i++) conv_key(c, keys[i]);
+}
+
+/* ---- Mamba, Mamba-2, FalconMamba: one block a layer ---------------------------------------------------- */
+static int arch_mamba_base(conv *c, conv_decoder *d, int tied)
+{
+    const char *prefix = conv_prefix(c, "backbone.", "embeddings.weight");
+    if (!arch_ssm_decoder(c, d, conv_format(c->env, "%sembeddings", prefix),
+                          conv_format(c->env, "%snorm_f", prefix),
+                          conv_format(c->env, "%slayers.", prefix))) return 0;
+    d->dim = conv_size(c, "hidden_size", CONV_REQUIRED);
+    d->layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
+    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    d->tied = conv_bool(c, "tie_word_embeddings", tied);
+    d->norm_eps = conv_positive(c, "layer_norm_epsilon", 1e-5);
+    arch_ssm_unused_keys(c);
+    return conv_decoder_defaults(c, d);
+}
+
+/* Channels inside a block: expand * hidden_size, rounded down.                                             */
+static int32_t arch_expanded(conv *c, const conv_decoder *d, const char *key, double otherwise)
+{
+    const double n = floor(conv_positive(c, key, otherwise) * d->dim);
+    if (n >= 1.0 && n <= 268435456.0) return (int32_t)n;
+    conv_fail(c->env, "config.json: \"%s\" makes blocks of %g channels", key, n);
+    return 1;
+}
+
+static void arch_mamba(conv *c)
+{
+    const int falcon = strcmp(c->architecture, "falcon_mamba") == 0;
+    const int bias = conv_bool(c, "use_bias", 0), taps_bias = conv_bool(c, "use_conv_bias", 1);
+    conv_decoder d;
+    ssm_mamba1 m;
+    memset(&m, 0, sizeof m);
+    if (!arch_mamba_base(c, &d, 1)) return;
+    m.inner = arch_expanded(c, &d, "expand", 2.0);
+    if (conv_size(c, "intermediate_size", m.inner) != m.inner)
+        conv_fail(c->env, "config.json: \"intermediate_size\" is not expand * hidden_size = %d", m.inner);
+    m.state = conv_size(c, "state_size", 16);
+    m.taps = conv_size(c, "conv_kernel", 4);
+    m.rank = arch_auto_size(c, "time_step_rank", (d.dim + 15) / 16);
+    m.act = conv_activation(c, "hidden_act", "silu");
+    if (falcon) m.norm_eps = conv_positive(c, "mixer_rms_eps", 1e-6);
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_block(c, &d, i, "mixer");
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "norm", "norm");
+        arch_expect_bias(c, &b, "in_proj", bias);
+        arch_expect_bias(c, &b, "out_proj", bias);
+        arch_expect_bias(c, &b, "conv1d", taps_bias);
+        ssm_put_mamba1(c, &b, &m);
+    }
+    arch_output(c, &d);
+}
+
+/* The gated norm of Mamba-2 always gates with silu and counts its mean squares group by group.             */
+static void arch_mamba2(conv *c)
+{
+    const int bias = conv_bool(c, "use_bias", 0), taps_bias = conv_bool(c, "use_conv_bias", 1);
+    conv_decoder d;
+    ssm_mamba2 m;
+    memset(&m, 0, sizeof m);
+    if (!arch_mamba_base(c, &d, 0)) return;
+    conv_key(c, "time_step_rank");
+    m.heads = conv_size(c, "num_heads", 128);
+    m.head_dim = conv_size(c, "head_dim", 64);
+    m.inner = arch_expanded(c, &d, "expand", 2.0);
+    m.groups = m.norm_groups = conv_size(c, "n_groups", 8);
+    m.state = conv_size(c, "state_size", 128);
+    m.taps = conv_size(c, "conv_kernel", 4);
+    m.norm_eps = d.norm_eps;
+    m.act = conv_activation(c, "hidden_act", "silu");
+    arch_step_limits(c, "time_step_limit", &m);
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_block(c, &d, i, "mixer");
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "norm", "norm");
+        arch_expect_bias(c, &b, "in_proj", bias);
+        arch_expect_bias(c, &b, "out_proj", bias);
+        arch_expect_bias(c, &b, "conv1d", taps_bias);
+        ssm_put_mamba2(c, &b, &m);
+    }
+    arch_output(c, &d);
+}
+
+/* ---- original checkpoints of state-spaces/mamba: config.json without model_type ------------------------ */
+/* A size in ssm_cfg                                                                                        */
+static int32_t arch_cfg_size(conv *c, const json_value *cfg, const char *key, int64_t otherwise)
+{
+    const json_value *v = json_get(cfg, key);
+    const int64_t n = v && !json_text_is(v, "auto") ? json_int(v, -1) : otherwise;
+    if (n >= 1 && n <= 1 << 28) return (int32_t)n;
+    conv_fail(c->env, "config.json: \"ssm_cfg\": \"%s\" is not a whole number from 1 to 2^28", key);
+    return 1;
+}
+static void arch_cfg_known(conv *c, const json_value *cfg)
+{
+    static const char *const known[] = {
+        "layer", "d_state", "d_conv", "expand", "dt_rank", "headdim", "ngroups", "dt_min", "dt_max",
+        "dt_init", "dt_scale", "dt_init_floor", "chunk_size", "use_fast_path", "use_mem_eff_path", NULL
+    };
+    for (uint32_t i = 0; i < json_count(cfg); i++) {
+        const char *key = json_key_at(cfg, i)->text;
+        int found = 0;
+        for (int k = 0; !found && known[k]; k++) found = strcmp(known[k], key) == 0;
+        if (!found)
+            conv_fail(c->env, "config.json: \"ssm_cfg\": \"%.60s\" is not known and might change the results",
+                      key);
+    }
+}
+static void arch_state_spaces_layer(conv *c, const conv_decoder *d, int32_t i, const json_value *cfg)
+{
+    const ssm_block b = arch_block(c, d, i, "mixer");
+    const int32_t inner = arch_cfg_size(c, cfg, "expand", 2) * d->dim;
+    if (json_text_is(json_get(cfg, "layer"), "Mamba2")) {
+        ssm_mamba2 m;
+        memset(&m, 0, sizeof m);
+        m.inner = inner;
+        m.head_dim = arch_cfg_size(c, cfg, "headdim", 64);
+        m.heads = inner / m.head_dim;
+        m.groups = m.norm_groups = arch_cfg_size(c, cfg, "ngroups", 1);
+        m.state = arch_cfg_size(c, cfg, "d_state", 128);
+        m.taps = arch_cfg_size(c, cfg, "d_conv", 4);
+        m.norm_eps = 1e-5;
+        m.dt_high = 1e30;
+        m.act = "silu";
+        ssm_put_mamba2(c, &b, &m);
+    } else {
+        ssm_mamba1 m;
+        memset(&m, 0, sizeof m);
+        m.inner = inner;
+        m.state = arch_cfg_size(c, cfg, "d_state", 16);
+        m.rank = arch_cfg_size(c, cfg, "dt_rank", (d->dim + 15) / 16);
+        m.taps = arch_cfg_size(c, cfg, "d_conv", 4);
+        m.act = "silu";
+        ssm_put_mamba1(c, &b, &m);
+    }
+}
+/* The vocabulary is padded; embedding and head share their weights; norms may be layer norms.              */
+static void arch_state_spaces(conv *c)
+{
+    const json_value *cfg = conv_key(c, "ssm_cfg"), *layer = json_get(cfg, "layer");
+    int64_t multiple;
+    conv_decoder d;
+    if (!arch_ssm_decoder(c, &d, "backbone.embedding", "backbone.norm_f", "backbone.layers.")) return;
+    d.dim = conv_size(c, "d_model", CONV_REQUIRED);
+    d.layers = conv_size(c, "n_layer", CONV_REQUIRED);
+    multiple = conv_size(c, "pad_vocab_size_multiple", 8);
+    d.vocab = (int32_t)((conv_size(c, "vocab_size", 50277) + multiple - 1) / multiple * multiple);
+    d.tied = conv_bool(c, "tie_embeddings", 1);
+    d.norm_eps = 1e-5;
+    if (!conv_bool(c, "rms_norm", 1)) { d.norm = "layer"; d.norm_bias = CONV_BIAS; }
+    conv_key(c, "residual_in_fp32");
+    conv_key(c, "fused_add_norm");
+    conv_key(c, "attn_cfg");
+    if (json_count(conv_key(c, "attn_layer_idx")) || conv_int(c, "d_intermediate", 0, 0, 1 << 28))
+        conv_fail(c->env, "config.json: attention layers and MLPs of state-spaces/mamba are not supported");
+    if (layer && !json_text_is(layer, "Mamba1") && !json_text_is(layer, "Mamba2"))
+        conv_fail(c->env, "config.json: \"ssm_cfg\": layer \"%.40s\" is not known", json_text(layer, "?"));
+    arch_cfg_known(c, cfg);
+    if (!conv_decoder_defaults(c, &d)) return;
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "norm", "norm");
+        arch_state_spaces_layer(c, &d, i, cfg);
+    }
+    arch_output(c, &d);
+}
+
+/* ---- GGUF: Mamba, FalconMamba, Mamba-2 ----------------------------------------------------------------- */
+static void arch_gguf_mamba(conv *c)
+{
+    const conv_tensor *embed = conv_source_find(&c->source, "token_embd.weight");
+    const int second = strcmp(c->architecture, "mamba2") == 0;
+    conv_decoder d;
+    ssm_mamba1 m1;
+    ssm_mamba2 m2;
+    memset(&m1, 0, sizeof m1);
+    memset(&m2, 0, sizeof m2);
+    if (!arch_ssm_decoder(c, &d, "token_embd", "output_norm", "blk.")) return;
+    d.head = "output";
+    d.dim = conv_gguf_size(c, "embedding_length", 0);
+    d.layers = conv_gguf_size(c, "block_count", 0);
+    d.vocab = embed && embed->ndim == 2 && embed->shape[0] <= INT32_MAX ? (int32_t)embed->shape[0] : 1;
+    d.tied = !conv_has(c, "output.weight");
+    d.norm_eps = conv_gguf_number(c, "attention.layer_norm_rms_epsilon", (double)NAN);
+    conv_gguf_number(c, "context_length", 0.0);        /* of the training; nothing depends on it            */
+    conv_gguf_number(c, "feed_forward_length", 0.0);
+    conv_gguf_number(c, "attention.head_count", 0.0);
+    m1.inner = m2.inner = conv_gguf_size(c, "ssm.inner_size", 0);
+    m1.state = m2.state = conv_gguf_size(c, "ssm.state_size", 0);
+    m1.taps = m2.taps = conv_gguf_size(c, "ssm.conv_kernel", 0);
+    m1.rank = m2.heads = conv_gguf_size(c, "ssm.time_step_rank", 0);
+    m1.act = m2.act = "silu";
+    if (conv_gguf_number(c, "ssm.dt_b_c_rms", 0.0) != 0.0) m1.norm_eps = d.norm_eps;
+    m2.groups = m2.norm_groups = conv_gguf_size(c, "ssm.group_count", 1);
+    m2.head_dim = m2.inner / m2.heads;
+    m2.norm_eps = d.norm_eps;
+    m2.dt_high = 1e30;
+    if (!conv_decoder_defaults(c, &d)) return;
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        ssm_block b = arch_block(c, &d, i, "");
+        b.names = &ssm_llamacpp;
+        b.in = conv_format(c->env, "blk.%d.", i);
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "norm", "attn_norm");
+        if (second) ssm_put_mamba2(c, &b, &m2);
+        else ssm_put_mamba1(c, &b, &m1);
+    }
+    arch_output(c, &d);
+}
+
+/* ---- LFM2, LFM3: gated short convolutions between attention layers ------------------------------------- */
+/* in_proj rows [B | C | x]: C * conv(B * x)                                                                */
+static void arch_lfm_conv(conv *c, const conv_decoder *d, int32_t i, int32_t taps)
+{
+    ssm_block b = arch_block(c, d, i, "conv");
+    ssm_conv k;
+    memset(&k, 0, sizeof k);
+    k.name = "conv";
+    k.channels = d->dim;
+    k.taps = taps;
+    ssm_put_linear(c, &b, 2, 1, "in_proj", 3 * (int64_t)d->dim, d->dim, 0);
+    conv_line(c, "copy r3 r2 first=%d count=%d\ngate r3 r3 r2 act=none", 2 * d->dim, d->dim);
+    ssm_put_conv(c, &b, 4, 3, &k);
+    conv_line(c, "gate r4 r4 r2 act=none first=%d", d->dim);
+    if (!d->attn_post_norm) { ssm_put_linear(c, &b, 0, 4, "out_proj", d->dim, d->dim, 1); return; }
+    ssm_put_linear(c, &b, 1, 4, "out_proj", d->dim, d->dim, 0);
+    conv_put_norm(c, d, 1, 1, conv_out_name(c, i, "attn_post_norm"), conv_layer_name(c, d, i, d->attn_post_norm));
+    conv_line(c, "add r0 r0 r1");
+}
+
+/* Is layer i one of attention? From layer_types, or a list of indices; absent both: all are.               */
+static int arch_lfm2_attends(conv *c, const conv_decoder *d, int32_t i)
+{
+    const json_value *types = conv_key(c, "layer_types"), *list = conv_key(c, "full_attn_idxs");
+    const char *type = json_text(json_at(types, (uint32_t)i), "");
+    if (types && (json_count(types) != (uint32_t)d->layers || (strcmp(type, "conv") && strcmp(type, "full_attention"))))
+        conv_fail(c->env, "config.json: \"layer_types\": item %d is \"%.40s\", or there are not %d", i, type,
+                  d->layers);
+    if (types) return strcmp(type, "conv") != 0;
+    for (uint32_t k = 0; list && k < json_count(list); k++)
+        if (json_int(json_at(list, k), -1) == i) return 1;
+    return !list;
+}
+
+static int arch_lfm_base(conv *c, conv_decoder *d)
+{
+    if (!conv_hf_decoder(c, d, 1)) return 0;
+    d->norm_eps = conv_positive(c, "norm_eps", 1e-5);
+    d->final_norm = conv_format(c->env, "%sembedding_norm", conv_prefix(c, "model.", "embed_tokens.weight"));
+    d->attn_norm = "operator_norm";
+    d->ffn_norm = "ffn_norm";
+    d->gate = "feed_forward.w1";
+    d->up = "feed_forward.w3";
+    d->down = "feed_forward.w2";
+    d->head_norm = CONV_HEAD_NORM_SHARED;
+    return !c->env->failed;
+}
+
+/* Width of the feed-forward part as LFM2 counts it                                                         */
+static int32_t arch_lfm2_ffn(conv *c, const conv_decoder *d)
+{
+    const int adjust = conv_bool(c, "block_auto_adjust_ff_dim", 1);
+    const double factor = conv_number(c, "block_ffn_dim_multiplier", 1.0);
+    const int64_t multiple = conv_size(c, "block_multiple_of", 256);
+    int64_t n = conv_key(c, "block_ff_dim") ? conv_size(c, "block_ff_dim", 1) : d->ffn;
+    if (!adjust) return (int32_t)n;
+    n = 2 * n / 3;
+    if (conv_key_given(c, "block_ffn_dim_multiplier") && !conv_key(c, "block_ffn_dim_multiplier")) return (int32_t)n;
+    n = (int64_t)(factor * (double)n);
+    return (int32_t)((n + multiple - 1) / multiple * multiple);
+}
+
+static void arch_lfm2(conv *c)
+{
+    static const conv_rope_keys keys = { "rope_theta", NULL, 1000000.0, 1.0 };
+    static const char *const unused[] = {
+        "block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu",
+        "block_use_xavier_init", "conv_dim", "conv_dim_out", "conv_use_xavier_init", "num_heads",
+        "use_pos_enc", "theta", NULL
+    };
+    const int bias = conv_bool(c, "conv_bias", 0);
+    const int32_t taps = conv_size(c, "conv_L_cache", 3);
+    conv_decoder d;
+    for (int k = 0; unused[k]; k++) conv_key(c, unused[k]);
+    if (!arch_lfm_base(c, &d)) return;
+    if (conv_key(c, "tie_embedding")) d.tied = conv_bool(c, "tie_embedding", 1);
+    d.ffn = arch_lfm2_ffn(c, &d);
+    d.o = "self_attn.out_proj";
+    d.q_norm = "self_attn.q_layernorm";
+    d.k_norm = "self_attn.k_layernorm";
+    conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &keys, d.head_dim);
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_block(c, &d, i, "conv");
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
+        if (arch_lfm2_attends(c, &d, i)) {
+            arch_attention_branch(c, &d, i);
+        } else {
+            arch_expect_bias(c, &b, "in_proj", bias);
+            arch_expect_bias(c, &b, "conv", bias);
+            arch_lfm_conv(c, &d, i, taps);
+        }
+        arch_ffn_branch(c, &d, i);
+    }
+    arch_output(c, &d);
+}
+
+#endif /* ARCH_SSM_H_INCLUDED */
