@@ -299,7 +299,8 @@ typedef struct ssm_mamba2 {
     int32_t     norm_groups;          /* 0: no norm, only the gate                                          */
     int32_t     norm_before_gate, d_per_channel;
     double      norm_eps, dt_low, dt_high;
-    const char *act;
+    const char *act;                  /* of the convolution; the gate is silu                               */
+    const float *multipliers;         /* of the columns that in_proj makes, or NULL                         */
 } ssm_mamba2;
 
 static CONV_UNUSED int64_t ssm_mamba2_rows(const ssm_mamba2 *m)          /* of in_proj                      */
@@ -336,22 +337,24 @@ static CONV_UNUSED void ssm_put_mamba2_norm(conv *c, const ssm_block *b, const s
 {
     const int32_t first = 2 * m->mlp;
     const float *w;
-    if (!m->norm_before_gate || !m->norm_groups) conv_line(c, "gate r4 r4 r2 act=%s first=%d", m->act, first);
+    if (!m->norm_before_gate || !m->norm_groups) conv_line(c, "gate r4 r4 r2 act=silu first=%d", first);
     if (!m->norm_groups) return;
     w = conv_read(c, ssm_weight(c, b, b->names->norm), m->inner);
     conv_line(c, "norm r4 r4 kind=rms w=@%s groups=%d eps=%s",
               conv_make_values(c, ssm_out(c, b, "gated_norm"), w, m->inner), m->norm_groups,
               conv_real(c, m->norm_eps));
-    if (m->norm_before_gate) conv_line(c, "gate r4 r4 r2 act=%s first=%d", m->act, first);
+    if (m->norm_before_gate) conv_line(c, "gate r4 r4 r2 act=silu first=%d", first);
 }
 static CONV_UNUSED void ssm_put_mamba2(conv *c, const ssm_block *b, const ssm_mamba2 *m)
 {
     ssm_put_linear(c, b, 2, b->src, b->names->in_proj, ssm_mamba2_rows(m), b->dim, 0);
+    if (m->multipliers)
+        conv_line(c, "affine r2 r2 w=@%s", conv_make_values(c, ssm_out(c, b, "multipliers"), m->multipliers,
+                                                            (int32_t)ssm_mamba2_rows(m)));
     ssm_put_mamba2_states(c, b, m);
     ssm_put_mamba2_norm(c, b, m);
     if (m->mlp)
-        conv_line(c, "copy r5 r2 first=%d count=%d\ngate r5 r5 r2 act=%s\ncat r6 r5 r4", m->mlp, m->mlp,
-                  m->act);
+        conv_line(c, "copy r5 r2 first=%d count=%d\ngate r5 r5 r2 act=silu\ncat r6 r5 r4", m->mlp, m->mlp);
     ssm_put_out(c, b, m->mlp ? 6 : 4, b->names->out_proj, m->mlp + (int64_t)m->inner);
 }
 

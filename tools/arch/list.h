@@ -15,6 +15,7 @@ typedef struct conv_arch {
 
 static const conv_arch conv_hf_archs[] = {
     { "arcee", "ArceeForCausalLM", arch_arcee },
+    { "bamba", "BambaForCausalLM", arch_bamba },
     { "biogpt", "BioGptForCausalLM", arch_biogpt },
     { "codegen", "CodeGenForCausalLM", arch_gptj },
     { "cohere", "CohereForCausalLM", arch_cohere },
@@ -23,6 +24,7 @@ static const conv_arch conv_hf_archs[] = {
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "exaone4", "Exaone4ForCausalLM", arch_exaone4 },
     { "falcon", "FalconForCausalLM", arch_falcon },
+    { "falcon_h1", "FalconH1ForCausalLM", arch_falcon_h1 },
     { "falcon_mamba", "FalconMambaForCausalLM", arch_mamba },
     { "gemma", "GemmaForCausalLM", arch_gemma },
     { "gemma2", "Gemma2ForCausalLM", arch_gemma2 },
@@ -38,6 +40,7 @@ static const conv_arch conv_hf_archs[] = {
     { "helium", "HeliumForCausalLM", arch_helium },
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
     { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
+    { "lfm3", "Lfm3ForCausalLM", arch_lfm3 },
     { "llama", "LlamaForCausalLM", arch_llama },
     { "mamba", "MambaForCausalLM", arch_mamba },
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
@@ -56,6 +59,7 @@ static const conv_arch conv_hf_archs[] = {
     { "phi3", "Phi3ForCausalLM", arch_phi3 },
     { "qwen2", "Qwen2ForCausalLM", arch_qwen2 },
     { "qwen3", "Qwen3ForCausalLM", arch_qwen3 },
+    { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
     { "seed_oss", "SeedOssForCausalLM", arch_seed_oss },
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },

@@ -39,15 +39,26 @@ static ssm_block arch_block(conv *c, const conv_decoder *d, int32_t i, const cha
     return b;
 }
 
-/* Attention of layer i: r1 -> added to r0 (over a norm `post`, if there is one)                            */
-static void arch_attention_branch(conv *c, const conv_decoder *d, int32_t i)
+/* Attention of layer i: r1 -> added to r0 (over a norm `post`, if there is one). gate: each head's result
+   times sigmoid of a number that this weight [heads, dim] makes of the rows.                               */
+static void arch_gated_attention(conv *c, const conv_decoder *d, int32_t i, const char *gate)
 {
     const char *post = d->attn_post_norm ? conv_layer_name(c, d, i, d->attn_post_norm) : NULL;
     conv_part end;
     conv_put_attention(c, d, i, 1);
+    if (gate) {
+        end = conv_part_of(c, d, conv_out_name(c, i, "attn_gate"), conv_layer_name(c, d, i, gate), d->heads,
+                           d->dim, CONV_NO_BIAS);
+        conv_put_linear(c, 4, 1, &end, 1, 1.0, 0);
+        conv_line(c, "act r4 r4 kind=sigmoid\nmul r3 r3 r4");
+    }
     end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
                        (int64_t)d->heads * d->head_dim, d->o_bias);
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
+}
+static void arch_attention_branch(conv *c, const conv_decoder *d, int32_t i)
+{
+    arch_gated_attention(c, d, i, NULL);
 }
 
 /* norm and feed-forward part of layer i: r0 -> added to r0                                                 */
@@ -422,6 +433,354 @@ static void arch_lfm2(conv *c)
         }
         arch_ffn_branch(c, &d, i);
     }
+    arch_output(c, &d);
+}
+
+/* Rope where the last frequencies are 0: all channels of a head form pairs, only some of them turn.        */
+static void arch_proportional_rope(conv *c, conv_rope *r, const json_value *params, int32_t head_dim,
+                                   const char *name)
+{
+    const double theta = json_number(json_get(params, "rope_theta"), 1000000.0);
+    const double part = json_number(json_get(params, "partial_rotary_factor"), 1.0);
+    const double factor = json_number(json_get(params, "factor"), 1.0);
+    const int32_t turning = (int32_t)floor(part * head_dim / 2.0);
+    r->name = name;
+    r->style = "half";
+    r->dims = head_dim;
+    r->attn_factor = 1.0;
+    r->freq = (float *)conv_alloc(c->env, (uint64_t)head_dim / 2 + 1, sizeof *r->freq);
+    if (!r->freq) return;
+    if (!(theta > 0.0 && part >= 0.0 && part <= 1.0 && factor > 0.0) || head_dim % 2)
+        conv_fail(c->env, "config.json: rope parameters: theta, partial_rotary_factor or factor is wrong");
+    for (int32_t i = 0; i < head_dim / 2; i++)
+        r->freq[i] = i < turning ? (float)(1.0 / (pow(theta, 2.0 * i / head_dim) * factor)) : 0.0f;
+}
+static void arch_lfm3_rope(conv *c, const conv_decoder *d, conv_rope *r, const char *type, const char *name)
+{
+    static const conv_rope_keys full = { "rope_theta", NULL, 1000000.0, 1.0 };
+    static const conv_rope_keys sliding = { "rope_theta", NULL, 10000.0, 1.0 };
+    const int whole = strcmp(type, "full_attention") == 0;
+    const json_value *params = json_get(conv_key(c, "rope_parameters"), type);
+    if (params ? json_text_is(json_get(params, "rope_type"), "proportional") : whole) {
+        if (params) { arch_proportional_rope(c, r, params, d->head_dim, name); return; }
+        conv_fail(c->env, "config.json: key \"rope_parameters\" is missing");
+    }
+    conv_hf_rope(c, r, name, type, whole ? &full : &sliding, d->head_dim);
+}
+
+/* Results of attention heads are gated; norms stand before and after the branches.                         */
+static void arch_lfm3(conv *c)
+{
+    const int bias = conv_bool(c, "conv_bias", 0), sandwich = conv_bool(c, "use_sandwich_norm", 1);
+    const int gated = conv_bool(c, "use_attention_gate", 1);
+    const int32_t taps = conv_size(c, "conv_L_cache", 7), window = arch_window(c, 256);
+    const json_value *types = conv_key(c, "layer_types");
+    conv_decoder d;
+    if (!arch_lfm_base(c, &d)) return;
+    d.q_norm = "self_attn.q_norm";
+    d.k_norm = "self_attn.k_norm";
+    d.qkv_bias = d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
+    if (sandwich) d.attn_post_norm = "post_operator_norm";
+    if (sandwich) d.ffn_post_norm = "post_ffn_norm";
+    arch_lfm3_rope(c, &d, &d.ropes[0], "full_attention", "rope.freq");
+    arch_lfm3_rope(c, &d, &d.ropes[1], "sliding_attention", "rope.freq_sliding");
+    if (!types || json_count(types) != (uint32_t)d.layers)
+        conv_fail(c->env, "config.json: \"layer_types\" must have %d items", d.layers);
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_block(c, &d, i, "conv");
+        const char *type = json_text(json_at(types, (uint32_t)i), "");
+        const int slides = strcmp(type, "sliding_attention") == 0;
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
+        if (strcmp(type, "conv") == 0) {
+            arch_expect_bias(c, &b, "in_proj", bias);
+            arch_lfm_conv(c, &d, i, taps);
+        } else if (slides || strcmp(type, "full_attention") == 0) {
+            d.layer_rope[i] = slides;
+            d.layer_window[i] = slides ? window : 0;
+            arch_gated_attention(c, &d, i, gated ? "self_attn.gate_proj" : NULL);
+        } else {
+            conv_fail(c->env, "config.json: \"layer_types\": \"%.40s\" is not known", type);
+        }
+        arch_ffn_branch(c, &d, i);
+    }
+    arch_output(c, &d);
+}
+
+/* ---- RecurrentGemma: RG-LRU and attention with a window ------------------------------------------------ */
+/* h = a h + sqrt(1 - a^2) (x * sigmoid(W_i x + b_i)),  a = exp(-8 softplus(param) sigmoid(W_r x + b_r)); the
+   W are block-diagonal, stored [heads, in, out]. r2 [y | x] -> r8 = h * act(y)                              */
+static void arch_rg_lru(conv *c, const ssm_block *b, int32_t width, int32_t heads, int32_t taps, const char *act)
+{
+    const int32_t size = width / heads;
+    const int64_t n = (int64_t)width * size;
+    const float *param = conv_read(c, ssm_in(c, b, "rg_lru.recurrent_param"), width);
+    float *rate = ssm_values(c, width), *one = ssm_values(c, width);
+    const char *names[4];
+    ssm_conv k;
+    memset(&k, 0, sizeof k);
+    k.name = "conv_1d";
+    k.channels = k.first = width;
+    k.taps = taps;
+    ssm_put_conv(c, b, 3, 2, &k);
+    if (c->env->failed) return;
+    for (int32_t i = 0; i < width; i++) {
+        const double x = (double)param[i];
+        rate[i] = (float)(-8.0 * (x > 20.0 ? x : log1p(exp(x))));
+        one[i] = 1.0f;
+    }
+    names[0] = conv_make_values(c, ssm_out(c, b, "input_gate"),
+                                conv_read(c, ssm_in(c, b, "rg_lru.input_gate_weight"), n), (int32_t)n);
+    names[1] = conv_make_values(c, ssm_out(c, b, "input_gate.bias"),
+                                conv_read(c, ssm_in(c, b, "rg_lru.input_gate_bias"), width), width);
+    names[2] = conv_make_values(c, ssm_out(c, b, "recurrent_gate"),
+                                conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_weight"), n), (int32_t)n);
+    names[3] = conv_make_values(c, ssm_out(c, b, "recurrent_gate.bias"),
+                                conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_bias"), width), width);
+    conv_line(c, "blocks r4 r3 w=@%s out=%d groups=%d\naffine r4 r4 b=@%s", names[0], size, heads, names[1]);
+    conv_line(c, "blocks r5 r3 w=@%s out=%d groups=%d", names[2], size, heads);
+    conv_line(c, "gate r3 r3 r4 act=sigmoid\ncat r7 r3 r5");
+    conv_make_panels(c, ssm_out(c, b, "ones"), one, width, 1);
+    conv_line(c, "mix r8 r7 scan a=@%s b=@%s c=@%s dt_bias=@%s dt_act=sigmoid input=root",
+              conv_make_panels(c, ssm_out(c, b, "rate"), rate, width, 1), ssm_out(c, b, "ones"),
+              ssm_out(c, b, "ones"), names[3]);
+    conv_line(c, "gate r8 r8 r2 act=%s", act);
+}
+
+/* sqrt(dim) as the library keeps it: in bfloat16                                                           */
+static double arch_bf16(double x)
+{
+    const float f = (float)x;
+    uint32_t u;
+    float rounded;
+    memcpy(&u, &f, 4);
+    u = (u + 0x7fffu + (u >> 16 & 1u)) & 0xffff0000u;
+    memcpy(&rounded, &u, 4);
+    return (double)rounded;
+}
+
+static int arch_recurrent_gemma_base(conv *c, conv_decoder *d)
+{
+    static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.5 };
+    const char *prefix = conv_prefix(c, "model.", "embed_tokens.weight");
+    if (!arch_ssm_decoder(c, d, conv_format(c->env, "%sembed_tokens", prefix),
+                          conv_format(c->env, "%sfinal_norm", prefix),
+                          conv_format(c->env, "%slayers.", prefix))) return 0;
+    d->dim = conv_size(c, "hidden_size", CONV_REQUIRED);
+    d->layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
+    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    d->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
+    d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
+    d->head_dim = conv_head_dim(c, d->dim, d->heads);
+    if (conv_size(c, "head_dim", d->head_dim) != d->head_dim)
+        conv_fail(c->env, "config.json: \"head_dim\" is not hidden_size / num_attention_heads");
+    d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED) / 2;
+    d->tied = conv_bool(c, "tie_word_embeddings", 1);
+    d->norm_eps = conv_positive(c, "rms_norm_eps", 1e-6);
+    d->norm_plus = 1.0;
+    d->act = conv_activation(c, "hidden_activation", "gelu_pytorch_tanh");
+    if (!conv_decoder_defaults(c, d)) return 0;
+    d->embed_scale = arch_bf16(sqrt((double)d->dim));
+    d->head_softcap = conv_number(c, "logits_soft_cap", 30.0);
+    d->attn_norm = "temporal_pre_norm";
+    d->ffn_norm = "channel_pre_norm";
+    d->q = "temporal_block.q_proj";
+    d->k = "temporal_block.k_proj";
+    d->v = "temporal_block.v_proj";
+    d->o = "temporal_block.o_proj";
+    d->gate = "mlp_block.gate_proj";
+    d->up = "mlp_block.up_proj";
+    d->down = "mlp_block.down_proj";
+    d->o_bias = d->ffn_bias = CONV_BIAS;
+    d->qkv_bias = arch_bias(conv_bool(c, "attention_bias", 0));
+    conv_hf_rope(c, &d->ropes[0], "rope.freq", NULL, &keys, d->head_dim);
+    conv_set_window(d, conv_size(c, "attention_window_size", 2048));
+    conv_key(c, "w_init_variance_scale");
+    conv_key(c, "final_w_init_variance_scale");
+    conv_key(c, "embeddings_scale_by_sqrt_dim");
+    return !c->env->failed;
+}
+
+static void arch_recurrent_gemma(conv *c)
+{
+    const json_value *types = conv_key(c, "block_types");
+    conv_decoder d;
+    int32_t width, taps;
+    if (!arch_recurrent_gemma_base(c, &d)) return;
+    width = conv_key(c, "lru_width") ? conv_size(c, "lru_width", 1) : d.dim;
+    taps = conv_size(c, "conv1d_width", 4);
+    conv_key(c, "_block_types");
+    if (!c->env->failed && (width % d.heads || (types && json_count(types) < 1)))
+        conv_fail(c->env, "config.json: \"lru_width\" or \"block_types\" is wrong");
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_block(c, &d, i, "temporal_block");
+        const char *type = types ? json_text(json_at(types, (uint32_t)i % json_count(types)), "")
+                         : i % 3 == 2 ? "attention" : "recurrent";
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
+        if (strcmp(type, "recurrent") == 0) {
+            conv_part parts[2];
+            parts[0] = ssm_part(c, &b, "linear_y", width, d.dim);
+            parts[1] = ssm_part(c, &b, "linear_x", width, d.dim);
+            conv_put_linear(c, 2, 1, parts, 2, 1.0, 0);
+            arch_rg_lru(c, &b, width, d.heads, taps, d.act);
+            ssm_put_out(c, &b, 8, "linear_out", width);
+        } else if (strcmp(type, "attention") == 0) {
+            arch_attention_branch(c, &d, i);
+        } else {
+            conv_fail(c->env, "config.json: \"block_types\": \"%.40s\" is not known", type);
+        }
+        arch_ffn_branch(c, &d, i);
+    }
+    arch_output(c, &d);
+}
+
+/* ---- Mamba-2 beside attention: FalconH1, Bamba, GraniteMoeHybrid, NemotronH ----------------------------- */
+/* Sizes of the keys that begin with mamba_; inner 0: expand * hidden_size                                  */
+static void arch_hybrid_mamba2(conv *c, const conv_decoder *d, ssm_mamba2 *m, int32_t inner)
+{
+    memset(m, 0, sizeof *m);
+    m->inner = inner ? inner : arch_expanded(c, d, "mamba_expand", 2.0);
+    m->heads = conv_size(c, "mamba_n_heads", 128);
+    m->head_dim = arch_auto_size(c, "mamba_d_head", m->inner / m->heads);
+    m->groups = m->norm_groups = conv_size(c, "mamba_n_groups", 1);
+    m->state = conv_size(c, "mamba_d_state", 256);
+    m->taps = conv_size(c, "mamba_d_conv", 4);
+    m->norm_eps = d->norm_eps;
+    m->act = d->act;
+    arch_step_limits(c, "time_step_limit", m);
+    arch_ssm_unused_keys(c);
+    if (!c->env->failed && (int64_t)m->heads * m->head_dim != m->inner)
+        conv_fail(c->env, "config.json: %d heads of %d channels are not the %d channels of a block", m->heads,
+                  m->head_dim, m->inner);
+}
+static void arch_hybrid_block(conv *c, const conv_decoder *d, int32_t i, const ssm_mamba2 *m, int bias,
+                              int taps_bias)
+{
+    const ssm_block b = arch_block(c, d, i, "mamba");
+    arch_expect_bias(c, &b, "in_proj", bias);
+    arch_expect_bias(c, &b, "out_proj", bias);
+    arch_expect_bias(c, &b, "conv1d", taps_bias);
+    ssm_put_mamba2(c, &b, m);
+}
+
+static void arch_bamba(conv *c)
+{
+    static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.5 };
+    const json_value *list = conv_key(c, "attn_layer_indices");
+    const int bias = conv_bool(c, "mamba_proj_bias", 0), taps_bias = conv_bool(c, "mamba_conv_bias", 1);
+    conv_decoder d;
+    ssm_mamba2 m;
+    if (!conv_hf_decoder(c, &d, 0)) return;
+    d.norm_eps = conv_positive(c, "rms_norm_eps", 1e-5);
+    d.final_norm = conv_format(c->env, "%sfinal_layernorm", conv_prefix(c, "model.", "embed_tokens.weight"));
+    d.ffn_norm = "pre_ff_layernorm";
+    d.gate = "feed_forward.gate_proj";
+    d.up = "feed_forward.up_proj";
+    d.down = "feed_forward.down_proj";
+    arch_llama_biases(c, &d);
+    conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &keys, d.head_dim);
+    conv_key(c, "attn_rotary_emb");
+    arch_hybrid_mamba2(c, &d, &m, 0);
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        int attends = 0;
+        for (uint32_t k = 0; k < json_count(list); k++) attends |= json_int(json_at(list, k), -1) == i;
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
+        if (attends) arch_attention_branch(c, &d, i);
+        else arch_hybrid_block(c, &d, i, &m, bias, taps_bias);
+        arch_ffn_branch(c, &d, i);
+    }
+    arch_output(c, &d);
+}
+
+/* One number of a list of n multipliers; the list absent: 1                                                */
+static double arch_multiplier(conv *c, const char *key, uint32_t n, uint32_t i)
+{
+    const json_value *list = conv_key(c, key);
+    if (list && json_count(list) != n) conv_fail(c->env, "config.json: \"%s\" has not %u items", key, n);
+    return json_number(json_at(list, i), 1.0);
+}
+
+typedef struct arch_falcon_h1_scales { double ssm_in, ssm_out, attn_in, attn_out, gate, down; } arch_falcon_h1_scales;
+
+/* Both branches of a layer read the same normalised rows, each with its own scales.                        */
+static void arch_falcon_h1_layer(conv *c, conv_decoder *d, int32_t i, const ssm_mamba2 *m,
+                                 const arch_falcon_h1_scales *x)
+{
+    ssm_block b = arch_block(c, d, i, "mamba");
+    conv_part end, parts[2];
+    conv_line(c, "# layer %d", i);
+    arch_layer_norm(c, d, i, "attn_norm", d->attn_norm);
+    conv_line(c, "scale r10 r1 by=%s", conv_real(c, x->ssm_in));
+    b.src = 10;
+    b.scale = x->ssm_out;
+    ssm_put_mamba2(c, &b, m);
+    conv_line(c, "scale r10 r1 by=%s", conv_real(c, x->attn_in));
+    conv_put_attention(c, d, i, 10);
+    end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
+                       (int64_t)d->heads * d->head_dim, d->o_bias);
+    conv_put_linear(c, 0, 3, &end, 1, x->attn_out, 1);
+    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
+    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "gate"), conv_layer_name(c, d, i, d->gate), d->ffn, d->dim,
+                            d->ffn_bias);
+    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "up"), conv_layer_name(c, d, i, d->up), d->ffn, d->dim,
+                            d->ffn_bias);
+    conv_put_linear(c, 5, 1, parts, 2, 1.0, 0);
+    if (x->gate != 1.0) conv_line(c, "scale r5 r5 by=%s count=%d", conv_real(c, x->gate), d->ffn);
+    conv_line(c, "glu r6 r5 act=%s", d->act);
+    end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
+                       d->ffn_bias);
+    conv_put_linear(c, 0, 6, &end, 1, x->down, 1);
+}
+
+/* Multipliers of the parts of in_proj's result: z, x, B, C, dt                                             */
+static const float *arch_falcon_h1_parts(conv *c, const ssm_mamba2 *m)
+{
+    const int32_t keys = m->groups * m->state, sizes[5] = { m->inner, m->inner, keys, keys, m->heads };
+    float *values = ssm_values(c, ssm_mamba2_rows(m)), *at = values;
+    for (uint32_t k = 0; k < 5; k++) {
+        const double x = arch_multiplier(c, "ssm_multipliers", 5, k);
+        for (int32_t i = 0; !c->env->failed && i < sizes[k]; i++) *at++ = (float)x;
+    }
+    return values;
+}
+
+static void arch_falcon_h1(conv *c)
+{
+    arch_falcon_h1_scales x;
+    conv_decoder d;
+    ssm_mamba2 m;
+    if (!arch_llama_base(c, &d, 0)) return;
+    d.final_norm = conv_format(c->env, "%sfinal_layernorm", conv_prefix(c, "model.", "embed_tokens.weight"));
+    d.ffn_norm = "pre_ff_layernorm";
+    d.gate = "feed_forward.gate_proj";
+    d.up = "feed_forward.up_proj";
+    d.down = "feed_forward.down_proj";
+    arch_llama_biases(c, &d);
+    arch_hybrid_mamba2(c, &d, &m, conv_key(c, "mamba_d_ssm") ? conv_size(c, "mamba_d_ssm", 1) : 0);
+    conv_key(c, "mamba_expand");
+    conv_key(c, "projectors_bias");
+    conv_key(c, "mamba_proj_bias");
+    conv_key(c, "mamba_conv_bias");
+    conv_key(c, "mamba_use_mlp");
+    m.norm_before_gate = conv_bool(c, "mamba_norm_before_gate", 1);
+    if (!conv_bool(c, "mamba_rms_norm", 0)) m.norm_groups = 0;
+    m.multipliers = arch_falcon_h1_parts(c, &m);
+    x.ssm_in = conv_number(c, "ssm_in_multiplier", 1.0);
+    x.ssm_out = conv_number(c, "ssm_out_multiplier", 1.0);
+    x.attn_in = conv_number(c, "attention_in_multiplier", 1.0);
+    x.attn_out = conv_number(c, "attention_out_multiplier", 1.0);
+    x.gate = arch_multiplier(c, "mlp_multipliers", 2, 0);
+    x.down = arch_multiplier(c, "mlp_multipliers", 2, 1);
+    d.embed_scale = conv_number(c, "embedding_multiplier", 1.0);
+    d.head_scale = conv_number(c, "lm_head_multiplier", 1.0);
+    conv_set_scale(&d, conv_number(c, "key_multiplier", 1.0) / sqrt((double)d.head_dim));
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) arch_falcon_h1_layer(c, &d, i, &m, &x);
     arch_output(c, &d);
 }
 
