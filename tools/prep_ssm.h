@@ -143,6 +143,7 @@ static CONV_UNUSED void ssm_put_limits(conv *c, double low, double high)
 /* ---- Mamba-1 ------------------------------------------------------------------------------------------- */
 typedef struct ssm_selective {        /* x_proj, dt_proj and the scan                                       */
     int32_t     inner, state, rank;
+    int32_t     x_at, wide;           /* of wide columns those from x_at on; wide 0: all of inner           */
     conv_view   x_proj, dt_proj;      /* [rank + 2 state, inner], [inner, rank]                             */
     const char *out;                  /* before the names of its output tensors                             */
     const float *dt_bias, *a, *d;
@@ -169,17 +170,21 @@ static CONV_UNUSED void ssm_put_selective(conv *c, const ssm_selective *s)
 {
     const char *out[5];
     static const char *const names[] = { "x_proj", "dt_proj", "A", "D", "dt_bias" };
-    const int32_t b_at = 2 * s->inner + s->rank;
+    const int32_t dt_at = s->wide ? s->wide : s->inner, b_at = dt_at + s->inner + s->rank;
     for (int i = 0; i < 5; i++) out[i] = conv_format(c->env, "%s%s", s->out, names[i]);
-    conv_line(c, "linear r4 r3 w=@%s", conv_make(c, out[0], CONV_MATRIX, s->x_proj));
+    conv_put(c, "linear r4 r3 w=@%s", conv_make(c, out[0], CONV_MATRIX, s->x_proj));
+    if (s->wide) conv_put(c, " first=%d", s->x_at);
+    conv_line(c, "%s", "");
     if (s->norm_eps > 0.0) ssm_put_selective_norms(c, s);
     conv_line(c, "linear r5 r4 w=@%s first=0", conv_make(c, out[1], CONV_MATRIX, s->dt_proj));
     conv_line(c, "cat r6 r3 r5\ncat r7 r6 r4");
     conv_make_panels(c, out[2], s->a, s->inner, s->state);
     conv_make_values(c, out[3], s->d, s->inner);
     conv_make_values(c, out[4], s->dt_bias, s->inner);
-    conv_line(c, "mix r8 r7 %s a=@%s d=@%s dt_bias=@%s dt_at=%d b_at=%d c_at=%d", s->mixer, out[2], out[3],
-              out[4], s->inner, b_at, b_at + s->state);
+    conv_put(c, "mix r8 r7 %s a=@%s d=@%s dt_bias=@%s dt_at=%d b_at=%d c_at=%d", s->mixer, out[2], out[3],
+             out[4], dt_at, b_at, b_at + s->state);
+    if (s->x_at) conv_put(c, " x_at=%d", s->x_at);
+    conv_line(c, "%s", "");
 }
 
 typedef struct ssm_mamba1 {

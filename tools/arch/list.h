@@ -37,6 +37,7 @@ static const conv_arch conv_hf_archs[] = {
     { "gpt_neox", "GPTNeoXForCausalLM", arch_gpt_neox },
     { "gptj", "GPTJForCausalLM", arch_gptj },
     { "granite", "GraniteForCausalLM", arch_granite },
+    { "granitemoehybrid", "GraniteMoeHybridForCausalLM", arch_granite_hybrid },
     { "helium", "HeliumForCausalLM", arch_helium },
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
     { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
@@ -65,6 +66,8 @@ static const conv_arch conv_hf_archs[] = {
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
+    { "zamba", "ZambaForCausalLM", arch_zamba1 },
+    { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
     { NULL, NULL, NULL }
 };
 

@@ -784,4 +784,313 @@ static void arch_falcon_h1(conv *c)
     arch_output(c, &d);
 }
 
+/* ---- GraniteMoeHybrid and NemotronH without experts ---------------------------------------------------- */
+/* Kinds of layers, new and old names: 'M' states, '*' attention, '-' MLP, 'E' experts, 'H' states after a shared
+   block; 0 with an error.                                                                                  */
+static char arch_layer_kind(conv *c, const char *key, const json_value *list, int32_t i)
+{
+    static const struct { const char *name; char kind; } known[] = {
+        { "linear_attention", 'M' }, { "mamba", 'M' }, { "full_attention", '*' }, { "attention", '*' },
+        { "mlp", '-' }, { "moe", 'E' }, { "hybrid", 'H' }
+    };
+    const char *name = json_text(json_at(list, (uint32_t)i), "");
+    for (size_t k = 0; k < sizeof known / sizeof *known; k++)
+        if (strcmp(known[k].name, name) == 0) return known[k].kind;
+    conv_fail(c->env, "config.json: \"%s\": item %d, \"%.40s\", is not known", key, i, name);
+    return 0;
+}
+
+static void arch_granite_hybrid(conv *c)
+{
+    const json_value *types = conv_key(c, "layer_types") ? conv_key(c, "layer_types")
+                            : conv_key(c, "layers_block_type");
+    const char *position = conv_word(c, "position_embedding_type", "nope");
+    const int bias = conv_bool(c, "mamba_proj_bias", 0), taps_bias = conv_bool(c, "mamba_conv_bias", 1);
+    conv_decoder d;
+    ssm_mamba2 m;
+    if (!arch_llama_base(c, &d, 0)) return;
+    d.ffn = conv_size(c, "shared_intermediate_size", 1024);
+    d.gate = d.up = NULL;
+    d.gate_up = "shared_mlp.input_linear";
+    d.down = "shared_mlp.output_linear";
+    d.qkv_bias = d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
+    d.embed_scale = conv_number(c, "embedding_multiplier", 1.0);
+    d.residual_scale = conv_number(c, "residual_multiplier", 1.0);
+    d.head_scale = 1.0 / conv_positive(c, "logits_scaling", 1.0);
+    conv_set_scale(&d, conv_number(c, "attention_multiplier", 1.0));
+    arch_hybrid_mamba2(c, &d, &m, 0);
+    if (strcmp(position, "rope") != 0) d.ropes[0].dims = 0;
+    if (conv_int(c, "num_local_experts", 8, 0, 1 << 20) > 0)
+        conv_fail(c->env, "config.json: \"num_local_experts\": experts are not supported");
+    conv_key(c, "num_experts_per_tok");
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const char kind = types ? arch_layer_kind(c, "layer_types", types, i) : 'M';
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
+        if (kind == '*') arch_attention_branch(c, &d, i);
+        else arch_hybrid_block(c, &d, i, &m, bias, taps_bias);
+        arch_ffn_branch(c, &d, i);
+    }
+    arch_output(c, &d);
+}
+
+/* ---- Zamba, Zamba2: blocks of attention and MLP whose weights several layers share --------------------- */
+typedef struct arch_zamba {
+    conv_decoder d;
+    int32_t      blocks;              /* shared blocks that take turns                                      */
+    int32_t      rank;                /* of the adapters that each use of a block has of its own            */
+    int32_t      attention_adapters, ffn_adapters;
+    const char  *block_name;          /* of a shared block in its first layer                               */
+} arch_zamba;
+
+/* The output tensor `out`, made when it is used first.                                                     */
+static const char *arch_once(conv *c, const char *out, const char *name, int64_t rows, int64_t cols)
+{
+    const conv_view v = conv_take(c, name, rows, cols);
+    return conv_made(c, out) ? out : conv_make(c, out, cols ? CONV_MATRIX : CONV_VECTOR, v);
+}
+/* linear rD rS with one weight of a shared block, or of one use of it                                      */
+static void arch_zamba_linear(conv *c, int dst, int src, const char *out, const char *name, int64_t rows,
+                              int64_t cols, const char *more)
+{
+    conv_line(c, "linear r%d r%d w=@%s%s", dst, src,
+              arch_once(c, out, conv_format(c->env, "%s.weight", name), rows, cols), more);
+}
+
+/* r2 += what the adapters of this use make of r12, for queries, keys and values                            */
+static void arch_zamba_attention_adapter(conv *c, const arch_zamba *z, const char *block, int32_t use,
+                                         int64_t wide)
+{
+    static const char *const parts[] = { "q", "k", "v" };
+    const int64_t rows[] = { (int64_t)z->d.heads * z->d.head_dim, (int64_t)z->d.kv_heads * z->d.head_dim,
+                             (int64_t)z->d.kv_heads * z->d.head_dim };
+    const char *down[3], *up[3];
+    for (int i = 0; i < 3; i++) {
+        const char *from = conv_format(c->env, "%s.self_attn.linear_%s_adapter_list.%d", block, parts[i], use);
+        down[i] = arch_once(c, conv_format(c->env, "use%d.%s.down", use, parts[i]),
+                            conv_format(c->env, "%s.0.weight", from), z->rank, wide);
+        up[i] = arch_once(c, conv_format(c->env, "use%d.%s.up", use, parts[i]),
+                          conv_format(c->env, "%s.1.weight", from), rows[i], z->rank);
+    }
+    conv_line(c, "linear r14 r12 w=@%s,@%s,@%s", down[0], down[1], down[2]);
+    conv_line(c, "linear r8 r14 w=@%s first=0\nlinear r9 r14 w=@%s first=%d\ncat r10 r8 r9", up[0], up[1], z->rank);
+    conv_line(c, "linear r8 r14 w=@%s first=%d\ncat r15 r10 r8\nadd r2 r2 r15", up[2], 2 * z->rank);
+}
+
+/* The shared block before hybrid layer i, its `use`-th use: r0 beside the embedding r11 -> r13             */
+static void arch_zamba_shared(conv *c, const arch_zamba *z, const char *block, int32_t i, int32_t use)
+{
+    const conv_decoder *d = &z->d;
+    const int32_t number = use % z->blocks;
+    const int64_t wide = 2 * (int64_t)d->dim, q = (int64_t)d->heads * d->head_dim;
+    const int64_t kv = (int64_t)d->kv_heads * d->head_dim;
+    const char *out = conv_format(c->env, "shared%d", number), *eps = conv_real(c, d->norm_eps);
+    const char *names[3];
+    static const char *const parts[] = { "q", "k", "v" };
+    for (int k = 0; k < 3; k++)
+        names[k] = arch_once(c, conv_format(c->env, "%s.%s", out, parts[k]),
+                             conv_format(c->env, "%s.self_attn.%s_proj.weight", block, parts[k]), k ? kv : q, wide);
+    conv_line(c, "cat r12 r0 r11\nnorm r12 r12 kind=rms w=@%s eps=%s",
+              arch_once(c, conv_format(c->env, "%s.attn_norm", out),
+                        conv_format(c->env, "%s.input_layernorm.weight", block), wide, 0), eps);
+    conv_line(c, "linear r2 r12 w=@%s,@%s,@%s", names[0], names[1], names[2]);
+    if (z->attention_adapters) arch_zamba_attention_adapter(c, z, block, use, wide);
+    if (d->ropes[0].dims) conv_put_rope(c, d, &d->ropes[0]);
+    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads,
+              d->head_dim, conv_real(c, d->layer_scale[i]));
+    arch_zamba_linear(c, 1, 3, conv_format(c->env, "%s.o", out), conv_format(c->env, "%s.self_attn.o_proj", block),
+                      d->dim, q, "");
+    conv_line(c, "norm r1 r1 kind=rms w=@%s eps=%s",
+              arch_once(c, conv_format(c->env, "%s.ffn_norm", out),
+                        conv_format(c->env, "%s.pre_ff_layernorm.weight", block), d->dim, 0), eps);
+    if (z->ffn_adapters) {
+        const char *from = conv_format(c->env, "%s.feed_forward.gate_up_proj", block);
+        const char *adapter = conv_format(c->env, "%s_adapter_list.%d", from, use);
+        arch_zamba_linear(c, 5, 1, conv_format(c->env, "%s.gate_up", out), from, 2 * (int64_t)d->ffn, d->dim, "");
+        arch_zamba_linear(c, 14, 1, conv_format(c->env, "use%d.gate_up.down", use),
+                          conv_format(c->env, "%s.0", adapter), z->rank, d->dim, "");
+        arch_zamba_linear(c, 5, 14, conv_format(c->env, "use%d.gate_up.up", use),
+                          conv_format(c->env, "%s.1", adapter), 2 * (int64_t)d->ffn, z->rank, " add=1");
+    } else {
+        const char *gate = conv_format(c->env, "%s.feed_forward.gate_proj.weight", block);
+        const char *up = conv_format(c->env, "%s.feed_forward.up_proj.weight", block);
+        conv_line(c, "linear r5 r1 w=@%s,@%s", arch_once(c, conv_format(c->env, "%s.gate", out), gate, d->ffn, d->dim),
+                  arch_once(c, conv_format(c->env, "%s.up", out), up, d->ffn, d->dim));
+    }
+    conv_line(c, "glu r6 r5 act=%s", d->act);
+    arch_zamba_linear(c, 1, 6, conv_format(c->env, "%s.down", out),
+                      conv_format(c->env, "%s.feed_forward.down_proj", block), d->dim, d->ffn, "");
+    arch_zamba_linear(c, 13, 1, conv_out_name(c, i, "linear"), conv_layer_name(c, d, i, "linear"), d->dim, d->dim, "");
+}
+
+/* Which layer's name the shared block of this use bears: that of its first use                             */
+static const char *arch_zamba_block(conv *c, const arch_zamba *z, const json_value *types, int32_t use)
+{
+    int32_t seen = 0;
+    for (int32_t i = 0; i < z->d.layers; i++)
+        if (arch_layer_kind(c, "layers_block_type", types, i) == 'H' && seen++ == use % z->blocks)
+            return conv_layer_name(c, &z->d, i, z->block_name);
+    return "";
+}
+
+/* The heads of a Mamba-1 block have x_proj, dt_proj, A and D of their own; rows of in_proj alternate between
+   x and z.                                                                                                 */
+static void arch_zamba_mamba1(conv *c, const ssm_block *b, const ssm_mamba1 *m, int32_t heads)
+{
+    const int64_t size = m->inner / heads, keys = m->rank + 2 * (int64_t)m->state, inner = m->inner;
+    const conv_part all = ssm_part(c, b, "in_proj", 2 * inner, b->dim);
+    const float *bias = conv_read(c, ssm_in(c, b, "dt_proj_bias"), inner);
+    const float *d = conv_read(c, ssm_in(c, b, "D"), inner);
+    const float *a = ssm_rates(c, conv_read(c, ssm_in(c, b, "A_log"), inner * m->state), inner * m->state, 1);
+    const conv_view x_proj = conv_take(c, ssm_in(c, b, "x_proj_weight"), heads * keys, size);
+    const conv_view dt_proj = conv_take(c, ssm_in(c, b, "dt_proj_weight"), inner, m->rank);
+    conv_part parts[2];
+    ssm_selective s;
+    ssm_conv k;
+    memset(&k, 0, sizeof k);
+    memset(&s, 0, sizeof s);
+    parts[0] = conv_part_rows(c, all, ssm_out(c, b, "in_x"), 0, 1, 2, inner);
+    parts[1] = conv_part_rows(c, all, ssm_out(c, b, "in_z"), 1, 1, 2, inner);
+    conv_put_linear(c, 2, b->src, parts, 2, 1.0, 0);
+    k.name = "conv1d";
+    k.act = m->act;
+    k.channels = m->inner;
+    k.taps = m->taps;
+    ssm_put_conv(c, b, 3, 2, &k);
+    if (c->env->failed) return;
+    s.inner = (int32_t)size;
+    s.wide = m->inner;
+    s.state = m->state;
+    s.rank = m->rank;
+    s.mixer = "scan";
+    for (int32_t h = 0; h < heads; h++) {
+        s.out = conv_format(c->env, "%shead%d.", b->out, h);
+        s.x_at = (int32_t)(h * size);
+        s.x_proj = conv_rows(c, x_proj, h * keys, keys, keys, keys);
+        s.dt_proj = conv_rows(c, dt_proj, h * size, size, size, size);
+        s.dt_bias = bias + h * size;
+        s.a = a + h * size * m->state;
+        s.d = d + h * size;
+        ssm_put_selective(c, &s);
+        conv_line(c, h ? "cat r10 r9 r8\ncopy r9 r10" : "copy r9 r8");
+    }
+    conv_line(c, "gate r9 r9 r2 act=%s first=%d", m->act, m->inner);
+    ssm_put_out(c, b, 9, "out_proj", inner);
+}
+
+/* Layer i after its shared block, if it has one: r0 += mixer(norm(r0 + r13))                                */
+static ssm_block arch_zamba_layer(conv *c, const arch_zamba *z, const json_value *types, int32_t i, int32_t *use)
+{
+    const int hybrid = arch_layer_kind(c, "layers_block_type", types, i) == 'H';
+    ssm_block b;
+    conv_line(c, "# layer %d", i);
+    if (hybrid) {
+        const char *name = arch_zamba_block(c, z, types, *use);
+        arch_zamba_shared(c, z, name, i, (*use)++);
+        conv_line(c, "add r1 r0 r13");
+    }
+    b = arch_block(c, &z->d, i, hybrid ? "mamba_decoder.mamba" : "mamba");
+    conv_put_norm(c, &z->d, 1, hybrid ? 1 : 0, conv_out_name(c, i, "norm"),
+                  conv_layer_name(c, &z->d, i, hybrid ? "mamba_decoder.input_layernorm" : "input_layernorm"));
+    return b;
+}
+
+static int arch_zamba_base(conv *c, arch_zamba *z, const json_value *types)
+{
+    static const char *const copies[] = { "*.shared_transf.*", "*.shared_transformer.*", NULL };
+    conv_decoder *d = &z->d;
+    memset(z, 0, sizeof *z);
+    if (!conv_hf_decoder(c, d, 1)) return 0;
+    c->ignored = copies;                               /* some files repeat shared weights in every layer   */
+    d->norm_eps = conv_positive(c, "rms_norm_eps", 1e-5);
+    d->final_norm = conv_format(c->env, "%sfinal_layernorm", conv_prefix(c, "model.", "embed_tokens.weight"));
+    d->head_dim = conv_size(c, "attention_head_dim", 2 * (int64_t)d->dim / d->heads);
+    if (conv_size(c, "attention_hidden_size", 2 * (int64_t)d->dim) != 2 * d->dim)
+        conv_fail(c->env, "config.json: \"attention_hidden_size\" is not 2 * hidden_size");
+    if (!conv_key(c, "hidden_act")) d->act = "gelu";
+    conv_set_scale(d, 1.0 / sqrt((double)d->head_dim / 2.0));
+    if (!types || json_count(types) != (uint32_t)d->layers)
+        conv_fail(c->env, "config.json: \"layers_block_type\" must have %d items", d->layers);
+    arch_ssm_unused_keys(c);
+    return !c->env->failed;
+}
+
+static void arch_zamba1(conv *c)
+{
+    const json_value *types = conv_key(c, "layers_block_type") ? conv_key(c, "layers_block_type")
+                            : conv_key(c, "layer_types");
+    const int bias = conv_bool(c, "mamba_proj_bias", 0), taps_bias = conv_bool(c, "mamba_conv_bias", 1);
+    const int32_t heads = conv_size(c, "n_mamba_heads", 2);
+    int32_t use = 0;
+    arch_zamba z;
+    ssm_mamba1 m;
+    memset(&m, 0, sizeof m);
+    if (!arch_zamba_base(c, &z, types)) return;
+    z.blocks = 1;
+    z.block_name = "shared_transf";
+    conv_key(c, "attn_layer_period");
+    conv_key(c, "attn_layer_offset");
+    m.inner = arch_expanded(c, &z.d, "mamba_expand", 2.0);
+    m.state = conv_size(c, "mamba_d_state", 16);
+    m.taps = conv_size(c, "mamba_d_conv", 4);
+    m.rank = arch_auto_size(c, "mamba_dt_rank", (z.d.dim + 15) / 16);
+    m.act = conv_activation(c, "hidden_mamba_act", "silu");
+    if (!c->env->failed && m.inner % heads)
+        conv_fail(c->env, "config.json: %d channels do not divide into \"n_mamba_heads\" = %d", m.inner, heads);
+    conv_put_embedding(c, &z.d);
+    conv_line(c, "copy r11 r0");
+    for (int32_t i = 0; i < z.d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_zamba_layer(c, &z, types, i, &use);
+        arch_expect_bias(c, &b, "in_proj", bias);
+        arch_expect_bias(c, &b, "conv1d", taps_bias);
+        arch_zamba_mamba1(c, &b, &m, heads);
+    }
+    arch_output(c, &z.d);
+}
+
+static void arch_zamba2(conv *c)
+{
+    const json_value *types = conv_key(c, "layers_block_type") ? conv_key(c, "layers_block_type")
+                            : conv_key(c, "layer_types");
+    static const char *const derived[] = { "hybrid_layer_ids", "kv_channels", "num_query_groups", "mamba_headdim",
+                                           "use_conv_bias", NULL };
+    int32_t use = 0;
+    arch_zamba z;
+    ssm_mamba2 m;
+    memset(&m, 0, sizeof m);
+    if (!arch_zamba_base(c, &z, types)) return;
+    for (int k = 0; derived[k]; k++) conv_key(c, derived[k]);
+    conv_only_bool(c, "use_long_context", 0);
+    conv_only_bool(c, "add_bias_linear", 0);
+    z.blocks = conv_size(c, "num_mem_blocks", 1);
+    z.block_name = "shared_transformer";
+    z.rank = conv_size(c, "adapter_rank", 128);
+    z.attention_adapters = conv_bool(c, "use_shared_attention_adapter", 0);
+    z.ffn_adapters = 1;
+    if (conv_bool(c, "use_mem_rope", 0)) {
+        conv_hf_rope(c, &z.d.ropes[0], "rope.freq", NULL, &arch_rope_keys, z.d.head_dim);
+    } else {
+        conv_key(c, "rope_parameters");
+        conv_key(c, "rope_theta");
+    }
+    m.inner = arch_expanded(c, &z.d, "mamba_expand", 2.0);
+    m.heads = conv_size(c, "n_mamba_heads", 8);
+    m.head_dim = m.inner / m.heads;
+    m.groups = m.norm_groups = conv_size(c, "mamba_ngroups", 1);
+    m.state = conv_size(c, "mamba_d_state", 64);
+    m.taps = conv_size(c, "mamba_d_conv", 4);
+    m.norm_eps = 1e-5;
+    m.dt_low = conv_positive(c, "time_step_min", 0.001);                   /* it clips, it is no default    */
+    m.dt_high = 1e30;
+    m.act = "silu";
+    conv_put_embedding(c, &z.d);
+    conv_line(c, "copy r11 r0");
+    for (int32_t i = 0; i < z.d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_zamba_layer(c, &z, types, i, &use);
+        ssm_put_mamba2(c, &b, &m);
+    }
+    arch_output(c, &z.d);
+}
+
 #endif /* ARCH_SSM_H_INCLUDED */
