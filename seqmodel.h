@@ -70,7 +70,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention, convolution
+     [MIX] sequence mixers: attention, convolution, state spaces
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -327,6 +327,11 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory_context(void);
 SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void);
 SQMDEF const sqm_mixer *sqm_mixer_codebook(void);
+SQMDEF const sqm_mixer *sqm_mixer_scan(void);
+SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
+SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void);
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
@@ -1832,6 +1837,40 @@ typedef struct sqm__learn {
     int32_t      rows, n_panels, n_tokens, window, rule;
 } sqm__learn;
 
+/* Rows of a diagonal scan for one panel of 16 channels, see [MIX.scan]. Strides count floats from one row to
+   the next and may be negative. A complex state has its n real parts first; so have a, b and c. */
+typedef struct sqm__scan {
+    float       *h;                     /* [n][16], complex [2 n][16] */
+    float       *y;
+    const float *x, *dt;                /* dt NULL: a holds e^(dt a) - 1 itself */
+    const float *b, *c;                 /* [n] for all channels, or [n][16] when wide */
+    const float *a;                     /* [n][16] */
+    const float *dt_bias, *d;           /* [lanes] or NULL */
+    ptrdiff_t    x_step, y_step, b_step, c_step;
+    int32_t      wide, n, rows, lanes, dt_act, input, fresh, is_complex;
+    float        dt_min, dt_max;
+} sqm__scan;
+enum { SQM__INPUT_STEP, SQM__INPUT_ONE, SQM__INPUT_ROOT };
+
+/* Rows of one head of a matrix state with a scalar decay, see [MIX.ssd]:
+   S = e^g S + sum_j w_j u_j k_j^T,   y_i = S q_i + d * u_i of the last n_outputs updates */
+typedef struct sqm__rank1 {             /* one rank-1 update of each row */
+    const float *u, *k, *w;             /* u [width], k [n] of the first row; w [rows] */
+    ptrdiff_t    u_step, k_step;
+} sqm__rank1;
+typedef struct sqm__ssd {
+    float            *state;            /* [ceil(width / 16)][n][16] */
+    const float      *log_decay;        /* [rows] */
+    const sqm__rank1 *updates;          /* [n_updates] */
+    const float      *q, *d;            /* q [n] of the first row and output; d [width] or NULL */
+    float            *y;                /* [width] of the first row and output */
+    ptrdiff_t         q_step, y_step;   /* to the next row */
+    ptrdiff_t         q_next, y_next;   /* to the next output of a row */
+    int32_t           n_updates, n_outputs, width, n, rows;
+} sqm__ssd;
+enum { SQM__SCAN_ROWS = 64,             /* rows of one call of ssd at most */
+       SQM__MAX_RANK = 4 };             /* outputs of a row at most; updates: twice as many */
+
 /* One head of a gated outer-product recurrence over the rows of a sequence; see [MIX.linear_attention].
    Pointers stand at the first row. A row may hold several updates; the last one is read. */
 enum { SQM__OUTER_ADD, SQM__OUTER_DELTA, SQM__OUTER_DPLR };
@@ -1864,10 +1903,10 @@ typedef struct sqm__running {
 typedef struct sqm__slstm {
     float       *y, *c, *n, *m;         /* [dim] the state */
     float       *raw;                   /* [4 * dim] scratch */
-    const float *in;                    /* [i | f | z | o] of the first row, dim each */
-    const float *weights;               /* [dim in][4 * dim out] */
+    const float *in;                    /* of the first row: i; f, z, o stand `gate` columns apart */
+    const float *weights;               /* [4][dim in][dim out] */
     float       *out;
-    size_t       stride, out_stride;
+    size_t       stride, gate, out_stride;
     int32_t      n_rows, dim;
 } sqm__slstm;
 
@@ -1906,6 +1945,10 @@ typedef struct sqm__kernels {
     /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
     void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
                        int32_t n, float eps);
+    void (*scan)(const sqm__scan *s);
+    void (*ssd)(const sqm__ssd *s);
+    /* angle += step * rate, kept within +-pi; and its sine and cosine */
+    void (*turn)(float *angle, float *sine, float *cosine, const float *rate, float step, int32_t n);
     /* y [n_out] = bias (NULL: 0) + x [n_in] * w [n_in][n_out] */
     void (*block)(float *y, const float *x, const float *w, const float *bias, int32_t n_in, int32_t n_out);
     /* sum, largest or mean of n values; kind: SQM__REDUCE_* */
@@ -2070,6 +2113,7 @@ SQM__LANEWISE v16 SQM__NAME(abs)(v16 a)
     SQM__EACH a.v[i] = sqm__float(sqm__bits(a.v[i]) & 0x7fffffffu);
     return a;
 }
+SQM__LANEWISE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = sqm__sqrt(a.v[i]); return a; }
 SQM__LANEWISE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     SQM__EACH a.v[i] = sqm__float((sqm__bits(a.v[i]) & 0x7fffffffu) | (sqm__bits(s.v[i]) & 0x80000000u));
@@ -2156,6 +2200,9 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
 #define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
 #define SQM__TILE_ROWS 1                /* and of float32 products */
+#define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
+#define SQM__SSD_N 1
+#define SQM__SSD_STEP 1                 /* panels at once for a single row */
 #define SQM__TILE_S 1                   /* state tiles of a recurrence at once */
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
@@ -2239,6 +2286,7 @@ SQM__INLINE v16 SQM__NAME(abs)(v16 x)
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return SQM__NAME(pair)(_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b));
 }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 x) { return SQM__NAME(pair)(_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)); }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 x, v16 s)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -2382,6 +2430,9 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_Q 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
+#define SQM__SSD_P 1
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
@@ -2422,6 +2473,7 @@ SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, 
 SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { return _mm512_sqrt_ps(a); }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     return _mm512_or_ps(SQM__NAME(abs)(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
@@ -2507,6 +2559,9 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__TILE_Q 8
 #define SQM__TILE_STREAMS 8
 #define SQM__TILE_ROWS 4
+#define SQM__SSD_P 4
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 4
 #define SQM__TILE_S 2
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
@@ -2581,6 +2636,7 @@ SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b)
     return a;
 }
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = vsqrtq_f32(a.v[i]); return a; }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     SQM__EACH a.v[i] = vbslq_f32(vdupq_n_u32(0x80000000u), s.v[i], a.v[i]);
@@ -2679,6 +2735,9 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__TILE_Q 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 2
+#define SQM__SSD_P 1
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
 #endif
 
@@ -3199,6 +3258,46 @@ SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
     p = SQM__ADD(SQM__MADD(p, SQM__MUL(r, r), r), SQM__SET1(1.0f));
     return SQM__NAME(less)(x, low, SQM__SET1(0.0f), SQM__NAME(shift_exponent)(p, t));
 }
+/* e^x - 1, exact to 2 ulp near 0 too: 2^n (e^r - 1) + (2^n - 1) */
+SQM__SPECIAL v16 SQM__NAME(expm1)(v16 x)
+{
+    const v16 magic = SQM__SET1(12582912.0f), one = SQM__SET1(1.0f);
+    const v16 clamped = SQM__NAME(min)(SQM__NAME(max)(x, SQM__SET1(-86.5f)), SQM__SET1(88.3f));
+    const v16 t = SQM__MADD(clamped, SQM__SET1(1.44269504f), magic), n = SQM__SUB(t, magic);
+    const v16 r = SQM__MADD(n, SQM__SET1(2.12194440e-4f), SQM__MADD(n, SQM__SET1(-0.693359375f), clamped));
+    const v16 scale = SQM__NAME(shift_exponent)(one, t);
+    v16 p = SQM__SET1(1.394111150e-3f);
+    p = SQM__MADD(p, r, SQM__SET1(8.363176361e-3f));
+    p = SQM__MADD(p, r, SQM__SET1(4.166637528e-2f));
+    p = SQM__MADD(p, r, SQM__SET1(1.666657700e-1f));
+    p = SQM__MADD(p, r, SQM__SET1(5.000000027e-1f));
+    p = SQM__MADD(p, SQM__MUL(r, r), r);
+    return SQM__MADD(scale, p, SQM__SUB(scale, one));
+}
+/* Sine and cosine within 2 ulp of 1 for |x| < 8192: x = n pi/2 + r, polynomials (own minimax fits) on
+   |r| <= pi/4, then the quarter n mod 4 swaps and negates. */
+SQM__SPECIAL void SQM__NAME(sincos)(v16 x, v16 *sine, v16 *cosine)
+{
+    const v16 magic = SQM__SET1(12582912.0f), zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const v16 n = SQM__SUB(SQM__MADD(x, SQM__SET1(0.636619772f), magic), magic);
+    const v16 floor4 = SQM__SUB(SQM__ADD(SQM__MADD(n, SQM__SET1(0.25f), SQM__SET1(-0.375f)), magic), magic);
+    const v16 quarter = SQM__MADD(floor4, SQM__SET1(-4.0f), n);
+    const v16 off = SQM__NAME(abs)(SQM__SUB(quarter, SQM__SET1(2.0f)));     /* 1 in odd quarters */
+    v16 r = SQM__MADD(n, SQM__SET1(-1.5703125f), x), square, s, c, a, b;
+    r = SQM__MADD(n, SQM__SET1(-4.83751297e-4f), r);
+    r = SQM__MADD(n, SQM__SET1(-7.54978995e-8f), r);
+    square = SQM__MUL(r, r);
+    s = SQM__MADD(square, SQM__SET1(-1.951665570e-4f), SQM__SET1(8.332173542e-3f));
+    s = SQM__MADD(s, square, SQM__SET1(-1.666665487e-1f));
+    s = SQM__MADD(SQM__MUL(s, square), r, r);
+    c = SQM__MADD(square, SQM__SET1(2.443772992e-5f), SQM__SET1(-1.388736145e-3f));
+    c = SQM__MADD(c, square, SQM__SET1(4.166664675e-2f));
+    c = SQM__MADD(SQM__MUL(c, square), square, SQM__MADD(square, SQM__SET1(-0.5f), one));
+    a = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(off, one)), SQM__SET1(0.5f), c, s);
+    b = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(off, one)), SQM__SET1(0.5f), s, c);
+    *sine = SQM__NAME(less)(quarter, SQM__SET1(1.5f), a, SQM__SUB(zero, a));
+    *cosine = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(quarter, SQM__SET1(1.5f))), one, SQM__SUB(zero, b), b);
+}
 SQM__SPECIAL v16 SQM__NAME(sigmoid)(v16 x)
 {
     const v16 one = SQM__SET1(1.0f);
@@ -3276,13 +3375,6 @@ SQM__SPECIAL v16 SQM__NAME(log)(v16 x)
                                                         SQM__MUL(SQM__ADD(s, s), p)));
     return SQM__NAME(less)(SQM__SET1(0.0f), x, p, SQM__SET1(-3.0e38f));
 }
-SQM__SPECIAL v16 SQM__NAME(sqrt)(v16 x)
-{
-    float part[SQM__LANES];
-    SQM__NAME(store)(part, x);
-    for (int i = 0; i < SQM__LANES; i++) part[i] = part[i] > 0.0f ? sqm__sqrt(part[i]) : 0.0f;
-    return SQM__NAME(load)(part);
-}
 
 SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
 {
@@ -3316,7 +3408,7 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
     case SQM_ACT_ELU1:
         return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)), SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
     case SQM_ACT_LOG:        return SQM__NAME(log)(x);
-    case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(x);
+    case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(SQM__NAME(max)(x, zero));
     default:                 return x;
     }
 }
@@ -3724,6 +3816,218 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
     }
 }
 
+/* ---- state-space scans --------------------------------------------------------------------------------- */
+/* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
+   e^v - 1, so that slow states lose nothing to rounding. */
+SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 in, const int has_dt,
+                                     const int wide)
+{
+    const float *b = s->b + (ptrdiff_t)t * s->b_step, *c = s->c + (ptrdiff_t)t * s->c_step;
+    v16 y = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++) {
+        const v16 a = SQM__NAME(load)(s->a + n * SQM__LANES);
+        const v16 decay = has_dt ? SQM__NAME(expm1)(SQM__MUL(dt, a)) : a;
+        v16 h = SQM__NAME(load)(s->h + n * SQM__LANES);
+        h = SQM__MADD(decay, h, h);
+        h = SQM__MADD(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]), h);
+        SQM__NAME(store)(s->h + n * SQM__LANES, h);
+        y = SQM__MADD(h, wide ? SQM__NAME(load)(c + n * SQM__LANES) : SQM__SET1(c[n]), y);
+    }
+    return y;
+}
+/* The same with complex a, h, b and c, real parts first; returns 2 Re sum_n c h. */
+static v16 SQM__NAME(scan_row_complex)(const sqm__scan *s, int32_t t, v16 dt, v16 in)
+{
+    const float *b = s->b + (ptrdiff_t)t * s->b_step, *c = s->c + (ptrdiff_t)t * s->c_step;
+    const int32_t wide = s->wide ? SQM__LANES : 1;
+    v16 y = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++) {
+        const int32_t i = n + s->n;     /* of the imaginary part */
+        const v16 size = SQM__NAME(exp)(SQM__MUL(dt, SQM__NAME(load)(s->a + n * SQM__LANES)));
+        const v16 hr = SQM__NAME(load)(s->h + n * SQM__LANES), hi = SQM__NAME(load)(s->h + i * SQM__LANES);
+        v16 sine, cosine, re, im, br, bi, cr, ci;
+        SQM__NAME(sincos)(SQM__MUL(dt, SQM__NAME(load)(s->a + i * SQM__LANES)), &sine, &cosine);
+        sine = SQM__MUL(sine, size);
+        cosine = SQM__MUL(cosine, size);
+        br = s->wide ? SQM__NAME(load)(b + n * wide) : SQM__SET1(b[n]);
+        bi = s->wide ? SQM__NAME(load)(b + i * wide) : SQM__SET1(b[i]);
+        cr = s->wide ? SQM__NAME(load)(c + n * wide) : SQM__SET1(c[n]);
+        ci = s->wide ? SQM__NAME(load)(c + i * wide) : SQM__SET1(c[i]);
+        re = SQM__MADD(in, br, SQM__SUB(SQM__MUL(cosine, hr), SQM__MUL(sine, hi)));
+        im = SQM__MADD(in, bi, SQM__MADD(sine, hr, SQM__MUL(cosine, hi)));
+        SQM__NAME(store)(s->h + n * SQM__LANES, re);
+        SQM__NAME(store)(s->h + i * SQM__LANES, im);
+        y = SQM__ADD(y, SQM__SUB(SQM__MUL(cr, re), SQM__MUL(ci, im)));
+    }
+    return SQM__ADD(y, y);
+}
+static void SQM__NAME(scan)(const sqm__scan *s)
+{
+    const v16 zero = SQM__SET1(0.0f);
+    const v16 bias = s->dt_bias ? SQM__NAME(load_n)(s->dt_bias, s->lanes, 0.0f) : zero;
+    const v16 skip = s->d ? SQM__NAME(load_n)(s->d, s->lanes, 0.0f) : zero;
+    for (int32_t t = 0; t < s->rows; t++) {
+        const v16 x = SQM__NAME(load_n)(s->x + (ptrdiff_t)t * s->x_step, s->lanes, 0.0f);
+        v16 dt = zero, in = x, y;
+        if (s->dt) {
+            dt = SQM__NAME(load_n)(s->dt + (ptrdiff_t)t * s->x_step, s->lanes, 0.0f);
+            dt = SQM__NAME(act)(SQM__ADD(dt, bias), s->dt_act);
+            dt = SQM__NAME(min)(SQM__NAME(max)(dt, SQM__SET1(s->dt_min)), SQM__SET1(s->dt_max));
+            if (s->input == SQM__INPUT_STEP) in = SQM__MUL(dt, x);
+            if (s->input == SQM__INPUT_ROOT && !(s->fresh && t == 0)) {
+                const v16 twice = SQM__MUL(SQM__ADD(dt, dt), SQM__NAME(load)(s->a));
+                const v16 rest = SQM__SUB(zero, SQM__NAME(expm1)(twice));
+                in = SQM__MUL(SQM__NAME(sqrt)(SQM__NAME(max)(rest, zero)), x);
+            }
+        }
+        if (s->is_complex) y = SQM__NAME(scan_row_complex)(s, t, dt, in);
+        else if (s->dt && !s->wide) y = SQM__NAME(scan_row)(s, t, dt, in, 1, 0);
+        else y = SQM__NAME(scan_row)(s, t, dt, in, s->dt != NULL, s->wide);
+        if (s->d) y = SQM__MADD(skip, x, y);
+        SQM__NAME(store_n)(s->y + (ptrdiff_t)t * s->y_step, y, s->lanes);
+    }
+}
+
+/* One column of P panels of a matrix state: decay, updates, outputs, in this order for every tile shape. */
+SQM__SPECIAL void SQM__NAME(ssd_column)(v16 *state, v16 *acc, const v16 *u, v16 decay, const sqm__ssd *s,
+                                        int32_t t, int32_t n, const int32_t U, const int32_t R,
+                                        const int32_t P)
+{
+    SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__MADD(decay, state[p], state[p]);
+    for (int32_t j = 0; j < U; j++) {
+        const v16 k = SQM__SET1(s->updates[j].k[(ptrdiff_t)t * s->updates[j].k_step + n]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__MADD(u[j * P + p], k, state[p]);
+    }
+    for (int32_t i = 0; i < R; i++) {
+        const v16 q = SQM__SET1(s->q[(ptrdiff_t)t * s->q_step + i * s->q_next + n]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) acc[i * P + p] = SQM__MADD(state[p], q, acc[i * P + p]);
+    }
+}
+/* What row t adds to P panels from `panel` on: w u of each update */
+SQM__SPECIAL void SQM__NAME(ssd_inputs)(v16 *u, const sqm__ssd *s, int32_t t, int32_t panel, int32_t lanes,
+                                        const int32_t U, const int32_t P)
+{
+    for (int32_t j = 0; j < U; j++) {
+        const sqm__rank1 *o = &s->updates[j];
+        const float *from = o->u + (ptrdiff_t)t * o->u_step + panel * SQM__LANES;
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            u[j * P + p] = SQM__MUL(SQM__NAME(load_n)(from + p * SQM__LANES, lanes, 0.0f),
+                                    SQM__SET1(o->w[t]));
+    }
+}
+/* N columns of P panels stay in registers over all rows; the outputs' sums go through memory. */
+SQM__SPECIAL void SQM__NAME(ssd_tile)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t n,
+                                      int32_t lanes, const int32_t U, const int32_t R, const int32_t P,
+                                      const int32_t N)
+{
+    float *at = s->state + ((size_t)panel * (size_t)s->n + (size_t)n) * SQM__LANES;
+    const size_t next = (size_t)s->n * SQM__LANES;
+    v16 state[SQM__SSD_N * SQM__SSD_P], acc[SQM__MAX_RANK * SQM__SSD_P], u[2 * SQM__MAX_RANK * SQM__SSD_P];
+    SQM__WIDE for (int32_t k = 0; k < N; k++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            state[k * P + p] = SQM__NAME(load)(at + (size_t)p * next + k * SQM__LANES);
+    for (int32_t t = 0; t < s->rows; t++) {
+        float *y = s->y + (ptrdiff_t)t * s->y_step + panel * SQM__LANES;
+        SQM__NAME(ssd_inputs)(u, s, t, panel, lanes, U, P);
+        for (int32_t i = 0; i < R; i++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                acc[i * P + p] = n == 0 ? SQM__SET1(0.0f)
+                    : SQM__NAME(load_n)(y + i * s->y_next + p * SQM__LANES, lanes, 0.0f);
+        SQM__WIDE for (int32_t k = 0; k < N; k++)
+            SQM__NAME(ssd_column)(state + k * P, acc, u, SQM__SET1(decay[t]), s, t, n + k, U, R, P);
+        for (int32_t i = 0; i < R; i++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                SQM__NAME(store_n)(y + i * s->y_next + p * SQM__LANES, acc[i * P + p], lanes);
+    }
+    SQM__WIDE for (int32_t k = 0; k < N; k++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store)(at + (size_t)p * next + k * SQM__LANES, state[k * P + p]);
+}
+/* A single row: the state goes through registers once, the sums stay in them. */
+SQM__SPECIAL void SQM__NAME(ssd_step)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t lanes,
+                                      const int32_t U, const int32_t R, const int32_t P)
+{
+    float *at = s->state + (size_t)panel * (size_t)s->n * SQM__LANES, *y = s->y + panel * SQM__LANES;
+    const size_t next = (size_t)s->n * SQM__LANES;
+    v16 acc[SQM__MAX_RANK * SQM__SSD_STEP], u[2 * SQM__MAX_RANK * SQM__SSD_STEP];
+    SQM__NAME(ssd_inputs)(u, s, 0, panel, lanes, U, P);
+    for (int32_t i = 0; i < R * P; i++) acc[i] = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++, at += SQM__LANES) {
+        v16 state[SQM__SSD_STEP];
+        SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__NAME(load)(at + (size_t)p * next);
+        SQM__NAME(ssd_column)(state, acc, u, SQM__SET1(decay[0]), s, 0, n, U, R, P);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(at + (size_t)p * next, state[p]);
+    }
+    for (int32_t i = 0; i < R; i++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store_n)(y + i * s->y_next + p * SQM__LANES, acc[i * P + p], lanes);
+}
+SQM__SPECIAL void SQM__NAME(ssd_panels)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t lanes,
+                                        const int32_t U, const int32_t R, const int32_t P)
+{
+    int32_t n = 0;
+    for (; n + SQM__SSD_N <= s->n; n += SQM__SSD_N)
+        SQM__NAME(ssd_tile)(s, decay, panel, n, lanes, U, R, P, SQM__SSD_N);
+    for (; n < s->n; n++) SQM__NAME(ssd_tile)(s, decay, panel, n, lanes, U, R, P, 1);
+}
+SQM__SPECIAL void SQM__NAME(ssd_rows)(const sqm__ssd *s, const float *decay, const int32_t U, const int32_t R)
+{
+    const int32_t full = s->width / SQM__LANES, rest = s->width % SQM__LANES;
+    int32_t p = 0;
+    if (s->rows == 1) {
+        for (; p + SQM__SSD_STEP <= full; p += SQM__SSD_STEP)
+            SQM__NAME(ssd_step)(s, decay, p, SQM__LANES, U, R, SQM__SSD_STEP);
+        for (; p < full; p++) SQM__NAME(ssd_step)(s, decay, p, SQM__LANES, U, R, 1);
+        if (rest) SQM__NAME(ssd_step)(s, decay, p, rest, U, R, 1);
+        return;
+    }
+    if (SQM__SSD_P > 1)
+        for (; p + SQM__SSD_P <= full; p += SQM__SSD_P)
+            SQM__NAME(ssd_panels)(s, decay, p, SQM__LANES, U, R, SQM__SSD_P);
+    for (; p < full; p++) SQM__NAME(ssd_panels)(s, decay, p, SQM__LANES, U, R, 1);
+    if (rest) SQM__NAME(ssd_panels)(s, decay, p, rest, U, R, 1);
+}
+static void SQM__NAME(ssd)(const sqm__ssd *s)
+{
+    float decay[SQM__SCAN_ROWS];
+    for (int32_t t = 0; t < s->rows; t += SQM__LANES)
+        SQM__NAME(store_n)(decay + t, SQM__NAME(expm1)(SQM__NAME(load_n)(s->log_decay + t, s->rows - t,
+                                                                        0.0f)), s->rows - t);
+    if (s->n_updates == 1 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 1, 1);
+    else if (s->n_updates == 2 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 2, 1);
+    else SQM__NAME(ssd_rows)(s, decay, s->n_updates, s->n_outputs);
+    for (int32_t i = 0; s->d && i < s->n_outputs; i++) {
+        const sqm__rank1 *o = &s->updates[s->n_updates - s->n_outputs + i];
+        for (int32_t t = 0; t < s->rows; t++)
+            for (int32_t k = 0; k < s->width; k += SQM__LANES) {
+                float *y = s->y + (ptrdiff_t)t * s->y_step + i * s->y_next + k;
+                const float *u = o->u + (ptrdiff_t)t * o->u_step + k;
+                const int32_t left = s->width - k;
+                SQM__NAME(store_n)(y, SQM__MADD(SQM__NAME(load_n)(s->d + k, left, 0.0f),
+                                                SQM__NAME(load_n)(u, left, 0.0f),
+                                                SQM__NAME(load_n)(y, left, 0.0f)), left);
+            }
+    }
+}
+
+static void SQM__NAME(turn)(float *angle, float *sine, float *cosine, const float *rate, float step,
+                            int32_t n)
+{
+    const v16 magic = SQM__SET1(12582912.0f);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        v16 a = SQM__MADD(SQM__NAME(load_n)(rate + i, n - i, 0.0f), SQM__SET1(step),
+                          SQM__NAME(load_n)(angle + i, n - i, 0.0f)), s, c;
+        const v16 turns = SQM__SUB(SQM__MADD(a, SQM__SET1(0.159154943f), magic), magic);
+        a = SQM__MADD(turns, SQM__SET1(-6.28125f), a);
+        a = SQM__MADD(turns, SQM__SET1(-1.93500519e-3f), a);
+        a = SQM__MADD(turns, SQM__SET1(-3.01991598e-7f), a);
+        SQM__NAME(sincos)(a, &s, &c);
+        SQM__NAME(store_n)(angle + i, a, n - i);
+        SQM__NAME(store_n)(sine + i, s, n - i);
+        SQM__NAME(store_n)(cosine + i, c, n - i);
+    }
+}
+
 /* ---- small parts of recurrent models ------------------------------------------------------------------- */
 /* Columns [at, at + 16 W) of y = bias + x * w, chains of fused multiply-adds in increasing i. */
 SQM__SPECIAL void SQM__NAME(block_columns)(float *y, const float *x, const float *w, const float *bias,
@@ -3961,7 +4265,9 @@ static void SQM__NAME(slstm)(const sqm__slstm *s)
 {
     const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
     for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        SQM__NAME(block)(s->raw, s->y, s->weights, s->in + t * s->stride, s->dim, 4 * s->dim);
+        for (size_t g = 0; g < 4; g++)
+            SQM__NAME(block)(s->raw + g * (size_t)s->dim, s->y, s->weights + g * (size_t)s->dim * (size_t)s->dim,
+                             s->in + t * s->stride + g * s->gate, s->dim, s->dim);
         for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
             const int32_t left = s->dim - i;
             const v16 in = SQM__NAME(load_n)(s->raw + i, left, 0.0f);
@@ -3999,7 +4305,7 @@ static const sqm__kernels SQM__NAME(table) = {
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
     SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
-    SQM__NAME(norm_error),
+    SQM__NAME(norm_error), SQM__NAME(scan), SQM__NAME(ssd), SQM__NAME(turn),
     SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
     SQM__NAME(running), SQM__NAME(slstm)
 };
@@ -4013,6 +4319,9 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_STREAMS
 #undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
+#undef SQM__SSD_P
+#undef SQM__SSD_N
+#undef SQM__SSD_STEP
 #undef SQM__TILE_S
 #undef SQM__SPECIAL
 #undef SQM__WIDE
@@ -4642,6 +4951,26 @@ static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t
     *cols = t->shape[1];
     return SQM_OK;
 }
+/* The one float32 matrix [rows, cols] in panels of 16 rows under `key`; NULL when missing. rows 0: any. */
+static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t *cols,
+                                    const sqm_param *params, int32_t n, const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *panels = NULL;
+    if (!p) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_PANELS || t->ndim != 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one float32 matrix in panels",
+                  key);
+    if (*rows && (t->shape[0] != *rows || t->shape[1] != *cols))
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], expected [%d, %d]", key, t->shape[0],
+                  t->shape[1], *rows, *cols);
+    *rows = t->shape[0];
+    *cols = t->shape[1];
+    *panels = (const float *)t->data;
+    return SQM_OK;
+}
+static const char *const sqm__style_names[] = { "half", "interleaved" };
 static const char *const sqm__act_names[SQM_ACT_COUNT] = {
     "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus",
     "log_sigmoid", "elu1", "log", "sqrt"
@@ -4999,7 +5328,8 @@ SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer
    conv_whole  future = (K - 1) / 2 unless given: looks ahead, needs the whole sequence, zeros at both ends.
                columns = C: the rows are a picture of C columns, row-major; across = A: the K taps are K / A
                lines of A taps, centred. Zeros around the picture.
-   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels]
+   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels], with rest=1
+            followed by the columns behind them, unchanged
    Weights  w [K, channels], tap 0 the oldest, no flip (a correlation, as torch.nn.Conv1d);  b [channels]
    State    ring of (K - 1) * dilation rows: the inputs before bias and activation, position p in row
             p % length.
@@ -5011,7 +5341,7 @@ SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer
    Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba1_block, mamba2_block, hydra_block, ss2d. */
 enum { SQM__MAX_TAPS = 64 };
 typedef struct sqm__conv {
-    int32_t      channels, taps, past, dilation, act, first, in_width;
+    int32_t      channels, taps, past, dilation, act, first, rest, in_width;
     int32_t      history;               /* rows of the ring */
     int32_t      columns, across;       /* picture; 0: none */
     const float *weights, *bias;        /* [taps, channels], [channels] or NULL */
@@ -5032,10 +5362,12 @@ static sqm_result sqm__conv_bind_common(sqm__conv *c, const sqm_param *params, i
     SQM__TRY(sqm__param_vector(&c->bias, params, n, "b", c->channels, err));
     SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
     SQM__TRY(sqm__param_int(&c->dilation, params, n, "dilation", 1, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->rest, params, n, "rest", 0, 0, 1, err));
+    if (c->rest) c->rest = in_width - c->first - c->channels;
     c->past = c->taps - 1;
     c->history = c->past * c->dilation;
     c->in_width = in_width;
-    *out_width = c->channels;
+    *out_width = c->channels + c->rest;
     return SQM_OK;
 }
 static sqm_result sqm__conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -5143,10 +5475,13 @@ static void sqm__conv_task(void *arg, int32_t piece)
         const sqm_span *span = &job->spans[s];
         const int32_t to = sqm__min(last - before, span->rows);
         for (int32_t t = sqm__max(first - before, 0); t < to; t++) {
-            float *y = job->out + (size_t)(span->first_row + t) * (size_t)c->channels;
+            const size_t row = (size_t)(span->first_row + t);
+            float *y = job->out + row * (size_t)(c->channels + c->rest);
             sqm__conv_inputs(c, rows, job->in, span, t);
             job->x->kernels->conv_row(y, &taps);
             if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+            memcpy(y + c->channels, job->in + row * (size_t)c->in_width + c->first + c->channels,
+                   (size_t)c->rest * sizeof(float));
         }
     }
 }
@@ -5172,13 +5507,13 @@ static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, 
 }
 
 static const sqm_mixer sqm__conv_mixer = {
-    "conv", "w b act first dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    "conv", "w b act first rest dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
     sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
 static const sqm_mixer sqm__conv_whole_mixer = {
-    "conv_whole", "w b act first dilation future columns across", sizeof(sqm__conv), SQM_MIXER_WHOLE_ONLY, 0,
-    sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes,
-    sqm__conv_reset, sqm__conv_forward
+    "conv_whole", "w b act first rest dilation future columns across", sizeof(sqm__conv),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes,
+    sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
@@ -6431,8 +6766,8 @@ typedef struct sqm__codebook {
 enum { SQM__CODEBOOK_BLOCK = 16 };      /* tokens whose products with the codebook are made at once */
 
 /* A panel matrix [rows, cols] of plain floats under `key`; missing: data NULL. */
-static sqm_result sqm__param_panels(sqm_tensor *to, const sqm_param *params, int32_t n, const char *key,
-                                    int64_t rows, int32_t cols, sqm_error *err)
+static sqm_result sqm__codebook_panels(sqm_tensor *to, const sqm_param *params, int32_t n, const char *key,
+                                       int64_t rows, int32_t cols, sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
     const sqm_tensor *t = p && p->tensors && p->n_tensors == 1 ? p->tensors[0] : NULL;
@@ -6459,11 +6794,11 @@ static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32
     c->codes_pad = sqm__pad(c->codes);
     c->near_pad = sqm__pad(c->near);
     c->v_pad = sqm__pad(c->v_dim + 1);
-    SQM__TRY(sqm__param_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad,
-                               c->head_dim, err));
+    SQM__TRY(sqm__codebook_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad,
+                                  c->head_dim, err));
     SQM__TRY(sqm__param_vector(&c->half, params, n, "half", c->heads * c->codes_pad, err));
-    SQM__TRY(sqm__param_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad,
-                               c->head_dim, err));
+    SQM__TRY(sqm__codebook_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad,
+                                  c->head_dim, err));
     SQM__TRY(sqm__param_vector(&c->bias, params, n, "bias", c->heads * c->near, err));
     if (!c->book.data || !c->half)
         SQM__FAIL(err, SQM_E_SHAPE, c->codes, "a codebook mixer needs codebook= and half=");
@@ -7231,8 +7566,8 @@ SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_s
      (i, f, z, o)_t = in_t + R_h y_(t-1)                 a head h sees its own y only
      m_t = max(i, m + log sigmoid(f)), on the first row i;  i' = min(e^(i - m_t), 1), f' = min(e^(m + log sigmoid(f) -
      m_t), 1);  c = f' c + i' tanh(z),  n = f' n + i',  y = sigmoid(o) c / n
-   Rows in  [head][i | f | z | o][dim], bias included; rows out [heads x dim].
-   w        [head][dim in][4 x dim out] float32, out in the order i f z o.
+   Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
+   w        [head][i f z o][dim in][dim out] float32.
    State    y, c, n, m [heads x dim] each, zero at the start.
    Order    row by row; sums over `dim in` in increasing order.
    Source   2405.04517, NX-AI/xlstm sLSTM cell.
@@ -7303,7 +7638,8 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         s.n = s.c + width;
         s.m = s.n + width;
         s.raw = job->raw + (size_t)piece * 4 * dim;
-        s.in = job->in + first * 4 * width + (size_t)h * 4 * dim;
+        s.in = job->in + first * 4 * width + (size_t)h * dim;
+        s.gate = width;
         s.weights = job->a->weights + (size_t)h * dim * 4 * dim;
         s.out = job->out + first * width + (size_t)h * dim;
         s.stride = 4 * width;
@@ -7781,6 +8117,867 @@ static const sqm_mixer sqm__context_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
 
+/* ---- orders of a scan ------------------------------------------------------------------------------------
+   The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
+   pictures of `columns` columns (row-major rows) column by column downwards, or that reversed. */
+enum { SQM__ORDER_FORWARD, SQM__ORDER_BACKWARD, SQM__ORDER_DOWN, SQM__ORDER_UP };
+static const char *const sqm__order_names[] = { "forward", "backward", "down", "up" };
+typedef struct sqm__order { int32_t kind, columns; } sqm__order;
+typedef struct sqm__run_of { int32_t first, step, count; } sqm__run_of;
+
+/* Run i of n rows; 0: there are no more. */
+static int sqm__order_run(sqm__run_of *run, const sqm__order *o, int32_t n, int32_t i)
+{
+    if (o->kind == SQM__ORDER_FORWARD || o->kind == SQM__ORDER_BACKWARD) {
+        run->first = o->kind == SQM__ORDER_FORWARD ? 0 : n - 1;
+        run->step = o->kind == SQM__ORDER_FORWARD ? 1 : -1;
+        run->count = n;
+        return i == 0;
+    }
+    if (i >= sqm__min(n, o->columns)) return 0;
+    run->first = o->kind == SQM__ORDER_DOWN ? i : sqm__min(n, o->columns) - 1 - i;
+    run->count = (n - 1 - run->first) / o->columns + 1;
+    run->step = o->columns;
+    if (o->kind == SQM__ORDER_UP) {
+        run->first += (run->count - 1) * o->columns;
+        run->step = -o->columns;
+    }
+    return 1;
+}
+static sqm_result sqm__order_bind(sqm__order *o, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_choice(&o->kind, params, n, "order", sqm__order_names, SQM__COUNT(sqm__order_names),
+                               SQM__ORDER_FORWARD, err));
+    SQM__TRY(sqm__param_int(&o->columns, params, n, "columns", 0, 0, 1 << 24, err));
+    if (o->kind >= SQM__ORDER_DOWN && o->columns == 0)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "order = %s needs columns=", sqm__order_names[o->kind]);
+    return SQM_OK;
+}
+
+/* Where a part of the rows lies: at the column that `key` says, or behind the part before it. */
+static sqm_result sqm__part_at(int32_t *at, int64_t *end, const sqm_param *params, int32_t n,
+                               const char *key, int64_t width, int32_t in_width, sqm_error *err)
+{
+    const int32_t otherwise = *end < in_width ? (int32_t)*end : in_width;
+    SQM__TRY(sqm__param_int(at, params, n, key, otherwise, 0, in_width, err));
+    if (width > in_width - *at)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%s: %z columns from column %d on do not fit rows of %d", key,
+                  (uint64_t)width, *at, in_width);
+    *end = *at + width;
+    return SQM_OK;
+}
+
+/* Activation, bias and limits of a step size: act(dt + bias) clipped to [dt_min, dt_max] */
+typedef struct sqm__step_size {
+    const float *bias;                  /* [count] or NULL */
+    float        low, high;
+    int32_t      act;
+} sqm__step_size;
+static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int32_t n, int32_t count,
+                                 sqm_error *err)
+{
+    SQM__TRY(sqm__param_choice(&s->act, params, n, "dt_act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_SOFTPLUS,
+                               err));
+    SQM__TRY(sqm__param_vector(&s->bias, params, n, "dt_bias", count, err));
+    SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
+    SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
+    if (!(s->low <= s->high) || s->low < 0.0f)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min and dt_max must be 0 <= dt_min <= dt_max");
+    return SQM_OK;
+}
+
+/* ---- [MIX.scan] diagonal state, decay from a step size or fixed -------------------------------------------
+   dt = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                       channel by channel
+   h_t = e^(dt a) h_(t-1) + u_t B_t                            h [channels, n], zero or init before the start
+   y_t = sum_n C_t h_t + d x_t                                 complex: 2 Re sum_n C_t h_t + d x_t
+   input=step  u = dt x (Mamba's Euler step);  one  u = x;  root  u = sqrt(1 - e^(2 dt a)) x, and x itself at
+               position 0 (RG-LRU; n = 1)
+   a        [channels, n] in panels, usually negative; or decay = e^(dt a) - 1 itself, then there is no dt
+   b, c     [channels, n] in panels: constant; without them B and C come with each row, one for each of
+            `groups` groups of channels. complex=1: 2 n columns, real parts first, for a, b, c, B and C.
+   Rows in  [x: channels | dt: channels | B: groups x n | C: groups x n], or wherever x_at, dt_at, b_at and
+            c_at say;  rows out [channels]
+   scan_whole  order=forward|backward|down|up, see above: needs the whole sequence.
+   State    [panel of 16 channels][n][16] floats (complex: 2 n).  Cost: n exponentials a channel and token.
+   Order    every state and every channel's sum over n is a chain of its own: no cut changes it. h moves by
+            e^v - 1 instead of e^v, so that slow states stay exact over 10^6 tokens.
+   Source   Mamba (2312.00752) selective_scan; real S4D; MEGA's damped EMA (2209.10655) by decay, b, c; Vim
+            (2401.09417) and VMamba (2401.10166) by order; RG-LRU (2402.19427) by dt_act=sigmoid input=root.
+   Traps    A = -exp(A_log) is the converter's. dt_bias stands inside the activation. The gate is a recipe op.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: selective_scan, mamba1_block, vim_block, ss2d,
+            mega_ema. */
+typedef struct sqm__selective {
+    const float   *a, *b, *c, *d, *init;
+    sqm__step_size dt;
+    sqm__order     order;
+    int32_t        channels, n, parts, groups, input, is_complex, has_dt, in_width;   /* parts: n or 2 n */
+    int32_t        x_at, dt_at, b_at, c_at;
+    int32_t        expand;              /* a panel holds channels of several groups: B and C are spread */
+    int32_t        whole;               /* no state is kept */
+} sqm__selective;
+
+static const char *const sqm__input_names[] = { "step", "one", "root" };
+
+static sqm_result sqm__scan_tensors(sqm__selective *s, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const float *decay = NULL;
+    int32_t rows = 0, cols = 0;
+    SQM__TRY(sqm__param_int(&s->is_complex, params, n, "complex", 0, 0, 1, err));
+    SQM__TRY(sqm__param_panels(&s->a, &rows, &cols, params, n, "a", err));
+    SQM__TRY(sqm__param_panels(&decay, &rows, &cols, params, n, "decay", err));
+    if ((s->a != NULL) == (decay != NULL))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "a scan needs either a= or decay=");
+    if (cols % (s->is_complex ? 2 : 1))
+        SQM__FAIL(err, SQM_E_SHAPE, cols, "a complex state of %d numbers is not even", cols);
+    if (s->is_complex && decay) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "a complex scan takes a=, not decay=");
+    s->has_dt = s->a != NULL;
+    if (decay) s->a = decay;
+    s->channels = rows;
+    s->parts = cols;
+    s->n = s->is_complex ? cols / 2 : cols;
+    SQM__TRY(sqm__param_panels(&s->b, &rows, &cols, params, n, "b", err));
+    SQM__TRY(sqm__param_panels(&s->c, &rows, &cols, params, n, "c", err));
+    if ((s->b == NULL) != (s->c == NULL))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "a scan needs both b= and c=, or neither");
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", s->channels, err));
+    SQM__TRY(sqm__param_matrix(&s->init, &rows, &cols, params, n, "init", err));
+    if (s->init && (rows != s->channels || cols != s->parts))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "init is [%d, %d], expected [%d, %d]", rows, cols, s->channels,
+                  s->parts);
+    return SQM_OK;
+}
+static sqm_result sqm__scan_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__selective *s = (sqm__selective *)bound;
+    int64_t end = 0;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__scan_tensors(s, params, n, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->channels, err));
+    SQM__TRY(sqm__param_choice(&s->input, params, n, "input", sqm__input_names, SQM__COUNT(sqm__input_names),
+                               s->has_dt ? SQM__INPUT_STEP : SQM__INPUT_ONE, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->channels, err));
+    if (s->channels % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d channels do not divide into %d groups", s->channels,
+                  s->groups);
+    if ((!s->has_dt && s->input != SQM__INPUT_ONE) || (s->input == SQM__INPUT_ROOT && s->parts != 1))
+        SQM__FAIL(err, SQM_E_SHAPE, s->n, "input = %s does not go with %d states%s",
+                  sqm__input_names[s->input], s->n, s->has_dt ? "" : " and decay=");
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", s->channels, in_width, err));
+    if (s->has_dt) SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->channels, in_width, err));
+    if (!s->b) {
+        const int64_t width = (int64_t)s->groups * s->parts;
+        SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", width, in_width, err));
+        SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", width, in_width, err));
+    }
+    s->expand = !s->b && s->groups > 1 && s->channels / s->groups % SQM__LANES != 0;
+    s->in_width = in_width;
+    *out_width = s->channels;
+    return SQM_OK;
+}
+static sqm_result sqm__scan_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                       int32_t *out_width, sqm_error *err)
+{
+    sqm__selective *s = (sqm__selective *)bound;
+    SQM__TRY(sqm__scan_bind(bound, params, n, in_width, out_width, err));
+    s->whole = 1;
+    return sqm__order_bind(&s->order, params, n, err);
+}
+
+SQM__INLINE size_t sqm__scan_panel_floats(const sqm__selective *s) { return (size_t)s->parts * SQM__LANES; }
+static size_t sqm__scan_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    const size_t panels = (size_t)sqm__ceil_div(s->channels, SQM__LANES);
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__scan_panel_floats(s) * panels * sizeof(float);      /* no more than the tensor a has */
+}
+static size_t sqm__scan_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__scan_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Of one piece: a state for spans without one, spread B and C */
+static size_t sqm__scan_piece_floats(const sqm__selective *s)
+{
+    return sqm__scan_panel_floats(s) * (s->expand ? 3u : 1u);
+}
+static size_t sqm__scan_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__scan_piece_floats((const sqm__selective *)bound) * sizeof(float) * (size_t)threads;
+}
+
+/* The state of one panel before the first row */
+static void sqm__scan_start(const sqm__selective *s, float *h, int32_t panel)
+{
+    memset(h, 0, sqm__scan_panel_floats(s) * sizeof(float));
+    for (int32_t i = 0; s->init && i < SQM__LANES && panel * SQM__LANES + i < s->channels; i++)
+        for (int32_t k = 0; k < s->parts; k++)
+            h[k * SQM__LANES + i] = s->init[(size_t)(panel * SQM__LANES + i) * (size_t)s->parts + (size_t)k];
+}
+static void sqm__scan_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (int32_t p = 0; p < sqm__ceil_div(s->channels, SQM__LANES); p++)
+        sqm__scan_start(s, (float *)state + (size_t)p * sqm__scan_panel_floats(s), p);
+}
+
+typedef struct sqm__scan_job {
+    const sqm__selective *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__scan_job;
+
+/* B and C of one row as [parts][16]: each lane reads those of its channel's group. */
+static void sqm__scan_spread(const sqm__selective *s, float *b, float *c, const float *row, int32_t panel)
+{
+    for (int32_t i = 0; i < SQM__LANES; i++) {
+        const int32_t channel = sqm__min(panel * SQM__LANES + i, s->channels - 1);
+        const int32_t at = channel / (s->channels / s->groups) * s->parts;
+        for (int32_t k = 0; k < s->parts; k++) {
+            b[k * SQM__LANES + i] = row[s->b_at + at + k];
+            c[k * SQM__LANES + i] = row[s->c_at + at + k];
+        }
+    }
+}
+
+/* What does not depend on the rows: channels, weights, limits. */
+static void sqm__scan_panel(sqm__scan *k, const sqm__selective *s, int32_t panel)
+{
+    const size_t at = (size_t)panel * sqm__scan_panel_floats(s);
+    const int32_t first = panel * SQM__LANES;
+    memset(k, 0, sizeof(*k));
+    k->a = s->a + at;
+    k->b = s->b ? s->b + at : NULL;
+    k->c = s->c ? s->c + at : NULL;
+    k->d = s->d ? s->d + first : NULL;
+    k->dt_bias = s->dt.bias ? s->dt.bias + first : NULL;
+    k->dt_min = s->dt.low;
+    k->dt_max = s->dt.high;
+    k->dt_act = s->dt.act;
+    k->wide = s->b != NULL || s->expand;
+    k->n = s->n;
+    k->is_complex = s->is_complex;
+    k->input = s->input;
+    k->lanes = sqm__min(SQM__LANES, s->channels - first);
+}
+
+/* One panel of channels of one span, in the order of the scan */
+static void sqm__scan_unit(const sqm__scan_job *job, float *scratch, const sqm_span *span, int32_t panel)
+{
+    const sqm__selective *s = job->s;
+    const size_t floats = sqm__scan_panel_floats(s);
+    const int32_t first = panel * SQM__LANES;
+    const ptrdiff_t at = s->groups > 1 ? first / (s->channels / s->groups) * s->parts : 0;
+    sqm__run_of run;
+    sqm__scan k;
+    sqm__scan_panel(&k, s, panel);
+    k.h = span->state && !s->whole ? (float *)span->state + (size_t)panel * floats : scratch;
+    if (k.h == scratch) sqm__scan_start(s, k.h, panel);
+    for (int32_t i = 0; sqm__order_run(&run, &s->order, span->rows, i); i++) {
+        const int32_t rows = s->expand ? 1 : run.count;
+        k.x_step = (ptrdiff_t)run.step * s->in_width;
+        k.y_step = (ptrdiff_t)run.step * s->channels;
+        k.rows = rows;
+        for (int32_t t = 0; t < run.count; t += rows) {
+            const ptrdiff_t row = (ptrdiff_t)span->first_row + run.first + (ptrdiff_t)t * run.step;
+            const float *in = job->in + row * s->in_width;
+            k.x = in + s->x_at + first;
+            k.dt = s->has_dt ? in + s->dt_at + first : NULL;
+            k.y = job->out + row * s->channels + first;
+            k.fresh = i == 0 && t == 0 && span->position == 0;
+            if (s->expand) {
+                k.b = scratch + floats;
+                k.c = scratch + 2 * floats;
+                sqm__scan_spread(s, scratch + floats, scratch + 2 * floats, in, panel);
+            } else if (!s->b) {
+                k.b = in + s->b_at + at;
+                k.c = in + s->c_at + at;
+                k.b_step = k.c_step = k.x_step;
+            }
+            job->x->kernels->scan(&k);
+        }
+    }
+}
+static void sqm__scan_task(void *arg, int32_t piece)
+{
+    const sqm__scan_job *job = (const sqm__scan_job *)arg;
+    const int32_t panels = sqm__ceil_div(job->s->channels, SQM__LANES);
+    const int32_t first = sqm__cut(panels, piece, job->pieces);
+    const int32_t last = sqm__cut(panels, piece + 1, job->pieces);
+    float *scratch = (float *)(void *)job->x->scratch + (size_t)piece * sqm__scan_piece_floats(job->s);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t p = first; p < last; p++) sqm__scan_unit(job, scratch, &job->spans[s], p);
+}
+static sqm_result sqm__scan_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    const size_t need = sqm__scan_scratch_bytes(s, 0, 0, x->threads);
+    sqm__scan_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "scan needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * (size_t)s->channels * (size_t)s->parts * 8),
+                          sqm__ceil_div(s->channels, SQM__LANES));
+    sqm__run(x, sqm__scan_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__scan_mixer = {
+    "scan", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at",
+    sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
+    sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
+};
+static const sqm_mixer sqm__scan_whole_mixer = {
+    "scan_whole", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
+    "order columns", sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset,
+    sqm__scan_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_scan(void) { return &sqm__scan_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void) { return &sqm__scan_whole_mixer; }
+
+/* ---- [MIX.ssd] matrix state, one decay for each head ------------------------------------------------------
+   dt  = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                            head by head
+   S_t = e^(dt a) S_(t-1) + dt x_t B_t^T           S [heads, head_dim, state], zero or init before the start
+   y_t = S_t C_t + d x_t                           head h reads B and C of group h / (heads / groups)
+   a   [heads], usually negative;  dt_bias [heads];  d [heads x head_dim];  init [heads x head_dim, state]
+   Rows in  [x: heads x head_dim | B: groups x state | C: groups x state | dt: heads], or wherever x_at, b_at,
+            c_at and dt_at say;  rows out [heads x head_dim]
+   ssd_whole   order=forward|backward|down|up; shift=1: row t gets y of the row before it in that order, the
+            first 0 (Hydra). Needs the whole sequence.
+   State    [head][panel of 16 of head_dim][state][16] floats.
+   Cost     3 multiply-adds a state and token, as many as the chunked form has with chunks of 64: tiles of
+            the state stay in registers over up to 64 rows instead, so that any cut gives the same bits.
+   Source   Mamba-2 (2405.21060), Hydra (2407.09941); RetNet and linear attention with a scalar decay.
+   Traps    dt is clipped in decoding too (the official step function forgets it). D per head: the converter
+            repeats it over head_dim.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: ssd, mamba2_block, hydra_block. */
+typedef struct sqm__dual {
+    const float   *a, *d, *init;
+    sqm__step_size dt;
+    sqm__order     order;
+    int32_t        heads, head_dim, n, groups, panels, in_width, whole, shift;
+    int32_t        x_at, b_at, c_at, dt_at;
+} sqm__dual;
+
+static sqm_result sqm__ssd_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__dual *s = (sqm__dual *)bound;
+    int64_t end = 0, channels;
+    int32_t rows, cols;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", (int64_t)s->groups * s->n, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", (int64_t)s->groups * s->n, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    SQM__TRY(sqm__param_vector(&s->a, params, n, "a", s->heads, err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    SQM__TRY(sqm__param_matrix(&s->init, &rows, &cols, params, n, "init", err));
+    if (!s->a) SQM__FAIL(err, SQM_E_SHAPE, 0, "ssd needs a=");
+    if (s->init && (rows != channels || cols != s->n))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "init is [%d, %d], expected [%d, %d]", rows, cols,
+                  (int32_t)channels, s->n);
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)channels;
+    return SQM_OK;
+}
+static sqm_result sqm__ssd_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__dual *s = (sqm__dual *)bound;
+    SQM__TRY(sqm__ssd_bind(bound, params, n, in_width, out_width, err));
+    SQM__TRY(sqm__order_bind(&s->order, params, n, err));
+    SQM__TRY(sqm__param_int(&s->shift, params, n, "shift", 0, 0, 1, err));
+    if (s->shift && (s->d || s->order.kind >= SQM__ORDER_DOWN))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->order.kind, "shift goes neither with d= nor with order = %s",
+                  sqm__order_names[s->order.kind]);
+    s->whole = 1;
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__ssd_head_floats(const sqm__dual *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__ssd_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__ssd_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__ssd_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__ssd_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__ssd_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Of one piece: a head's state for spans without one */
+static size_t sqm__ssd_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    const size_t floats = sqm__ssd_head_floats((const sqm__dual *)bound);
+    (void)max_context; (void)max_batch;
+    return floats > (size_t)-1 / sizeof(float) / (size_t)threads ? (size_t)-1
+                                                                 : floats * sizeof(float) * (size_t)threads;
+}
+/* A head's state before the first row: init [head_dim, n] as panels, or zeros */
+static void sqm__head_start(float *state, const float *init, int32_t head_dim, int32_t n)
+{
+    const size_t panels = (size_t)sqm__ceil_div(head_dim, SQM__LANES), columns = (size_t)n;
+    memset(state, 0, panels * columns * SQM__LANES * sizeof(float));
+    for (size_t i = 0; init && i < (size_t)head_dim; i++)
+        for (size_t k = 0; k < columns; k++)
+            state[(i / SQM__LANES * columns + k) * SQM__LANES + i % SQM__LANES] = init[i * columns + k];
+}
+static void sqm__ssd_start(const sqm__dual *s, float *state, int32_t head)
+{
+    const float *init = s->init ? s->init + (size_t)head * (size_t)s->head_dim * (size_t)s->n : NULL;
+    sqm__head_start(state, init, s->head_dim, s->n);
+}
+static void sqm__ssd_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                           int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (int32_t h = 0; h < s->heads; h++)
+        sqm__ssd_start(s, (float *)state + (size_t)h * sqm__ssd_head_floats(s), h);
+}
+
+/* Step sizes of rows of one head, `step` floats apart: bias, activation, limits */
+static void sqm__step_sizes(float *dt, const sqm_exec *x, const sqm__step_size *s, const float *in,
+                            ptrdiff_t step, int32_t rows, int32_t head)
+{
+    const float bias = s->bias ? s->bias[head] : 0.0f;
+    int32_t i = 0;
+    do dt[i] = in[(ptrdiff_t)i * step] + bias; while (++i < rows);
+    x->kernels->activate(dt, dt, (size_t)rows, s->act);
+    for (int32_t t = 0; t < rows; t++) {
+        if (!(dt[t] > s->low)) dt[t] = s->low;
+        if (dt[t] > s->high) dt[t] = s->high;
+    }
+}
+
+typedef struct sqm__ssd_job {
+    const sqm__dual *s;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, pieces;
+} sqm__ssd_job;
+
+/* Up to SQM__SCAN_ROWS rows of a head from row `row` of the batch on, `step` rows apart */
+static void sqm__ssd_rows(const sqm__ssd_job *job, float *state, ptrdiff_t row, int32_t step, int32_t rows,
+                          int32_t head)
+{
+    const sqm__dual *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim, group = head / (s->heads / s->groups);
+    const float *in = job->in + row * s->in_width;
+    float dt[SQM__SCAN_ROWS], log_decay[SQM__SCAN_ROWS];
+    sqm__rank1 update;
+    sqm__ssd k;
+    memset(&k, 0, sizeof(k));
+    k.q_step = update.u_step = update.k_step = (ptrdiff_t)step * s->in_width;
+    sqm__step_sizes(dt, job->x, &s->dt, in + s->dt_at + head, k.q_step, rows, head);
+    for (int32_t t = 0; t < rows; t++) log_decay[t] = dt[t] * s->a[head];
+    update.u = in + s->x_at + (ptrdiff_t)head * s->head_dim;
+    update.k = in + s->b_at + group * s->n;
+    update.w = dt;
+    k.state = state;
+    k.log_decay = log_decay;
+    k.updates = &update;
+    k.q = in + s->c_at + group * s->n;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + (row + (s->shift ? step : 0)) * width + (ptrdiff_t)head * s->head_dim;
+    k.y_step = (ptrdiff_t)step * width;
+    k.n_updates = k.n_outputs = 1;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__ssd_unit(const sqm__ssd_job *job, float *scratch, const sqm_span *span, int32_t head)
+{
+    const sqm__dual *s = job->s;
+    const int keeps = span->state && !s->whole;
+    float *state = keeps ? (float *)span->state + (size_t)head * sqm__ssd_head_floats(s) : scratch;
+    sqm__run_of run;
+    if (!keeps) sqm__ssd_start(s, state, head);
+    for (int32_t i = 0; sqm__order_run(&run, &s->order, span->rows, i); i++) {
+        const ptrdiff_t row = (ptrdiff_t)span->first_row + run.first;
+        const int32_t rows = run.count - s->shift;               /* the last one is shifted out */
+        if (s->shift)
+            memset(job->out + (row * s->heads + head) * s->head_dim, 0, (size_t)s->head_dim * sizeof(float));
+        for (int32_t t = 0; t < rows; t += SQM__SCAN_ROWS)
+            sqm__ssd_rows(job, state, row + (ptrdiff_t)t * run.step, run.step,
+                          sqm__min(SQM__SCAN_ROWS, rows - t), head);
+    }
+}
+static void sqm__ssd_task(void *arg, int32_t piece)
+{
+    const sqm__ssd_job *job = (const sqm__ssd_job *)arg;
+    const int32_t first = sqm__cut(job->s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(job->s->heads, piece + 1, job->pieces);
+    float *scratch = (float *)(void *)job->x->scratch + (size_t)piece * sqm__ssd_head_floats(job->s);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = first; h < last; h++) sqm__ssd_unit(job, scratch, &job->spans[s], h);
+}
+static sqm_result sqm__ssd_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    const size_t need = sqm__ssd_scratch_bytes(s, 0, 0, x->threads);
+    sqm__ssd_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "ssd needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__ssd_head_floats(s) * (size_t)s->heads), s->heads);
+    sqm__run(x, sqm__ssd_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__ssd_mixer = {
+    "ssd", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at",
+    sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
+    sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward
+};
+static const sqm_mixer sqm__ssd_whole_mixer = {
+    "ssd_whole", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at "
+    "order columns shift", sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
+
+/* ---- [MIX.trapezoid] matrix state, trapezoidal rule, keys that turn ---------------------------------------
+   dt   = softplus(dt_t + dt_bias),  g = -max(act(a_t), a_floor) dt,  m = sigmoid(trap_t)         head by head
+   angle = angle + pi tanh(angle_t) dt          angles shared by the heads, each head turns with its own dt
+   k_r  = turn(B_t,r + b_bias_r),  q_r = turn(C_t,r + c_bias_r),  v_r = x_t * mix_r          r = 0 .. rank - 1
+   S_t  = e^g S_(t-1) + (1 - m) dt e^g sum_r v_(t-1),r k_(t-1),r^T + m dt sum_r v_t,r k_t,r^T
+   y_r  = S_t q_r + d v_r
+   a_act  heavy_tail: 1 + x for x >= 0, 1 / (1 - x) below;  softplus
+   style  interleaved: pairs (2i, 2i + 1);  half: pairs (i, i + state / 2); i < angles. The rest stands still.
+   Rows in  [x: heads x head_dim | B: rank x groups x state | C: the same | dt: heads | a: heads | trap: heads
+            | angle: angles], or from wherever x_at .. angle_at say; B and C are already normalised;
+   rows out [rank][heads x head_dim]
+   Weights  b_bias, c_bias [heads x rank x state]; mix [heads x rank x head_dim]; d [heads x head_dim];
+            dt_bias [heads]; all optional
+   State    head by head: S as in ssd, angles (kept within +-pi), k of the last row, x of the last row.
+   Source   Mamba-3 (2603.15569), SISO and MIMO.
+   Traps    the first release has a_act=softplus, later ones heavy_tail; a checkpoint does not say which.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba3_block. */
+typedef struct sqm__trapezoid {
+    const float   *b_bias, *c_bias, *mix, *d;
+    sqm__step_size dt;
+    float          a_floor;
+    int32_t        heads, head_dim, n, groups, rank, angles, a_act, style, panels, in_width;
+    int32_t        x_at, b_at, c_at, dt_at, a_at, trap_at, angle_at;
+} sqm__trapezoid;
+static const char *const sqm__decay_names[] = { "heavy_tail", "softplus" };
+
+static sqm_result sqm__trapezoid_parts(sqm__trapezoid *s, const sqm_param *params, int32_t n,
+                                       int32_t in_width, sqm_error *err)
+{
+    const int64_t channels = (int64_t)s->heads * s->head_dim, keys = (int64_t)s->rank * s->groups * s->n;
+    int64_t end = 0;
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->a_at, &end, params, n, "a_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->trap_at, &end, params, n, "trap_at", s->heads, in_width, err));
+    return sqm__part_at(&s->angle_at, &end, params, n, "angle_at", s->angles, in_width, err);
+}
+static sqm_result sqm__trapezoid_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__trapezoid *s = (sqm__trapezoid *)bound;
+    int64_t channels, pairs;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    SQM__TRY(sqm__param_int(&s->rank, params, n, "rank", 1, 1, SQM__MAX_RANK, err));
+    SQM__TRY(sqm__param_int(&s->angles, params, n, "angles", 0, 0, s->n / 2, err));
+    SQM__TRY(sqm__param_choice(&s->a_act, params, n, "a_act", sqm__decay_names, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->style, params, n, "style", sqm__style_names, 2, SQM_ROPE_INTERLEAVED,
+                               err));
+    SQM__TRY(sqm__param_float(&s->a_floor, params, n, "a_floor", 0.0, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    pairs = (int64_t)s->heads * s->rank;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    if (pairs * s->head_dim > INT32_MAX / 4 || pairs * s->n > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, s->heads, "%d heads of %d states and rank %d are too wide", s->heads,
+                  s->n, s->rank);
+    SQM__TRY(sqm__trapezoid_parts(s, params, n, in_width, err));
+    SQM__TRY(sqm__param_vector(&s->b_bias, params, n, "b_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->c_bias, params, n, "c_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->mix, params, n, "mix", (int32_t)(pairs * s->head_dim), err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)(pairs * s->head_dim);
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__trapezoid_matrix_floats(const sqm__trapezoid *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__trapezoid_head_floats(const sqm__trapezoid *s)
+{
+    return sqm__align_up(sqm__trapezoid_matrix_floats(s) + (size_t)s->angles +
+                         (size_t)s->rank * (size_t)s->n + (size_t)s->head_dim, SQM__LANES);
+}
+static size_t sqm__trapezoid_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__trapezoid_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__trapezoid_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__trapezoid_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__trapezoid_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* What one piece works with: up to SQM__SCAN_ROWS rows of one head, keys and values from the row before on */
+typedef struct sqm__trapezoid_work {
+    float *state;                       /* a head's, for spans without one */
+    float *k, *q, *v;                   /* [rows + 1][rank][n], [rows][rank][n], [rows + 1][rank][head_dim] */
+    float *dt, *log_decay, *past, *now; /* [rows] */
+    float *rate, *sine, *cosine;        /* [angles] */
+} sqm__trapezoid_work;
+
+static size_t sqm__trapezoid_work_floats(const sqm__trapezoid *s, sqm__trapezoid_work *w, float *base)
+{
+    const size_t rank = (size_t)s->rank, n = (size_t)s->n, dim = (size_t)s->head_dim, rows = SQM__SCAN_ROWS;
+    const size_t sizes[] = {
+        sqm__trapezoid_head_floats(s), (rows + 1) * rank * n, rows * rank * n, (rows + 1) * rank * dim,
+        rows, rows, rows, rows, (size_t)s->angles, (size_t)s->angles, (size_t)s->angles
+    };
+    float *at[SQM__COUNT(sizes)];
+    size_t used = 0;
+    for (int32_t i = 0; i < SQM__COUNT(sizes); i++) {
+        at[i] = base ? base + used : NULL;
+        used += sqm__align_up(sizes[i], SQM__LANES);
+    }
+    if (w) {
+        w->state = at[0]; w->k = at[1]; w->q = at[2]; w->v = at[3];
+        w->dt = at[4]; w->log_decay = at[5]; w->past = at[6]; w->now = at[7];
+        w->rate = at[8]; w->sine = at[9]; w->cosine = at[10];
+    }
+    return used;
+}
+static size_t sqm__trapezoid_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__trapezoid_work_floats((const sqm__trapezoid *)bound, NULL, NULL) * sizeof(float) *
+           (size_t)threads;
+}
+
+typedef struct sqm__trapezoid_job {
+    const sqm__trapezoid *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__trapezoid_job;
+
+/* Decays and the weights of the row before and of this one */
+static void sqm__trapezoid_weights(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w,
+                                   const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const sqm__kernels *kernels = job->x->kernels;
+    const ptrdiff_t step = s->in_width;
+    sqm__step_sizes(w->dt, job->x, &s->dt, in + s->dt_at + head, step, rows, head);
+    for (ptrdiff_t t = 0; t < rows; t++) {
+        const float a = in[t * step + s->a_at + head];
+        w->now[t] = in[t * step + s->trap_at + head];
+        w->log_decay[t] = s->a_act ? a : a >= 0.0f ? 1.0f + a : 1.0f / (1.0f - a);
+    }
+    if (s->a_act) kernels->activate(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
+    for (int32_t t = 0; t < rows; t++) {
+        const float size = w->log_decay[t] > s->a_floor ? w->log_decay[t] : s->a_floor;
+        w->log_decay[t] = -size * w->dt[t];
+    }
+    kernels->activate(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
+    kernels->activate(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
+    for (int32_t t = 0; t < rows; t++) {
+        w->past[t] *= (1.0f - w->now[t]) * w->dt[t];
+        w->now[t] *= w->dt[t];
+    }
+}
+
+/* to [n] = from + bias, turned by the angles whose sines and cosines are in w */
+static void sqm__trapezoid_turn(const sqm__trapezoid *s, const sqm__trapezoid_work *w, float *to,
+                                const float *from, const float *bias)
+{
+    for (int32_t i = 0; i < s->n; i++) to[i] = bias ? from[i] + bias[i] : from[i];
+    for (int32_t i = 0; i < s->angles; i++) {
+        float *first = to + (s->style == SQM_ROPE_HALF ? i : 2 * i);
+        float *second = s->style == SQM_ROPE_HALF ? first + s->n / 2 : first + 1;
+        const float a = *first, b = *second;
+        *first = a * w->cosine[i] - b * w->sine[i];
+        *second = b * w->cosine[i] + a * w->sine[i];
+    }
+}
+
+/* Turned keys and queries and mixed values of the rows; the row before stands in front of keys and values. */
+static void sqm__trapezoid_rows(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const size_t n = (size_t)s->n, dim = (size_t)s->head_dim, rank = (size_t)s->rank;
+    const size_t group = (size_t)(head / (s->heads / s->groups)), groups = (size_t)s->groups;
+    float *angle = state + sqm__trapezoid_matrix_floats(s), *last_k = angle + s->angles;
+    float *last_x = last_k + rank * n;
+    memcpy(w->k, last_k, rank * n * sizeof(float));
+    for (size_t t = 0; t <= (size_t)rows; t++) {
+        const float *row = t ? in + (t - 1) * (size_t)s->in_width : NULL;
+        const float *x = t ? row + s->x_at + (size_t)head * dim : last_x;
+        if (t) {
+            job->x->kernels->activate(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
+            job->x->kernels->turn(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1], s->angles);
+        }
+        for (size_t r = 0; r < rank; r++) {
+            const size_t bias = ((size_t)head * rank + r) * n, key = (r * groups + group) * n;
+            const float *mix = s->mix ? s->mix + ((size_t)head * rank + r) * dim : NULL;
+            float *v = w->v + (t * rank + r) * dim;
+            for (size_t i = 0; i < dim; i++) v[i] = mix ? x[i] * mix[i] : x[i];
+            if (!t) continue;
+            sqm__trapezoid_turn(s, w, w->k + (t * rank + r) * n, row + s->b_at + key,
+                                s->b_bias ? s->b_bias + bias : NULL);
+            sqm__trapezoid_turn(s, w, w->q + ((t - 1) * rank + r) * n, row + s->c_at + key,
+                                s->c_bias ? s->c_bias + bias : NULL);
+        }
+    }
+    memcpy(last_k, w->k + (size_t)rows * rank * n, rank * n * sizeof(float));
+    memcpy(last_x, in + (size_t)(rows - 1) * (size_t)s->in_width + s->x_at + (size_t)head * dim,
+           dim * sizeof(float));
+}
+
+static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                 ptrdiff_t row, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim;
+    const float *in = job->in + row * s->in_width;
+    sqm__rank1 updates[2 * SQM__MAX_RANK];
+    sqm__ssd k;
+    sqm__trapezoid_weights(job, w, in, rows, head);
+    sqm__trapezoid_rows(job, w, state, in, rows, head);
+    for (int32_t i = 0; i < 2 * s->rank; i++) {        /* first those of the row before */
+        updates[i].u = w->v + (ptrdiff_t)i * s->head_dim;
+        updates[i].k = w->k + (ptrdiff_t)i * s->n;
+        updates[i].w = i < s->rank ? w->past : w->now;
+        updates[i].u_step = (ptrdiff_t)s->rank * s->head_dim;
+        updates[i].k_step = (ptrdiff_t)s->rank * s->n;
+    }
+    k.state = state;
+    k.log_decay = w->log_decay;
+    k.updates = updates;
+    k.q = w->q;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + row * s->rank * width + (ptrdiff_t)head * s->head_dim;
+    k.q_step = (ptrdiff_t)s->rank * s->n;
+    k.y_step = s->rank * width;
+    k.q_next = s->n;
+    k.y_next = width;
+    k.n_updates = 2 * s->rank;
+    k.n_outputs = s->rank;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__trapezoid_task(void *arg, int32_t piece)
+{
+    const sqm__trapezoid_job *job = (const sqm__trapezoid_job *)arg;
+    const sqm__trapezoid *s = job->s;
+    const size_t floats = sqm__trapezoid_head_floats(s);
+    const int32_t first = sqm__cut(s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(s->heads, piece + 1, job->pieces);
+    sqm__trapezoid_work w;
+    (void)sqm__trapezoid_work_floats(s, &w, (float *)(void *)job->x->scratch +
+                                            sqm__trapezoid_work_floats(s, NULL, NULL) * (size_t)piece);
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t h = first; h < last; h++) {
+            const sqm_span *span = &job->spans[i];
+            float *state = span->state ? (float *)span->state + floats * (size_t)h : w.state;
+            if (!span->state) memset(state, 0, floats * sizeof(float));
+            for (int32_t t = 0; t < span->rows; t += SQM__SCAN_ROWS)
+                sqm__trapezoid_block(job, &w, state, (ptrdiff_t)span->first_row + t,
+                                     sqm__min(SQM__SCAN_ROWS, span->rows - t), h);
+        }
+}
+static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    const size_t need = sqm__trapezoid_scratch_bytes(s, 0, 0, x->threads);
+    sqm__trapezoid_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "trapezoid needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__trapezoid_matrix_floats(s) * (size_t)s->heads),
+                          s->heads);
+    sqm__run(x, sqm__trapezoid_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__trapezoid_mixer = {
+    "trapezoid", "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act "
+    "dt_bias dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at", sizeof(sqm__trapezoid),
+    SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
+    sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -7791,6 +8988,11 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__context_mixer,
     &sqm__kernel_memory_mixer,
     &sqm__codebook_mixer,
+    &sqm__scan_mixer,
+    &sqm__scan_whole_mixer,
+    &sqm__ssd_mixer,
+    &sqm__ssd_whole_mixer,
+    &sqm__trapezoid_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
     &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
     NULL
@@ -9915,7 +11117,6 @@ static int sqm__has_word(const char *words, const char *word)
     return 0;
 }
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2", "sum" };
-static const char *const sqm__style_names[] = { "half", "interleaved" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -10059,7 +11260,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&op->head_dim, b->params, b->n_params, "head_dim", 0, 2, 1 << 16, b->err));
     SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
     SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
-    if (op->dst != op->src || r.dims % 2 || op->first + (int64_t)op->heads * op->head_dim > op->in_width)
+    if (op->dst != op->src || r.dims % 2 ||
+        op->first + (int64_t)(op->heads - 1) * op->head_dim + r.dims > op->in_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, r.dims,
                   "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
                   op->heads, op->head_dim, op->first, op->in_width);
@@ -12964,6 +14166,9 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_STREAMS
 #undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
+#undef SQM__SSD_P
+#undef SQM__SSD_N
+#undef SQM__SSD_STEP
 #undef SQM__TILE_S
 #undef SQM__SET1
 #undef SQM__ADD
