@@ -70,7 +70,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention
+     [MIX] sequence mixers: attention, convolution, state spaces
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -241,15 +241,18 @@ SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void 
 SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w,
                              const float *bias);
 
-typedef enum sqm_norm { SQM_NORM_RMS, SQM_NORM_LAYER, SQM_NORM_L2 } sqm_norm;
+typedef enum sqm_norm { SQM_NORM_RMS, SQM_NORM_LAYER, SQM_NORM_L2, SQM_NORM_SUM } sqm_norm;
 /* y [n, dim] = normalised a [n, dim], times gain [dim] or 1, plus bias [dim] or 0. y may be a.
-   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps). */
+   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps).
+   SUM: a / (sum(a) + eps). */
 SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
                                 const float *gain, const float *bias, float eps);
 
 typedef enum sqm_act { SQM_ACT_NONE, SQM_ACT_SILU, SQM_ACT_GELU, SQM_ACT_GELU_TANH, SQM_ACT_RELU,
     SQM_ACT_RELU2,
                        SQM_ACT_QUICK_GELU, SQM_ACT_SIGMOID, SQM_ACT_TANH, SQM_ACT_EXP, SQM_ACT_SOFTPLUS,
+                       SQM_ACT_LOG_SIGMOID, SQM_ACT_ELU1 /* elu(x) + 1 */,
+                       SQM_ACT_LOG, SQM_ACT_SQRT /* of x <= 0: -3e38, 0 */,
                        SQM_ACT_COUNT } sqm_act;
 /* y may be a */
 SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind);
@@ -317,6 +320,24 @@ typedef struct sqm_mixer {
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer */
 /* one function each, so that linkers drop the others */
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
+SQMDEF const sqm_mixer *sqm_mixer_conv(void);
+SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void);
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void);
+SQMDEF const sqm_mixer *sqm_mixer_scan(void);
+SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
+SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void);
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void);
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
+SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
+SQMDEF const sqm_mixer *sqm_mixer_shift(void);
+SQMDEF const sqm_mixer *sqm_mixer_pool(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -1786,9 +1807,119 @@ typedef struct sqm__attend {
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
+    int32_t        keep;                /* positions before it are always visible */
     float          softcap;             /* 0: none */
     sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
+
+/* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
+typedef struct sqm__taps {
+    const float *const *rows;           /* [n_taps], NULL: a row of zeros */
+    const float        *weights;        /* [n_taps, n] */
+    const float        *bias;           /* [n] or NULL */
+    int32_t             n_taps, n;
+} sqm__taps;
+
+/* How a matrix of a test-time memory changes with a token, from the gradient G of its loss ([MIX.memory]). */
+enum {
+    SQM__LEARN_DESCENT,                 /* M = retain M - rate G */
+    SQM__LEARN_MOMENTUM,                /* S = momentum S - rate G; M = retain M + S */
+    SQM__LEARN_SUM,                     /* S = S - rate G; what is read is M + retain S */
+    SQM__LEARN_SURPRISE                 /* S = momentum S - G; nothing is read */
+};
+/* One matrix of a test-time memory over n_tokens: token t has the gradient G = sum_i weight_i x_(t+i)'
+   e_(t+i) over the `window` pairs from row t of x and e on, and reads y_t = q_t M after its update. */
+typedef struct sqm__learn {
+    float       *m, *s;                 /* panels [n_panels][rows][16]; s is not touched by DESCENT */
+    /* pairs [n_tokens + window - 1]: rows of x_stride and e_stride floats */
+    const float *x, *e;
+    /* [n_tokens][3 + window]: rate, retain, momentum, weights oldest first */
+    const float *gates;
+    const float *q;                     /* [n_tokens] rows of q_stride floats */
+    float       *y;                     /* [n_tokens] rows of y_stride floats */
+    size_t       x_stride, e_stride, q_stride, y_stride;
+    int32_t      rows, n_panels, n_tokens, window, rule;
+} sqm__learn;
+
+/* Rows of a diagonal scan for one panel of 16 channels, see [MIX.scan]. Strides count floats from one row to
+   the next and may be negative. A complex state has its n real parts first; so have a, b and c. */
+typedef struct sqm__scan {
+    float       *h;                     /* [n][16], complex [2 n][16] */
+    float       *y;
+    const float *x, *dt;                /* dt NULL: a holds e^(dt a) - 1 itself */
+    const float *b, *c;                 /* [n] for all channels, or [n][16] when wide */
+    const float *a;                     /* [n][16] */
+    const float *dt_bias, *d;           /* [lanes] or NULL */
+    ptrdiff_t    x_step, y_step, b_step, c_step;
+    int32_t      wide, n, rows, lanes, dt_act, input, fresh, is_complex;
+    float        dt_min, dt_max;
+} sqm__scan;
+enum { SQM__INPUT_STEP, SQM__INPUT_ONE, SQM__INPUT_ROOT };
+
+/* Rows of one head of a matrix state with a scalar decay, see [MIX.ssd]:
+   S = e^g S + sum_j w_j u_j k_j^T,   y_i = S q_i + d * u_i of the last n_outputs updates */
+typedef struct sqm__rank1 {             /* one rank-1 update of each row */
+    const float *u, *k, *w;             /* u [width], k [n] of the first row; w [rows] */
+    ptrdiff_t    u_step, k_step;
+} sqm__rank1;
+typedef struct sqm__ssd {
+    float            *state;            /* [ceil(width / 16)][n][16] */
+    const float      *log_decay;        /* [rows] */
+    const sqm__rank1 *updates;          /* [n_updates] */
+    const float      *q, *d;            /* q [n] of the first row and output; d [width] or NULL */
+    float            *y;                /* [width] of the first row and output */
+    ptrdiff_t         q_step, y_step;   /* to the next row */
+    ptrdiff_t         q_next, y_next;   /* to the next output of a row */
+    int32_t           n_updates, n_outputs, width, n, rows;
+} sqm__ssd;
+enum { SQM__SCAN_ROWS = 64,             /* rows of one call of ssd at most */
+       SQM__MAX_RANK = 4 };             /* outputs of a row at most; updates: twice as many */
+
+/* One head of a gated outer-product recurrence over the rows of a sequence; see [MIX.linear_attention].
+   Pointers stand at the first row. A row may hold several updates; the last one is read. */
+enum { SQM__OUTER_ADD, SQM__OUTER_DELTA, SQM__OUTER_DPLR };
+enum { SQM__OUTER_POST, SQM__OUTER_PRE, SQM__OUTER_UNREAD };
+typedef struct sqm__outer {
+    float       *state;                 /* [v_dim / 16][key_dim][16], panels of [KERN]'s dense product */
+    float       *key_sum;               /* [key_dim up to a multiple of 16] or NULL */
+    const float *q, *k, *v, *a, *b;
+    const float *decay, *gate;          /* factors, one a row (decay: or key_dim, when decay_is_vector) */
+    const float *bonus;                 /* [key_dim] or NULL */
+    float       *factor, *extra;        /* [n_rows] of outer_sums; NULL: scale, 0 */
+    float       *out;
+    float        scale;
+    size_t       stride, decay_stride, gate_stride, out_stride;      /* from row to row; 0: all the same */
+    size_t       k_step, v_step, gate_step;                          /* from update to update of a row */
+    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_is_vector;
+} sqm__outer;
+
+/* Channels [first, last) of a running log-sum-exp; see [MIX.running_softmax]. */
+typedef struct sqm__running {
+    float       *largest, *sum, *value; /* [channels] the state */
+    const float *score, *v;             /* of the first row: [channels / spread], [channels] */
+    const float *decay, *bonus;         /* [channels / spread] or NULL */
+    float       *out;
+    size_t       stride, out_stride;
+    int32_t      n_rows, channels, spread;
+} sqm__running;
+
+/* One head of a recurrent network with exponential gates; see [MIX.slstm]. */
+typedef struct sqm__slstm {
+    float       *y, *c, *n, *m;         /* [dim] the state */
+    float       *raw;                   /* [4 * dim] scratch */
+    const float *in;                    /* of the first row: i; f, z, o stand `gate` columns apart */
+    const float *weights;               /* [4][dim in][dim out] */
+    float       *out;
+    size_t       stride, gate, out_stride;
+    int32_t      n_rows, dim;
+} sqm__slstm;
+
+enum { SQM__REDUCE_SUM, SQM__REDUCE_MEAN, SQM__REDUCE_MAX };
+typedef struct sqm__update {            /* where the numbers of one update of sqm__outer are */
+    const float *q, *k, *v, *a, *b, *decay;
+    float        gate;
+    size_t       row;
+} sqm__update;
 
 typedef struct sqm__kernels {
     sqm_isa isa;
@@ -1806,6 +1937,34 @@ typedef struct sqm__kernels {
     /* One tile of n_keys valid keys that starts at position first_key, see [MIX.attention]. */
     void (*attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys);
     void (*narrow)(uint16_t *y, const float *x, int32_t n);    /* float32 -> float16 */
+    void (*conv_row)(float *y, const sqm__taps *c);
+    /* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
+    void (*product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                    const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n, int32_t resume,
+                    sqm_dtype dtype);
+    /* y [n_rows, n] = e [n_rows, n_panels * 16] * transposed panels; a panel has `rows` >= n rows of 16 */
+    void (*product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
+                         const float *w, int32_t rows, int32_t n_panels, int32_t n);
+    void (*learn)(const sqm__learn *l);
+    void (*blend)(float *m, const float *n, size_t count, float keep, float take);     /* m = keep m + take n */
+    void (*act_slope)(float *y, const float *x, size_t n, int32_t kind);               /* y *= act'(x) */
+    /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
+    void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
+                       int32_t n, float eps);
+    void (*scan)(const sqm__scan *s);
+    void (*ssd)(const sqm__ssd *s);
+    /* angle += step * rate, kept within +-pi; and its sine and cosine */
+    void (*turn)(float *angle, float *sine, float *cosine, const float *rate, float step, int32_t n);
+    /* y [n_out] = bias (NULL: 0) + x [n_in] * w [n_in][n_out] */
+    void (*block)(float *y, const float *x, const float *w, const float *bias, int32_t n_in, int32_t n_out);
+    /* sum, largest or mean of n values; kind: SQM__REDUCE_* */
+    float (*reduce)(const float *x, int32_t n, int32_t kind);
+    /* y = x + (last - x) * (w + m), where NULL is 0 */
+    void (*lerp)(float *y, const float *x, const float *last, const float *w, const float *m, int32_t n);
+    void (*outer_sums)(const sqm__outer *o, float eps, const float *least);
+    void (*outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile);
+    void (*running)(const sqm__running *r, int32_t first, int32_t last);
+    void (*slstm)(const sqm__slstm *s);
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -1960,6 +2119,7 @@ SQM__LANEWISE v16 SQM__NAME(abs)(v16 a)
     SQM__EACH a.v[i] = sqm__float(sqm__bits(a.v[i]) & 0x7fffffffu);
     return a;
 }
+SQM__LANEWISE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = sqm__sqrt(a.v[i]); return a; }
 SQM__LANEWISE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     SQM__EACH a.v[i] = sqm__float((sqm__bits(a.v[i]) & 0x7fffffffu) | (sqm__bits(s.v[i]) & 0x80000000u));
@@ -2046,6 +2206,11 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
 #define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
 #define SQM__TILE_ROWS 1                /* and of float32 products */
+#define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
+#define SQM__SSD_N 1
+#define SQM__SSD_STEP 1                 /* panels at once for a single row */
+#define SQM__TILE_S 1                   /* state tiles of a recurrence at once; with a plain update */
+#define SQM__TILE_A 1
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
@@ -2128,6 +2293,7 @@ SQM__INLINE v16 SQM__NAME(abs)(v16 x)
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return SQM__NAME(pair)(_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b));
 }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 x) { return SQM__NAME(pair)(_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)); }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 x, v16 s)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -2271,6 +2437,11 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_Q 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
+#define SQM__SSD_P 1
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 2
+#define SQM__TILE_S 1
+#define SQM__TILE_A 2
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
@@ -2310,6 +2481,7 @@ SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, 
 SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { return _mm512_sqrt_ps(a); }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     return _mm512_or_ps(SQM__NAME(abs)(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
@@ -2395,6 +2567,11 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__TILE_Q 8
 #define SQM__TILE_STREAMS 8
 #define SQM__TILE_ROWS 4
+#define SQM__SSD_P 4
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 4
+#define SQM__TILE_S 2
+#define SQM__TILE_A 4
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
@@ -2468,6 +2645,7 @@ SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b)
     return a;
 }
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = vsqrtq_f32(a.v[i]); return a; }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     SQM__EACH a.v[i] = vbslq_f32(vdupq_n_u32(0x80000000u), s.v[i], a.v[i]);
@@ -2566,6 +2744,11 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__TILE_Q 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 2
+#define SQM__SSD_P 1
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 2
+#define SQM__TILE_S 1
+#define SQM__TILE_A 2
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -3053,11 +3236,11 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
                 v = SQM__NAME(load_n)(part, n - i, 0.0f);
             }
         }
-        squares = SQM__MADD(v, v, squares);
+        squares = kind == SQM_NORM_SUM ? SQM__ADD(v, squares) : SQM__MADD(v, v, squares);
     }
     second = SQM__NAME(sum)(squares);
-    if (kind != SQM_NORM_L2) second /= (float)n;
-    inverse = SQM__SET1(1.0f / sqm__sqrt(second + eps));
+    if (kind == SQM_NORM_RMS || kind == SQM_NORM_LAYER) second /= (float)n;
+    inverse = SQM__SET1(1.0f / (kind == SQM_NORM_SUM ? second + eps : sqm__sqrt(second + eps)));
     for (int32_t i = 0; i < n; i += SQM__LANES) {
         v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
         if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, mean);
@@ -3084,6 +3267,46 @@ SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
     p = SQM__MADD(p, r, SQM__SET1(5.000000027e-1f));
     p = SQM__ADD(SQM__MADD(p, SQM__MUL(r, r), r), SQM__SET1(1.0f));
     return SQM__NAME(less)(x, low, SQM__SET1(0.0f), SQM__NAME(shift_exponent)(p, t));
+}
+/* e^x - 1, exact to 2 ulp near 0 too: 2^n (e^r - 1) + (2^n - 1) */
+SQM__SPECIAL v16 SQM__NAME(expm1)(v16 x)
+{
+    const v16 magic = SQM__SET1(12582912.0f), one = SQM__SET1(1.0f);
+    const v16 clamped = SQM__NAME(min)(SQM__NAME(max)(x, SQM__SET1(-86.5f)), SQM__SET1(88.3f));
+    const v16 t = SQM__MADD(clamped, SQM__SET1(1.44269504f), magic), n = SQM__SUB(t, magic);
+    const v16 r = SQM__MADD(n, SQM__SET1(2.12194440e-4f), SQM__MADD(n, SQM__SET1(-0.693359375f), clamped));
+    const v16 scale = SQM__NAME(shift_exponent)(one, t);
+    v16 p = SQM__SET1(1.394111150e-3f);
+    p = SQM__MADD(p, r, SQM__SET1(8.363176361e-3f));
+    p = SQM__MADD(p, r, SQM__SET1(4.166637528e-2f));
+    p = SQM__MADD(p, r, SQM__SET1(1.666657700e-1f));
+    p = SQM__MADD(p, r, SQM__SET1(5.000000027e-1f));
+    p = SQM__MADD(p, SQM__MUL(r, r), r);
+    return SQM__MADD(scale, p, SQM__SUB(scale, one));
+}
+/* Sine and cosine within 2 ulp of 1 for |x| < 8192: x = n pi/2 + r, polynomials (own minimax fits) on
+   |r| <= pi/4, then the quarter n mod 4 swaps and negates. */
+SQM__SPECIAL void SQM__NAME(sincos)(v16 x, v16 *sine, v16 *cosine)
+{
+    const v16 magic = SQM__SET1(12582912.0f), zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const v16 n = SQM__SUB(SQM__MADD(x, SQM__SET1(0.636619772f), magic), magic);
+    const v16 floor4 = SQM__SUB(SQM__ADD(SQM__MADD(n, SQM__SET1(0.25f), SQM__SET1(-0.375f)), magic), magic);
+    const v16 quarter = SQM__MADD(floor4, SQM__SET1(-4.0f), n);
+    const v16 off = SQM__NAME(abs)(SQM__SUB(quarter, SQM__SET1(2.0f)));     /* 1 in odd quarters */
+    v16 r = SQM__MADD(n, SQM__SET1(-1.5703125f), x), square, s, c, a, b;
+    r = SQM__MADD(n, SQM__SET1(-4.83751297e-4f), r);
+    r = SQM__MADD(n, SQM__SET1(-7.54978995e-8f), r);
+    square = SQM__MUL(r, r);
+    s = SQM__MADD(square, SQM__SET1(-1.951665570e-4f), SQM__SET1(8.332173542e-3f));
+    s = SQM__MADD(s, square, SQM__SET1(-1.666665487e-1f));
+    s = SQM__MADD(SQM__MUL(s, square), r, r);
+    c = SQM__MADD(square, SQM__SET1(2.443772992e-5f), SQM__SET1(-1.388736145e-3f));
+    c = SQM__MADD(c, square, SQM__SET1(4.166664675e-2f));
+    c = SQM__MADD(SQM__MUL(c, square), square, SQM__MADD(square, SQM__SET1(-0.5f), one));
+    a = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(off, one)), SQM__SET1(0.5f), c, s);
+    b = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(off, one)), SQM__SET1(0.5f), s, c);
+    *sine = SQM__NAME(less)(quarter, SQM__SET1(1.5f), a, SQM__SUB(zero, a));
+    *cosine = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(quarter, SQM__SET1(1.5f))), one, SQM__SUB(zero, b), b);
 }
 SQM__SPECIAL v16 SQM__NAME(sigmoid)(v16 x)
 {
@@ -3143,6 +3366,26 @@ SQM__SPECIAL v16 SQM__NAME(log1p01)(v16 e)
     return SQM__MUL(SQM__ADD(s, s), p);
 }
 
+/* log x: x = 2^e m by steps that need no integers, log m as 2 atanh((m - 1) / (m + 1)); -3e38 for x <= 0 */
+SQM__SPECIAL v16 SQM__NAME(log)(v16 x)
+{
+    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536, 256, 16, 4, 2 };
+    v16 m = x, e = SQM__SET1(0.0f), s, square, p = SQM__SET1(1.0f / 17.0f);
+    for (int i = 0; i < 7; i++) {
+        const v16 high = SQM__SET1(up[i]), low = SQM__SET1(1.0f / up[i]), step = SQM__SET1((float)(64 >> i));
+        const v16 small = SQM__NAME(less)(m, low, step, SQM__SET1(0.0f));
+        const v16 large = SQM__NAME(less)(high, m, step, SQM__SET1(0.0f));
+        m = SQM__NAME(less)(m, low, SQM__MUL(m, high), SQM__NAME(less)(high, m, SQM__MUL(m, low), m));
+        e = SQM__ADD(e, SQM__SUB(large, small));
+    }
+    s = SQM__NAME(div)(SQM__SUB(m, SQM__SET1(1.0f)), SQM__ADD(m, SQM__SET1(1.0f)));
+    square = SQM__MUL(s, s);
+    for (int i = 15; i > 0; i -= 2) p = SQM__MADD(p, square, SQM__SET1(1.0f / (float)i));
+    p = SQM__MADD(e, SQM__SET1(0.693359375f), SQM__MADD(e, SQM__SET1(-2.12194440e-4f),
+                                                        SQM__MUL(SQM__ADD(s, s), p)));
+    return SQM__NAME(less)(SQM__SET1(0.0f), x, p, SQM__SET1(-3.0e38f));
+}
+
 SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
 {
     const v16 zero = SQM__SET1(0.0f);
@@ -3169,6 +3412,14 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
     case SQM_ACT_SOFTPLUS:
         return SQM__ADD(SQM__NAME(max)(x, zero),
                         SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
+    case SQM_ACT_LOG_SIGMOID:
+        return SQM__SUB(SQM__NAME(min)(x, zero),
+                        SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
+    case SQM_ACT_ELU1:
+        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)),
+                               SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
+    case SQM_ACT_LOG:        return SQM__NAME(log)(x);
+    case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(SQM__NAME(max)(x, zero));
     default:                 return x;
     }
 }
@@ -3195,6 +3446,10 @@ static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t 
     case SQM_ACT_TANH:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_TANH); break;
     case SQM_ACT_EXP:        SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_EXP); break;
     case SQM_ACT_SOFTPLUS:   SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SOFTPLUS); break;
+    case SQM_ACT_LOG_SIGMOID: SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_LOG_SIGMOID); break;
+    case SQM_ACT_ELU1:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_ELU1); break;
+    case SQM_ACT_LOG:        SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_LOG); break;
+    case SQM_ACT_SQRT:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SQRT); break;
     default:                 SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_NONE); break;
     }
 }
@@ -3243,17 +3498,19 @@ static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
         memcpy(y + i, part, (size_t)sqm__min(SQM__LANES, n - i) * sizeof(*y));
     }
 }
-/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high)
-   weigh 0.
+
+/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [0, kept) and
+   [low, high) weigh 0.
    Returns the factor by which earlier sums shrink. */
-SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high)
+SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high,
+                                          int32_t kept)
 {
     float *scores = a->scores + (size_t)m * SQM__TILE_KEYS, lanes[SQM__LANES];
     const v16 never = SQM__SET1(-3.0e38f);
     v16 s[4], largest;
     SQM__WIDE for (int i = 0; i < 4; i++) {
         s[i] = never;
-        if (16 * i >= high || 16 * i + 16 <= low) continue;
+        if (16 * i >= high || (16 * i + 16 <= low && 16 * i >= kept)) continue;
         s[i] = SQM__NAME(load)(scores + 16 * i);
         if (a->softcap > 0.0f) {
             const v16 cap = SQM__SET1(a->softcap);
@@ -3262,7 +3519,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
         if (16 * i < low || 16 * i + 16 > high) {
             const v16 key = SQM__NAME(load)(sqm__key_numbers + 16 * i);
             s[i] = SQM__NAME(less)(key, SQM__SET1((float)high), s[i], never);
-            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low), never, s[i]);
+            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low),
+                                   SQM__NAME(less)(key, SQM__SET1((float)kept), s[i], never), s[i]);
         }
     }
     largest = SQM__NAME(max)(SQM__NAME(max)(s[0], s[1]), SQM__NAME(max)(s[2], s[3]));
@@ -3320,13 +3578,14 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
         const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
-        if (high <= low) {
+        if (high <= low && kept == 0) {
             memset(a->scores + (size_t)m * SQM__TILE_KEYS, 0, SQM__TILE_KEYS * sizeof(float));
             continue;
         }
-        shrink = SQM__NAME(weigh_tile)(a, m, low, high);
+        shrink = SQM__NAME(weigh_tile)(a, m, low, high, kept);
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
@@ -3335,6 +3594,751 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
                            SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
                                                   i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
                            0, 1, n_keys, 1, dtype);
+}
+
+/* ---- short convolutions -------------------------------------------------------------------------------- */
+static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
+{
+    for (int32_t i = 0; i < c->n; i += SQM__LANES) {
+        const int32_t left = c->n - i;
+        v16 sum = SQM__SET1(0.0f);
+        if (c->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(c->bias + i, left, 0.0f));
+        for (int32_t k = 0; k < c->n_taps; k++) {
+            const float *weights = c->weights + (size_t)k * (size_t)c->n + i;
+            if (!c->rows[k]) continue;
+            sum = SQM__MADD(SQM__NAME(load_n)(weights, left, 0.0f),
+                            SQM__NAME(load_n)(c->rows[k] + i, left, 0.0f), sum);
+        }
+        SQM__NAME(store_n)(y + i, sum, left);
+    }
+}
+
+/* ---- test-time memory ---------------------------------------------------------------------------------- */
+static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride,
+                                    int32_t n_rows, const float *w, int32_t rows, int32_t n_panels, int32_t n)
+{
+    const size_t panel = (size_t)rows * SQM__LANES;
+    for (int32_t t = 0; t < n_rows; t++) {
+        const float *error = e + (size_t)t * e_stride;
+        for (int32_t k = 0; k < n; k++) {
+            v16 sum = SQM__SET1(0.0f);
+            for (int32_t p = 0; p < n_panels; p++)
+                sum = SQM__MADD(SQM__NAME(load)(error + SQM__LANES * p),
+                                SQM__NAME(load)(w + panel * (size_t)p + (size_t)k * SQM__LANES), sum);
+            y[(size_t)t * y_stride + (size_t)k] = SQM__NAME(sum)(sum);
+        }
+    }
+}
+
+/* 16 weights of one row and one token: the gradient from the pairs x (in steps of x_stride) and e, then the
+   rule. Returns what the query reads. */
+SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, const float *gates,
+                                       const float *x, const float *e, const int32_t rule)
+{
+    v16 g = SQM__MUL(SQM__SET1(gates[3] * x[0]), SQM__NAME(load)(e));
+    for (int32_t i = 1; i < l->window; i++)
+        g = SQM__MADD(SQM__SET1(gates[3 + i] * x[(size_t)i * l->x_stride]),
+                      SQM__NAME(load)(e + (size_t)i * l->e_stride), g);
+    switch (rule) {
+    case SQM__LEARN_DESCENT:
+        *m = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[1]), *m));
+        return *m;
+    case SQM__LEARN_MOMENTUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[2]), *s));
+        *m = SQM__MADD(SQM__SET1(gates[1]), *m, *s);
+        return *m;
+    case SQM__LEARN_SUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, *s);
+        return SQM__MADD(SQM__SET1(gates[1]), *s, *m);
+    default:
+        *s = SQM__SUB(SQM__MUL(SQM__SET1(gates[2]), *s), g);
+        return *s;
+    }
+}
+/* One token, P panels: what it reads stays in registers. */
+SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const int32_t P,
+                                       const int32_t rule)
+{
+    const size_t step = (size_t)l->rows * SQM__LANES;
+    float *m = l->m + step * (size_t)panel, *s = l->s + step * (size_t)panel;
+    const float *e = l->e + SQM__LANES * panel;
+    v16 y[SQM__TILE_ROWS];
+    SQM__WIDE for (int32_t p = 0; p < P; p++) y[p] = SQM__SET1(0.0f);
+    for (size_t k = 0; k < (size_t)l->rows; k++) {
+        const v16 q = SQM__SET1(l->q ? l->q[k] : 0.0f);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            float *mk = m + step * (size_t)p + k * SQM__LANES, *sk = s + step * (size_t)p + k * SQM__LANES;
+            v16 weight = SQM__NAME(load)(mk);
+            v16 past = rule == SQM__LEARN_DESCENT ? weight : SQM__NAME(load)(sk);
+            const v16 seen = SQM__NAME(learn_cell)(&weight, &past, l, l->gates, l->x + k, e + SQM__LANES * p,
+                                                   rule);
+            if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(mk, weight);
+            if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(sk, past);
+            y[p] = SQM__MADD(q, seen, y[p]);
+        }
+    }
+    if (!l->q) return;
+    SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(l->y + SQM__LANES * (panel + p), y[p]);
+}
+/* All tokens, K rows of one panel from row k: the weights stay in registers. */
+SQM__SPECIAL void SQM__NAME(learn_rows)(const sqm__learn *l, int32_t panel, int32_t k, const int32_t K,
+                                        const int32_t rule)
+{
+    const size_t at = ((size_t)l->rows * (size_t)panel + (size_t)k) * SQM__LANES;
+    v16 m[4], s[4];
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        m[i] = SQM__NAME(load)(l->m + at + (size_t)i * SQM__LANES);
+        s[i] = rule == SQM__LEARN_DESCENT ? m[i] : SQM__NAME(load)(l->s + at + (size_t)i * SQM__LANES);
+    }
+    for (int32_t t = 0; t < l->n_tokens; t++) {
+        const float *gates = l->gates + (size_t)t * (size_t)(3 + l->window);
+        const float *x = l->x + (size_t)t * l->x_stride + (size_t)k;
+        const float *q = l->q + (size_t)t * l->q_stride + (size_t)k;
+        const float *e = l->e + (size_t)t * l->e_stride + SQM__LANES * panel;
+        float *y = l->y + (size_t)t * l->y_stride + SQM__LANES * panel;
+        v16 sum = k ? SQM__NAME(load)(y) : SQM__SET1(0.0f);
+        SQM__WIDE for (int32_t i = 0; i < K; i++)
+            sum = SQM__MADD(SQM__SET1(q[i]),
+                            SQM__NAME(learn_cell)(&m[i], &s[i], l, gates, x + i, e, rule), sum);
+        SQM__NAME(store)(y, sum);
+    }
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->m + at + (size_t)i * SQM__LANES, m[i]);
+        if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->s + at + (size_t)i * SQM__LANES, s[i]);
+    }
+}
+SQM__SPECIAL void SQM__NAME(learn_by)(const sqm__learn *l, const int32_t rule)
+{
+    int32_t p = 0;
+    if (l->n_tokens == 1) {
+        for (; p + SQM__TILE_ROWS <= l->n_panels; p += SQM__TILE_ROWS)
+            SQM__NAME(learn_one)(l, p, SQM__TILE_ROWS, rule);
+        for (; p < l->n_panels; p++) SQM__NAME(learn_one)(l, p, 1, rule);
+        return;
+    }
+    for (; p < l->n_panels; p++) {
+        int32_t k = 0;
+        for (; k + 4 <= l->rows; k += 4) SQM__NAME(learn_rows)(l, p, k, 4, rule);
+        for (; k < l->rows; k++) SQM__NAME(learn_rows)(l, p, k, 1, rule);
+    }
+}
+static void SQM__NAME(learn)(const sqm__learn *l)
+{
+    switch (l->rule) {
+    case SQM__LEARN_DESCENT:  SQM__NAME(learn_by)(l, SQM__LEARN_DESCENT); break;
+    case SQM__LEARN_MOMENTUM: SQM__NAME(learn_by)(l, SQM__LEARN_MOMENTUM); break;
+    case SQM__LEARN_SUM:      SQM__NAME(learn_by)(l, SQM__LEARN_SUM); break;
+    default:                  SQM__NAME(learn_by)(l, SQM__LEARN_SURPRISE); break;
+    }
+}
+
+static void SQM__NAME(blend)(float *m, const float *n, size_t count, float keep, float take)
+{
+    const v16 k = SQM__SET1(keep), t = SQM__SET1(take);
+    for (size_t i = 0; i < count; i += SQM__LANES) {
+        const int32_t left = count - i < SQM__LANES ? (int32_t)(count - i) : SQM__LANES;
+        SQM__NAME(store_n)(m + i, SQM__MADD(t, SQM__NAME(load_n)(n + i, left, 0.0f),
+                                            SQM__MUL(k, SQM__NAME(load_n)(m + i, left, 0.0f))), left);
+    }
+}
+
+/* Derivatives of the activations, and 0 or 1 where one has a corner */
+SQM__SPECIAL v16 SQM__NAME(slope)(v16 x, const int32_t kind)
+{
+    const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f), half = SQM__SET1(0.5f);
+    switch (kind) {
+    case SQM_ACT_SILU: {                /* s + x s (1 - s) */
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MADD(SQM__MUL(x, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_GELU: {                /* (1 + erf(x / sqrt 2)) / 2 + x e^(-x^2 / 2) / sqrt(2 pi) */
+        const v16 bell = SQM__NAME(exp)(SQM__MUL(SQM__SET1(-0.5f), SQM__MUL(x, x)));
+        const v16 step = SQM__ADD(one, SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f))));
+        return SQM__MADD(SQM__MUL(x, bell), SQM__SET1(0.39894228f), SQM__MUL(half, step));
+    }
+    /* s + x s (1 - s) u', s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3) */
+    case SQM_ACT_GELU_TANH: {
+        const v16 square = SQM__MUL(x, x);
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f),
+                               SQM__MADD(SQM__MUL(square, x), SQM__SET1(0.044715f), x));
+        const v16 rise = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(square, SQM__SET1(0.134145f), one));
+        const v16 s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(SQM__MUL(x, s), SQM__SUB(one, s)), rise, s);
+    }
+    case SQM_ACT_QUICK_GELU: {          /* s + 1.702 x s (1 - s), s = sigmoid(1.702 x) */
+        const v16 u = SQM__MUL(SQM__SET1(1.702f), x), s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(u, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_RELU:    return SQM__NAME(less)(zero, x, one, zero);
+    case SQM_ACT_RELU2:   return SQM__MUL(SQM__SET1(2.0f), SQM__NAME(max)(x, zero));
+    case SQM_ACT_SIGMOID: {
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MUL(s, SQM__SUB(one, s));
+    }
+    case SQM_ACT_TANH: {
+        const v16 t = SQM__NAME(tanh)(x);
+        return SQM__SUB(one, SQM__MUL(t, t));
+    }
+    default:              return one;
+    }
+}
+static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kind)
+{
+    for (size_t i = 0; i < n; i += SQM__LANES) {
+        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+        const v16 rise = SQM__NAME(slope)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
+        SQM__NAME(store_n)(y + i, SQM__MUL(SQM__NAME(load_n)(y + i, left, 0.0f), rise), left);
+    }
+}
+
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std.
+   e may be z. */
+static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
+                                  const float *bias, int32_t n, float eps)
+{
+    v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, mean, inverse;
+    float middle;
+    for (int32_t i = 0; i < n; i += SQM__LANES)
+        total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
+    middle = SQM__NAME(sum)(total) / (float)n;
+    mean = SQM__SET1(middle);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {       /* missing lanes are the mean: no distance */
+        const v16 d = SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean);
+        squares = SQM__MADD(d, d, squares);
+    }
+    inverse = SQM__SET1(1.0f / sqm__sqrt(SQM__NAME(sum)(squares) / (float)n + eps));
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < n; i += SQM__LANES) {
+            const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean), inverse);
+            const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
+            v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f),
+                             SQM__NAME(load_n)(target + i, n - i, 0.0f));
+            g = SQM__MUL(SQM__MADD(scale, h, g), scale);
+            if (pass == 1) {
+                SQM__NAME(store_n)(e + i, SQM__MUL(SQM__SUB(g, SQM__MADD(h, products, sums)), inverse),
+                                   n - i);
+                continue;
+            }
+            sums = SQM__ADD(sums, g);
+            products = SQM__MADD(g, h, products);
+        }
+        sums = SQM__SET1(SQM__NAME(sum)(sums) / (float)n);
+        products = SQM__SET1(SQM__NAME(sum)(products) / (float)n);
+    }
+}
+
+/* ---- state-space scans --------------------------------------------------------------------------------- */
+/* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
+   e^v - 1, so that slow states lose nothing to rounding. */
+SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 in, const int has_dt,
+                                     const int wide)
+{
+    const float *b = s->b + (ptrdiff_t)t * s->b_step, *c = s->c + (ptrdiff_t)t * s->c_step;
+    v16 y = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++) {
+        const v16 a = SQM__NAME(load)(s->a + n * SQM__LANES);
+        const v16 decay = has_dt ? SQM__NAME(expm1)(SQM__MUL(dt, a)) : a;
+        v16 h = SQM__NAME(load)(s->h + n * SQM__LANES);
+        h = SQM__MADD(decay, h, h);
+        h = SQM__MADD(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]), h);
+        SQM__NAME(store)(s->h + n * SQM__LANES, h);
+        y = SQM__MADD(h, wide ? SQM__NAME(load)(c + n * SQM__LANES) : SQM__SET1(c[n]), y);
+    }
+    return y;
+}
+/* The same with complex a, h, b and c, real parts first; returns 2 Re sum_n c h. */
+static v16 SQM__NAME(scan_row_complex)(const sqm__scan *s, int32_t t, v16 dt, v16 in)
+{
+    const float *b = s->b + (ptrdiff_t)t * s->b_step, *c = s->c + (ptrdiff_t)t * s->c_step;
+    const int32_t wide = s->wide ? SQM__LANES : 1;
+    v16 y = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++) {
+        const int32_t i = n + s->n;     /* of the imaginary part */
+        const v16 size = SQM__NAME(exp)(SQM__MUL(dt, SQM__NAME(load)(s->a + n * SQM__LANES)));
+        const v16 hr = SQM__NAME(load)(s->h + n * SQM__LANES), hi = SQM__NAME(load)(s->h + i * SQM__LANES);
+        v16 sine, cosine, re, im, br, bi, cr, ci;
+        SQM__NAME(sincos)(SQM__MUL(dt, SQM__NAME(load)(s->a + i * SQM__LANES)), &sine, &cosine);
+        sine = SQM__MUL(sine, size);
+        cosine = SQM__MUL(cosine, size);
+        br = s->wide ? SQM__NAME(load)(b + n * wide) : SQM__SET1(b[n]);
+        bi = s->wide ? SQM__NAME(load)(b + i * wide) : SQM__SET1(b[i]);
+        cr = s->wide ? SQM__NAME(load)(c + n * wide) : SQM__SET1(c[n]);
+        ci = s->wide ? SQM__NAME(load)(c + i * wide) : SQM__SET1(c[i]);
+        re = SQM__MADD(in, br, SQM__SUB(SQM__MUL(cosine, hr), SQM__MUL(sine, hi)));
+        im = SQM__MADD(in, bi, SQM__MADD(sine, hr, SQM__MUL(cosine, hi)));
+        SQM__NAME(store)(s->h + n * SQM__LANES, re);
+        SQM__NAME(store)(s->h + i * SQM__LANES, im);
+        y = SQM__ADD(y, SQM__SUB(SQM__MUL(cr, re), SQM__MUL(ci, im)));
+    }
+    return SQM__ADD(y, y);
+}
+static void SQM__NAME(scan)(const sqm__scan *s)
+{
+    const v16 zero = SQM__SET1(0.0f);
+    const v16 bias = s->dt_bias ? SQM__NAME(load_n)(s->dt_bias, s->lanes, 0.0f) : zero;
+    const v16 skip = s->d ? SQM__NAME(load_n)(s->d, s->lanes, 0.0f) : zero;
+    for (int32_t t = 0; t < s->rows; t++) {
+        const v16 x = SQM__NAME(load_n)(s->x + (ptrdiff_t)t * s->x_step, s->lanes, 0.0f);
+        v16 dt = zero, in = x, y;
+        if (s->dt) {
+            dt = SQM__NAME(load_n)(s->dt + (ptrdiff_t)t * s->x_step, s->lanes, 0.0f);
+            dt = SQM__NAME(act)(SQM__ADD(dt, bias), s->dt_act);
+            dt = SQM__NAME(min)(SQM__NAME(max)(dt, SQM__SET1(s->dt_min)), SQM__SET1(s->dt_max));
+            if (s->input == SQM__INPUT_STEP) in = SQM__MUL(dt, x);
+            if (s->input == SQM__INPUT_ROOT && !(s->fresh && t == 0)) {
+                const v16 twice = SQM__MUL(SQM__ADD(dt, dt), SQM__NAME(load)(s->a));
+                const v16 rest = SQM__SUB(zero, SQM__NAME(expm1)(twice));
+                in = SQM__MUL(SQM__NAME(sqrt)(SQM__NAME(max)(rest, zero)), x);
+            }
+        }
+        if (s->is_complex) y = SQM__NAME(scan_row_complex)(s, t, dt, in);
+        else if (s->dt && !s->wide) y = SQM__NAME(scan_row)(s, t, dt, in, 1, 0);
+        else y = SQM__NAME(scan_row)(s, t, dt, in, s->dt != NULL, s->wide);
+        if (s->d) y = SQM__MADD(skip, x, y);
+        SQM__NAME(store_n)(s->y + (ptrdiff_t)t * s->y_step, y, s->lanes);
+    }
+}
+
+/* One column of P panels of a matrix state: decay, updates, outputs, in this order for every tile shape. */
+SQM__SPECIAL void SQM__NAME(ssd_column)(v16 *state, v16 *acc, const v16 *u, v16 decay, const sqm__ssd *s,
+                                        int32_t t, int32_t n, const int32_t U, const int32_t R,
+                                        const int32_t P)
+{
+    SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__MADD(decay, state[p], state[p]);
+    for (int32_t j = 0; j < U; j++) {
+        const v16 k = SQM__SET1(s->updates[j].k[(ptrdiff_t)t * s->updates[j].k_step + n]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__MADD(u[j * P + p], k, state[p]);
+    }
+    for (int32_t i = 0; i < R; i++) {
+        const v16 q = SQM__SET1(s->q[(ptrdiff_t)t * s->q_step + i * s->q_next + n]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) acc[i * P + p] = SQM__MADD(state[p], q, acc[i * P + p]);
+    }
+}
+/* What row t adds to P panels from `panel` on: w u of each update */
+SQM__SPECIAL void SQM__NAME(ssd_inputs)(v16 *u, const sqm__ssd *s, int32_t t, int32_t panel, int32_t lanes,
+                                        const int32_t U, const int32_t P)
+{
+    for (int32_t j = 0; j < U; j++) {
+        const sqm__rank1 *o = &s->updates[j];
+        const float *from = o->u + (ptrdiff_t)t * o->u_step + panel * SQM__LANES;
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            u[j * P + p] = SQM__MUL(SQM__NAME(load_n)(from + p * SQM__LANES, lanes, 0.0f),
+                                    SQM__SET1(o->w[t]));
+    }
+}
+/* N columns of P panels stay in registers over all rows; the outputs' sums go through memory. */
+SQM__SPECIAL void SQM__NAME(ssd_tile)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t n,
+                                      int32_t lanes, const int32_t U, const int32_t R, const int32_t P,
+                                      const int32_t N)
+{
+    float *at = s->state + ((size_t)panel * (size_t)s->n + (size_t)n) * SQM__LANES;
+    const size_t next = (size_t)s->n * SQM__LANES;
+    v16 state[SQM__SSD_N * SQM__SSD_P], acc[SQM__MAX_RANK * SQM__SSD_P], u[2 * SQM__MAX_RANK * SQM__SSD_P];
+    SQM__WIDE for (int32_t k = 0; k < N; k++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            state[k * P + p] = SQM__NAME(load)(at + (size_t)p * next + k * SQM__LANES);
+    for (int32_t t = 0; t < s->rows; t++) {
+        float *y = s->y + (ptrdiff_t)t * s->y_step + panel * SQM__LANES;
+        SQM__NAME(ssd_inputs)(u, s, t, panel, lanes, U, P);
+        for (int32_t i = 0; i < R; i++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                acc[i * P + p] = n == 0 ? SQM__SET1(0.0f)
+                    : SQM__NAME(load_n)(y + i * s->y_next + p * SQM__LANES, lanes, 0.0f);
+        SQM__WIDE for (int32_t k = 0; k < N; k++)
+            SQM__NAME(ssd_column)(state + k * P, acc, u, SQM__SET1(decay[t]), s, t, n + k, U, R, P);
+        for (int32_t i = 0; i < R; i++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                SQM__NAME(store_n)(y + i * s->y_next + p * SQM__LANES, acc[i * P + p], lanes);
+    }
+    SQM__WIDE for (int32_t k = 0; k < N; k++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store)(at + (size_t)p * next + k * SQM__LANES, state[k * P + p]);
+}
+/* A single row: the state goes through registers once, the sums stay in them. */
+SQM__SPECIAL void SQM__NAME(ssd_step)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t lanes,
+                                      const int32_t U, const int32_t R, const int32_t P)
+{
+    float *at = s->state + (size_t)panel * (size_t)s->n * SQM__LANES, *y = s->y + panel * SQM__LANES;
+    const size_t next = (size_t)s->n * SQM__LANES;
+    v16 acc[SQM__MAX_RANK * SQM__SSD_STEP], u[2 * SQM__MAX_RANK * SQM__SSD_STEP];
+    SQM__NAME(ssd_inputs)(u, s, 0, panel, lanes, U, P);
+    for (int32_t i = 0; i < R * P; i++) acc[i] = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++, at += SQM__LANES) {
+        v16 state[SQM__SSD_STEP];
+        SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__NAME(load)(at + (size_t)p * next);
+        SQM__NAME(ssd_column)(state, acc, u, SQM__SET1(decay[0]), s, 0, n, U, R, P);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(at + (size_t)p * next, state[p]);
+    }
+    for (int32_t i = 0; i < R; i++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store_n)(y + i * s->y_next + p * SQM__LANES, acc[i * P + p], lanes);
+}
+SQM__SPECIAL void SQM__NAME(ssd_panels)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t lanes,
+                                        const int32_t U, const int32_t R, const int32_t P)
+{
+    int32_t n = 0;
+    for (; n + SQM__SSD_N <= s->n; n += SQM__SSD_N)
+        SQM__NAME(ssd_tile)(s, decay, panel, n, lanes, U, R, P, SQM__SSD_N);
+    for (; n < s->n; n++) SQM__NAME(ssd_tile)(s, decay, panel, n, lanes, U, R, P, 1);
+}
+SQM__SPECIAL void SQM__NAME(ssd_rows)(const sqm__ssd *s, const float *decay, const int32_t U, const int32_t R)
+{
+    const int32_t full = s->width / SQM__LANES, rest = s->width % SQM__LANES;
+    int32_t p = 0;
+    if (s->rows == 1) {
+        for (; p + SQM__SSD_STEP <= full; p += SQM__SSD_STEP)
+            SQM__NAME(ssd_step)(s, decay, p, SQM__LANES, U, R, SQM__SSD_STEP);
+        for (; p < full; p++) SQM__NAME(ssd_step)(s, decay, p, SQM__LANES, U, R, 1);
+        if (rest) SQM__NAME(ssd_step)(s, decay, p, rest, U, R, 1);
+        return;
+    }
+    if (SQM__SSD_P > 1)
+        for (; p + SQM__SSD_P <= full; p += SQM__SSD_P)
+            SQM__NAME(ssd_panels)(s, decay, p, SQM__LANES, U, R, SQM__SSD_P);
+    for (; p < full; p++) SQM__NAME(ssd_panels)(s, decay, p, SQM__LANES, U, R, 1);
+    if (rest) SQM__NAME(ssd_panels)(s, decay, p, rest, U, R, 1);
+}
+static void SQM__NAME(ssd)(const sqm__ssd *s)
+{
+    float decay[SQM__SCAN_ROWS];
+    for (int32_t t = 0; t < s->rows; t += SQM__LANES)
+        SQM__NAME(store_n)(decay + t, SQM__NAME(expm1)(SQM__NAME(load_n)(s->log_decay + t, s->rows - t,
+                                                                        0.0f)), s->rows - t);
+    if (s->n_updates == 1 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 1, 1);
+    else if (s->n_updates == 2 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 2, 1);
+    else SQM__NAME(ssd_rows)(s, decay, s->n_updates, s->n_outputs);
+    for (int32_t i = 0; s->d && i < s->n_outputs; i++) {
+        const sqm__rank1 *o = &s->updates[s->n_updates - s->n_outputs + i];
+        for (int32_t t = 0; t < s->rows; t++)
+            for (int32_t k = 0; k < s->width; k += SQM__LANES) {
+                float *y = s->y + (ptrdiff_t)t * s->y_step + i * s->y_next + k;
+                const float *u = o->u + (ptrdiff_t)t * o->u_step + k;
+                const int32_t left = s->width - k;
+                SQM__NAME(store_n)(y, SQM__MADD(SQM__NAME(load_n)(s->d + k, left, 0.0f),
+                                                SQM__NAME(load_n)(u, left, 0.0f),
+                                                SQM__NAME(load_n)(y, left, 0.0f)), left);
+            }
+    }
+}
+
+static void SQM__NAME(turn)(float *angle, float *sine, float *cosine, const float *rate, float step,
+                            int32_t n)
+{
+    const v16 magic = SQM__SET1(12582912.0f);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        v16 a = SQM__MADD(SQM__NAME(load_n)(rate + i, n - i, 0.0f), SQM__SET1(step),
+                          SQM__NAME(load_n)(angle + i, n - i, 0.0f)), s, c;
+        const v16 turns = SQM__SUB(SQM__MADD(a, SQM__SET1(0.159154943f), magic), magic);
+        a = SQM__MADD(turns, SQM__SET1(-6.28125f), a);
+        a = SQM__MADD(turns, SQM__SET1(-1.93500519e-3f), a);
+        a = SQM__MADD(turns, SQM__SET1(-3.01991598e-7f), a);
+        SQM__NAME(sincos)(a, &s, &c);
+        SQM__NAME(store_n)(angle + i, a, n - i);
+        SQM__NAME(store_n)(sine + i, s, n - i);
+        SQM__NAME(store_n)(cosine + i, c, n - i);
+    }
+}
+
+/* ---- small parts of recurrent models ------------------------------------------------------------------- */
+/* Columns [at, at + 16 W) of y = bias + x * w, chains of fused multiply-adds in increasing i. */
+SQM__SPECIAL void SQM__NAME(block_columns)(float *y, const float *x, const float *w, const float *bias,
+                                           int32_t n_in, int32_t n_out, int32_t at, const int32_t W)
+{
+    v16 sum[4];
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        sum[c] = bias ? SQM__NAME(load_n)(bias + at + 16 * c, n_out - at - 16 * c, 0.0f) : SQM__SET1(0.0f);
+    for (int32_t i = 0; i < n_in; i++) {
+        const v16 value = SQM__SET1(x[i]);
+        const float *row = w + (size_t)i * (size_t)n_out + at;
+        SQM__WIDE for (int32_t c = 0; c < W; c++)
+            sum[c] = SQM__MADD(value, SQM__NAME(load_n)(row + 16 * c, n_out - at - 16 * c, 0.0f), sum[c]);
+    }
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        SQM__NAME(store_n)(y + at + 16 * c, sum[c], n_out - at - 16 * c);
+}
+static void SQM__NAME(block)(float *y, const float *x, const float *w, const float *bias, int32_t n_in,
+                             int32_t n_out)
+{
+    int32_t at = 0;
+    for (; at + 64 <= n_out; at += 64) SQM__NAME(block_columns)(y, x, w, bias, n_in, n_out, at, 4);
+    for (; at < n_out; at += 16) SQM__NAME(block_columns)(y, x, w, bias, n_in, n_out, at, 1);
+}
+
+static float SQM__NAME(reduce)(const float *x, int32_t n, int32_t kind)
+{
+    v16 all = kind == SQM__REDUCE_MAX ? SQM__SET1(-3.0e38f) : SQM__SET1(0.0f);
+    if (kind == SQM__REDUCE_MAX) {
+        for (int32_t i = 0; i < n; i += SQM__LANES)
+            all = SQM__NAME(max)(all, SQM__NAME(load_n)(x + i, n - i, -3.0e38f));
+        return SQM__NAME(max_lane)(all);
+    }
+    for (int32_t i = 0; i < n; i += SQM__LANES) all = SQM__ADD(all, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+    return kind == SQM__REDUCE_MEAN ? SQM__NAME(sum)(all) / (float)n : SQM__NAME(sum)(all);
+}
+
+static void SQM__NAME(lerp)(float *y, const float *x, const float *last, const float *w, const float *m,
+                            int32_t n)
+{
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        const v16 here = SQM__NAME(load_n)(x + i, n - i, 0.0f);
+        const v16 gap = SQM__SUB(last ? SQM__NAME(load_n)(last + i, n - i, 0.0f) : SQM__SET1(0.0f), here);
+        v16 part = w ? SQM__NAME(load_n)(w + i, n - i, 0.0f) : SQM__SET1(0.0f);
+        if (m) part = SQM__ADD(part, SQM__NAME(load_n)(m + i, n - i, 0.0f));
+        SQM__NAME(store_n)(y + i, SQM__MADD(gap, part, here), n - i);
+    }
+}
+
+/* ---- linear attention ---------------------------------------------------------------------------------- */
+SQM__SPECIAL sqm__update SQM__NAME(outer_row)(const sqm__outer *o, int32_t step)
+{
+    static const float one = 1.0f;
+    sqm__update u;
+    const size_t row = o->steps == 1 ? (size_t)step : (size_t)(step / o->steps);
+    const size_t at = o->steps == 1 ? 0 : (size_t)(step % o->steps), k = row * o->stride + at * o->k_step;
+    u.row = row;
+    u.q = o->q + row * o->stride;
+    u.k = o->k + k;
+    u.v = o->v + row * o->stride + at * o->v_step;
+    u.a = o->a ? o->a + k : NULL;
+    u.b = o->b ? o->b + k : NULL;
+    u.decay = at || !o->decay ? &one : o->decay + row * o->decay_stride;
+    u.gate = o->gate ? o->gate[row * o->gate_stride + at * o->gate_step] : 1.0f;
+    return u;
+}
+
+/* What a row's result is multiplied with: scale, over the sum of keys seen through the query when there is
+   one, which least[row] (NULL: signed) bounds from below; and q . (bonus k). A lane is a key channel. */
+static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *least)
+{
+    for (int32_t step = 0; step < o->n_rows * o->steps; step++) {
+        const sqm__update u = SQM__NAME(outer_row)(o, step);
+        const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        v16 seen = SQM__SET1(0.0f), extra = SQM__SET1(0.0f);
+        float den;
+        for (int32_t i = 0; i < o->key_dim; i += SQM__LANES) {
+            const int32_t left = o->key_dim - i;
+            const v16 k = SQM__NAME(load_n)(u.k + i, left, 0.0f), q = SQM__NAME(load_n)(u.q + i, left, 0.0f);
+            if (o->key_sum) {
+                const v16 d = o->decay_is_vector ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
+                const v16 z = SQM__MADD(k, gate, SQM__MUL(d, SQM__NAME(load)(o->key_sum + i)));
+                SQM__NAME(store)(o->key_sum + i, z);
+                seen = SQM__MADD(q, z, seen);
+            }
+            if (o->bonus)
+                extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
+        }
+        if (o->extra) o->extra[u.row] = SQM__NAME(sum)(extra);
+        if (!o->factor) continue;
+        den = o->scale * SQM__NAME(sum)(seen);
+        if (least) {
+            den = den < 0.0f ? -den : den;
+            den = den < least[u.row] ? least[u.row] : den;
+        }
+        o->factor[u.row] = o->scale / (den + eps);
+    }
+}
+
+/* What reads the state before an update */
+SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const int32_t update)
+{
+    return update == SQM__OUTER_DELTA ? u->k : update == SQM__OUTER_DPLR ? u->a : u->q;
+}
+
+/* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
+SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
+                                         const int32_t update, const int32_t vector, const int32_t W)
+{
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    const float *state = o->state + (size_t)tile * tile_floats;
+    const sqm__update u = SQM__NAME(outer_row)(o, 0);
+    const float *reader = SQM__NAME(outer_reader)(&u, update);
+    v16 sum[4];
+    SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
+    for (int32_t k = 0; k < o->key_dim; k++) {
+        v16 r = SQM__SET1(reader[k]);
+        if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        SQM__WIDE for (int32_t c = 0; c < W; c++)
+            sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
+                               sum[c]);
+    }
+    SQM__WIDE for (int32_t c = 0; c < W; c++) SQM__NAME(store)(ahead + c * SQM__LANES, sum[c]);
+}
+
+/* 16 W columns of the state from tile `tile` on, over all rows. `ahead` is what the next update needs of the
+   state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
+   update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
+SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
+                                         const int32_t update, const int32_t read, const int32_t vector,
+                                         const int32_t single, const int32_t W)
+{
+    const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
+    const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    float *state = o->state + (size_t)tile * tile_floats;
+    sqm__update next = SQM__NAME(outer_row)(o, 0);
+    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A];
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
+    for (int32_t step = 0; step < n; step++) {
+        const sqm__update u = next;
+        const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        const int more = looks_ahead && !single && step + 1 < n;
+        const float *reader;
+        if (step + 1 < n) next = SQM__NAME(outer_row)(o, step + 1);
+        reader = SQM__NAME(outer_reader)(&next, update);
+        SQM__WIDE for (int32_t c = 0; c < W; c++) {
+            x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
+            if (update == SQM__OUTER_DELTA)
+                x[c] = SQM__SUB(x[c], vector ? ahead[c] : SQM__MUL(decay, ahead[c]));
+            x[c] = SQM__MUL(gate, x[c]);
+            sum[c] = gathered[c] = SQM__SET1(0.0f);
+        }
+        for (int32_t k = 0; k < o->key_dim; k++) {
+            const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
+            v16 r = key;
+            if (more) r = SQM__SET1(reader[k]);
+            if (more && update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            SQM__WIDE for (int32_t c = 0; c < W; c++) {
+                float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
+                v16 s = SQM__MUL(d, SQM__NAME(load)(at));
+                if (update == SQM__OUTER_DPLR) s = SQM__MADD(SQM__SET1(u.b[k]), ahead[c], s);
+                s = SQM__MADD(key, x[c], s);
+                SQM__NAME(store)(at, s);
+                if (read == SQM__OUTER_POST) sum[c] = SQM__MADD(SQM__SET1(u.q[k]), s, sum[c]);
+                if (more) gathered[c] = SQM__MADD(r, s, gathered[c]);
+            }
+        }
+        if (read != SQM__OUTER_UNREAD && (o->steps == 1 || (step + 1) % o->steps == 0)) {
+            const v16 factor = SQM__SET1(o->factor ? o->factor[u.row] : o->scale);
+            SQM__WIDE for (int32_t c = 0; c < W; c++) {
+                const int32_t at = first + 16 * c, left = o->v_dim - at;
+                v16 y = read == SQM__OUTER_PRE ? ahead[c] : sum[c];
+                if (o->extra)
+                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + at, left, 0.0f), y);
+                SQM__NAME(store_n)(o->out + u.row * o->out_stride + at, SQM__MUL(y, factor), left);
+            }
+        }
+        SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = gathered[c];
+    }
+}
+/* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
+SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
+                                         const int32_t update, const int32_t read, const int32_t vector)
+{
+    const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
+    const int single = looks_ahead && o->n_rows * o->steps == 1;
+    float ahead[4 * SQM__LANES];
+    while (tile < last) {
+        const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
+        if (looks_ahead) {
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 1);
+        }
+        if (SQM__TILE_A > 1 && (!looks_ahead || single))
+        for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector,
+                                   looks_ahead, SQM__TILE_A);
+        if (SQM__TILE_S > 1 && looks_ahead)
+        for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0,
+                                   SQM__TILE_S);
+        for (; tile < end; tile++)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0, 1);
+    }
+}
+static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
+{
+    const int32_t vector = o->decay_is_vector;
+    if (o->update == SQM__OUTER_DELTA) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 0);
+    } else if (o->update == SQM__OUTER_DPLR) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 0);
+    } else if (o->read == SQM__OUTER_POST) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 0);
+    } else if (o->read == SQM__OUTER_PRE) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 0);
+    } else {
+        SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_UNREAD, 0);
+    }
+}
+
+/* ---- running log-sum-exp and exponential gates --------------------------------------------------------- */
+/* x[(at + lane) / spread] of n lanes, the others fill */
+SQM__SPECIAL v16 SQM__NAME(spread)(const float *x, int32_t at, int32_t spread, int32_t n, float fill)
+{
+    float part[SQM__LANES];
+    if (spread == 1) return SQM__NAME(load_n)(x + at, n, fill);
+    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? x[(at + i) / spread] : fill;
+    return SQM__NAME(load)(part);
+}
+static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t last)
+{
+    for (int32_t at = first; at < last; at += SQM__LANES) {
+        const int32_t n = last - at;
+        const v16 zero = SQM__SET1(0.0f);
+        const v16 decay = r->decay ? SQM__NAME(spread)(r->decay, at, r->spread, n, 0.0f) : zero;
+        const v16 bonus = r->bonus ? SQM__NAME(spread)(r->bonus, at, r->spread, n, 0.0f) : zero;
+        v16 top = SQM__NAME(load_n)(r->largest + at, n, 0.0f), sum = SQM__NAME(load_n)(r->sum + at, n, 0.0f);
+        v16 value = SQM__NAME(load_n)(r->value + at, n, 0.0f);
+        for (size_t t = 0; t < (size_t)r->n_rows; t++) {
+            const v16 score = SQM__NAME(spread)(r->score + t * r->stride, at, r->spread, n, 0.0f);
+            const v16 v = SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
+            const v16 kept = SQM__ADD(top, decay), now = SQM__NAME(max)(kept, score);
+            const v16 old = SQM__NAME(exp)(SQM__SUB(kept, now)), fresh = SQM__NAME(exp)(SQM__SUB(score, now));
+            v16 y = zero, den = zero;
+            if (r->bonus) {
+                const v16 here = SQM__ADD(bonus, score), high = SQM__NAME(max)(top, here);
+                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high));
+                const v16 own = SQM__NAME(exp)(SQM__SUB(here, high));
+                y = SQM__MADD(before, value, SQM__MUL(own, v));
+                den = SQM__MADD(before, sum, own);
+            }
+            value = SQM__MADD(old, value, SQM__MUL(fresh, v));
+            sum = SQM__MADD(old, sum, fresh);
+            top = now;
+            if (!r->bonus) { y = value; den = sum; }
+            SQM__NAME(store_n)(r->out + t * r->out_stride + at, SQM__NAME(div)(y, den), n);
+        }
+        SQM__NAME(store_n)(r->largest + at, top, n);
+        SQM__NAME(store_n)(r->sum + at, sum, n);
+        SQM__NAME(store_n)(r->value + at, value, n);
+    }
+}
+
+/* n is 0 before the first row only: there m is the input gate itself. */
+static void SQM__NAME(slstm)(const sqm__slstm *s)
+{
+    const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const size_t dim = (size_t)s->dim;
+    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
+        for (size_t g = 0; g < 4; g++)
+            SQM__NAME(block)(s->raw + g * dim, s->y, s->weights + g * dim * dim,
+                             s->in + t * s->stride + g * s->gate, s->dim, s->dim);
+        for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
+            const int32_t left = s->dim - i;
+            const v16 in = SQM__NAME(load_n)(s->raw + i, left, 0.0f);
+            const v16 forget = SQM__NAME(load_n)(s->raw + s->dim + i, left, 0.0f);
+            const v16 z = SQM__NAME(tanh)(SQM__NAME(load_n)(s->raw + 2 * s->dim + i, left, 0.0f));
+            const v16 open = SQM__NAME(sigmoid)(SQM__NAME(load_n)(s->raw + 3 * s->dim + i, left, 0.0f));
+            const v16 n = SQM__NAME(load_n)(s->n + i, left, 0.0f);
+            const v16 kept = SQM__ADD(SQM__NAME(load_n)(s->m + i, left, 0.0f),
+                                      SQM__NAME(act)(forget, SQM_ACT_LOG_SIGMOID));
+            const v16 m = SQM__NAME(less)(zero, n, SQM__NAME(max)(in, kept), in);
+            const v16 f = SQM__NAME(min)(SQM__NAME(exp)(SQM__SUB(kept, m)), one);
+            const v16 e = SQM__NAME(min)(SQM__NAME(exp)(SQM__SUB(in, m)), one);
+            const v16 c = SQM__MADD(f, SQM__NAME(load_n)(s->c + i, left, 0.0f), SQM__MUL(e, z));
+            const v16 sum = SQM__MADD(f, n, e), y = SQM__MUL(open, SQM__NAME(div)(c, sum));
+            SQM__NAME(store_n)(s->c + i, c, left);
+            SQM__NAME(store_n)(s->n + i, sum, left);
+            SQM__NAME(store_n)(s->m + i, m, left);
+            SQM__NAME(store_n)(s->y + i, y, left);
+            SQM__NAME(store_n)(s->out + t * s->out_stride + i, y, left);
+        }
+    }
 }
 
 static const sqm__kernels SQM__NAME(table) = {
@@ -3350,7 +4354,11 @@ static const sqm__kernels SQM__NAME(table) = {
     SQM__TILE_Q,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow)
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
+    SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
+    SQM__NAME(norm_error), SQM__NAME(scan), SQM__NAME(ssd), SQM__NAME(turn),
+    SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
+    SQM__NAME(running), SQM__NAME(slstm)
 };
 #undef v16
 #undef w16
@@ -3362,6 +4370,11 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_STREAMS
 #undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
+#undef SQM__SSD_P
+#undef SQM__SSD_N
+#undef SQM__SSD_STEP
+#undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__SET1
@@ -3714,10 +4727,11 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
 typedef struct sqm__rows_job {          /* one operation on the rows of a matrix, cut over threads */
     const sqm_exec *x;
     float          *y;
-    const float    *a, *gain, *bias;
-    size_t          y_stride, a_stride;
+    const float    *a, *gate, *gain, *bias;
+    size_t          y_stride, a_stride, gate_stride;
     int32_t         n, dim, groups, kind, pieces, own;
     float           number;             /* eps, scale or cap */
+    const struct sqm__op *op;           /* of a recipe, where more is needed */
 } sqm__rows_job;
 
 /* groups parts of dim columns each; gain and bias are shared by the groups unless own. */
@@ -3743,6 +4757,13 @@ static void sqm__glu_task(void *arg, int32_t piece)
                              job->kind);
     }
 }
+static void sqm__gate_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, job->gate + (size_t)t * job->gate_stride,
+                             job->a + (size_t)t * job->a_stride, (size_t)job->dim, job->kind);
+}
 static void sqm__activate_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
@@ -3761,9 +4782,11 @@ static void sqm__softmax_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->softmax(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
-                                 job->dim,
-                                 job->number);
+        for (int32_t g = 0; g < job->groups; g++) {
+            const size_t at = (size_t)g * (size_t)job->dim;
+            job->x->kernels->softmax(job->y + (size_t)t * job->y_stride + at,
+                                     job->a + (size_t)t * job->a_stride + at, job->dim, job->number);
+        }
 }
 static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride,
                                int32_t n,
@@ -3791,7 +4814,7 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
-    if ((int)kind < 0 || (int)kind > SQM_NORM_L2)
+    if ((int)kind < 0 || (int)kind > SQM_NORM_SUM)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "norm %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     job.gain = gain;
@@ -3962,18 +4985,78 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
     return SQM_OK;
 }
 
+static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (sqm__same_text(names[i], name)) return i;
+    return -1;
+}
+/* One of the names under `key`; missing: `otherwise`. */
+static sqm_result sqm__param_choice(int32_t *choice, const sqm_param *params, int32_t n, const char *key,
+                                    const char *const *names, int32_t n_names, int32_t otherwise,
+                                    sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    *choice = p && p->text ? sqm__choose(names, n_names, p->text) : p ? -1 : otherwise;
+    if (*choice < 0)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "%s = '%s' is unknown", key,
+                  p && p->text ? p->text : "(no name)");
+    return SQM_OK;
+}
+/* The one matrix of float32 rows under `key`, its shape in *rows and *cols; NULL when missing. */
+static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t *cols,
+                                    const sqm_param *params, int32_t n, const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *matrix = NULL;
+    *rows = *cols = 0;
+    if (!p) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one matrix of float32 rows", key);
+    *matrix = (const float *)t->data;
+    *rows = t->shape[0];
+    *cols = t->shape[1];
+    return SQM_OK;
+}
+/* The one float32 matrix [rows, cols] in panels of 16 rows under `key`; NULL when missing. rows 0: any. */
+static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t *cols,
+                                    const sqm_param *params, int32_t n, const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *panels = NULL;
+    if (!p) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_PANELS || t->ndim != 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one float32 matrix in panels",
+                  key);
+    if (*rows && (t->shape[0] != *rows || t->shape[1] != *cols))
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], expected [%d, %d]", key, t->shape[0],
+                  t->shape[1], *rows, *cols);
+    *rows = t->shape[0];
+    *cols = t->shape[1];
+    *panels = (const float *)t->data;
+    return SQM_OK;
+}
+static const char *const sqm__style_names[] = { "half", "interleaved" };
+static const char *const sqm__act_names[SQM_ACT_COUNT] = {
+    "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus",
+    "log_sigmoid", "elu1", "log", "sqrt"
+};
+static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
+
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
-   tanh(s / softcap)
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+                                          cap(s) = softcap * tanh(s / softcap)
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32, float16 or 8-bit codes, a ring of tiles when there is a window. Keys and values are thus
-            panels of [KERN]'s dense product. 8-bit codes share a float32 scale per 32 of a vector, behind the
-            values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
+            in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
+            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
+            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -3982,6 +5065,7 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
+    int32_t      keep;                  /* first positions that no window hides */
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
@@ -4004,6 +5088,7 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
+    SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -4043,7 +5128,8 @@ static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
     if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1;
+        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+                             sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
     return (int32_t)all;
@@ -4103,7 +5189,8 @@ typedef struct sqm__attention_job {
 SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t position, int32_t kv_head)
 {
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
-    const size_t tile = (size_t)(position / SQM__TILE_KEYS % kv->n_tiles);
+    const int32_t kept = sqm__ceil_div(a->keep, SQM__TILE_KEYS), n = position / SQM__TILE_KEYS;
+    const size_t tile = (size_t)(n < kv->n_tiles ? n : kept + (n - kept) % (kv->n_tiles - kept));
     return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
             (size_t)kv_head);
 }
@@ -4209,6 +5296,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     work.head_dim = a->head_dim;
     work.v_pad = a->v_pad;
     work.window = a->window;
+    work.keep = a->keep;
     work.softcap = a->softcap;
     work.dtype = kv->dtype;
     memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
@@ -4222,7 +5310,9 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
         work.sum[m] = 0.0f;
         positions[m] = start + t;
     }
-    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= last; key += SQM__TILE_KEYS) {
+    for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
+        /* from the kept tiles to the window */
+        if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
         job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
@@ -4293,15 +5383,3713 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
 
+/* ---- [MIX.conv] short depthwise convolution ---------------------------------------------------------------
+   y_t[c] = act(b[c] + sum_k w[k][c] x_(t + (k - K + 1 + future) * dilation)[c])           k = 0 .. K - 1
+   conv        future = 0: causal; rows before the first one are zeros.
+   conv_whole  future = (K - 1) / 2 unless given: looks ahead, needs the whole sequence, zeros at both ends.
+               columns = C: the rows are a picture of C columns, row-major; across = A: the K taps are K / A
+               lines of A taps, centred. Zeros around the picture.
+   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels], with rest=1
+            followed by the columns behind them, unchanged
+   Weights  w [K, channels], tap 0 the oldest, no flip (a correlation, as torch.nn.Conv1d);  b [channels]
+   State    ring of (K - 1) * dilation rows: the inputs before bias and activation, position p in row
+            p % length.
+   Order    bias, then taps in increasing k, one chain of fused multiply-adds for each channel.
+   Source   Mamba (2312.00752), Hydra (2407.09941), VMamba (2401.10166), H3's shift and RWKV's token shift
+            with weights 0 and 1.
+   Traps    checkpoints hold w as [channels, 1, K]: the converter transposes. Kernels longer than 64 taps
+            belong to a long convolution.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba1_block, mamba2_block, hydra_block, ss2d. */
+enum { SQM__MAX_TAPS = 64 };
+typedef struct sqm__conv {
+    int32_t      channels, taps, past, dilation, act, first, rest, in_width;
+    int32_t      history;               /* rows of the ring */
+    int32_t      columns, across;       /* picture; 0: none */
+    const float *weights, *bias;        /* [taps, channels], [channels] or NULL */
+} sqm__conv;
+
+static sqm_result sqm__conv_bind_common(sqm__conv *c, const sqm_param *params, int32_t n, int32_t in_width,
+                                        int32_t *out_width, sqm_error *err)
+{
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_matrix(&c->weights, &c->taps, &c->channels, params, n, "w", err));
+    if (!c->weights) SQM__FAIL(err, SQM_E_SHAPE, 0, "conv needs its weights in w=");
+    if (c->taps > SQM__MAX_TAPS)
+        SQM__FAIL(err, SQM_E_SHAPE, c->taps, "conv of %d taps: at most %d", c->taps, SQM__MAX_TAPS);
+    SQM__TRY(sqm__param_int(&c->first, params, n, "first", 0, 0, in_width - 1, err));
+    if (c->channels > in_width - c->first)
+        SQM__FAIL(err, SQM_E_SHAPE, c->channels, "conv of %d channels from column %d does not fit rows of %d",
+                  c->channels, c->first, in_width);
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "b", c->channels, err));
+    SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_int(&c->dilation, params, n, "dilation", 1, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->rest, params, n, "rest", 0, 0, 1, err));
+    if (c->rest) c->rest = in_width - c->first - c->channels;
+    c->past = c->taps - 1;
+    c->history = c->past * c->dilation;
+    c->in_width = in_width;
+    *out_width = c->channels + c->rest;
+    return SQM_OK;
+}
+static sqm_result sqm__conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    return sqm__conv_bind_common((sqm__conv *)bound, params, n, in_width, out_width, err);
+}
+static sqm_result sqm__conv_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                       int32_t *out_width, sqm_error *err)
+{
+    sqm__conv *c = (sqm__conv *)bound;
+    int32_t future, odd;
+    SQM__TRY(sqm__conv_bind_common(c, params, n, in_width, out_width, err));
+    SQM__TRY(sqm__param_int(&c->columns, params, n, "columns", 0, 0, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&c->across, params, n, "across", c->columns ? 1 : 0, c->columns ? 1 : 0,
+                            c->columns ? c->taps : 0, err));
+    SQM__TRY(sqm__param_int(&future, params, n, "future", (c->taps - 1) / 2, 0, c->taps - 1, err));
+    odd = c->columns ? c->taps % c->across == 0 && c->across % 2 && c->taps / c->across % 2 : c->taps % 2;
+    if (!odd && (c->columns || !sqm__param(params, n, "future")))
+        SQM__FAIL(err, SQM_E_SHAPE, c->taps, "%d taps, %d across: a centred conv needs odd sizes", c->taps,
+                  c->columns ? c->across : c->taps);
+    c->past = c->taps - 1 - future;
+    c->history = 0;
+    return SQM_OK;
+}
+
+static size_t sqm__conv_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__conv *c = (const sqm__conv *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (c->history > 0 && (size_t)c->channels > (size_t)-1 / sizeof(float) / (size_t)c->history)
+        return (size_t)-1;
+    return (size_t)c->history * (size_t)c->channels * sizeof(float);
+}
+static size_t sqm__conv_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__conv_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__conv_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__conv_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__conv_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* Input row `t` of a span (t < 0: from before it), or NULL for one outside the sequence. */
+static const float *sqm__conv_input(const sqm__conv *c, const float *in, const sqm_span *span, int64_t t)
+{
+    if (t >= span->rows) return NULL;
+    if (t >= 0) return in + (size_t)(span->first_row + t) * (size_t)c->in_width + c->first;
+    if (!span->state || c->history == 0) return NULL;
+    t = ((int64_t)span->position + t) % c->history;
+    return (const float *)span->state + (size_t)(t < 0 ? t + c->history : t) * (size_t)c->channels;
+}
+
+/* The inputs of the taps of row t of a span */
+static void sqm__conv_inputs(const sqm__conv *c, const float **rows, const float *in, const sqm_span *span,
+                             int32_t t)
+{
+    for (int32_t k = 0; k < c->taps; k++) {
+        if (c->columns) {
+            const int32_t up = k / c->across - c->taps / c->across / 2, side = k % c->across - c->across / 2;
+            const int64_t x = t % c->columns + (int64_t)side * c->dilation;
+            const int64_t y = t / c->columns + (int64_t)up * c->dilation;
+            rows[k] = x < 0 || x >= c->columns || y < 0 ? NULL
+                    : sqm__conv_input(c, in, span, y * c->columns + x);
+        } else {
+            rows[k] = sqm__conv_input(c, in, span, t + ((int64_t)k - c->past) * c->dilation);
+        }
+    }
+}
+
+typedef struct sqm__conv_job {
+    const sqm__conv *c;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, n_rows, pieces;
+} sqm__conv_job;
+
+static void sqm__conv_task(void *arg, int32_t piece)
+{
+    const sqm__conv_job *job = (const sqm__conv_job *)arg;
+    const sqm__conv *c = job->c;
+    const int32_t first = sqm__cut(job->n_rows, piece, job->pieces);
+    const int32_t last = sqm__cut(job->n_rows, piece + 1, job->pieces);
+    const float *rows[SQM__MAX_TAPS];
+    int32_t before = 0;                 /* rows of the spans before this one */
+    sqm__taps taps;
+    taps.rows = rows;
+    taps.weights = c->weights;
+    taps.bias = c->bias;
+    taps.n_taps = c->taps;
+    taps.n = c->channels;
+    for (int32_t s = 0; s < job->n_spans; before += job->spans[s].rows, s++) {
+        const sqm_span *span = &job->spans[s];
+        const int32_t to = sqm__min(last - before, span->rows);
+        for (int32_t t = sqm__max(first - before, 0); t < to; t++) {
+            const size_t row = (size_t)(span->first_row + t);
+            float *y = job->out + row * (size_t)(c->channels + c->rest);
+            sqm__conv_inputs(c, rows, job->in, span, t);
+            job->x->kernels->conv_row(y, &taps);
+            if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+            memcpy(y + c->channels, job->in + row * (size_t)c->in_width + c->first + c->channels,
+                   (size_t)c->rest * sizeof(float));
+        }
+    }
+}
+
+static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__conv *c = (const sqm__conv *)bound;
+    sqm__conv_job job;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.n_rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) job.n_rows += spans[s].rows;
+    job.pieces = sqm__min(job.n_rows, sqm__pieces(x, (size_t)job.n_rows * (size_t)c->channels *
+                                                     (size_t)(c->taps + (c->act != SQM_ACT_NONE ? 16 : 0))));
+    sqm__run(x, sqm__conv_task, &job, job.pieces);
+    for (int32_t s = 0; s < n_spans; s++) {     /* the last rows into the ring, when nobody reads it */
+        float *ring = (float *)spans[s].state;
+        for (int32_t t = sqm__max(0, spans[s].rows - c->history); ring && t < spans[s].rows; t++)
+            memcpy(ring + (size_t)(((int64_t)spans[s].position + t) % c->history) * (size_t)c->channels,
+                   sqm__conv_input(c, in, &spans[s], t), (size_t)c->channels * sizeof(float));
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__conv_mixer = {
+    "conv", "w b act first rest dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
+};
+static const sqm_mixer sqm__conv_whole_mixer = {
+    "conv_whole", "w b act first rest dilation future columns across", sizeof(sqm__conv),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes,
+    sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
+
+/* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed`
+   bytes that run() uses itself, then all others in one call. run() skips spans without state. */
+typedef void (*sqm__spans_run)(const void *bound, sqm_exec *x, float *out, const float *in,
+                               const sqm_span *spans, int32_t n_spans);
+static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_exec *x, float *out,
+                                 const float *in, const sqm_span *spans, int32_t n_spans, size_t fixed,
+                                 sqm__spans_run run)
+{
+    int32_t kept = 0;
+    fixed = sqm__align_up(fixed, 64);
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
+        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
+                      "%s needs %z bytes of scratch, the context has %z", mixer->name,
+                      (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);
+        kept += span.state != NULL;
+        if (span.state) continue;
+        if (span.position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
+                      "a span without state must start at position 0, not %d", span.position);
+        span.state = x->scratch + fixed;
+        mixer->reset(bound, span.state, state, span.rows, span.rows, SQM_F32);
+        run(bound, x, out, in, &span, 1);
+    }
+    if (kept) run(bound, x, out, in, spans, n_spans);
+    return SQM_OK;
+}
+/* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
+static float *sqm__take(float *base, size_t *used, size_t floats)
+{
+    float *p = base ? base + *used : NULL;
+    *used += sqm__align_up(floats, SQM__LANES);
+    return p;
+}
+
+/* ---- [MIX.memory] test-time memory: a small network that learns while it reads --------------------------
+   Each head owns a network M; every token teaches it k -> v by one step of an optimiser and reads it at q.
+   Network   linear  M(x) = x W                         mlp  M(x) = act(x W_in) W_out
+             gated   M(x) = (act(x W_in) * x W_gate) W_out
+             residual=1 adds x; bias=1 gives every layer one more row, whose input is the constant 1.
+   Loss      l2  |M(k) - v|^2      dot  -M(k) . v      norm  1/2 |LN(M(k)) - (v - k)|^2, LN with gain and bias
+   Gradient  G_t = sum over lag < window of weight_t,lag * gradient of the loss of token t - lag, at the
+             anchor: the weights at the start of t's chunk (chunk=1: just before t).
+   Update    descent   M = retain_t M - rate_t G_t
+             momentum  S = momentum_t S - rate_t G_t;  M = retain_t M + S
+             muon      S = momentum_t S - G_t;         M = retain_t M + rate_t NS(S)
+             sum       S = S - rate_t G_t within the chunk; what is read is M + step_i S, i = t mod chunk; at
+                       the chunk's end that becomes M
+             NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X; by matrix.
+   Read      y_t = M_t(q_t), after the update; loss norm: y_t = q_t + LN(M_t(q_t)).
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate: heads | retain: heads |
+             momentum: heads | weights: heads x window, the token's own first]. rate=0, retain=0 and weights=0
+             leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
+             momentum is for momentum and muon, weights are with window > 1.
+   Rows out  [heads x v_dim].
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+             bias), outputs]; without: zeros.
+   State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
+   Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
+             of vsum; chunks are aligned to absolute positions, and a cut inside one finds its anchor in the
+             state.
+   Cost      a token of a linear memory reads and writes M (and S) once; mlp: window + 1 passes forward,
+             window back.
+   Serves    linear attention and gated forms of it (linear, dot), the delta rule (linear, l2), windows of
+             both, TTT-linear and TTT-MLP (norm, sum, bias; 2407.04620), Titans (momentum; 2501.00663), DLA,
+             OmegaNet, Atlas and Atlas++ (2505.23735; equations by two transcriptions, no official code).
+   Traps     l2 keeps its factor 2, norm has none. The weight of a token before the first counts as 0. muon
+             descends in this sign (S gathers -G, M moves along S); a table of the paper prints a mixture that
+             ascends. Too large a rate makes any of these diverge: normalise the keys.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: titans_*, atlas*, omeganet_*, dla_*, ttt_*. */
+enum { SQM__MEMORY_LINEAR, SQM__MEMORY_MLP, SQM__MEMORY_GATED };
+enum { SQM__LOSS_L2, SQM__LOSS_DOT, SQM__LOSS_NORM };
+enum { SQM__MEMORY_BLOCK = 16 };        /* tokens that learn from one anchor together */
+static const char *const sqm__memory_kinds[] = { "linear", "mlp", "gated" };
+static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
+static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
+
+typedef struct sqm__layer {             /* one matrix of every head's network */
+    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    /* where its panels lie among a head's weights; 0 floats: no such layer */
+    size_t       at, floats;
+    int32_t      rows, cols, n_panels;
+} sqm__layer;
+
+typedef struct sqm__memory {
+    int32_t      heads, head_dim, v_dim, hidden, kind, act, residual, bias, loss, window, chunk, update;
+    int32_t      has_rate, has_retain, has_momentum, has_weights;
+    sqm__layer   in, gate, out;
+    size_t       weights;               /* floats of one head's network */
+    size_t       ring_at, head_floats;  /* of one head's state; the ring of earlier keys and values ends it */
+    const float *gain, *shift;          /* [heads * v_dim] of the norm loss */
+    const float *steps;                 /* [chunk] of update sum, or NULL: 1 */
+    float        eps;
+} sqm__memory;
+
+#define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update " \
+    "rate retain weights start norm norm_b eps steps"
+
+static int32_t sqm__pad(int32_t n) { return sqm__ceil_div(n, SQM__LANES) * SQM__LANES; }
+
+static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t inputs, int32_t outputs,
+                                    const sqm_param *start, int32_t index, sqm_error *err)
+{
+    const sqm_tensor *t = start && start->tensors && index < start->n_tensors ? start->tensors[index] : NULL;
+    l->rows = inputs + m->bias;
+    l->cols = outputs;
+    l->n_panels = sqm__ceil_div(outputs, SQM__LANES);
+    if ((int64_t)l->rows * sqm__pad(outputs) > 1 << 28)
+        SQM__FAIL(err, SQM_E_LIMIT, l->rows, "a memory of %d x %d is too large", l->rows, outputs);
+    l->at = m->weights;
+    l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
+    m->weights += l->floats;
+    if (!start) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
+        t->shape[1] != l->rows || t->shape[2] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+                  l->rows, outputs);
+    l->start = (const float *)t->data;
+    return SQM_OK;
+}
+/* The layers, their places and the size of a head's state. */
+static sqm_result sqm__memory_layers(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *start = sqm__param(params, n, "start");
+    int32_t index = 0;
+    size_t copies = 1;
+    if (m->kind != SQM__MEMORY_LINEAR)
+        SQM__TRY(sqm__memory_layer(m, &m->in, m->head_dim, m->hidden, start, index++, err));
+    if (m->kind == SQM__MEMORY_GATED)
+        SQM__TRY(sqm__memory_layer(m, &m->gate, m->head_dim, m->hidden, start, index++, err));
+    SQM__TRY(sqm__memory_layer(m, &m->out, m->kind == SQM__MEMORY_LINEAR ? m->head_dim : m->hidden, m->v_dim,
+                               start, index++, err));
+    if (start && start->n_tensors != index)
+        SQM__FAIL(err, SQM_E_SHAPE, start->n_tensors, "start has %d matrices, this memory has %d",
+                  start->n_tensors, index);
+    if ((int64_t)(m->window + SQM__MEMORY_BLOCK) * ((int64_t)m->head_dim + m->v_dim + m->hidden) > 1 << 26)
+        SQM__FAIL(err, SQM_E_LIMIT, m->window, "a window of %d is too long for this memory", m->window);
+    if (m->update != SQM__LEARN_DESCENT) copies++;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) copies++;
+    m->ring_at = m->weights * copies;
+    m->head_floats = m->ring_at + sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim),
+                                                SQM__LANES);
+    return SQM_OK;
+}
+/* What only the norm loss and the sum update have. */
+static sqm_result sqm__memory_norm(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_vector(&m->steps, params, n, "steps", m->chunk, err));
+    SQM__TRY(sqm__param_float(&m->eps, params, n, "eps", 1e-6, err));
+    if (m->steps && m->update != SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_SHAPE, m->chunk, "steps= goes with update=sum only");
+    if (m->loss != SQM__LOSS_NORM) return SQM_OK;
+    if ((int64_t)m->heads * m->v_dim > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, m->heads, "%d heads of %d are too wide", m->heads, m->v_dim);
+    SQM__TRY(sqm__param_vector(&m->gain, params, n, "norm", m->heads * m->v_dim, err));
+    SQM__TRY(sqm__param_vector(&m->shift, params, n, "norm_b", m->heads * m->v_dim, err));
+    if (!m->gain || !m->shift)
+        SQM__FAIL(err, SQM_E_SHAPE, m->loss, "loss=norm needs norm= and norm_b=");
+    return SQM_OK;
+}
+
+/* Fills m; *columns: how many of the input row it takes. */
+static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm_param *params, int32_t n,
+                                     sqm_error *err)
+{
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, 3, SQM__MEMORY_LINEAR, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 3, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT,
+                               err));
+    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE,
+                               err));
+    SQM__TRY(sqm__param_int(&m->hidden, params, n, "hidden", 0, m->kind != SQM__MEMORY_LINEAR,
+                            m->kind != SQM__MEMORY_LINEAR ? 1 << 20 : 0, err));
+    SQM__TRY(sqm__param_int(&m->residual, params, n, "residual", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->bias, params, n, "bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 4096, err));
+    SQM__TRY(sqm__param_int(&m->chunk, params, n, "chunk", 1, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", m->update != SQM__LEARN_SUM, 0,
+                            m->update != SQM__LEARN_SUM, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    m->has_momentum = m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE;
+    if ((m->residual || m->loss == SQM__LOSS_NORM) && m->v_dim != m->head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, m->v_dim, "residual=1 and loss=norm need v_dim = head_dim, not %d and %d",
+                  m->v_dim, m->head_dim);
+    SQM__TRY(sqm__memory_norm(m, params, n, err));
+    SQM__TRY(sqm__memory_layers(m, params, n, err));
+    *columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                    m->has_momentum + (m->has_weights ? m->window : 0));
+    return SQM_OK;
+}
+static sqm_result sqm__memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__memory *m = (sqm__memory *)bound;
+    int64_t columns = 0;
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory of %d heads of %d and %d with its gates reads rows of %z, "
+                  "not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+
+/* ---- state ---- */
+static size_t sqm__memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (m->head_floats > ((size_t)-1 / 4 - 64) / (size_t)m->heads) return (size_t)-1;
+    return m->head_floats * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__memory_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Writes the first weights of one head, panel by panel; padding lanes stay 0 for ever. */
+static void sqm__memory_restart(const sqm__memory *m, float *weights, int32_t head)
+{
+    const sqm__layer *layers[3];
+    layers[0] = &m->in; layers[1] = &m->gate; layers[2] = &m->out;
+    memset(weights, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i < 3; i++) {
+        const sqm__layer *l = layers[i];
+        const float *from = l->start;
+        if (!from || !l->floats) continue;
+        from += (size_t)head * (size_t)l->rows * (size_t)l->cols;
+        for (int32_t j = 0; j < l->rows; j++)
+            for (int32_t c = 0; c < l->cols; c++)
+                weights[l->at + ((size_t)(c / SQM__LANES) * (size_t)l->rows + (size_t)j) * SQM__LANES +
+                        (size_t)(c % SQM__LANES)] = *from++;
+    }
+}
+static void sqm__memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                              int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->head_floats * (size_t)m->heads * sizeof(float));
+    for (int32_t h = 0; h < m->heads; h++)
+        sqm__memory_restart(m, (float *)state + m->head_floats * (size_t)h, h);
+}
+
+/* ---- one block of tokens of one head ---- */
+/* rows of pairs (window - 1 earlier ones, then the block) and queries */
+typedef struct sqm__memory_work {
+    float *gates;                       /* [block][3 + window] */
+    float *x, *v, *q;                   /* inputs with the bias's 1; targets */
+    float *z, *u, *h;                   /* of pairs: act's input, gate, hidden row with the bias's 1 */
+    float *e, *e_in, *e_gate;           /* gradients of the layers' outputs */
+    float *zq, *uq, *hq, *y;            /* of queries; y [block, v_pad] */
+    float *spare;                       /* [v_pad]; Newton-Schulz */
+    size_t x_stride, z_stride, h_stride, v_stride;
+} sqm__memory_work;
+
+static size_t sqm__newton_floats(int32_t rows, int32_t cols)
+{
+    const size_t a = (size_t)sqm__min(rows, cols), b = (size_t)sqm__max(rows, cols);
+    const size_t a_pad = sqm__align_up(a, SQM__LANES), b_pad = sqm__align_up(b, SQM__LANES);
+    return 2 * a * b_pad + a_pad * b + 2 * a * a_pad + a_pad * a;
+}
+/* Lays the work area of one piece out; returns its floats. */
+static size_t sqm__memory_lay(sqm__memory_work *w, const sqm__memory *m, float *base)
+{
+    const size_t block = SQM__MEMORY_BLOCK, pairs = block + (size_t)m->window - 1;
+    const size_t deep = m->kind != SQM__MEMORY_LINEAR, gated = m->kind == SQM__MEMORY_GATED;
+    size_t used = 0, spare;
+    w->x_stride = (size_t)sqm__pad(m->head_dim + m->bias);
+    w->v_stride = (size_t)sqm__pad(m->v_dim);
+    w->z_stride = (size_t)sqm__pad(m->hidden);
+    w->h_stride = (size_t)sqm__pad(m->hidden + m->bias);
+    w->gates = sqm__take(base, &used, block * (3 + (size_t)m->window));
+    w->x = sqm__take(base, &used, pairs * w->x_stride);
+    w->v = sqm__take(base, &used, pairs * w->v_stride);
+    w->q = sqm__take(base, &used, block * w->x_stride);
+    w->z = sqm__take(base, &used, pairs * w->z_stride);
+    w->u = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->h = sqm__take(base, &used, deep * pairs * w->h_stride);
+    w->e = sqm__take(base, &used, pairs * w->v_stride);
+    w->e_in = sqm__take(base, &used, deep * pairs * w->z_stride);
+    w->e_gate = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->zq = sqm__take(base, &used, deep * block * w->z_stride);
+    w->uq = sqm__take(base, &used, gated * block * w->z_stride);
+    w->hq = sqm__take(base, &used, deep * block * w->h_stride);
+    w->y = sqm__take(base, &used, block * w->v_stride);
+    spare = w->v_stride;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const size_t in = deep * (sqm__newton_floats(m->in.rows, m->in.cols) + m->in.floats);
+        const size_t out = sqm__newton_floats(m->out.rows, m->out.cols) + m->out.floats;
+        spare += in > out ? in : out;
+    }
+    w->spare = sqm__take(base, &used, spare);
+    return used;
+}
+
+/* Columns of an input row: of all heads' parts */
+typedef struct sqm__memory_columns { size_t k, v, rate, retain, momentum, weights; } sqm__memory_columns;
+static sqm__memory_columns sqm__memory_find(const sqm__memory *m)
+{
+    const size_t heads = (size_t)m->heads;
+    sqm__memory_columns c;
+    c.k = heads * (size_t)m->head_dim;
+    c.v = 2 * c.k;
+    c.rate = c.v + heads * (size_t)m->v_dim;
+    c.retain = c.rate + (m->has_rate ? heads : 0);
+    c.momentum = c.retain + (m->has_retain ? heads : 0);
+    c.weights = c.momentum + (m->has_momentum ? heads : 0);
+    return c;
+}
+/* The gates of one token as [KERN]'s learn reads them. age: tokens before it. */
+static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__memory_columns *c,
+                              const float *row, int32_t h, int32_t age)
+{
+    const int32_t last = m->window - 1;
+    gates[0] = m->has_rate ? row[c->rate + (size_t)h] : 1.0f;
+    gates[1] = m->has_retain ? row[c->retain + (size_t)h] : m->steps ? m->steps[age % m->chunk] : 1.0f;
+    gates[2] = m->has_momentum ? row[c->momentum + (size_t)h] : 1.0f;
+    for (int32_t lag = 0; lag <= last; lag++)
+        gates[3 + last - lag] = lag > age ? 0.0f : !m->has_weights ? 1.0f :
+            row[c->weights + (size_t)h * (size_t)m->window + (size_t)lag];
+}
+/* Fills inputs, targets, queries and gates of tokens age .. age + n - 1 and of the window before them. */
+static void sqm__memory_gather(const sqm__memory *m, const sqm__memory_work *w, const float *ring,
+                               const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const sqm__memory_columns c = sqm__memory_find(m);
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim, head = (size_t)h;
+    const int32_t past = m->window - 1;
+    for (int32_t i = 0; i < past + n; i++) {
+        float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+        const int32_t at = age - past + i;
+        if (m->bias) x[dim] = 1.0f;
+        if (at < 0) {
+            memset(x, 0, dim * sizeof(float));
+            memset(v, 0, v_dim * sizeof(float));
+        } else if (i < past) {
+            const float *pair = ring + (size_t)(at % past) * (dim + v_dim);
+            memcpy(x, pair, dim * sizeof(float));
+            memcpy(v, pair + dim, v_dim * sizeof(float));
+        } else {
+            const float *row = in + (size_t)(i - past) * in_width;
+            memcpy(x, row + c.k + head * dim, dim * sizeof(float));
+            memcpy(v, row + c.v + head * v_dim, v_dim * sizeof(float));
+        }
+    }
+    for (int32_t t = 0; t < n; t++) {
+        const float *row = in + (size_t)t * in_width;
+        float *q = w->q + (size_t)t * w->x_stride;
+        memcpy(q, row + head * dim, dim * sizeof(float));
+        if (m->bias) q[dim] = 1.0f;
+        sqm__memory_gates(w->gates + (size_t)t * (size_t)(3 + m->window), m, &c, row, h, age + t);
+    }
+}
+/* Keeps the last window - 1 pairs of the block. */
+static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, float *ring, int32_t age,
+                             int32_t n)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const int32_t past = m->window - 1;
+    for (int32_t t = sqm__max(0, n - past); t < n; t++) {
+        float *pair = ring + (size_t)((age + t) % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)(past + t) * w->x_stride, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)(past + t) * w->v_stride, v_dim * sizeof(float));
+    }
+}
+
+static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y, size_t y_stride,
+                            const float *weights, const float *x, size_t x_stride, int32_t n)
+{
+    k->product(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
+               (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
+}
+/* h = act(z) or act(z) * u, and the bias's 1 */
+static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *h, const float *z, const float *u, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float *row = h + (size_t)i * w->h_stride;
+        const size_t at = (size_t)i * w->z_stride;
+        k->glu(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
+        if (m->bias) row[m->hidden] = 1.0f;
+    }
+}
+/* y becomes what the mixer gives for queries q: with the residual, or normalised and added to q. */
+static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, int32_t h, int32_t n)
+{
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    for (int32_t t = 0; t < n; t++) {
+        const float *q = w->q + (size_t)t * w->x_stride;
+        float *row = y + (size_t)t * w->v_stride;
+        for (int32_t i = 0; m->residual && i < m->v_dim; i++) row[i] += q[i];
+        if (m->loss != SQM__LOSS_NORM) continue;
+        k->normalize(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
+        for (int32_t i = 0; i < m->v_dim; i++) row[i] += q[i];
+    }
+}
+/* Reads a head's network at the n queries of the work area, changing nothing. */
+static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, const float *weights, int32_t h, int32_t n)
+{
+    const float *x = w->q;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->zq, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->uq, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        x = w->hq;
+        x_stride = w->h_stride;
+    }
+    sqm__layer_read(k, &m->out, y, w->v_stride, weights, x, x_stride, n);
+    sqm__memory_finish(m, k, w, y, h, n);
+}
+
+/* e: gradient of the loss of pair i by the network's output, from the output that stands in e. */
+static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             int32_t h, int32_t i)
+{
+    const float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+    float *e = w->e + (size_t)i * w->v_stride, *target = w->spare;
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    if (m->loss == SQM__LOSS_DOT) {
+        for (int32_t j = 0; j < m->v_dim; j++) e[j] = -v[j];
+    } else {
+        for (int32_t j = 0; m->residual && j < m->v_dim; j++) e[j] += x[j];
+        if (m->loss == SQM__LOSS_L2) {
+            for (int32_t j = 0; j < m->v_dim; j++) e[j] = 2.0f * (e[j] - v[j]);
+        } else {
+            for (int32_t j = 0; j < m->v_dim; j++) target[j] = v[j] - x[j];
+            k->norm_error(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
+        }
+    }
+    for (size_t j = (size_t)m->v_dim; j < w->v_stride; j++) e[j] = 0.0f;
+}
+/* Forward and backward of n pairs at the given weights: fills h, e, e_in, e_gate. */
+static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               const float *weights, int32_t h, int32_t n)
+{
+    const size_t hidden = (size_t)m->hidden;
+    const float *x = w->x;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->z, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->u, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->h, w->z, w->u, n);
+        x = w->h;
+        x_stride = w->h_stride;
+    }
+    if (m->loss != SQM__LOSS_DOT) sqm__layer_read(k, &m->out, w->e, w->v_stride, weights, x, x_stride, n);
+    for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
+    if (!m->in.floats) return;
+    k->product_back(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
+                    m->out.n_panels, m->hidden);
+    for (int32_t i = 0; i < n; i++) {
+        const size_t at = (size_t)i * w->z_stride;
+        float *e = w->e_in + at, *g = w->e_gate + at;
+        const float *z = w->z + at, *u = w->u + at;
+        for (size_t j = hidden; j < w->z_stride; j++) e[j] = 0.0f;
+        if (m->gate.floats) {
+            k->glu(g, z, e, hidden, m->act);
+            for (size_t j = 0; j < hidden; j++) e[j] *= u[j];
+            for (size_t j = hidden; j < w->z_stride; j++) g[j] = 0.0f;
+        }
+        k->act_slope(e, z, hidden, m->act);
+    }
+}
+
+/* ---- Newton-Schulz ---- */
+/* Panels over the columns of src [rows, cols] (stride floats apart): dst [ceil(cols / 16)][rows][16] */
+static void sqm__to_panels(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t c = 0; c < sqm__pad(cols); c++)
+        for (int32_t r = 0; r < rows; r++)
+            dst[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                (size_t)(c % SQM__LANES)] =
+                c < cols ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* Panels over its rows: dst [ceil(rows / 16)][cols][16] */
+static void sqm__to_panels_across(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t r = 0; r < sqm__pad(rows); r++)
+        for (int32_t c = 0; c < cols; c++)
+            dst[((size_t)(r / SQM__LANES) * (size_t)cols + (size_t)c) * SQM__LANES +
+                (size_t)(r % SQM__LANES)] =
+                r < rows ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* The five steps on y [a, b], a <= b, whose rows are b_pad floats apart; work: sqm__newton_floats less y. */
+static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_t b, float *work)
+{
+    const size_t a_pad = (size_t)sqm__pad(a), b_pad = (size_t)sqm__pad(b), rows = (size_t)a;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *across = work, *along = across + a_pad * (size_t)b;
+    float *g = along + rows * b_pad, *g2 = g + rows * a_pad;
+    float *g_panels = g2 + rows * a_pad;
+    for (int step = 0; step < 5; step++) {
+        sqm__to_panels_across(across, y, b_pad, a, b);
+        k->product(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
+                   (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
+        sqm__to_panels(g_panels, g, a_pad, a, a);
+        k->product(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
+                   (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
+        k->blend(g2, g, rows * a_pad, 2.0315f, -4.7750f);
+        sqm__to_panels(along, y, b_pad, a, b);
+        for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
+        k->product(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
+                   (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
+    }
+}
+/* x = NS(s), both panels over the columns of a matrix [rows, cols]; the shorter side is made the rows, which
+   changes nothing (a polynomial in XX'). work: sqm__newton_floats(rows, cols). */
+static void sqm__newton_schulz(const sqm__kernels *k, float *x, const float *s, int32_t rows, int32_t cols,
+                               float *work)
+{
+    const int flip = rows > cols;
+    const int32_t a = flip ? cols : rows, b = flip ? rows : cols;
+    const size_t b_pad = (size_t)sqm__pad(b);
+    double squares = 0.0;
+    float scale, *y = work;
+    memset(y, 0, (size_t)a * b_pad * sizeof(float));
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t c = 0; c < cols; c++) {
+            const float v = s[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                              (size_t)(c % SQM__LANES)];
+            squares += (double)v * (double)v;
+            y[flip ? (size_t)c * b_pad + (size_t)r : (size_t)r * b_pad + (size_t)c] = v;
+        }
+    scale = 1.0f / (sqm__sqrt((float)squares) + 1e-7f);
+    for (size_t i = 0; i < (size_t)a * b_pad; i++) y[i] *= scale;
+    sqm__newton_steps(k, y, a, b, work + (size_t)a * b_pad);
+    if (flip) sqm__to_panels_across(x, y, b_pad, a, b);
+    else sqm__to_panels(x, y, b_pad, a, b);
+}
+
+/* ---- learning ---- */
+/* One layer learns from the pairs of the block (x, e) and is read at its queries (q -> y). */
+static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__layer *layer,
+                             float *head, const sqm__memory_work *w, sqm__learn l)
+{
+    l.m = head + layer->at;
+    l.s = head + (m->update == SQM__LEARN_DESCENT ? 0 : m->weights) + layer->at;
+    l.gates = w->gates;
+    l.rows = layer->rows;
+    l.n_panels = layer->n_panels;
+    l.window = m->window;
+    l.rule = m->update;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const float *q = l.q;
+        float *direction = w->spare + w->v_stride;
+        l.q = NULL;
+        k->learn(&l);
+        sqm__newton_schulz(k, direction, l.s, layer->rows, layer->cols, direction + layer->floats);
+        k->blend(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
+        sqm__layer_read(k, layer, l.y, l.y_stride, head, q, l.q_stride, 1);
+    } else {
+        k->learn(&l);
+    }
+}
+/* All layers of the network, from the queries up; y and finish. */
+static void sqm__memory_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                              float *head, int32_t h, int32_t n)
+{
+    sqm__learn l;
+    memset(&l, 0, sizeof(l));
+    l.n_tokens = n;
+    l.x = w->x;
+    l.x_stride = l.q_stride = w->x_stride;
+    l.q = w->q;
+    if (m->in.floats) {
+        l.e_stride = l.y_stride = w->z_stride;
+        l.e = w->e_in;
+        l.y = w->zq;
+        sqm__layer_learn(m, k, &m->in, head, w, l);
+        l.e = w->e_gate;
+        l.y = w->uq;
+        if (m->gate.floats) sqm__layer_learn(m, k, &m->gate, head, w, l);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        l.x = w->h;
+        l.q = w->hq;
+        l.x_stride = l.q_stride = w->h_stride;
+    }
+    l.e = w->e;
+    l.y = w->y;
+    l.e_stride = l.y_stride = w->v_stride;
+    sqm__layer_learn(m, k, &m->out, head, w, l);
+    sqm__memory_finish(m, k, w, w->y, h, n);
+}
+/* How many of `left` tokens from `age` on learn from one anchor at once. */
+static int32_t sqm__memory_block_tokens(const sqm__memory *m, int32_t age, int32_t left)
+{
+    if (m->update == SQM__LEARN_SURPRISE) return 1;
+    return sqm__min(sqm__min(SQM__MEMORY_BLOCK, left), m->chunk - age % m->chunk);
+}
+/* Tokens age .. age + n - 1 of head h, whose state is `head`: their results in w->y [n, v_dim]. */
+static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             float *head, const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const int32_t past = m->window - 1;
+    float *anchor = head;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) {
+        anchor = head + m->weights * (m->update == SQM__LEARN_DESCENT ? 1 : 2);
+        if (age % m->chunk == 0) memcpy(anchor, head, m->weights * sizeof(float));
+    }
+    sqm__memory_gather(m, w, head + m->ring_at, in, in_width, h, age, n);
+    sqm__memory_errors(m, k, w, anchor, h, past + n);
+    sqm__memory_learn(m, k, w, head, h, n);
+    if (past) sqm__memory_keep(m, w, head + m->ring_at, age, n);
+    if (m->update == SQM__LEARN_SUM && (age + n) % m->chunk == 0) {
+        k->blend(head, head + m->weights, m->weights, 1.0f, m->steps ? m->steps[m->chunk - 1] : 1.0f);
+        memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+
+/* ---- all spans and heads ---- */
+typedef struct sqm__memory_job {
+    const sqm__memory *m;
+    const sqm_exec    *x;
+    float             *out;
+    const float       *in;
+    const sqm_span    *spans;
+    size_t             in_width;
+    int32_t            n_spans, pieces;
+} sqm__memory_job;
+
+static size_t sqm__memory_piece_floats(const sqm__memory *m)
+{
+    sqm__memory_work w;
+    return sqm__memory_lay(&w, m, NULL);
+}
+static void sqm__memory_task(void *arg, int32_t piece)
+{
+    const sqm__memory_job *job = (const sqm__memory_job *)arg;
+    const sqm__memory *m = job->m;
+    const size_t out_width = (size_t)m->heads * (size_t)m->v_dim;
+    sqm__memory_work w;
+    int32_t unit = 0;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *head = (float *)span->state + m->head_floats * (size_t)h;
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0, n; t < span->rows; t += n) {
+                const size_t row = (size_t)(span->first_row + t);
+                n = sqm__memory_block_tokens(m, span->position + t, span->rows - t);
+                sqm__memory_step(m, job->x->kernels, &w, head, job->in + row * job->in_width, job->in_width,
+                                 h, span->position + t, n);
+                for (int32_t i = 0; i < n; i++)
+                    memcpy(job->out + (row + (size_t)i) * out_width + (size_t)h * (size_t)m->v_dim,
+                           w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+            }
+        }
+}
+/* Floating-point operations of a token of one head, roughly */
+static size_t sqm__memory_work_of(const sqm__memory *m)
+{
+    return m->weights * (size_t)(4 + 4 * m->window) * (m->update == SQM__LEARN_SURPRISE ? 64u : 1u);
+}
+static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    const sqm__memory_columns c = sqm__memory_find(m);
+    sqm__memory_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.in_width = c.weights + (m->has_weights ? (size_t)m->heads * (size_t)m->window : 0);
+    job.pieces = sqm__pieces(x, rows * (size_t)m->heads * sqm__memory_work_of(m));
+    sqm__run(x, sqm__memory_task, &job, job.pieces);
+}
+static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__memory_piece_floats((const sqm__memory *)bound) * sizeof(float) * (size_t)threads;
+}
+static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__memory_scratch_bytes(bound, 0, 0, x->threads), sqm__memory_run);
+}
+static const sqm_mixer sqm__memory_mixer = {
+    "memory", SQM__MEMORY_KEYS, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
+    sqm__memory_state_bytes, sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset,
+    sqm__memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
+
+/* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -------------------
+   The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are
+   copied into the state and its momentum starts again at 0, with fresh=1 its weights at the first ones. A
+   token reads the memory of its own segment and those kept, weighed by g:
+     combine=sum      y = sum_i M_i(q)            residual memory, eq. 7
+     combine=softmax  y = sum_i g_i M_i(q)        gated residual memory, eq. 9;  g = softmax_i u_t . pool_i
+                      top=k: of those kept only the k with the largest u_t . pool_i: sparse selection, eq. 16
+     combine=soup     y = M*(q), every matrix of M* the g-weighted sum of those matrices, eq. 14
+     combine=mean     as soup, with equal weights: what a model trained without cache uses
+   pool_i is the mean of x over segment i, over the tokens so far in the running one.
+   Rows in  those of the memory, then with softmax and soup [x: pool | u: pool];    rows out [heads x v_dim]
+   State    that of the memory, the sum of x, and for each full segment its pool and networks: grows.
+   Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute
+            positions. For a linear memory without norm soup and mean weigh what is read: the same, and
+            cheaper.
+   Cost     a token reads every kept memory (sum, softmax without top) or all their weights (soup, mean).
+   Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running
+            segment counts with its mean so far, and the reset of the momentum are the reference's choices.
+   Traps    segment must be a multiple of chunk; ties at the k-th place are all kept.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: memory_caching_*. */
+enum { SQM__COMBINE_SUM, SQM__COMBINE_SOFTMAX, SQM__COMBINE_SOUP, SQM__COMBINE_MEAN };
+static const char *const sqm__combine_names[] = { "sum", "softmax", "soup", "mean" };
+
+typedef struct sqm__caching {
+    sqm__memory memory;
+    int32_t     segment, combine, top, fresh, pool, in_width;
+    int32_t     columns;                /* of the memory; the pooled columns follow */
+    int32_t     merge;                  /* 1: parameters are combined, 0: what is read */
+    size_t      base, pool_pad, record; /* floats: before the records, of a pool, of a record */
+} sqm__caching;
+
+static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__caching *c = (sqm__caching *)bound;
+    sqm__memory *m = &c->memory;
+    int64_t columns = 0;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 30, err));
+    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4,
+                               SQM__COMBINE_SOFTMAX, err));
+    SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0,
+                            c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
+    SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
+    c->pool = c->combine == SQM__COMBINE_SOFTMAX || c->combine == SQM__COMBINE_SOUP;
+    SQM__TRY(sqm__param_int(&c->pool, params, n, "pool", 0, c->pool, c->pool ? 1 << 24 : 0, err));
+    c->merge = c->combine >= SQM__COMBINE_SOUP &&
+        (m->kind != SQM__MEMORY_LINEAR || m->loss == SQM__LOSS_NORM);
+    if (c->segment % m->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, c->segment, "segment = %d must be a multiple of chunk = %d", c->segment,
+                  m->chunk);
+    if (c->merge && m->update == SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine,
+                  "combine=%s of deep memories does not go with update=sum",
+                  sqm__combine_names[c->combine]);
+    if (columns + 2 * (int64_t)c->pool != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  (uint64_t)columns, c->pool, in_width);
+    c->columns = (int32_t)columns;
+    c->in_width = in_width;
+    c->pool_pad = (size_t)sqm__pad(c->pool);
+    c->base = m->head_floats * (size_t)m->heads + c->pool_pad;
+    c->record = m->weights * (size_t)m->heads + c->pool_pad;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__caching_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t base = sqm__memory_state_bytes(&c->memory, max_context, max_batch, dtype);
+    const size_t records = (size_t)(max_context / c->segment), limit = (size_t)-1 / 8;
+    if (base > limit || c->record > limit / 4 / (records + 1)) return (size_t)-1;
+    return base + (c->pool_pad + c->record * records) * sizeof(float);
+}
+static size_t sqm__caching_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__caching_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__caching_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                               int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    sqm__memory_reset(&c->memory, state, state_bytes, max_context, max_batch, dtype);
+    memset((float *)state + c->base - c->pool_pad, 0, c->pool_pad * sizeof(float));
+}
+
+typedef struct sqm__caching_job {
+    const sqm__caching *c;
+    const sqm_exec     *x;
+    float              *out, *state, *shares;   /* shares [block, kept + 1] */
+    const float        *in;                     /* first row of the block */
+    float              *scratch;                /* of the pieces */
+    int32_t             age, n, kept, pieces;
+} sqm__caching_job;
+
+static size_t sqm__caching_piece_floats(const sqm__caching *c)
+{
+    const size_t row = (size_t)sqm__pad(c->memory.v_dim);
+    return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
+           (c->merge ? c->memory.weights : 0);
+}
+/* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
+static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
+{
+    return sqm__caching_piece_floats(c) * (size_t)threads + 2 * c->pool_pad +
+           (SQM__MEMORY_BLOCK + 1) * ((size_t)kept + 1);
+}
+static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    (void)max_batch;
+    return sqm__caching_floats(c, max_context / c->segment, threads) * sizeof(float);
+}
+
+/* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
+static void sqm__keep_largest(float *r, int32_t n, int32_t k, float *taken)
+{
+    float limit = 0.0f;
+    if (k >= n) return;
+    for (int32_t i = 0; i < n; i++) taken[i] = 0.0f;
+    for (; k > 0; k--) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (taken[i] == 0.0f && (best < 0 || r[i] > r[best])) best = i;
+        taken[best] = 1.0f;
+        limit = r[best];
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (r[i] < limit) r[i] = -3.0e38f;
+}
+/* The weight of every kept memory and the running one for token `t` of the block, which joins the pool. */
+static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_t t, float *shared)
+{
+    const sqm__caching *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const float *row = job->in + (size_t)t * (size_t)c->in_width + c->columns;
+    const int32_t panels = (int32_t)(c->pool_pad / SQM__LANES);
+    const float tokens = (float)(job->age + t + 1);
+    float *sum = job->state + c->base - c->pool_pad, *u = shared, *mean = u + c->pool_pad;
+    if (!c->pool) {
+        const float equal = c->combine == SQM__COMBINE_SUM ? 1.0f : 1.0f / (float)(job->kept + 1);
+        for (int32_t i = 0; i <= job->kept; i++) share[i] = equal;
+        return;
+    }
+    for (int32_t i = 0; i < c->pool; i++) {
+        sum[i] += row[i];
+        mean[i] = sum[i] / tokens;
+        u[i] = row[c->pool + i];
+    }
+    for (size_t i = (size_t)c->pool; i < c->pool_pad; i++) mean[i] = u[i] = 0.0f;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *pool = i < job->kept ? job->state + c->base + c->record * (size_t)i : mean;
+        k->product_back(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
+    }
+    if (c->top) sqm__keep_largest(share, job->kept, c->top, mean + c->pool_pad);
+    k->softmax(share, share, job->kept + 1, 1.0f);
+}
+
+/* y rows of a head in w->y -> the combination of all memories in sum */
+static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_work *w, float *sum,
+                                 float *other, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t shares = (size_t)job->kept + 1;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *weights =
+            job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        const float *y = w->y;
+        int32_t asked = 0;
+        for (int32_t t = 0; t < job->n; t++) asked += job->shares[(size_t)t * shares + (size_t)i] != 0.0f;
+        if (asked && i < job->kept) {
+            sqm__memory_recall(m, k, w, other, weights, h, job->n);
+            y = other;
+        }
+        for (int32_t t = 0; asked && t < job->n; t++) {
+            const float share = job->shares[(size_t)t * shares + (size_t)i];
+            const size_t at = (size_t)t * w->v_stride;
+            if (share != 0.0f) k->blend(sum + at, y + at, w->v_stride, 1.0f, share);
+        }
+    }
+}
+/* One token: the networks' weighted sum, then one read */
+static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_work *w, float *merged,
+                               const float *head, float *y, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    memset(merged, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *record = job->state + c->base + c->record * (size_t)i;
+        const float *kept = record + c->pool_pad + m->weights * (size_t)h;
+        job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
+    }
+    sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
+}
+static void sqm__caching_task(void *arg, int32_t piece)
+{
+    const sqm__caching_job *job = (const sqm__caching_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    float *base = job->scratch + sqm__caching_piece_floats(job->c) * (size_t)piece;
+    sqm__memory_work w;
+    const size_t floats = sqm__memory_lay(&w, m, base), rows = SQM__MEMORY_BLOCK * w.v_stride;
+    float *sum = base + floats, *other = sum + rows, *merged = other + rows;
+    for (int32_t h = piece; h < m->heads; h += job->pieces) {
+        float *head = job->state + m->head_floats * (size_t)h;
+        sqm__memory_step(m, job->x->kernels, &w, head, job->in, (size_t)job->c->in_width, h, job->age,
+                         job->n);
+        memset(sum, 0, rows * sizeof(float));
+        if (job->c->merge) sqm__caching_merge(job, &w, merged, head, sum, h);
+        else sqm__caching_combine(job, &w, sum, other, h);
+        for (int32_t t = 0; t < job->n; t++)
+            memcpy(job->out + ((size_t)t * (size_t)m->heads + (size_t)h) * (size_t)m->v_dim,
+                   sum + (size_t)t * w.v_stride, (size_t)m->v_dim * sizeof(float));
+    }
+}
+/* The end of a segment: its pool and networks become record `kept`. */
+static void sqm__caching_keep(const sqm__caching *c, float *state, int32_t kept)
+{
+    const sqm__memory *m = &c->memory;
+    float *record = state + c->base + c->record * (size_t)kept, *sum = state + c->base - c->pool_pad;
+    for (size_t i = 0; i < c->pool_pad; i++) {
+        record[i] = sum[i] / (float)c->segment;
+        sum[i] = 0.0f;
+    }
+    for (int32_t h = 0; h < m->heads; h++) {
+        float *head = state + m->head_floats * (size_t)h;
+        memcpy(record + c->pool_pad + m->weights * (size_t)h, head, m->weights * sizeof(float));
+        if (c->fresh) sqm__memory_restart(m, head, h);
+        if (m->update != SQM__LEARN_DESCENT) memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+static void sqm__caching_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const sqm__memory *m = &c->memory;
+    sqm__caching_job job;
+    job.c = c; job.x = x;
+    for (int32_t s = 0; s < n_spans; s++)
+        for (int32_t t = 0; spans[s].state && t < spans[s].rows; t += job.n) {
+            const int32_t position = spans[s].position + t;
+            const size_t row = (size_t)(spans[s].first_row + t);
+            float *shared = (float *)(void *)x->scratch;
+            job.state = (float *)spans[s].state;
+            job.age = position % c->segment;
+            job.kept = position / c->segment;
+            job.n = sqm__min(c->merge ? 1 : spans[s].rows - t, c->segment - job.age);
+            job.n = sqm__memory_block_tokens(m, job.age, job.n);
+            job.in = in + row * (size_t)c->in_width;
+            job.out = out + row * (size_t)(m->heads * m->v_dim);
+            job.shares = shared + 2 * c->pool_pad + (size_t)job.kept + 1;
+            job.scratch = job.shares + SQM__MEMORY_BLOCK * ((size_t)job.kept + 1);
+            for (int32_t i = 0; i < job.n; i++)
+                sqm__caching_share(&job, job.shares + (size_t)i * ((size_t)job.kept + 1), i, shared);
+            job.pieces = sqm__min(m->heads, sqm__pieces(x, (size_t)job.n * (size_t)m->heads *
+                                                            (sqm__memory_work_of(m) + 2 * m->weights *
+                                                             (size_t)job.kept)));
+            sqm__run(x, sqm__caching_task, &job, job.pieces);
+            if (job.age + job.n == c->segment) sqm__caching_keep(c, job.state, job.kept);
+        }
+}
+static sqm_result sqm__caching_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    int32_t last = 0;
+    for (int32_t s = 0; s < n_spans; s++) last = sqm__max(last, spans[s].position + spans[s].rows);
+    return sqm__run_spans(sqm_mixer_memory_caching(), bound, x, out, in, spans, n_spans,
+                          sqm__caching_scratch_bytes(c, last, 0, x->threads), sqm__caching_run);
+}
+static const sqm_mixer sqm__caching_mixer = {
+    "memory_caching", SQM__MEMORY_KEYS " segment combine top fresh pool", sizeof(sqm__caching),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind, sqm__caching_state_bytes,
+    sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset, sqm__caching_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
+
+/* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel -----------------
+   M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, but kept as keys k_j and
+   coefficients u_j.
+   loss=l2   for the tokens i of the window: u_i += rate_t weight_t,i 2 (v_i - M_(t-1)(k_i)), after all
+             earlier coefficients were multiplied by retain_t
+   loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
+   y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
+            gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
+   Rows out [heads x v_dim]
+   State    window - 1 keys and values, then tiles of 64 positions: [tile][head] { keys [4][head_dim][16],
+            coefficients [v_pad / 16][64][16] }, float32: grows.
+   Order    tiles from position 0 on, each sum one chain over positions.
+   Cost     a token: window + 1 passes over all keys and coefficients, one more with retain.
+   Source   2505.23735 (ATLAS), eq. 25-31: DeepTransformer, and Dot with linear memory, in the kernel form of
+            the project's reference. No official code.
+   Traps    scores beyond 88 overflow: normalise queries and keys.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
+typedef struct sqm__kernel_memory {
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
+} sqm__kernel_memory;
+
+static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                          int32_t *out_width, sqm_error *err)
+{
+    sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
+    int64_t columns;
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                   (m->has_weights ? m->window : 0));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a kernel memory of %d heads of %d and %d with its gates reads rows "
+                  "of %z, not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    m->in_width = in_width;
+    m->v_pad = sqm__pad(m->v_dim);
+    m->ring = sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim), SQM__LANES);
+    m->tile = (size_t)(m->head_dim + m->v_pad) * SQM__TILE_KEYS;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__kernel_memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                             sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    const size_t tiles = (size_t)sqm__ceil_div(max_context, SQM__TILE_KEYS), limit = (size_t)-1 / 16;
+    (void)max_batch; (void)dtype;
+    if (m->ring > limit / (size_t)m->heads || m->tile > limit / (size_t)m->heads / (tiles + 1))
+        return (size_t)-1;
+    return (m->ring + m->tile * tiles) * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__kernel_memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__kernel_memory_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__kernel_memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                     int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->ring * (size_t)m->heads * sizeof(float));
+}
+
+typedef struct sqm__kernel_work {       /* rows: the window's keys from the oldest on, then the query */
+    float *x, *v, *scores, *acc;        /* [window + 1, head_dim], [window, v_dim], [.., 64], [.., v_pad] */
+    float *tiles;                       /* the head's part of tile 0 */
+    size_t step;                        /* floats from tile to tile */
+} sqm__kernel_work;
+static size_t sqm__kernel_lay(sqm__kernel_work *w, const sqm__kernel_memory *m, float *base)
+{
+    const size_t rows = (size_t)m->window + 1;
+    size_t used = 0;
+    w->x = sqm__take(base, &used, rows * (size_t)m->head_dim);
+    w->v = sqm__take(base, &used, rows * (size_t)m->v_dim);
+    w->scores = sqm__take(base, &used, rows * SQM__TILE_KEYS);
+    w->acc = sqm__take(base, &used, rows * (size_t)m->v_pad);
+    return used;
+}
+/* acc rows = sum over positions [0, end) of e^(x . k_j) u_j for n rows of x */
+static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             const float *x, float *acc, int32_t n, int32_t end)
+{
+    memset(acc, 0, (size_t)n * (size_t)m->v_pad * sizeof(float));
+    for (int32_t first = 0; first < end; first += SQM__TILE_KEYS) {
+        const float *tile = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS);
+        const int32_t keys = sqm__min(SQM__TILE_KEYS, end - first);
+        const size_t panel = SQM__LANES * sizeof(float);
+        k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
+                   panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
+        for (int32_t i = 0; i < n; i++)
+            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
+                        SQM_ACT_EXP);
+        k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
+                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
+                   panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
+    }
+}
+/* Decays all coefficients and adds those of the window, which stand in the rows of v. */
+static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                              int32_t position, int32_t seen, float retain)
+{
+    const int32_t slot = position % SQM__TILE_KEYS;
+    const float *key = w->x + (size_t)(m->window - 1) * (size_t)m->head_dim;
+    float *tile = w->tiles + w->step * (size_t)(position / SQM__TILE_KEYS);
+    if (slot == 0) memset(tile, 0, m->tile * sizeof(float));
+    for (int32_t i = 0; i < m->head_dim; i++)
+        tile[((size_t)(slot / SQM__LANES) * (size_t)m->head_dim + (size_t)i) * SQM__LANES +
+             (size_t)(slot % SQM__LANES)] = key[i];
+    for (int32_t first = 0; m->has_retain && first < position; first += SQM__TILE_KEYS) {
+        float *u = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        k->blend(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
+    }
+    for (int32_t i = 0; i < seen; i++) {
+        const int32_t at = position - seen + 1 + i;
+        const float *change = w->v + (size_t)(m->window - seen + i) * (size_t)m->v_dim;
+        float *u = w->tiles + w->step * (size_t)(at / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        for (int32_t j = 0; j < m->v_dim; j++)
+            u[((size_t)(j / SQM__LANES) * SQM__TILE_KEYS + (size_t)(at % SQM__TILE_KEYS)) * SQM__LANES +
+              (size_t)(j % SQM__LANES)] += change[j];
+    }
+}
+/* One token of head h: row -> out [v_dim]. ring: the head's. */
+static void sqm__kernel_step(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             float *ring, const float *row, int32_t h, int32_t position, float *out)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const size_t heads = (size_t)m->heads, head = (size_t)h;
+    const int32_t past = m->window - 1, seen = sqm__min(m->window, position + 1);
+    const float *gates = row + heads * (2 * dim + v_dim);
+    const float rate = m->has_rate ? gates[h] : 1.0f;
+    const float retain = m->has_retain ? gates[(m->has_rate ? heads : 0) + head] : 1.0f;
+    const float *weights = gates + heads * (size_t)(m->has_rate + m->has_retain) + head * (size_t)m->window;
+    float *x = w->x + (size_t)(m->window - seen) * dim, *v = w->v + (size_t)(m->window - seen) * v_dim;
+    for (int32_t i = 0; i < seen - 1; i++) {
+        const float *pair = ring + (size_t)((position - seen + 1 + i) % past) * (dim + v_dim);
+        memcpy(x + (size_t)i * dim, pair, dim * sizeof(float));
+        memcpy(v + (size_t)i * v_dim, pair + dim, v_dim * sizeof(float));
+    }
+    memcpy(w->x + (size_t)past * dim, row + (heads + head) * dim, dim * sizeof(float));
+    memcpy(w->v + (size_t)past * v_dim, row + 2 * heads * dim + head * v_dim, v_dim * sizeof(float));
+    memcpy(w->x + (size_t)m->window * dim, row + head * dim, dim * sizeof(float));
+    if (past) {
+        float *pair = ring + (size_t)(position % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)past * dim, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)past * v_dim, v_dim * sizeof(float));
+    }
+    if (m->loss == SQM__LOSS_L2) sqm__kernel_read(m, k, w, x, w->acc, seen, position);
+    for (int32_t i = 0; i < seen; i++) {
+        const float scale = rate * (m->has_weights ? weights[seen - 1 - i] : 1.0f);
+        const float *seen_as = w->acc + (size_t)i * (size_t)m->v_pad;
+        float *change = v + (size_t)i * v_dim;
+        for (size_t j = 0; j < v_dim; j++)
+            change[j] = m->loss == SQM__LOSS_L2 ? scale * 2.0f * (change[j] - seen_as[j]) : scale * change[j];
+    }
+    sqm__kernel_write(m, k, w, position, seen, retain);
+    sqm__kernel_read(m, k, w, w->x + (size_t)m->window * dim, w->acc, 1, position + 1);
+    memcpy(out, w->acc, v_dim * sizeof(float));
+}
+
+typedef struct sqm__kernel_job {
+    const sqm__kernel_memory *m;
+    const sqm_exec           *x;
+    float                    *out;
+    const float              *in;
+    const sqm_span           *spans;
+    int32_t                   n_spans, pieces;
+} sqm__kernel_job;
+static void sqm__kernel_task(void *arg, int32_t piece)
+{
+    const sqm__kernel_job *job = (const sqm__kernel_job *)arg;
+    const sqm__kernel_memory *m = job->m;
+    const size_t heads = (size_t)m->heads;
+    sqm__kernel_work w;
+    int32_t unit = 0;
+    (void)sqm__kernel_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__kernel_lay(&w, m, NULL) * (size_t)piece);
+    w.step = m->tile * heads;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *state = (float *)span->state;
+            if (unit++ % job->pieces != piece) continue;
+            w.tiles = state + m->ring * heads + m->tile * (size_t)h;
+            for (int32_t t = 0; t < span->rows; t++) {
+                const size_t row = (size_t)(span->first_row + t);
+                sqm__kernel_step(m, job->x->kernels, &w, state + m->ring * (size_t)h,
+                                 job->in + row * (size_t)m->in_width, h, span->position + t,
+                                 job->out + (row * heads + (size_t)h) * (size_t)m->v_dim);
+            }
+        }
+}
+static void sqm__kernel_memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    sqm__kernel_job job;
+    size_t work = 0;
+    for (int32_t s = 0; s < n_spans; s++)
+        work += (size_t)spans[s].rows * (size_t)(spans[s].position + spans[s].rows) * (size_t)m->heads *
+                (size_t)(m->head_dim + m->v_pad) * (size_t)(m->window + 2);
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, work);
+    sqm__run(x, sqm__kernel_task, &job, job.pieces);
+}
+static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                               int32_t threads)
+{
+    sqm__kernel_work w;
+    (void)max_context; (void)max_batch;
+    return sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL) * (size_t)threads * sizeof(float);
+}
+static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                             const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
+}
+static const sqm_mixer sqm__kernel_memory_mixer = {
+    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
+    sqm__kernel_memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memory_mixer; }
+
+/* ---- [MIX.codebook] attention whose keys are codewords --------------------------------------------------
+   z_j = argmin_s |k_j - c_s|^2, the first of equals; every key counts as its codeword c_z. Near tokens
+   (i - j < near; with block=L those of i's block of L and of the one before it, near = 2 L) keep values of
+   their own; all older ones of a code are its count N_s and mean value U_s:
+     o_i = (sum_s N_s e^(q_i . c_s) U_s + sum_near e^(q_i . c_(z_j) + q_i . r_(i-j) + b_(i-j)) v_j) /
+           (the same with 1 for U_s and v_j)
+   This is softmax attention over all tokens to the letter, at constant state.
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim];        rows out  [heads x v_dim]
+   Weights   codebook=@ panels [heads x codes_pad, head_dim], codes_pad: codes up to a multiple of 16; rows
+             beyond `codes` are unused;  half=@ [heads x codes_pad] |c|^2 / 2;  relative=@ panels [heads x
+             near_pad, head_dim]: r by distance, or none;  bias=@ [heads x near]: b, or none.
+   State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
+             tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
+   Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same
+             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+   Cost      a token: codes + near products with q, codes with k, and as many values.
+   Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived
+             in the project's reference (its code is not public: form not verified).
+   Traps     scaling of q and k, and Transformer-VQ's vectors u, v, are the converter's (tools/prep_memory.h).
+             Counts are exact up to 2^24 tokens of a code.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: transformer_vq_layer, longvq_block_DERIVED. */
+typedef struct sqm__codebook {
+    int32_t     heads, head_dim, v_dim, codes, near, block, codes_pad, near_pad, v_pad;
+    sqm_tensor  book, relative;         /* relative.data NULL: none */
+    const float *half, *bias;           /* [heads * codes_pad]; [heads * near] or NULL */
+    size_t      head_floats;
+} sqm__codebook;
+enum { SQM__CODEBOOK_BLOCK = 16 };      /* tokens whose products with the codebook are made at once */
+
+/* A panel matrix [rows, cols] of plain floats under `key`; missing: data NULL. */
+static sqm_result sqm__codebook_panels(sqm_tensor *to, const sqm_param *params, int32_t n, const char *key,
+                                       int64_t rows, int32_t cols, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->tensors && p->n_tensors == 1 ? p->tensors[0] : NULL;
+    memset(to, 0, sizeof(*to));
+    if (!p) return SQM_OK;
+    if (!t || t->layout != SQM_PANELS || t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols ||
+        (t->dtype != SQM_F32 && t->dtype != SQM_F16 && t->dtype != SQM_BF16))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "%s must be float panels [%z, %d]", key, (uint64_t)rows, cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                     int32_t *out_width, sqm_error *err)
+{
+    sqm__codebook *c = (sqm__codebook *)bound;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_int(&c->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&c->head_dim, params, n, "head_dim", 0, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->v_dim, params, n, "v_dim", c->head_dim, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->codes, params, n, "codes", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->block, params, n, "block", 0, 0, 1 << 15, err));
+    SQM__TRY(sqm__param_int(&c->near, params, n, "near", 2 * c->block, c->block ? 2 * c->block : 1,
+                            c->block ? 2 * c->block : 1 << 16, err));
+    c->codes_pad = sqm__pad(c->codes);
+    c->near_pad = sqm__pad(c->near);
+    c->v_pad = sqm__pad(c->v_dim + 1);
+    SQM__TRY(sqm__codebook_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad,
+                                  c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->half, params, n, "half", c->heads * c->codes_pad, err));
+    SQM__TRY(sqm__codebook_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad,
+                                  c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "bias", c->heads * c->near, err));
+    if (!c->book.data || !c->half)
+        SQM__FAIL(err, SQM_E_SHAPE, c->codes, "a codebook mixer needs codebook= and half=");
+    if ((int64_t)c->heads * (2 * c->head_dim + c->v_dim) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d heads of 2 x %d and %d do not fit rows of %d", c->heads,
+                  c->head_dim, c->v_dim, in_width);
+    c->head_floats = (size_t)(c->codes_pad + c->near_pad) + (size_t)c->v_pad * (size_t)(c->codes + c->near);
+    *out_width = c->heads * c->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__codebook_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (c->head_floats > (size_t)-1 / 8 / (size_t)c->heads) return (size_t)-1;
+    return c->head_floats * (size_t)c->heads * sizeof(float);
+}
+static size_t sqm__codebook_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__codebook_state_bytes(bound, 0, 0, SQM_F32);
+}
+typedef struct sqm__codebook_head { float *counts, *codes, *means, *values; } sqm__codebook_head;
+static sqm__codebook_head sqm__codebook_head_of(const sqm__codebook *c, void *state, int32_t h)
+{
+    sqm__codebook_head head;
+    head.counts = (float *)state + c->head_floats * (size_t)h;
+    head.codes = head.counts + c->codes_pad;
+    head.means = head.codes + c->near_pad;
+    head.values = head.means + (size_t)c->v_pad * (size_t)c->codes;
+    return head;
+}
+/* Value `i` of row `row` in panels of `rows` rows */
+SQM__INLINE float *sqm__panel_at(float *panels, int32_t rows, int32_t row, int32_t i)
+{
+    return panels + ((size_t)(i / SQM__LANES) * (size_t)rows + (size_t)row) * SQM__LANES +
+           (size_t)(i % SQM__LANES);
+}
+static void sqm__codebook_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, c->head_floats * (size_t)c->heads * sizeof(float));
+    for (int32_t h = 0; h < c->heads; h++) {
+        const sqm__codebook_head head = sqm__codebook_head_of(c, state, h);
+        for (int32_t s = 0; s < c->codes; s++) *sqm__panel_at(head.means, c->codes, s, c->v_dim) = 1.0f;
+        for (int32_t s = 0; s < c->near; s++) *sqm__panel_at(head.values, c->near, s, c->v_dim) = 1.0f;
+    }
+}
+
+/* The first near token of position p */
+SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
+{
+    return sqm__max(0, c->block ? (p / c->block - 1) * c->block : p - c->near + 1);
+}
+/* Token `p` is no longer near: joins the mean of its code. */
+static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
+{
+    const int32_t slot = p % c->near, code = (int32_t)head->codes[slot];
+    const float count = head->counts[code] += 1.0f;
+    for (int32_t i = 0; i < c->v_dim; i++) {
+        float *mean = sqm__panel_at(head->means, c->codes, code, i);
+        *mean += (*sqm__panel_at(head->values, c->near, slot, i) - *mean) / count;
+    }
+}
+/* Scores of all codes and near slots -> weights; what does not exist weighs 0. */
+static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                                float *weights, const float *scores, const float *relative, const float *bias,
+                                int32_t p)
+{
+    const int32_t start = sqm__codebook_start(c, p);
+    float *near = weights + c->codes_pad, largest = -3.0e38f;
+    for (int32_t s = 0; s < c->codes; s++) {
+        weights[s] = head->counts[s] > 0.0f ? scores[s] : -3.0e38f;
+        if (weights[s] > largest) largest = weights[s];
+    }
+    for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
+    for (int32_t j = start; j <= p; j++) {
+        float score = scores[(int32_t)head->codes[j % c->near]];
+        if (relative) score += relative[p - j];
+        if (bias) score += bias[p - j];
+        near[j % c->near] = score;
+        if (score > largest) largest = score;
+    }
+    for (int32_t i = 0; i < c->codes; i++) weights[i] -= largest;
+    for (int32_t i = 0; i < c->near; i++) near[i] -= largest;
+    k->activate(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
+    k->activate(near, near, (size_t)c->near, SQM_ACT_EXP);
+    for (int32_t s = 0; s < c->codes; s++) weights[s] *= head->counts[s];
+}
+/* One token: its code, then its output. scores, keys: products of q and k with the codebook. */
+static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                               float *out, const float *scores, const float *keys, const float *relative,
+                               const float *v, int32_t h, int32_t p, float *work)
+{
+    const float *half = c->half + (size_t)h * (size_t)c->codes_pad;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *acc = work + c->codes_pad + c->near_pad;
+    int32_t best = 0;
+    for (int32_t j = p ? sqm__codebook_start(c, p - 1) : 0; j < sqm__codebook_start(c, p); j++)
+        sqm__codebook_fold(c, head, j);
+    for (int32_t s = 1; s < c->codes; s++)
+        if (half[s] - keys[s] < half[best] - keys[best]) best = s;
+    head->codes[p % c->near] = (float)best;
+    for (int32_t i = 0; i < c->v_dim; i++) *sqm__panel_at(head->values, c->near, p % c->near, i) = v[i];
+    sqm__codebook_weigh(c, k, head, work, scores, relative,
+                        c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
+    k->product(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
+               panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
+    k->product(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1, (const uint8_t *)(const void *)head->values,
+               panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
+    for (int32_t i = 0; i < c->v_dim; i++) out[i] = acc[i] / acc[c->v_dim];
+}
+
+typedef struct sqm__codebook_job {
+    const sqm__codebook *c;
+    const sqm_exec      *x;
+    float               *out;
+    const float         *in;
+    const sqm_span      *spans;
+    int32_t              n_spans, pieces;
+} sqm__codebook_job;
+static size_t sqm__codebook_piece_floats(const sqm__codebook *c)
+{
+    return (size_t)(c->codes_pad + c->near_pad + c->v_pad) +
+           SQM__CODEBOOK_BLOCK * (2 * (size_t)c->codes_pad + (size_t)c->near_pad);
+}
+/* Rows of q (or k) of head h against the head's part of a panel matrix */
+static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k, const sqm_tensor *t,
+                                  float *y, int32_t outputs, const float *x, int32_t h, int32_t n)
+{
+    const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
+    const size_t panels = (size_t)(outputs / SQM__LANES);
+    k->product(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
+               (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
+               t->dtype);
+}
+static void sqm__codebook_block(const sqm__codebook_job *job, float *work, const sqm_span *span, int32_t h,
+                                int32_t first, int32_t n)
+{
+    const sqm__codebook *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t dim = (size_t)c->head_dim, heads = (size_t)c->heads, head = (size_t)h;
+    const size_t in_width = heads * (2 * dim + (size_t)c->v_dim), row = (size_t)(span->first_row + first);
+    const float *q = job->in + row * in_width + head * dim, *key = q + heads * dim;
+    const float *v = job->in + row * in_width + 2 * heads * dim + head * (size_t)c->v_dim;
+    const sqm__codebook_head state = sqm__codebook_head_of(c, span->state, h);
+    float *scores = work + c->codes_pad + c->near_pad + c->v_pad;
+    float *keys = scores + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    float *relative = keys + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    sqm__codebook_product(c, k, &c->book, scores, c->codes_pad, q, h, n);
+    sqm__codebook_product(c, k, &c->book, keys, c->codes_pad, key, h, n);
+    if (c->relative.data) sqm__codebook_product(c, k, &c->relative, relative, c->near_pad, q, h, n);
+    for (int32_t t = 0; t < n; t++)
+        sqm__codebook_step(c, k, &state, job->out + ((row + (size_t)t) * heads + head) * (size_t)c->v_dim,
+                           scores + (size_t)t * (size_t)c->codes_pad, keys + (size_t)t * (size_t)c->codes_pad,
+                           c->relative.data ? relative + (size_t)t * (size_t)c->near_pad : NULL,
+                           v + (size_t)t * in_width, h, span->position + first + t, work);
+}
+static void sqm__codebook_task(void *arg, int32_t piece)
+{
+    const sqm__codebook_job *job = (const sqm__codebook_job *)arg;
+    float *work = (float *)(void *)job->x->scratch + sqm__codebook_piece_floats(job->c) * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < job->c->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0; t < span->rows; t += SQM__CODEBOOK_BLOCK)
+                sqm__codebook_block(job, work, span, h, t, sqm__min(SQM__CODEBOOK_BLOCK, span->rows - t));
+        }
+}
+static void sqm__codebook_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                              const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    sqm__codebook_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, rows * (size_t)c->heads * (size_t)(c->codes + c->near) *
+                                (size_t)(2 * c->head_dim + c->v_dim));
+    sqm__run(x, sqm__codebook_task, &job, job.pieces);
+}
+static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                          int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__codebook_piece_floats((const sqm__codebook *)bound) * (size_t)threads * sizeof(float);
+}
+static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                        const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
+                          sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
+}
+static const sqm_mixer sqm__codebook_mixer = {
+    "codebook", "heads head_dim v_dim codes near block codebook half relative bias", sizeof(sqm__codebook),
+    SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
+    sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; }
+
+/* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
+   A matrix S [key_dim, v_dim] a head, zero at the start:
+     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and channel
+     update     add    S = S' + g_t k_t v_t^T
+                delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
+                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T       a reads the state before the decay
+     result     post   o_t = scale S_t^T q_t
+                pre    o_t = scale (S_before^T q_t + (q_t . (bonus * k_t)) v_t)
+     normalizer none   o_t
+                sum    o_t / (scale z_t . q_t + eps)           z_t = d_t z + g_t k_t, key_start at the start
+                max    o_t / (max(|scale z_t . q_t|, e^-m_t) + eps)
+     log_gates  the decay column holds log f <= 0, the gate column log i; with m_t = max(log f + m, log i),
+                0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
+   steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
+   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay:
+            decay_heads (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) |
+            a, b: like k (update=dplr)]; a part with n heads serves head h with its head h / (heads / n).
+            Feature maps, norms and the gates' non-linearities are ops of the recipe.
+   Rows out [heads x v_dim].
+   factors  [heads] or [heads x key_dim]: decay factors that do not depend on the row.
+   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16], then
+            m [heads], where they are used; what is beyond v_dim or key_dim is 0. It does not grow.
+   Order    row by row, sums over key channels in increasing order, each tile of 16 value channels by itself:
+            cuts, batches and threads change no bit. Chunked forms are not used: on a processor the step form
+            with the state tile in cache does the same work, and it stays exact when decays are strong.
+   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2),
+            2406.06484 (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6),
+            2503.14456 (RWKV-7), 2405.04517 (mLSTM), 2501.08313 (lightning attention).
+   Traps    decays are factors in [0, 1], not logarithms (but for log_gates); the delta rule predicts from the
+            decayed state; scale also stands in the normalizer.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_*.
+   linear_attention_whole: the same rows, but every row sees all rows of the sequence; add, post, no decay. */
+enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
+enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
+typedef struct sqm__linear_attention {
+    int32_t      heads, key_dim, v_dim, q_heads, k_heads, v_heads, decay_heads, steps, tiles, in_width;
+    int32_t      update, read, decay, normalizer, gate, log_gates;
+    int32_t      at_k, at_v, at_decay, at_gate, at_a, at_b;              /* columns */
+    float        scale, eps, key_start;
+    const float *factors, *bonus;
+    int32_t      factors_a_head;        /* 1 or key_dim */
+} sqm__linear_attention;
+
+static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const sqm_param *params, int32_t n,
+                                                sqm_error *err)
+{
+    static const char *const updates[] = { "add", "delta", "dplr" }, *const reads[] = { "post", "pre" };
+    static const char *const decays[] = { "none", "scalar", "vector" };
+    static const char *const normalizers[] = { "none", "sum", "max" };
+    const sqm_param *factors = sqm__param(params, n, "factors");
+    SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
+    SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
+                             err));
+    SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->log_gates, params, n, "log_gates", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->steps, params, n, "steps", 1, 1, 64, err));
+    SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
+    SQM__TRY(sqm__param_float(&a->eps, params, n, "eps", 0.0, err));
+    SQM__TRY(sqm__param_float(&a->key_start, params, n, "key_start", 0.0, err));
+    SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads * a->key_dim, err));
+    a->factors_a_head = factors && factors->n_tensors == 1 && factors->tensors[0] &&
+        factors->tensors[0]->shape[0] == a->heads ? 1 : a->key_dim;
+    SQM__TRY(sqm__param_vector(&a->factors, params, n, "factors", a->heads * a->factors_a_head, err));
+    if (a->factors && a->decay)
+        SQM__FAIL(err, SQM_E_SHAPE, a->decay, "factors and decay columns exclude each other");
+    if (a->read == SQM__OUTER_PRE && (a->update || a->normalizer || a->steps > 1))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "read=pre goes with update=add, one step, no normalizer");
+    if (a->bonus && a->read != SQM__OUTER_PRE) SQM__FAIL(err, SQM_E_SHAPE, 0, "a bonus needs read=pre");
+    if (a->normalizer && (a->update || a->steps > 1))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "a normalizer goes with update=add and one step");
+    if (a->log_gates && (a->update || a->steps > 1 || a->decay != SQM__DECAY_SCALAR || !a->gate ||
+                         a->decay_heads != a->heads))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "log_gates goes with update=add, decay=scalar and gate=1 of every head, one step");
+    if (a->normalizer == SQM__NORMALIZER_MAX && !a->log_gates)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "normalizer=max needs log_gates=1");
+    if (a->steps > 1 && (a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1)))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->steps, "%d steps need a decay of one factor a head", a->steps);
+    return SQM_OK;
+}
+
+static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n,
+                                             int32_t in_width,
+                                             int32_t *out_width, sqm_error *err)
+{
+    sqm__linear_attention *a = (sqm__linear_attention *)bound;
+    int64_t at[7];
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->key_dim, params, n, "key_dim", 0, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->key_dim, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&a->q_heads, params, n, "q_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->k_heads, params, n, "k_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->v_heads, params, n, "v_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->decay_heads, params, n, "decay_heads", a->heads, 1, a->heads, err));
+    if (a->heads % a->q_heads || a->heads % a->k_heads || a->heads % a->v_heads || a->heads % a->decay_heads)
+        SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d, %d, %d and %d of q, k, v, decay",
+                  a->heads, a->q_heads, a->k_heads, a->v_heads, a->decay_heads);
+    if ((int64_t)a->heads * sqm__max(a->key_dim, a->v_dim) > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim,
+                  a->v_dim);
+    SQM__TRY(sqm__linear_attention_options(a, params, n, err));
+    at[0] = (int64_t)a->q_heads * a->key_dim;
+    at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
+    at[2] = at[1] + (int64_t)a->steps * a->v_heads * a->v_dim;
+    at[3] = at[2] + (a->decay == SQM__DECAY_NONE ? 0 : a->decay == SQM__DECAY_SCALAR ? a->decay_heads
+                     : (int64_t)a->decay_heads * a->key_dim);
+    at[4] = at[3] + (a->gate ? (int64_t)a->steps * a->heads : 0);
+    at[5] = at[4] + (a->update == SQM__OUTER_DPLR ? at[1] - at[0] : 0);
+    at[6] = at[5] + (at[5] - at[4]);
+    if (at[6] != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d heads of %d x %d channels need rows of %z columns, not %d",
+                  a->heads, a->key_dim, a->v_dim, (uint64_t)at[6], in_width);
+    a->at_k = (int32_t)at[0]; a->at_v = (int32_t)at[1]; a->at_decay = (int32_t)at[2];
+    a->at_gate = (int32_t)at[3]; a->at_a = (int32_t)at[4]; a->at_b = (int32_t)at[5];
+    a->in_width = in_width;
+    a->tiles = sqm__ceil_div(a->v_dim, SQM__LANES);
+    *out_width = a->heads * a->v_dim;
+    return SQM_OK;
+}
+
+/* floats of the state: of one head's matrix, of its key sum, and where the parts of all heads begin */
+SQM__INLINE size_t sqm__outer_head(const sqm__linear_attention *a)
+{
+    return (size_t)a->tiles * (size_t)a->key_dim * SQM__LANES;
+}
+SQM__INLINE size_t sqm__outer_keys(const sqm__linear_attention *a)
+{
+    return a->normalizer ? (size_t)sqm__ceil_div(a->key_dim, SQM__LANES) * SQM__LANES : 0;
+}
+static size_t sqm__linear_attention_floats(const sqm__linear_attention *a)
+{
+    const size_t heads = (size_t)a->heads;
+    return heads * (sqm__outer_head(a) + sqm__outer_keys(a)) + (a->log_gates ? heads : 0);
+}
+static size_t sqm__linear_attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                                sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
+}
+static size_t sqm__linear_attention_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
+}
+static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes,
+                                        int32_t max_context,
+                                        int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    const size_t keys = sqm__outer_keys(a);
+    float *sums = (float *)state + (size_t)a->heads * sqm__outer_head(a);
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__linear_attention_floats(a) * sizeof(float));
+    for (size_t h = 0; keys && h < (size_t)a->heads; h++)
+        for (size_t i = 0; i < (size_t)a->key_dim; i++) sums[h * keys + i] = a->key_start;
+}
+
+/* Arrays [heads][rows] that the pass over the keys leaves for the pass over the state. */
+static int32_t sqm__outer_arrays(const sqm__linear_attention *a)
+{
+    return (a->normalizer != 0) + (a->bonus != NULL) + (a->log_gates ? 3 : 0);
+}
+static size_t sqm__linear_attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                                  int32_t threads)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    (void)max_context; (void)threads;
+    return (size_t)sqm__outer_arrays(a) * (size_t)a->heads * (size_t)max_batch * sizeof(float) + 64;
+}
+
+enum { SQM__OUTER_TILES = 4 };          /* state tiles of a unit of work */
+typedef struct sqm__outer_job {
+    const sqm__linear_attention *a;
+    const sqm_exec *x;
+    float          *out, *arrays;
+    const float    *in;
+    const sqm_span *spans;
+    size_t          n_rows;             /* of the batch: arrays are [heads][n_rows] each */
+    int32_t         n_spans, pieces;
+} sqm__outer_job;
+
+/* Head h of a span whose state is given. */
+static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_span *span, int32_t h)
+{
+    const sqm__linear_attention *a = job->a;
+    const size_t first = (size_t)span->first_row, head = (size_t)h, all = (size_t)a->heads * job->n_rows;
+    const float *row = job->in + first * (size_t)a->in_width;
+    float *state = (float *)span->state, *arrays = job->arrays + head * job->n_rows + first;
+    const int32_t k_at = h / (a->heads / a->k_heads) * a->key_dim, decay_at = h / (a->heads / a->decay_heads);
+    memset(o, 0, sizeof(*o));
+    o->state = state + head * sqm__outer_head(a);
+    if (a->normalizer) o->key_sum = state + (size_t)a->heads * sqm__outer_head(a) + head * sqm__outer_keys(a);
+    o->q = row + h / (a->heads / a->q_heads) * a->key_dim;
+    o->k = row + a->at_k + k_at;
+    o->v = row + a->at_v + h / (a->heads / a->v_heads) * a->v_dim;
+    if (a->update == SQM__OUTER_DPLR) { o->a = row + a->at_a + k_at; o->b = row + a->at_b + k_at; }
+    o->stride = o->decay_stride = o->gate_stride = (size_t)a->in_width;
+    o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
+    o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
+    o->gate_step = (size_t)a->heads;
+    if (a->decay)
+        o->decay = row + a->at_decay + decay_at * (a->decay == SQM__DECAY_VECTOR ? a->key_dim : 1);
+    if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
+    o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
+    if (a->gate) o->gate = row + a->at_gate + h;
+    if (a->normalizer) { o->factor = arrays; arrays += all; }
+    if (a->bonus) { o->bonus = a->bonus + head * (size_t)a->key_dim; o->extra = arrays; arrays += all; }
+    if (a->log_gates) {
+        o->decay = arrays;
+        o->gate = arrays + all;
+        o->decay_stride = o->gate_stride = 1;
+    }
+    o->out = job->out + (first * (size_t)a->heads + head) * (size_t)a->v_dim;
+    o->out_stride = (size_t)a->heads * (size_t)a->v_dim;
+    o->n_rows = span->rows;
+    o->steps = a->steps;
+    o->key_dim = a->key_dim;
+    o->v_dim = a->v_dim;
+    o->update = a->update;
+    o->read = a->read;
+    o->scale = a->scale;
+}
+
+/* The factors of exponential gates, kept from overflow by the running maximum m; least: e^-m of each row. */
+static void sqm__outer_log_gates(const sqm__outer_job *job, const sqm_span *span, int32_t h, float *decay,
+                                 float *gate, float *least)
+{
+    const sqm__linear_attention *a = job->a;
+    const float *row = job->in + (size_t)span->first_row * (size_t)a->in_width;
+    float *m = (float *)span->state + (size_t)a->heads * (sqm__outer_head(a) + sqm__outer_keys(a)) + h;
+    for (size_t t = 0; t < (size_t)span->rows; t++, row += a->in_width) {
+        const float kept = row[a->at_decay + h] + *m, in = row[a->at_gate + h], now = kept > in ? kept : in;
+        decay[t] = kept - now;
+        gate[t] = in - now;
+        least[t] = -now;
+        *m = now;
+    }
+    job->x->kernels->activate(decay, decay, (size_t)span->rows, SQM_ACT_EXP);
+    job->x->kernels->activate(gate, gate, (size_t)span->rows, SQM_ACT_EXP);
+    job->x->kernels->activate(least, least, (size_t)span->rows, SQM_ACT_EXP);
+}
+
+static void sqm__outer_sums_task(void *arg, int32_t piece)
+{
+    const sqm__outer_job *job = (const sqm__outer_job *)arg;
+    const sqm__linear_attention *a = job->a;
+    const size_t all = (size_t)a->heads * job->n_rows;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < a->heads; h++) {
+            float *last = job->arrays + (size_t)(sqm__outer_arrays(a) - 1) * all + (size_t)h * job->n_rows +
+                (size_t)job->spans[s].first_row;
+            sqm__outer o;
+            if (unit++ % job->pieces != piece) continue;
+            sqm__outer_open(&o, job, &job->spans[s], h);
+            if (a->log_gates) sqm__outer_log_gates(job, &job->spans[s], h, last - 2 * all, last - all, last);
+            job->x->kernels->outer_sums(&o, a->eps, a->normalizer == SQM__NORMALIZER_MAX ? last : NULL);
+        }
+}
+static void sqm__outer_task(void *arg, int32_t piece)
+{
+    const sqm__outer_job *job = (const sqm__outer_job *)arg;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < job->a->heads; h++)
+            for (int32_t tile = 0; tile < job->a->tiles; tile += SQM__OUTER_TILES) {
+                sqm__outer o;
+                if (unit++ % job->pieces != piece) continue;
+                sqm__outer_open(&o, job, &job->spans[s], h);
+                job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
+            }
+}
+static void sqm__outer_run(sqm__outer_job *job)
+{
+    size_t rows = 0;
+    for (int32_t s = 0; s < job->n_spans; s++) rows += job->spans[s].state ? (size_t)job->spans[s].rows : 0;
+    job->pieces = sqm__pieces(job->x, rows * (size_t)job->a->steps * sqm__outer_head(job->a) *
+                              (size_t)job->a->heads * 3);
+    if (sqm__outer_arrays(job->a)) sqm__run(job->x, sqm__outer_sums_task, job, job->pieces);
+    sqm__run(job->x, sqm__outer_task, job, job->pieces);
+}
+
+/* A span without state gets one in the scratch, behind the arrays. */
+static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                                const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t need;
+    int32_t without = 0;
+    memset(&job, 0, sizeof(job));
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        if (end > job.n_rows) job.n_rows = end;
+        without += spans[s].state == NULL;
+    }
+    need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
+    job.arrays = (float *)(void *)x->scratch;
+    if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention needs %z bytes of scratch%s, the context has %z", (uint64_t)need,
+                  without ? " and a state" : "", (uint64_t)x->scratch_bytes);
+    if (without < n_spans) sqm__outer_run(&job);
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        if (span.state) continue;
+        span.state = x->scratch + need;
+        sqm__linear_attention_reset(a, span.state, 0, 0, 0, SQM_F32);
+        job.spans = &span;
+        job.n_spans = 1;
+        sqm__outer_run(&job);
+    }
+    return SQM_OK;
+}
+
+static const char sqm__linear_attention_keys[] =
+    "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps update read decay factors gate log_gates "
+    "bonus normalizer eps key_start scale";
+static const sqm_mixer sqm__linear_attention_mixer = {
+    "linear_attention", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0,
+    sqm__linear_attention_bind, sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
+    sqm__linear_attention_scratch_bytes, sqm__linear_attention_reset, sqm__linear_attention_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void) { return &sqm__linear_attention_mixer; }
+
+/* ---- the same over whole sequences: every row sees all ---- */
+static sqm_result sqm__linear_attention_whole_bind(void *bound, const sqm_param *params, int32_t n,
+                                                   int32_t in_width, int32_t *out_width, sqm_error *err)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    SQM__TRY(sqm__linear_attention_bind(bound, params, n, in_width, out_width, err));
+    if (a->update || a->read || a->decay || a->factors || a->gate || a->steps > 1 || a->key_start != 0.0f)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "linear_attention_whole has no decay, gate, other update or read than add and post");
+    return SQM_OK;
+}
+/* of one piece: a head's matrix and key sum, the work area of a product, factors of the rows */
+static size_t sqm__whole_floats(const sqm__linear_attention *a, size_t rows)
+{
+    return sqm__outer_head(a) + sqm__outer_keys(a) + SQM__WORK_FLOATS + sqm__align_up(rows, SQM__LANES);
+}
+static size_t sqm__linear_attention_whole_scratch(const void *bound, int32_t max_context, int32_t max_batch,
+                                                  int32_t threads)
+{
+    (void)max_context;
+    return sqm__whole_floats((const sqm__linear_attention *)bound, (size_t)max_batch) * sizeof(float) *
+           (size_t)threads;
+}
+static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                  sqm_dtype kv_dtype)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
+    return 0;
+}
+static size_t sqm__no_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)bound; (void)state; (void)position;
+    return 0;
+}
+static void sqm__no_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                          int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)bound; (void)state; (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+}
+
+/* S = sum k v^T, then all rows' q S as one product: the state is a panel matrix */
+static void sqm__outer_whole(const sqm__outer_job *job, const sqm_span *span, int32_t h, float *memory)
+{
+    static const float nothing = 0.0f;
+    const sqm__linear_attention *a = job->a;
+    float *work = memory + sqm__outer_head(a) + sqm__outer_keys(a), *factors = work + SQM__WORK_FLOATS;
+    sqm_span own = *span;
+    sqm__outer o;
+    sqm__gemm g;
+    memset(memory, 0, (sqm__outer_head(a) + sqm__outer_keys(a)) * sizeof(float));
+    own.state = memory;
+    sqm__outer_open(&o, job, &own, h);
+    o.state = memory;
+    o.read = SQM__OUTER_UNREAD;
+    job->x->kernels->outer(&o, 0, a->tiles);
+    memset(&g, 0, sizeof(g));
+    g.y = o.out; g.y_stride = o.out_stride; g.x = o.q; g.x_stride = o.stride;
+    g.panels = (const uint8_t *)(const void *)memory;
+    g.panel_bytes = (size_t)a->key_dim * SQM__LANES * sizeof(float);
+    g.scale = a->normalizer ? 1.0f : a->scale;
+    g.n_tokens = span->rows; g.n_rows = a->v_dim; g.n_cols = a->key_dim; g.dtype = SQM_F32;
+    job->x->kernels->gemm(&g, 0, a->tiles, work);
+    if (!a->normalizer) return;
+    o.key_sum = memory + sqm__outer_head(a);
+    for (size_t t = 0; t < (size_t)span->rows; t++)
+        for (int32_t i = 0; i < a->key_dim; i++) o.key_sum[i] += o.k[t * o.stride + (size_t)i];
+    o.factor = factors;
+    o.gate = &nothing;                  /* adds nothing to the sum, which is complete */
+    o.gate_stride = 0;
+    job->x->kernels->outer_sums(&o, a->eps, NULL);
+    for (size_t t = 0; t < (size_t)span->rows; t++)
+        for (int32_t i = 0; i < a->v_dim; i++) o.out[t * o.out_stride + (size_t)i] *= factors[t];
+}
+static void sqm__outer_whole_task(void *arg, int32_t piece)
+{
+    const sqm__outer_job *job = (const sqm__outer_job *)arg;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; h < job->a->heads; h++)
+            if (unit++ % job->pieces == piece)
+                sqm__outer_whole(job, &job->spans[s], h,
+                                 job->arrays + (size_t)piece * sqm__whole_floats(job->a, job->n_rows));
+}
+static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out,
+                                                      const float *in,
+                                                      const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t rows = 0, need;
+    memset(&job, 0, sizeof(job));
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.arrays = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if ((size_t)spans[s].rows > job.n_rows) job.n_rows = (size_t)spans[s].rows;
+        rows += (size_t)spans[s].rows;
+        if (spans[s].position)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "linear_attention_whole needs whole sequences, not rows from position %d on",
+                      spans[s].position);
+    }
+    job.pieces = sqm__pieces(x, rows * sqm__outer_head(a) * (size_t)a->heads * 4);
+    need = sqm__whole_floats(a, job.n_rows) * sizeof(float) * (size_t)job.pieces;
+    if (need > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention_whole needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                  (uint64_t)x->scratch_bytes);
+    sqm__run(x, sqm__outer_whole_task, &job, job.pieces);
+    return SQM_OK;
+}
+static const sqm_mixer sqm__linear_attention_whole_mixer = {
+    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__linear_attention_whole_scratch, sqm__no_reset, sqm__linear_attention_whole_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__linear_attention_whole_mixer; }
+
+/* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
+     m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
+     o_t = w_t / u_t
+     with bonus b, of the state before row t: p = max(m, b + s_t),
+     o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
+   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
+            weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
+   State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
+   Order    row by row, each channel by itself.
+   Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
+   Traps    RWKV-4's decay is -e^(time_decay).
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: aaren_*, rwkv4_*. */
+typedef struct sqm__running_softmax {
+    int32_t      heads, v_dim, channels, in_width;
+    const float *decay, *bonus;
+} sqm__running_softmax;
+
+static sqm_result sqm__running_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__running_softmax *a = (sqm__running_softmax *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", 1, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_vector(&a->decay, params, n, "decay", a->heads, err));
+    SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads, err));
+    if ((int64_t)a->heads * (a->v_dim + 1) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d scores and values of %d channels do not fit rows of %d",
+                  a->heads, a->v_dim, in_width);
+    a->channels = a->heads * a->v_dim;
+    a->in_width = in_width;
+    *out_width = a->channels;
+    return SQM_OK;
+}
+static size_t sqm__running_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)((const sqm__running_softmax *)bound)->channels * 3 * sizeof(float);
+}
+static size_t sqm__running_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__running_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__running_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                               int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const size_t n = (size_t)((const sqm__running_softmax *)bound)->channels;
+    float *m = (float *)state;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (size_t i = 0; i < 3 * n; i++) m[i] = i < n ? -1.0e38f : 0.0f;
+}
+
+typedef struct sqm__running_job {
+    const sqm__running_softmax *a;
+    const sqm_exec *x;
+    float          *out;
+    const float    *in;
+    const sqm_span *span;
+    float          *state;
+    int32_t         pieces;
+} sqm__running_job;
+static void sqm__running_task(void *arg, int32_t piece)
+{
+    const sqm__running_job *job = (const sqm__running_job *)arg;
+    const sqm__running_softmax *a = job->a;
+    const int32_t blocks = sqm__ceil_div(a->channels, SQM__LANES);
+    const int32_t first = sqm__cut(blocks, piece, job->pieces) * SQM__LANES;
+    const int32_t last = sqm__min(sqm__cut(blocks, piece + 1, job->pieces) * SQM__LANES, a->channels);
+    sqm__running r;
+    r.largest = job->state;
+    r.sum = job->state + a->channels;
+    r.value = job->state + 2 * (size_t)a->channels;
+    r.score = job->in + (size_t)job->span->first_row * (size_t)a->in_width;
+    r.v = r.score + a->heads;
+    r.decay = a->decay;
+    r.bonus = a->bonus;
+    r.out = job->out + (size_t)job->span->first_row * (size_t)a->channels;
+    r.stride = (size_t)a->in_width;
+    r.out_stride = (size_t)a->channels;
+    r.n_rows = job->span->rows;
+    r.channels = a->channels;
+    r.spread = a->v_dim;
+    job->x->kernels->running(&r, first, last);
+}
+static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
+    const size_t need = sqm__running_state_bytes(a, 0, 0, SQM_F32);
+    sqm__running_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in;
+    for (int32_t s = 0; s < n_spans; s++) {
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        if (!job.state) {
+            if (need > x->scratch_bytes)
+                SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                          "running_softmax needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                          (uint64_t)x->scratch_bytes);
+            job.state = (float *)(void *)x->scratch;
+            sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
+        }
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->channels * 64),
+                              sqm__ceil_div(a->channels, SQM__LANES));
+        sqm__run(x, sqm__running_task, &job, job.pieces);
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__running_softmax_mixer = {
+    "running_softmax", "heads v_dim decay bonus", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
+    sqm__running_reset, sqm__running_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_softmax_mixer; }
+
+/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory -------------------------
+     (i, f, z, o)_t = in_t + R_h y_(t-1)              a head h sees its own y only
+     l = m + log sigmoid(f);  m_t = max(i, l), on the first row i
+     i' = min(e^(i - m_t), 1);  f' = min(e^(l - m_t), 1);  c = f' c + i' tanh(z);  n = f' n + i'
+     y = sigmoid(o) c / n
+   Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
+   w        [head][i f z o][dim in][dim out] float32.
+   State    y, c, n, m [heads x dim] each, zero at the start.
+   Order    row by row; sums over `dim in` in increasing order.
+   Source   2405.04517, NX-AI/xlstm sLSTM cell.
+   Traps    the official layer names its gates the other way round (its module fgate feeds i).
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: slstm_layer. */
+typedef struct sqm__slstm_layer {
+    int32_t      heads, dim;
+    const float *weights;
+} sqm__slstm_layer;
+
+static sqm_result sqm__slstm_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__slstm_layer *a = (sqm__slstm_layer *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    a->dim = in_width / 4 / a->heads;
+    if (a->dim < 1 || a->dim > 8192 || (int64_t)a->dim * 4 * a->heads != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "rows of %d columns are not four gates of %d heads", in_width,
+                  a->heads);
+    if ((int64_t)a->heads * a->dim * a->dim > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, a->dim, "%d heads of %d channels are too wide", a->heads, a->dim);
+    SQM__TRY(sqm__param_vector(&a->weights, params, n, "w", a->heads * a->dim * 4 * a->dim, err));
+    if (!a->weights) SQM__FAIL(err, SQM_E_SHAPE, 0, "slstm needs recurrent weights w=");
+    *out_width = a->heads * a->dim;
+    return SQM_OK;
+}
+static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)a->heads * (size_t)a->dim * 4 * sizeof(float);
+}
+static size_t sqm__slstm_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__slstm_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return (size_t)((const sqm__slstm_layer *)bound)->dim * 4 * sizeof(float) * (size_t)threads;
+}
+static void sqm__slstm_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__slstm_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+typedef struct sqm__slstm_job {
+    const sqm__slstm_layer *a;
+    const sqm_exec *x;
+    float          *out, *raw, *state;
+    const float    *in;
+    const sqm_span *span;
+    int32_t         pieces;
+} sqm__slstm_job;
+static void sqm__slstm_task(void *arg, int32_t piece)
+{
+    const sqm__slstm_job *job = (const sqm__slstm_job *)arg;
+    const size_t dim = (size_t)job->a->dim, width = (size_t)job->a->heads * dim;
+    const size_t first = (size_t)job->span->first_row;
+    for (int32_t h = piece; h < job->a->heads; h += job->pieces) {
+        sqm__slstm s;
+        s.y = job->state + (size_t)h * dim;
+        s.c = s.y + width;
+        s.n = s.c + width;
+        s.m = s.n + width;
+        s.raw = job->raw + (size_t)piece * 4 * dim;
+        s.in = job->in + first * 4 * width + (size_t)h * dim;
+        s.gate = width;
+        s.weights = job->a->weights + (size_t)h * dim * 4 * dim;
+        s.out = job->out + first * width + (size_t)h * dim;
+        s.stride = 4 * width;
+        s.out_stride = width;
+        s.n_rows = job->span->rows;
+        s.dim = job->a->dim;
+        job->x->kernels->slstm(&s);
+    }
+}
+static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
+    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads);
+    const size_t state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    sqm__slstm_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t need = raw + (spans[s].state ? 0 : state);
+        if (need > x->scratch_bytes)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "slstm needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        if (!job.state) {
+            job.state = (float *)(void *)(x->scratch + raw);
+            sqm__slstm_reset(a, job.state, state, 0, 0, SQM_F32);
+        }
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * state / 4 * (size_t)a->dim), a->heads);
+        sqm__run(x, sqm__slstm_task, &job, job.pieces);
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__slstm_mixer = {
+    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
+    sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
+        sqm__slstm_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_slstm(void) { return &sqm__slstm_mixer; }
+
+/* ---- [MIX.shift] a row mixed with the row before it -------------------------------------------------------
+     out_i = x_t + (x_(t-1) - x_t) * (w_i + m_i)          i = 0 .. mixes - 1, side by side; x_(-1) = 0
+   Rows in  [x: width], or [x: width | m: mixes x width] (dynamic=1); rows out [mixes x width].
+   w        [mixes x width], absent: 0 with dynamic=1, else 1 with mixes = 1 (the row before).
+   State    x_(t-1) [width].
+   Source   RWKV's token shift (2305.13048; data-dependent: 2404.05892).
+   Traps    RWKV-4 and 5 write x * mu + x_before * (1 - mu): w = 1 - mu.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: rwkv*_mix. */
+typedef struct sqm__shift {
+    int32_t      width, mixes, dynamic, in_width;
+    const float *w;
+} sqm__shift;
+
+static sqm_result sqm__shift_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__shift *a = (sqm__shift *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->mixes, params, n, "mixes", 1, 1, 64, err));
+    SQM__TRY(sqm__param_int(&a->dynamic, params, n, "dynamic", 0, 0, 1, err));
+    a->width = a->dynamic ? in_width / (1 + a->mixes) : in_width;
+    if (a->dynamic && (a->width < 1 || a->width * (1 + a->mixes) != in_width))
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "rows of %d columns are not a row and %d mixes of it", in_width,
+                  a->mixes);
+    if (a->width > INT32_MAX / a->mixes)
+        SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d mixes of %d columns are too wide", a->mixes, a->width);
+    SQM__TRY(sqm__param_vector(&a->w, params, n, "w", a->width * a->mixes, err));
+    if (!a->w && !a->dynamic && a->mixes > 1)
+        SQM__FAIL(err, SQM_E_SHAPE, a->mixes, "%d mixes need weights w=", a->mixes);
+    a->in_width = in_width;
+    *out_width = a->width * a->mixes;
+    return SQM_OK;
+}
+static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)((const sqm__shift *)bound)->width * sizeof(float);
+}
+static size_t sqm__shift_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__shift_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__shift_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__shift_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+typedef struct sqm__shift_job {
+    const sqm__shift *a;
+    const sqm_exec   *x;
+    float            *out;
+    const float      *in, *before;      /* before: of the first row */
+    const sqm_span   *span;
+    int32_t           pieces;
+} sqm__shift_job;
+static void sqm__shift_task(void *arg, int32_t piece)
+{
+    const sqm__shift_job *job = (const sqm__shift_job *)arg;
+    const sqm__shift *a = job->a;
+    const size_t width = (size_t)a->width;
+    for (int32_t t = sqm__cut(job->span->rows, piece, job->pieces);
+         t < sqm__cut(job->span->rows, piece + 1, job->pieces); t++) {
+        const size_t row = (size_t)(job->span->first_row + t);
+        const float *x = job->in + row * (size_t)a->in_width, *before = t ? x - a->in_width : job->before;
+        float *out = job->out + row * width * (size_t)a->mixes;
+        if (!a->w && !a->dynamic) {
+            if (before) memcpy(out, before, width * sizeof(float));
+            else memset(out, 0, width * sizeof(float));
+            continue;
+        }
+        for (size_t i = 0; i < (size_t)a->mixes; i++)
+            job->x->kernels->lerp(out + i * width, x, before, a->w ? a->w + i * width : NULL,
+                                  a->dynamic ? x + (1 + i) * width : NULL, a->width);
+    }
+}
+static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__shift *a = (const sqm__shift *)bound;
+    sqm__shift_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        job.span = &spans[s];
+        job.before = (const float *)spans[s].state;
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->width * (size_t)a->mixes * 2),
+                              spans[s].rows);
+        sqm__run(x, sqm__shift_task, &job, job.pieces);
+        if (spans[s].state)
+            memcpy(spans[s].state, in + (end - 1) * (size_t)a->in_width, (size_t)a->width * sizeof(float));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__shift_mixer = {
+    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
+    sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
+        sqm__shift_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_shift(void) { return &sqm__shift_mixer; }
+
+/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ----------------------------------
+     out_g = sum, mean or max of x_(t, i) over all rows t and the columns i of group g
+   Rows in [width], rows out [groups] (the default: every column by itself).
+   State    none: needs the whole sequence. Order: rows, then columns.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: performer_favor_noncausal, nalaformer_*. */
+typedef struct sqm__pool { int32_t width, groups, kind; } sqm__pool;
+
+static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__pool *a = (sqm__pool *)bound;
+    memset(a, 0, sizeof(*a));
+    a->width = in_width;
+    SQM__TRY(sqm__param_choice(&a->kind, params, n, "kind", sqm__reduce_names, 3, SQM__REDUCE_MEAN, err));
+    SQM__TRY(sqm__param_int(&a->groups, params, n, "groups", in_width, 1, in_width, err));
+    if (in_width % a->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d columns do not divide into %d groups", in_width, a->groups);
+    *out_width = a->groups;
+    return SQM_OK;
+}
+static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)max_context; (void)max_batch; (void)threads;
+    return (size_t)((const sqm__pool *)bound)->width * sizeof(float);
+}
+static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__pool *a = (const sqm__pool *)bound;
+    const size_t width = (size_t)a->width, groups = (size_t)a->groups, part = width / groups;
+    float *all = (float *)(void *)x->scratch;
+    if (width * sizeof(float) > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float),
+                  "pool needs %z bytes of scratch, the context has %z", (uint64_t)(width * sizeof(float)),
+                  (uint64_t)x->scratch_bytes);
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *row = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * groups;
+        for (size_t i = 0; i < width; i++) all[i] = row[i];
+        for (int32_t t = 1; t < spans[s].rows; t++) {
+            row += width;
+            for (size_t i = 0; i < width; i++) {
+                const float larger = row[i] > all[i] ? row[i] : all[i];
+                all[i] = a->kind == SQM__REDUCE_MAX ? larger : all[i] + row[i];
+            }
+        }
+        for (size_t g = 0; g < groups; g++) {
+            to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
+            if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
+        }
+        for (size_t t = 1; t < (size_t)spans[s].rows; t++)
+            memcpy(to + t * groups, to, groups * sizeof(float));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__pool_mixer = {
+    "pool", "kind groups", sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
+    sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
+
+/* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
+   For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
+     h = M(norm(q s))                             read: nothing is learned
+     z = [persistent | h | s]
+     y = out attention(Q z, K z, V z)             causal over z; the rows of s only
+     M learns from the rows of y by [norm(q y) | norm(k y) | v y | gates of y]
+     o = y * M(norm(q y))                         read by the memory that has learned from the whole segment
+   norm: L2 over all heads together (1e-6 inside the root); rate by softplus, all other gates by sigmoid.
+   A row thus depends on all of its segment: the mixer needs the whole sequence.
+   Rows in  [width];   rows out [width]
+   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
+            whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
+   Source   Titans 2501.00663, memory as context (MAC); no official code: the reference's form.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
+enum { SQM__CONTEXT_LEARN = 8 };        /* weights in learn= */
+typedef struct sqm__context {
+    sqm__memory    memory;
+    sqm__attention attention;
+    int32_t        segment, width, n_persistent, n_learn, columns;     /* columns: of the memory's rows */
+    const float   *persistent;                                         /* [n_persistent, width] */
+    sqm_tensor     attend[4], learn[SQM__CONTEXT_LEARN];
+    const float   *learn_b[SQM__CONTEXT_LEARN];
+} sqm__context;
+
+static sqm_result sqm__context_panels(sqm_tensor *to, const sqm_param *p, int32_t i, int32_t cols,
+                                      sqm_error *err)
+{
+    const sqm_tensor *t = p->tensors && i < p->n_tensors ? p->tensors[i] : NULL;
+    if (!t) SQM__FAIL(err, SQM_E_SHAPE, i, "%s: weight %d is missing", p->key, i);
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->shape[1] != cols)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s: weight %d has %d columns, not %d", p->key, i,
+                  t->shape[1], cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__context_attention(sqm__context *c, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, "attend");
+    sqm_param own[3];
+    int32_t heads, width, inner;
+    if (!p || p->n_tensors != 4)
+        SQM__FAIL(err, SQM_E_SHAPE, p ? p->n_tensors : 0, "attend= must be four weights: Q, K, V, out");
+    SQM__TRY(sqm__param_int(&heads, params, n, "attend_heads", 1, 1, 1 << 12, err));
+    for (int32_t i = 0; i < 3; i++) SQM__TRY(sqm__context_panels(&c->attend[i], p, i, c->width, err));
+    inner = c->attend[0].shape[0];
+    SQM__TRY(sqm__context_panels(&c->attend[3], p, 3, inner, err));
+    if (c->attend[1].shape[0] != inner || c->attend[2].shape[0] != inner ||
+        c->attend[3].shape[0] != c->width || inner % heads || inner > 1 << 24)
+        SQM__FAIL(err, SQM_E_SHAPE, inner,
+                  "attend: Q, K, V and out of %d, %d, %d and %d rows do not fit %d heads "
+                  "and rows of %d", inner, c->attend[1].shape[0], c->attend[2].shape[0],
+                  c->attend[3].shape[0], heads, c->width);
+    memset(own, 0, sizeof(own));
+    own[0].key = "heads";    own[0].number = heads;
+    own[1].key = "head_dim"; own[1].number = inner / heads;
+    own[2].key = "scale";    own[2].number = (double)(1.0f / sqm__sqrt((float)(inner / heads)));
+    return sqm__attention_bind(&c->attention, own, 3, 3 * inner, &width, err);
+}
+static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__context *c = (sqm__context *)bound;
+    const sqm_param *learn = sqm__param(params, n, "learn"), *bias = sqm__param(params, n, "learn_b");
+    int64_t columns = 0, rows = 0;
+    int32_t width;
+    memset(c, 0, sizeof(*c));
+    c->width = in_width;
+    SQM__TRY(sqm__memory_params(&c->memory, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_matrix(&c->persistent, &c->n_persistent, &width, params, n, "persistent", err));
+    SQM__TRY(sqm__context_attention(c, params, n, err));
+    if (c->persistent && (width != in_width || c->n_persistent > 1 << 16))
+        SQM__FAIL(err, SQM_E_SHAPE, width, "persistent rows have %d columns, not %d", width, in_width);
+    if ((int64_t)c->memory.heads * c->memory.v_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory of %d heads of %d cannot stand beside rows of %d",
+                  c->memory.heads, c->memory.v_dim, in_width);
+    c->n_learn = learn ? learn->n_tensors : 0;
+    if (c->n_learn < 1 || c->n_learn > SQM__CONTEXT_LEARN || (bias && bias->n_tensors != c->n_learn))
+        SQM__FAIL(err, SQM_E_SHAPE, c->n_learn, "learn= must be 1 to %d weights, learn_b= as many",
+                  SQM__CONTEXT_LEARN);
+    for (int32_t i = 0; i < c->n_learn; i++) {
+        const sqm_tensor *b = bias && bias->tensors ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__context_panels(&c->learn[i], learn, i, in_width, err));
+        rows += c->learn[i].shape[0];
+        if (b && (b->dtype != SQM_F32 || b->layout != SQM_ROWS || b->ndim != 1 ||
+                  b->shape[0] != c->learn[i].shape[0]))
+            SQM__FAIL(err, SQM_E_SHAPE, i, "learn_b: bias %d must be %d float32 values", i,
+                      c->learn[i].shape[0]);
+        if (b) c->learn_b[i] = (const float *)b->data;
+    }
+    if (rows != columns || c->learn[0].shape[0] != c->memory.heads * c->memory.head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)rows,
+                  "learn: %z rows, the first weight of %d; the memory reads %z, "
+                  "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
+                  c->memory.heads * c->memory.head_dim);
+    c->columns = (int32_t)columns;
+    *out_width = in_width;
+    return SQM_OK;
+}
+
+/* ---- one segment ---- */
+typedef struct sqm__context_work {
+    float *state, *z, *qkv, *a, *y, *rows, *seen;
+} sqm__context_work;
+/* Buffers for segments of n rows; returns their floats. */
+static size_t sqm__context_lay(sqm__context_work *w, const sqm__context *c, int32_t n, float *base)
+{
+    const size_t all = (size_t)c->n_persistent + 2 * (size_t)n, width = (size_t)c->width, rows = (size_t)n;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    size_t used = 0;
+    w->state = sqm__take(base, &used, c->memory.head_floats * (size_t)c->memory.heads);
+    w->z = sqm__take(base, &used, all * width);
+    w->qkv = sqm__take(base, &used, all * 3 * inner);
+    w->a = sqm__take(base, &used, all * inner);
+    w->y = sqm__take(base, &used, rows * width);
+    w->rows = sqm__take(base, &used, rows * (size_t)c->columns);
+    w->seen = sqm__take(base, &used, rows * width);
+    return used;
+}
+/* Scratch of the parts that run one after another behind the buffers */
+static size_t sqm__context_parts_bytes(const sqm__context *c, int32_t n, int32_t threads)
+{
+    const int32_t all = c->n_persistent + 2 * n, inner = c->attend[0].shape[0];
+    const size_t needs[3] = {
+        sqm__linear_scratch(all, sqm__max(c->width, inner), threads) + 64,
+        sqm__memory_scratch_bytes(&c->memory, 0, 0, threads),
+        sqm__align_up(sqm__attention_scratch_bytes(&c->attention, all, all, threads) +
+                      sqm__attention_state_bytes(&c->attention, all, all, SQM_F32), 64)
+    };
+    size_t most = needs[0];
+    for (int i = 1; i < 3; i++) if (needs[i] > most) most = needs[i];
+    return most;
+}
+static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
+    sqm__context_work w;
+    return sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64) +
+           sqm__context_parts_bytes(c, n, threads);
+}
+/* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
+static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
+                             int32_t count, float *y, size_t y_stride, const float *a, size_t a_stride,
+                             int32_t n)
+{
+    sqm__linear map;
+    map.weights = weights;
+    map.biases = biases;
+    map.n_weights = count;
+    map.add = 0;
+    map.scale = 1.0f;
+    sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
+}
+/* The queries (and with `all` keys and gates) of n rows, which a map has made, as the memory wants them */
+static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, float *rows, int32_t n,
+                                     int all)
+{
+    const sqm__memory *m = &c->memory;
+    const int32_t keys = m->heads * m->head_dim, v = 2 * keys + m->heads * m->v_dim;
+    const int32_t rate = m->has_rate ? m->heads : 0;
+    for (int32_t t = 0; t < n; t++) {
+        float *row = rows + (size_t)t * (size_t)c->columns;
+        x->kernels->normalize(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (!all) continue;
+        x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
+        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
+                             SQM_ACT_SIGMOID);
+    }
+}
+
+typedef struct sqm__recall_job {
+    const sqm__context *c;
+    const sqm_exec     *x;
+    float              *out;
+    const float        *rows, *state;
+    int32_t             n, pieces;
+} sqm__recall_job;
+static void sqm__recall_task(void *arg, int32_t piece)
+{
+    const sqm__recall_job *job = (const sqm__recall_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    const size_t dim = (size_t)m->head_dim, width = (size_t)job->c->width;
+    sqm__memory_work w;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t h = piece; h < m->heads; h += job->pieces)
+        for (int32_t t = 0; t < job->n; t += SQM__MEMORY_BLOCK) {
+            const int32_t n = sqm__min(SQM__MEMORY_BLOCK, job->n - t);
+            for (int32_t i = 0; i < n; i++) {
+                float *q = w.q + (size_t)i * w.x_stride;
+                memcpy(q, job->rows + (size_t)(t + i) * (size_t)job->c->columns + (size_t)h * dim,
+                       dim * sizeof(float));
+                if (m->bias) q[dim] = 1.0f;
+            }
+            sqm__memory_recall(m, job->x->kernels, &w, w.y, job->state + m->head_floats * (size_t)h, h, n);
+            for (int32_t i = 0; i < n; i++)
+                memcpy(job->out + (size_t)(t + i) * width + (size_t)h * (size_t)m->v_dim,
+                       w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+        }
+}
+/* out [n, width]: what the memory knows at the queries of rows */
+static void sqm__context_recall(const sqm__context *c, const sqm_exec *x, const sqm__context_work *w,
+                                float *out, int32_t n)
+{
+    sqm__recall_job job;
+    job.c = c; job.x = x; job.out = out; job.rows = w->rows; job.state = w->state; job.n = n;
+    job.pieces = sqm__min(c->memory.heads,
+                          sqm__pieces(x, (size_t)n * (size_t)c->memory.heads * c->memory.weights));
+    sqm__run(x, sqm__recall_task, &job, job.pieces);
+}
+/* n rows from position `at` on */
+static void sqm__context_segment(const sqm__context *c, sqm_exec *x, const sqm__context_work *w, float *out,
+                                 const float *in, int32_t at, int32_t n)
+{
+    const size_t width = (size_t)c->width, columns = (size_t)c->columns;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    const int32_t before = c->n_persistent + n, all = before + n;
+    float *known = w->z + (size_t)c->n_persistent * width;
+    sqm_span span;
+    memset(&span, 0, sizeof(span));
+    sqm__context_map(x, c->learn, c->learn_b, 1, w->rows, columns, in, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 0);
+    sqm__context_recall(c, x, w, known, n);
+    if (c->persistent) memcpy(w->z, c->persistent, (size_t)c->n_persistent * width * sizeof(float));
+    memcpy(known + (size_t)n * width, in, (size_t)n * width * sizeof(float));
+    sqm__context_map(x, c->attend, NULL, 3, w->qkv, 3 * inner, w->z, width, all);
+    span.rows = span.total = all;
+    (void)sqm__attention_forward(&c->attention, x, w->a, w->qkv, &span, 1);
+    sqm__context_map(x, c->attend + 3, NULL, 1, w->y, width, w->a + (size_t)before * inner, inner, n);
+    sqm__context_map(x, c->learn, c->learn_b, c->n_learn, w->rows, columns, w->y, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 1);
+    span.state = w->state;
+    span.position = at;
+    span.rows = n;
+    span.total = at + n;
+    sqm__memory_run(&c->memory, x, w->seen, w->rows, &span, 1);
+    sqm__context_recall(c, x, w, w->seen, n);
+    for (size_t i = 0; i < (size_t)n * width; i++) out[i] = w->y[i] * w->seen[i];
+}
+static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const int32_t most = sqm__min(c->segment, spans[s].rows);
+        const size_t need = sqm__context_scratch_bytes(c, most, most, x->threads);
+        const size_t row = (size_t)spans[s].first_row * (size_t)c->width;
+        sqm__context_work w;
+        sqm_exec own = *x;
+        size_t used;
+        if (!x->scratch || need > x->scratch_bytes)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                      "memory_context needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (spans[s].position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "memory_context reads whole sequences, not from "
+                      "position %d on", spans[s].position);
+        used = sqm__align_up(sqm__context_lay(&w, c, most, (float *)(void *)x->scratch) * sizeof(float), 64);
+        own.scratch += used;
+        own.scratch_bytes -= used;
+        sqm__memory_reset(&c->memory, w.state, 0, 0, 0, SQM_F32);
+        for (int32_t t = 0; t < spans[s].rows; t += c->segment)
+            sqm__context_segment(c, &own, &w, out + row + (size_t)t * (size_t)c->width,
+                                 in + row + (size_t)t * (size_t)c->width, t,
+                                 sqm__min(c->segment, spans[s].rows - t));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__context_mixer = {
+    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b",
+    sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
+
+/* ---- orders of a scan ------------------------------------------------------------------------------------
+   The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
+   pictures of `columns` columns (row-major rows) column by column downwards, or that reversed. */
+enum { SQM__ORDER_FORWARD, SQM__ORDER_BACKWARD, SQM__ORDER_DOWN, SQM__ORDER_UP };
+static const char *const sqm__order_names[] = { "forward", "backward", "down", "up" };
+typedef struct sqm__order { int32_t kind, columns; } sqm__order;
+typedef struct sqm__run_of { int32_t first, step, count; } sqm__run_of;
+
+/* Run i of n rows; 0: there are no more. */
+static int sqm__order_run(sqm__run_of *run, const sqm__order *o, int32_t n, int32_t i)
+{
+    if (o->kind == SQM__ORDER_FORWARD || o->kind == SQM__ORDER_BACKWARD) {
+        run->first = o->kind == SQM__ORDER_FORWARD ? 0 : n - 1;
+        run->step = o->kind == SQM__ORDER_FORWARD ? 1 : -1;
+        run->count = n;
+        return i == 0;
+    }
+    if (i >= sqm__min(n, o->columns)) return 0;
+    run->first = o->kind == SQM__ORDER_DOWN ? i : sqm__min(n, o->columns) - 1 - i;
+    run->count = (n - 1 - run->first) / o->columns + 1;
+    run->step = o->columns;
+    if (o->kind == SQM__ORDER_UP) {
+        run->first += (run->count - 1) * o->columns;
+        run->step = -o->columns;
+    }
+    return 1;
+}
+static sqm_result sqm__order_bind(sqm__order *o, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_choice(&o->kind, params, n, "order", sqm__order_names, SQM__COUNT(sqm__order_names),
+                               SQM__ORDER_FORWARD, err));
+    SQM__TRY(sqm__param_int(&o->columns, params, n, "columns", 0, 0, 1 << 24, err));
+    if (o->kind >= SQM__ORDER_DOWN && o->columns == 0)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "order = %s needs columns=", sqm__order_names[o->kind]);
+    return SQM_OK;
+}
+
+/* Where a part of the rows lies: at the column that `key` says, or behind the part before it. */
+static sqm_result sqm__part_at(int32_t *at, int64_t *end, const sqm_param *params, int32_t n,
+                               const char *key, int64_t width, int32_t in_width, sqm_error *err)
+{
+    const int32_t otherwise = *end < in_width ? (int32_t)*end : in_width;
+    SQM__TRY(sqm__param_int(at, params, n, key, otherwise, 0, in_width, err));
+    if (width > in_width - *at)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%s: %z columns from column %d on do not fit rows of %d", key,
+                  (uint64_t)width, *at, in_width);
+    *end = *at + width;
+    return SQM_OK;
+}
+
+/* Activation, bias and limits of a step size: act(dt + bias) clipped to [dt_min, dt_max] */
+typedef struct sqm__step_size {
+    const float *bias;                  /* [count] or NULL */
+    float        low, high;
+    int32_t      act;
+} sqm__step_size;
+static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int32_t n, int32_t count,
+                                 sqm_error *err)
+{
+    SQM__TRY(sqm__param_choice(&s->act, params, n, "dt_act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_SOFTPLUS,
+                               err));
+    SQM__TRY(sqm__param_vector(&s->bias, params, n, "dt_bias", count, err));
+    SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
+    SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
+    if (!(s->low <= s->high) || s->low < 0.0f)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min and dt_max must be 0 <= dt_min <= dt_max");
+    return SQM_OK;
+}
+
+/* ---- [MIX.scan] diagonal state, decay from a step size or fixed -------------------------------------------
+   dt = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                       channel by channel
+   h_t = e^(dt a) h_(t-1) + u_t B_t                            h [channels, n], zero or init before the start
+   y_t = sum_n C_t h_t + d x_t                                 complex: 2 Re sum_n C_t h_t + d x_t
+   input=step  u = dt x (Mamba's Euler step);  one  u = x;  root  u = sqrt(1 - e^(2 dt a)) x, and x itself at
+               position 0 (RG-LRU; n = 1)
+   a        [channels, n] in panels, usually negative; or decay = e^(dt a) - 1 itself, then there is no dt
+   b, c     [channels, n] in panels: constant; without them B and C come with each row, one for each of
+            `groups` groups of channels. complex=1: 2 n columns, real parts first, for a, b, c, B and C.
+   Rows in  [x: channels | dt: channels | B: groups x n | C: groups x n], or wherever x_at, dt_at, b_at and
+            c_at say;  rows out [channels]
+   scan_whole  order=forward|backward|down|up, see above: needs the whole sequence.
+   State    [panel of 16 channels][n][16] floats (complex: 2 n).  Cost: n exponentials a channel and token.
+   Order    every state and every channel's sum over n is a chain of its own: no cut changes it. h moves by
+            e^v - 1 instead of e^v, so that slow states stay exact over 10^6 tokens.
+   Source   Mamba (2312.00752) selective_scan; real S4D; MEGA's damped EMA (2209.10655) by decay, b, c; Vim
+            (2401.09417) and VMamba (2401.10166) by order; RG-LRU (2402.19427) by dt_act=sigmoid input=root.
+   Traps    A = -exp(A_log) is the converter's. dt_bias stands inside the activation. The gate is a recipe op.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: selective_scan, mamba1_block, vim_block, ss2d,
+            mega_ema. */
+typedef struct sqm__selective {
+    const float   *a, *b, *c, *d, *init;
+    sqm__step_size dt;
+    sqm__order     order;
+    int32_t        channels, n, parts, groups, input, is_complex, has_dt, in_width;   /* parts: n or 2 n */
+    int32_t        x_at, dt_at, b_at, c_at;
+    int32_t        expand;              /* a panel holds channels of several groups: B and C are spread */
+    int32_t        whole;               /* no state is kept */
+} sqm__selective;
+
+static const char *const sqm__input_names[] = { "step", "one", "root" };
+
+static sqm_result sqm__scan_tensors(sqm__selective *s, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const float *decay = NULL;
+    int32_t rows = 0, cols = 0;
+    SQM__TRY(sqm__param_int(&s->is_complex, params, n, "complex", 0, 0, 1, err));
+    SQM__TRY(sqm__param_panels(&s->a, &rows, &cols, params, n, "a", err));
+    SQM__TRY(sqm__param_panels(&decay, &rows, &cols, params, n, "decay", err));
+    if ((s->a != NULL) == (decay != NULL))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "a scan needs either a= or decay=");
+    if (cols % (s->is_complex ? 2 : 1))
+        SQM__FAIL(err, SQM_E_SHAPE, cols, "a complex state of %d numbers is not even", cols);
+    if (s->is_complex && decay) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "a complex scan takes a=, not decay=");
+    s->has_dt = s->a != NULL;
+    if (decay) s->a = decay;
+    s->channels = rows;
+    s->parts = cols;
+    s->n = s->is_complex ? cols / 2 : cols;
+    SQM__TRY(sqm__param_panels(&s->b, &rows, &cols, params, n, "b", err));
+    SQM__TRY(sqm__param_panels(&s->c, &rows, &cols, params, n, "c", err));
+    if ((s->b == NULL) != (s->c == NULL))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "a scan needs both b= and c=, or neither");
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", s->channels, err));
+    SQM__TRY(sqm__param_matrix(&s->init, &rows, &cols, params, n, "init", err));
+    if (s->init && (rows != s->channels || cols != s->parts))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "init is [%d, %d], expected [%d, %d]", rows, cols, s->channels,
+                  s->parts);
+    return SQM_OK;
+}
+static sqm_result sqm__scan_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__selective *s = (sqm__selective *)bound;
+    int64_t end = 0;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__scan_tensors(s, params, n, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->channels, err));
+    SQM__TRY(sqm__param_choice(&s->input, params, n, "input", sqm__input_names, SQM__COUNT(sqm__input_names),
+                               s->has_dt ? SQM__INPUT_STEP : SQM__INPUT_ONE, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->channels, err));
+    if (s->channels % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d channels do not divide into %d groups", s->channels,
+                  s->groups);
+    if ((!s->has_dt && s->input != SQM__INPUT_ONE) || (s->input == SQM__INPUT_ROOT && s->parts != 1))
+        SQM__FAIL(err, SQM_E_SHAPE, s->n, "input = %s does not go with %d states%s",
+                  sqm__input_names[s->input], s->n, s->has_dt ? "" : " and decay=");
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", s->channels, in_width, err));
+    if (s->has_dt) SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->channels, in_width, err));
+    if (!s->b) {
+        const int64_t width = (int64_t)s->groups * s->parts;
+        SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", width, in_width, err));
+        SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", width, in_width, err));
+    }
+    s->expand = !s->b && s->groups > 1 && s->channels / s->groups % SQM__LANES != 0;
+    s->in_width = in_width;
+    *out_width = s->channels;
+    return SQM_OK;
+}
+static sqm_result sqm__scan_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                       int32_t *out_width, sqm_error *err)
+{
+    sqm__selective *s = (sqm__selective *)bound;
+    SQM__TRY(sqm__scan_bind(bound, params, n, in_width, out_width, err));
+    s->whole = 1;
+    return sqm__order_bind(&s->order, params, n, err);
+}
+
+SQM__INLINE size_t sqm__scan_panel_floats(const sqm__selective *s) { return (size_t)s->parts * SQM__LANES; }
+static size_t sqm__scan_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    const size_t panels = (size_t)sqm__ceil_div(s->channels, SQM__LANES);
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__scan_panel_floats(s) * panels * sizeof(float);      /* no more than the tensor a has */
+}
+static size_t sqm__scan_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__scan_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Of one piece: a state for spans without one, spread B and C */
+static size_t sqm__scan_piece_floats(const sqm__selective *s)
+{
+    return sqm__scan_panel_floats(s) * (s->expand ? 3u : 1u);
+}
+static size_t sqm__scan_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__scan_piece_floats((const sqm__selective *)bound) * sizeof(float) * (size_t)threads;
+}
+
+/* The state of one panel before the first row */
+static void sqm__scan_start(const sqm__selective *s, float *h, int32_t panel)
+{
+    memset(h, 0, sqm__scan_panel_floats(s) * sizeof(float));
+    for (int32_t i = 0; s->init && i < SQM__LANES && panel * SQM__LANES + i < s->channels; i++)
+        for (int32_t k = 0; k < s->parts; k++)
+            h[k * SQM__LANES + i] = s->init[(size_t)(panel * SQM__LANES + i) * (size_t)s->parts + (size_t)k];
+}
+static void sqm__scan_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (int32_t p = 0; p < sqm__ceil_div(s->channels, SQM__LANES); p++)
+        sqm__scan_start(s, (float *)state + (size_t)p * sqm__scan_panel_floats(s), p);
+}
+
+typedef struct sqm__scan_job {
+    const sqm__selective *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__scan_job;
+
+/* B and C of one row as [parts][16]: each lane reads those of its channel's group. */
+static void sqm__scan_spread(const sqm__selective *s, float *b, float *c, const float *row, int32_t panel)
+{
+    for (int32_t i = 0; i < SQM__LANES; i++) {
+        const int32_t channel = sqm__min(panel * SQM__LANES + i, s->channels - 1);
+        const int32_t at = channel / (s->channels / s->groups) * s->parts;
+        for (int32_t k = 0; k < s->parts; k++) {
+            b[k * SQM__LANES + i] = row[s->b_at + at + k];
+            c[k * SQM__LANES + i] = row[s->c_at + at + k];
+        }
+    }
+}
+
+/* What does not depend on the rows: channels, weights, limits. */
+static void sqm__scan_panel(sqm__scan *k, const sqm__selective *s, int32_t panel)
+{
+    const size_t at = (size_t)panel * sqm__scan_panel_floats(s);
+    const int32_t first = panel * SQM__LANES;
+    memset(k, 0, sizeof(*k));
+    k->a = s->a + at;
+    k->b = s->b ? s->b + at : NULL;
+    k->c = s->c ? s->c + at : NULL;
+    k->d = s->d ? s->d + first : NULL;
+    k->dt_bias = s->dt.bias ? s->dt.bias + first : NULL;
+    k->dt_min = s->dt.low;
+    k->dt_max = s->dt.high;
+    k->dt_act = s->dt.act;
+    k->wide = s->b != NULL || s->expand;
+    k->n = s->n;
+    k->is_complex = s->is_complex;
+    k->input = s->input;
+    k->lanes = sqm__min(SQM__LANES, s->channels - first);
+}
+
+/* One panel of channels of one span, in the order of the scan */
+static void sqm__scan_unit(const sqm__scan_job *job, float *scratch, const sqm_span *span, int32_t panel)
+{
+    const sqm__selective *s = job->s;
+    const size_t floats = sqm__scan_panel_floats(s);
+    const int32_t first = panel * SQM__LANES;
+    const ptrdiff_t at = s->groups > 1 ? first / (s->channels / s->groups) * s->parts : 0;
+    sqm__run_of run;
+    sqm__scan k;
+    sqm__scan_panel(&k, s, panel);
+    k.h = span->state && !s->whole ? (float *)span->state + (size_t)panel * floats : scratch;
+    if (k.h == scratch) sqm__scan_start(s, k.h, panel);
+    for (int32_t i = 0; sqm__order_run(&run, &s->order, span->rows, i); i++) {
+        const int32_t rows = s->expand ? 1 : run.count;
+        k.x_step = (ptrdiff_t)run.step * s->in_width;
+        k.y_step = (ptrdiff_t)run.step * s->channels;
+        k.rows = rows;
+        for (int32_t t = 0; t < run.count; t += rows) {
+            const ptrdiff_t row = (ptrdiff_t)span->first_row + run.first + (ptrdiff_t)t * run.step;
+            const float *in = job->in + row * s->in_width;
+            k.x = in + s->x_at + first;
+            k.dt = s->has_dt ? in + s->dt_at + first : NULL;
+            k.y = job->out + row * s->channels + first;
+            k.fresh = i == 0 && t == 0 && span->position == 0;
+            if (s->expand) {
+                k.b = scratch + floats;
+                k.c = scratch + 2 * floats;
+                sqm__scan_spread(s, scratch + floats, scratch + 2 * floats, in, panel);
+            } else if (!s->b) {
+                k.b = in + s->b_at + at;
+                k.c = in + s->c_at + at;
+                k.b_step = k.c_step = k.x_step;
+            }
+            job->x->kernels->scan(&k);
+        }
+    }
+}
+static void sqm__scan_task(void *arg, int32_t piece)
+{
+    const sqm__scan_job *job = (const sqm__scan_job *)arg;
+    const int32_t panels = sqm__ceil_div(job->s->channels, SQM__LANES);
+    const int32_t first = sqm__cut(panels, piece, job->pieces);
+    const int32_t last = sqm__cut(panels, piece + 1, job->pieces);
+    float *scratch = (float *)(void *)job->x->scratch + (size_t)piece * sqm__scan_piece_floats(job->s);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t p = first; p < last; p++) sqm__scan_unit(job, scratch, &job->spans[s], p);
+}
+static sqm_result sqm__scan_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    const size_t need = sqm__scan_scratch_bytes(s, 0, 0, x->threads);
+    sqm__scan_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "scan needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * (size_t)s->channels * (size_t)s->parts * 8),
+                          sqm__ceil_div(s->channels, SQM__LANES));
+    sqm__run(x, sqm__scan_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__scan_mixer = {
+    "scan", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at",
+    sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
+    sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
+};
+static const sqm_mixer sqm__scan_whole_mixer = {
+    "scan_whole", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
+    "order columns", sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset,
+    sqm__scan_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_scan(void) { return &sqm__scan_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void) { return &sqm__scan_whole_mixer; }
+
+/* ---- [MIX.ssd] matrix state, one decay for each head ------------------------------------------------------
+   dt  = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                            head by head
+   S_t = e^(dt a) S_(t-1) + dt x_t B_t^T           S [heads, head_dim, state], zero or init before the start
+   y_t = S_t C_t + d x_t                           head h reads B and C of group h / (heads / groups)
+   a   [heads], usually negative;  dt_bias [heads];  d [heads x head_dim];  init [heads x head_dim, state]
+   Rows in  [x: heads x head_dim | B: groups x state | C: groups x state | dt: heads], or wherever x_at, b_at,
+            c_at and dt_at say;  rows out [heads x head_dim]
+   ssd_whole   order=forward|backward|down|up; shift=1: row t gets y of the row before it in that order, the
+            first 0 (Hydra). Needs the whole sequence.
+   State    [head][panel of 16 of head_dim][state][16] floats.
+   Cost     3 multiply-adds a state and token, as many as the chunked form has with chunks of 64: tiles of
+            the state stay in registers over up to 64 rows instead, so that any cut gives the same bits.
+   Source   Mamba-2 (2405.21060), Hydra (2407.09941); RetNet and linear attention with a scalar decay.
+   Traps    dt is clipped in decoding too (the official step function forgets it). D per head: the converter
+            repeats it over head_dim.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: ssd, mamba2_block, hydra_block. */
+typedef struct sqm__dual {
+    const float   *a, *d, *init;
+    sqm__step_size dt;
+    sqm__order     order;
+    int32_t        heads, head_dim, n, groups, panels, in_width, whole, shift;
+    int32_t        x_at, b_at, c_at, dt_at;
+} sqm__dual;
+
+static sqm_result sqm__ssd_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__dual *s = (sqm__dual *)bound;
+    int64_t end = 0, channels;
+    int32_t rows, cols;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", (int64_t)s->groups * s->n, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", (int64_t)s->groups * s->n, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    SQM__TRY(sqm__param_vector(&s->a, params, n, "a", s->heads, err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    SQM__TRY(sqm__param_matrix(&s->init, &rows, &cols, params, n, "init", err));
+    if (!s->a) SQM__FAIL(err, SQM_E_SHAPE, 0, "ssd needs a=");
+    if (s->init && (rows != channels || cols != s->n))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "init is [%d, %d], expected [%d, %d]", rows, cols,
+                  (int32_t)channels, s->n);
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)channels;
+    return SQM_OK;
+}
+static sqm_result sqm__ssd_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__dual *s = (sqm__dual *)bound;
+    SQM__TRY(sqm__ssd_bind(bound, params, n, in_width, out_width, err));
+    SQM__TRY(sqm__order_bind(&s->order, params, n, err));
+    SQM__TRY(sqm__param_int(&s->shift, params, n, "shift", 0, 0, 1, err));
+    if (s->shift && (s->d || s->order.kind >= SQM__ORDER_DOWN))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->order.kind, "shift goes neither with d= nor with order = %s",
+                  sqm__order_names[s->order.kind]);
+    s->whole = 1;
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__ssd_head_floats(const sqm__dual *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__ssd_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__ssd_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__ssd_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__ssd_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__ssd_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Of one piece: a head's state for spans without one */
+static size_t sqm__ssd_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    const size_t floats = sqm__ssd_head_floats((const sqm__dual *)bound);
+    (void)max_context; (void)max_batch;
+    return floats > (size_t)-1 / sizeof(float) / (size_t)threads ? (size_t)-1
+                                                                 : floats * sizeof(float) * (size_t)threads;
+}
+/* A head's state before the first row: init [head_dim, n] as panels, or zeros */
+static void sqm__head_start(float *state, const float *init, int32_t head_dim, int32_t n)
+{
+    const size_t panels = (size_t)sqm__ceil_div(head_dim, SQM__LANES), columns = (size_t)n;
+    memset(state, 0, panels * columns * SQM__LANES * sizeof(float));
+    for (size_t i = 0; init && i < (size_t)head_dim; i++)
+        for (size_t k = 0; k < columns; k++)
+            state[(i / SQM__LANES * columns + k) * SQM__LANES + i % SQM__LANES] = init[i * columns + k];
+}
+static void sqm__ssd_start(const sqm__dual *s, float *state, int32_t head)
+{
+    const float *init = s->init ? s->init + (size_t)head * (size_t)s->head_dim * (size_t)s->n : NULL;
+    sqm__head_start(state, init, s->head_dim, s->n);
+}
+static void sqm__ssd_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                           int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (int32_t h = 0; h < s->heads; h++)
+        sqm__ssd_start(s, (float *)state + (size_t)h * sqm__ssd_head_floats(s), h);
+}
+
+/* Step sizes of rows of one head, `step` floats apart: bias, activation, limits */
+static void sqm__step_sizes(float *dt, const sqm_exec *x, const sqm__step_size *s, const float *in,
+                            ptrdiff_t step, int32_t rows, int32_t head)
+{
+    const float bias = s->bias ? s->bias[head] : 0.0f;
+    int32_t i = 0;
+    do dt[i] = in[(ptrdiff_t)i * step] + bias; while (++i < rows);
+    x->kernels->activate(dt, dt, (size_t)rows, s->act);
+    for (int32_t t = 0; t < rows; t++) {
+        if (!(dt[t] > s->low)) dt[t] = s->low;
+        if (dt[t] > s->high) dt[t] = s->high;
+    }
+}
+
+typedef struct sqm__ssd_job {
+    const sqm__dual *s;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, pieces;
+} sqm__ssd_job;
+
+/* Up to SQM__SCAN_ROWS rows of a head from row `row` of the batch on, `step` rows apart */
+static void sqm__ssd_rows(const sqm__ssd_job *job, float *state, ptrdiff_t row, int32_t step, int32_t rows,
+                          int32_t head)
+{
+    const sqm__dual *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim, group = head / (s->heads / s->groups);
+    const float *in = job->in + row * s->in_width;
+    float dt[SQM__SCAN_ROWS], log_decay[SQM__SCAN_ROWS];
+    sqm__rank1 update;
+    sqm__ssd k;
+    memset(&k, 0, sizeof(k));
+    k.q_step = update.u_step = update.k_step = (ptrdiff_t)step * s->in_width;
+    sqm__step_sizes(dt, job->x, &s->dt, in + s->dt_at + head, k.q_step, rows, head);
+    for (int32_t t = 0; t < rows; t++) log_decay[t] = dt[t] * s->a[head];
+    update.u = in + s->x_at + (ptrdiff_t)head * s->head_dim;
+    update.k = in + s->b_at + group * s->n;
+    update.w = dt;
+    k.state = state;
+    k.log_decay = log_decay;
+    k.updates = &update;
+    k.q = in + s->c_at + group * s->n;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + (row + (s->shift ? step : 0)) * width + (ptrdiff_t)head * s->head_dim;
+    k.y_step = (ptrdiff_t)step * width;
+    k.n_updates = k.n_outputs = 1;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__ssd_unit(const sqm__ssd_job *job, float *scratch, const sqm_span *span, int32_t head)
+{
+    const sqm__dual *s = job->s;
+    const int keeps = span->state && !s->whole;
+    float *state = keeps ? (float *)span->state + (size_t)head * sqm__ssd_head_floats(s) : scratch;
+    sqm__run_of run;
+    if (!keeps) sqm__ssd_start(s, state, head);
+    for (int32_t i = 0; sqm__order_run(&run, &s->order, span->rows, i); i++) {
+        const ptrdiff_t row = (ptrdiff_t)span->first_row + run.first;
+        const int32_t rows = run.count - s->shift;               /* the last one is shifted out */
+        if (s->shift)
+            memset(job->out + (row * s->heads + head) * s->head_dim, 0, (size_t)s->head_dim * sizeof(float));
+        for (int32_t t = 0; t < rows; t += SQM__SCAN_ROWS)
+            sqm__ssd_rows(job, state, row + (ptrdiff_t)t * run.step, run.step,
+                          sqm__min(SQM__SCAN_ROWS, rows - t), head);
+    }
+}
+static void sqm__ssd_task(void *arg, int32_t piece)
+{
+    const sqm__ssd_job *job = (const sqm__ssd_job *)arg;
+    const int32_t first = sqm__cut(job->s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(job->s->heads, piece + 1, job->pieces);
+    float *scratch = (float *)(void *)job->x->scratch + (size_t)piece * sqm__ssd_head_floats(job->s);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = first; h < last; h++) sqm__ssd_unit(job, scratch, &job->spans[s], h);
+}
+static sqm_result sqm__ssd_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    const size_t need = sqm__ssd_scratch_bytes(s, 0, 0, x->threads);
+    sqm__ssd_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "ssd needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__ssd_head_floats(s) * (size_t)s->heads), s->heads);
+    sqm__run(x, sqm__ssd_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__ssd_mixer = {
+    "ssd", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at",
+    sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
+    sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward
+};
+static const sqm_mixer sqm__ssd_whole_mixer = {
+    "ssd_whole", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at "
+    "order columns shift", sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
+
+/* ---- [MIX.trapezoid] matrix state, trapezoidal rule, keys that turn ---------------------------------------
+   dt   = softplus(dt_t + dt_bias),  g = -max(act(a_t), a_floor) dt,  m = sigmoid(trap_t)         head by head
+   angle = angle + pi tanh(angle_t) dt          angles shared by the heads, each head turns with its own dt
+   k_r  = turn(B_t,r + b_bias_r),  q_r = turn(C_t,r + c_bias_r),  v_r = x_t * mix_r          r = 0 .. rank - 1
+   S_t  = e^g S_(t-1) + (1 - m) dt e^g sum_r v_(t-1),r k_(t-1),r^T + m dt sum_r v_t,r k_t,r^T
+   y_r  = S_t q_r + d v_r
+   a_act  heavy_tail: 1 + x for x >= 0, 1 / (1 - x) below;  softplus
+   style  interleaved: pairs (2i, 2i + 1);  half: pairs (i, i + state / 2); i < angles. The rest stands still.
+   Rows in  [x: heads x head_dim | B: rank x groups x state | C: the same | dt: heads | a: heads | trap: heads
+            | angle: angles], or from wherever x_at .. angle_at say; B and C are already normalised;
+   rows out [rank][heads x head_dim]
+   Weights  b_bias, c_bias [heads x rank x state]; mix [heads x rank x head_dim]; d [heads x head_dim];
+            dt_bias [heads]; all optional
+   State    head by head: S as in ssd, angles (kept within +-pi), k of the last row, x of the last row.
+   Source   Mamba-3 (2603.15569), SISO and MIMO.
+   Traps    the first release has a_act=softplus, later ones heavy_tail; a checkpoint does not say which.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba3_block. */
+typedef struct sqm__trapezoid {
+    const float   *b_bias, *c_bias, *mix, *d;
+    sqm__step_size dt;
+    float          a_floor;
+    int32_t        heads, head_dim, n, groups, rank, angles, a_act, style, panels, in_width;
+    int32_t        x_at, b_at, c_at, dt_at, a_at, trap_at, angle_at;
+} sqm__trapezoid;
+static const char *const sqm__decay_names[] = { "heavy_tail", "softplus" };
+
+static sqm_result sqm__trapezoid_parts(sqm__trapezoid *s, const sqm_param *params, int32_t n,
+                                       int32_t in_width, sqm_error *err)
+{
+    const int64_t channels = (int64_t)s->heads * s->head_dim, keys = (int64_t)s->rank * s->groups * s->n;
+    int64_t end = 0;
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->a_at, &end, params, n, "a_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->trap_at, &end, params, n, "trap_at", s->heads, in_width, err));
+    return sqm__part_at(&s->angle_at, &end, params, n, "angle_at", s->angles, in_width, err);
+}
+static sqm_result sqm__trapezoid_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__trapezoid *s = (sqm__trapezoid *)bound;
+    int64_t channels, pairs;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    SQM__TRY(sqm__param_int(&s->rank, params, n, "rank", 1, 1, SQM__MAX_RANK, err));
+    SQM__TRY(sqm__param_int(&s->angles, params, n, "angles", 0, 0, s->n / 2, err));
+    SQM__TRY(sqm__param_choice(&s->a_act, params, n, "a_act", sqm__decay_names, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->style, params, n, "style", sqm__style_names, 2, SQM_ROPE_INTERLEAVED,
+                               err));
+    SQM__TRY(sqm__param_float(&s->a_floor, params, n, "a_floor", 0.0, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    pairs = (int64_t)s->heads * s->rank;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    if (pairs * s->head_dim > INT32_MAX / 4 || pairs * s->n > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, s->heads, "%d heads of %d states and rank %d are too wide", s->heads,
+                  s->n, s->rank);
+    SQM__TRY(sqm__trapezoid_parts(s, params, n, in_width, err));
+    SQM__TRY(sqm__param_vector(&s->b_bias, params, n, "b_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->c_bias, params, n, "c_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->mix, params, n, "mix", (int32_t)(pairs * s->head_dim), err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)(pairs * s->head_dim);
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__trapezoid_matrix_floats(const sqm__trapezoid *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__trapezoid_head_floats(const sqm__trapezoid *s)
+{
+    return sqm__align_up(sqm__trapezoid_matrix_floats(s) + (size_t)s->angles +
+                         (size_t)s->rank * (size_t)s->n + (size_t)s->head_dim, SQM__LANES);
+}
+static size_t sqm__trapezoid_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__trapezoid_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__trapezoid_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__trapezoid_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__trapezoid_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* What one piece works with: up to SQM__SCAN_ROWS rows of one head, keys and values from the row before on */
+typedef struct sqm__trapezoid_work {
+    float *state;                       /* a head's, for spans without one */
+    float *k, *q, *v;                   /* [rows + 1][rank][n], [rows][rank][n], [rows + 1][rank][head_dim] */
+    float *dt, *log_decay, *past, *now; /* [rows] */
+    float *rate, *sine, *cosine;        /* [angles] */
+} sqm__trapezoid_work;
+
+static size_t sqm__trapezoid_work_floats(const sqm__trapezoid *s, sqm__trapezoid_work *w, float *base)
+{
+    const size_t rank = (size_t)s->rank, n = (size_t)s->n, dim = (size_t)s->head_dim, rows = SQM__SCAN_ROWS;
+    const size_t sizes[] = {
+        sqm__trapezoid_head_floats(s), (rows + 1) * rank * n, rows * rank * n, (rows + 1) * rank * dim,
+        rows, rows, rows, rows, (size_t)s->angles, (size_t)s->angles, (size_t)s->angles
+    };
+    float *at[SQM__COUNT(sizes)];
+    size_t used = 0;
+    for (int32_t i = 0; i < SQM__COUNT(sizes); i++) {
+        at[i] = base ? base + used : NULL;
+        used += sqm__align_up(sizes[i], SQM__LANES);
+    }
+    if (w) {
+        w->state = at[0]; w->k = at[1]; w->q = at[2]; w->v = at[3];
+        w->dt = at[4]; w->log_decay = at[5]; w->past = at[6]; w->now = at[7];
+        w->rate = at[8]; w->sine = at[9]; w->cosine = at[10];
+    }
+    return used;
+}
+static size_t sqm__trapezoid_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__trapezoid_work_floats((const sqm__trapezoid *)bound, NULL, NULL) * sizeof(float) *
+           (size_t)threads;
+}
+
+typedef struct sqm__trapezoid_job {
+    const sqm__trapezoid *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__trapezoid_job;
+
+/* Decays and the weights of the row before and of this one */
+static void sqm__trapezoid_weights(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w,
+                                   const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const sqm__kernels *kernels = job->x->kernels;
+    const ptrdiff_t step = s->in_width;
+    sqm__step_sizes(w->dt, job->x, &s->dt, in + s->dt_at + head, step, rows, head);
+    for (ptrdiff_t t = 0; t < rows; t++) {
+        const float a = in[t * step + s->a_at + head];
+        w->now[t] = in[t * step + s->trap_at + head];
+        w->log_decay[t] = s->a_act ? a : a >= 0.0f ? 1.0f + a : 1.0f / (1.0f - a);
+    }
+    if (s->a_act) kernels->activate(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
+    for (int32_t t = 0; t < rows; t++) {
+        const float size = w->log_decay[t] > s->a_floor ? w->log_decay[t] : s->a_floor;
+        w->log_decay[t] = -size * w->dt[t];
+    }
+    kernels->activate(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
+    kernels->activate(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
+    for (int32_t t = 0; t < rows; t++) {
+        w->past[t] *= (1.0f - w->now[t]) * w->dt[t];
+        w->now[t] *= w->dt[t];
+    }
+}
+
+/* to [n] = from + bias, turned by the angles whose sines and cosines are in w */
+static void sqm__trapezoid_turn(const sqm__trapezoid *s, const sqm__trapezoid_work *w, float *to,
+                                const float *from, const float *bias)
+{
+    for (int32_t i = 0; i < s->n; i++) to[i] = bias ? from[i] + bias[i] : from[i];
+    for (int32_t i = 0; i < s->angles; i++) {
+        float *first = to + (s->style == SQM_ROPE_HALF ? i : 2 * i);
+        float *second = s->style == SQM_ROPE_HALF ? first + s->n / 2 : first + 1;
+        const float a = *first, b = *second;
+        *first = a * w->cosine[i] - b * w->sine[i];
+        *second = b * w->cosine[i] + a * w->sine[i];
+    }
+}
+
+/* Turned keys and queries and mixed values of the rows; the row before stands in front of keys and values. */
+static void sqm__trapezoid_rows(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const size_t n = (size_t)s->n, dim = (size_t)s->head_dim, rank = (size_t)s->rank;
+    const size_t group = (size_t)(head / (s->heads / s->groups)), groups = (size_t)s->groups;
+    float *angle = state + sqm__trapezoid_matrix_floats(s), *last_k = angle + s->angles;
+    float *last_x = last_k + rank * n;
+    memcpy(w->k, last_k, rank * n * sizeof(float));
+    for (size_t t = 0; t <= (size_t)rows; t++) {
+        const float *row = t ? in + (t - 1) * (size_t)s->in_width : NULL;
+        const float *x = t ? row + s->x_at + (size_t)head * dim : last_x;
+        if (t) {
+            job->x->kernels->activate(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
+            job->x->kernels->turn(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1], s->angles);
+        }
+        for (size_t r = 0; r < rank; r++) {
+            const size_t bias = ((size_t)head * rank + r) * n, key = (r * groups + group) * n;
+            const float *mix = s->mix ? s->mix + ((size_t)head * rank + r) * dim : NULL;
+            float *v = w->v + (t * rank + r) * dim;
+            for (size_t i = 0; i < dim; i++) v[i] = mix ? x[i] * mix[i] : x[i];
+            if (!t) continue;
+            sqm__trapezoid_turn(s, w, w->k + (t * rank + r) * n, row + s->b_at + key,
+                                s->b_bias ? s->b_bias + bias : NULL);
+            sqm__trapezoid_turn(s, w, w->q + ((t - 1) * rank + r) * n, row + s->c_at + key,
+                                s->c_bias ? s->c_bias + bias : NULL);
+        }
+    }
+    memcpy(last_k, w->k + (size_t)rows * rank * n, rank * n * sizeof(float));
+    memcpy(last_x, in + (size_t)(rows - 1) * (size_t)s->in_width + s->x_at + (size_t)head * dim,
+           dim * sizeof(float));
+}
+
+static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                 ptrdiff_t row, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim;
+    const float *in = job->in + row * s->in_width;
+    sqm__rank1 updates[2 * SQM__MAX_RANK];
+    sqm__ssd k;
+    sqm__trapezoid_weights(job, w, in, rows, head);
+    sqm__trapezoid_rows(job, w, state, in, rows, head);
+    for (int32_t i = 0; i < 2 * s->rank; i++) {        /* first those of the row before */
+        updates[i].u = w->v + (ptrdiff_t)i * s->head_dim;
+        updates[i].k = w->k + (ptrdiff_t)i * s->n;
+        updates[i].w = i < s->rank ? w->past : w->now;
+        updates[i].u_step = (ptrdiff_t)s->rank * s->head_dim;
+        updates[i].k_step = (ptrdiff_t)s->rank * s->n;
+    }
+    k.state = state;
+    k.log_decay = w->log_decay;
+    k.updates = updates;
+    k.q = w->q;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + row * s->rank * width + (ptrdiff_t)head * s->head_dim;
+    k.q_step = (ptrdiff_t)s->rank * s->n;
+    k.y_step = s->rank * width;
+    k.q_next = s->n;
+    k.y_next = width;
+    k.n_updates = 2 * s->rank;
+    k.n_outputs = s->rank;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__trapezoid_task(void *arg, int32_t piece)
+{
+    const sqm__trapezoid_job *job = (const sqm__trapezoid_job *)arg;
+    const sqm__trapezoid *s = job->s;
+    const size_t floats = sqm__trapezoid_head_floats(s);
+    const int32_t first = sqm__cut(s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(s->heads, piece + 1, job->pieces);
+    sqm__trapezoid_work w;
+    (void)sqm__trapezoid_work_floats(s, &w, (float *)(void *)job->x->scratch +
+                                            sqm__trapezoid_work_floats(s, NULL, NULL) * (size_t)piece);
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t h = first; h < last; h++) {
+            const sqm_span *span = &job->spans[i];
+            float *state = span->state ? (float *)span->state + floats * (size_t)h : w.state;
+            if (!span->state) memset(state, 0, floats * sizeof(float));
+            for (int32_t t = 0; t < span->rows; t += SQM__SCAN_ROWS)
+                sqm__trapezoid_block(job, &w, state, (ptrdiff_t)span->first_row + t,
+                                     sqm__min(SQM__SCAN_ROWS, span->rows - t), h);
+        }
+}
+static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    const size_t need = sqm__trapezoid_scratch_bytes(s, 0, 0, x->threads);
+    sqm__trapezoid_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "trapezoid needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__trapezoid_matrix_floats(s) * (size_t)s->heads),
+                          s->heads);
+    sqm__run(x, sqm__trapezoid_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__trapezoid_mixer = {
+    "trapezoid", "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act "
+    "dt_bias dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at", sizeof(sqm__trapezoid),
+    SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
+    sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
-static const sqm_mixer *const sqm__mixers[] = { &sqm__attention_mixer, NULL };
+static const sqm_mixer *const sqm__mixers[] = {
+    &sqm__attention_mixer,
+    &sqm__conv_mixer,
+    &sqm__conv_whole_mixer,
+    &sqm__memory_mixer,
+    &sqm__caching_mixer,
+    &sqm__context_mixer,
+    &sqm__kernel_memory_mixer,
+    &sqm__codebook_mixer,
+    &sqm__scan_mixer,
+    &sqm__scan_whole_mixer,
+    &sqm__ssd_mixer,
+    &sqm__ssd_whole_mixer,
+    &sqm__trapezoid_mixer,
+    &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
+    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
+    NULL
+};
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
 
 /* ==== [FILE] Weight file reader ============================================================================
@@ -6305,45 +11093,61 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
    an absent entry):
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
-     norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 precise=1]   scale * (rS W^T + b), outputs side by side;
+     norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b), outputs side by side;
+             first: reads only as many columns of rS as W has, from that one on
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from=
-                    ntk_factor= ntk_length=]
+             long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
-     add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
+     gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
+     add|mul rD rA rB                                              rB may be narrower: a value for each block
+     scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
+     softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
+     monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
+     reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
+     mirror  rD rS  [groups=]                                      x, -x of each group
+     blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
+     act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
-    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_COUNT
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add precise", 1 },
-    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length",
-        1 },
+    { "linear",  "w b scale add first precise", 1 },
+    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
+                 "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
-    { "act",     "kind", 1 },
+    { "act",     "kind first count", 1 },
     { "glu",     "act", 1 },
     { "add",     "", 2 },
     { "mul",     "", 2 },
-    { "scale",   "by", 1 },
+    { "scale",   "by first count", 1 },
     { "copy",    "first count", 1 },
-    { "softcap", "cap", 1 },
+    { "softcap", "cap first count", 1 },
     { "head",    "w b scale softcap", 1 },
     { "input",   "width", 1 },
-    { "affine",  "w b", 1 },
-    { "cat",     "", 2 }
+    { "affine",  "w b first count", 1 },
+    { "cat",     "", 2 },
+    { "gate",    "act first", 2 },
+    { "softmax", "groups scale first count", 1 },
+    { "monomials", "groups", 1 },
+    { "reduce",  "kind groups", 1 },
+    { "mirror",  "groups", 1 },
+    { "clip",    "low high first count", 1 },
+    { "blocks",  "w out groups shared", 1 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -6351,6 +11155,7 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
     const float *freq, *freq_long;
     float        attn_factor, ntk_factor;
     int32_t      dims, long_from, ntk_length;
+    int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
 
 typedef struct sqm__op {
@@ -6358,8 +11163,9 @@ typedef struct sqm__op {
     int32_t          in_width, out_width;
     sqm__linear      linear;            /* linear, head */
     sqm_tensor       table;             /* embed */
-    const float     *gain, *bias;       /* norm, affine */
+    const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
+    float            low, high;         /* clip */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -6403,17 +11209,7 @@ static int sqm__has_word(const char *words, const char *word)
         if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return 1;
     return 0;
 }
-static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
-{
-    for (int32_t i = 0; i < n; i++)
-        if (sqm__same_text(names[i], name)) return i;
-    return -1;
-}
-static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
-static const char *const sqm__style_names[] = { "half", "interleaved" };
-static const char *const sqm__act_names[SQM_ACT_COUNT] = { "none", "silu", "gelu", "gelu_tanh", "relu",
-    "relu2", "quick_gelu",
-                                                           "sigmoid", "tanh", "exp", "softplus" };
+static const char *const sqm__norm_names[] = { "rms", "layer", "l2", "sum" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -6459,7 +11255,9 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
 {
     const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params,
             "b");
+    const int sliced = sqm__param(b->params, b->n_params, "first") != NULL;
     int64_t width = 0;
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
     if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
                   SQM__MAX_WEIGHTS);
@@ -6470,10 +11268,11 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (t->shape[1] != op->in_width)
+        if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
+            : t->shape[1] != op->in_width)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
-                      "op %d: weight %d is [%d, %d], the rows have %d columns", b->line, i,
-                      t->shape[0], t->shape[1], op->in_width);
+                      "op %d: weight %d is [%d, %d], the rows have %d columns%s", b->line, i,
+                      t->shape[0], t->shape[1], op->in_width - op->first, sliced ? " from first= on" : "");
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != t->shape[0]))
             SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: bias %d must be %d float32 values, has %d",
                       b->line, i,
@@ -6554,7 +11353,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&op->head_dim, b->params, b->n_params, "head_dim", 0, 2, 1 << 16, b->err));
     SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
     SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
-    if (op->dst != op->src || r.dims % 2 || op->first + (int64_t)op->heads * op->head_dim > op->in_width)
+    if (op->dst != op->src || r.dims % 2 ||
+        op->first + (int64_t)(op->heads - 1) * op->head_dim + r.dims > op->in_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, r.dims,
                   "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
                   op->heads, op->head_dim, op->first, op->in_width);
@@ -6564,6 +11364,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.divide, b->params, b->n_params, "divide", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.period, b->params, b->n_params, "period", 0, 0, INT32_MAX, b->err));
     if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
     if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
         SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2",
@@ -6598,7 +11400,8 @@ static sqm_result sqm__bind_vector(const float **vector, sqm__binder *b, const c
 static sqm_result sqm__bind_input(sqm__binder *b, sqm__op *op)
 {
     if (op->src != SQM__REG_ROWS)
-        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line, op->src);
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line,
+                  op->src);
     SQM__TRY(sqm__param_int(&op->out_width, b->params, b->n_params, "width", 0, 1, 1 << 24, b->err));
     if (b->m->input_width && b->m->input_width != op->out_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: rows of %d columns, but another op reads %d",
@@ -6618,6 +11421,63 @@ static sqm_result sqm__bind_head(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
+/* first= count= of an op that keeps the width: some columns only in place. groups= of those columns. */
+static sqm_result sqm__bind_columns(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
+                            op->in_width - op->first, b->err));
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->count, b->err));
+    if (op->count % op->groups)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->count, "op %d: %d columns do not divide into %d groups", b->line,
+                  op->count, op->groups);
+    if (op->count != op->in_width && op->dst != op->src)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->dst, "op %d: only some columns in another register", b->line);
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+
+/* Ops that make rows of another width out of groups of columns; not in place. */
+static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
+{
+    int64_t each, width;
+    SQM__TRY(sqm__bind_columns(b, op));
+    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
+    each = op->in_width / op->groups;
+    if (op->kind == SQM__OP_REDUCE) {
+        SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__reduce_names, 3));
+        width = 1;
+    } else if (op->kind == SQM__OP_MIRROR) {
+        width = 2 * each;
+    } else if (op->kind == SQM__OP_MONOMIALS) {
+        width = 1 + each + each * (each + 1) / 2;
+    } else {
+        int32_t out;
+        SQM__TRY(sqm__param_int(&out, b->params, b->n_params, "out", 0, 1, 1 << 24, b->err));
+        SQM__TRY(sqm__param_int(&op->own, b->params, b->n_params, "shared", 0, 0, 1, b->err));
+        op->own = !op->own;
+        width = out;
+        if (each * out * (op->own ? op->groups : 1) > INT32_MAX)
+            SQM__FAIL(b->err, SQM_E_LIMIT, out, "op %d: blocks of %d outputs are too large", b->line, out);
+        SQM__TRY(sqm__param_vector(&op->gain, b->params, b->n_params, "w",
+                                   (int32_t)(each * out * (op->own ? op->groups : 1)), b->err));
+        if (!op->gain) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: blocks need w=", b->line);
+    }
+    if (width * op->groups > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_LIMIT, op->in_width, "op %d: outputs are too wide", b->line);
+    op->out_width = (int32_t)width * op->groups;
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
+    SQM__TRY(sqm__param_float(&op->high, b->params, b->n_params, "high", 1e30, b->err));
+    if (!(op->low <= op->high))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
+    return sqm__bind_columns(b, op);
+}
+
 /* One op whose registers and parameters are already known. */
 static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
 {
@@ -6633,38 +11493,55 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
     case SQM__OP_HEAD:   return sqm__bind_head(b, op);
     case SQM__OP_INPUT:  return sqm__bind_input(b, op);
     case SQM__OP_AFFINE:
-        op->out_width = op->in_width;
-        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->in_width));
-        return sqm__bind_vector(&op->bias, b, "b", op->in_width);
+        SQM__TRY(sqm__bind_columns(b, op));
+        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->count));
+        return sqm__bind_vector(&op->bias, b, "b", op->count);
     case SQM__OP_CAT:
         if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
         op->out_width = op->in_width + b->width[op->src2];
         return SQM_OK;
     case SQM__OP_ACT:
-        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_columns(b, op));
         return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_GLU:
         op->out_width = op->in_width / 2;
         if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
                                         b->line, op->in_width);
         return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    case SQM__OP_GATE:
+        op->out_width = op->in_width;
+        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0,
+                                b->width[op->src2] - 1, b->err));
+        if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                      "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line,
+                      op->in_width, op->src2, op->first, b->width[op->src2]);
+        op->count = b->width[op->src2];
+        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_ADD: case SQM__OP_MUL:
         op->out_width = op->in_width;
-        if (b->width[op->src2] != op->in_width)
+        op->groups = b->width[op->src2];
+        if (op->in_width % op->groups || (op->groups != op->in_width && op->dst == op->src2))
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
                       op->src,
                       op->in_width, op->src2, b->width[op->src2]);
         return SQM_OK;
     case SQM__OP_SCALE:
-        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_columns(b, op));
         return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
     case SQM__OP_SOFTCAP:
-        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_columns(b, op));
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
         if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
                                             b->line);
         return SQM_OK;
+    case SQM__OP_SOFTMAX:
+        SQM__TRY(sqm__bind_columns(b, op));
+        return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
+    case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
+    case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
+        return sqm__bind_groups(b, op);
     default:                            /* copy */
         SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
         SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
@@ -7300,31 +12177,36 @@ static void sqm__run_input(sqm_session *s, const sqm__op *op)
 }
 
 /* Ops that treat rows one by one: rows are cut over threads. */
-typedef struct sqm__op_job { sqm_session *s; const sqm__op *op; int32_t pieces; } sqm__op_job;
-static void sqm__run_by_rows(sqm_session *s, const sqm__op *op, sqm_task task)
+typedef void (*sqm__row_function)(const sqm_session *s, const sqm__op *op, size_t row);
+typedef struct sqm__op_job {
+    const sqm_session *s;
+    const sqm__op     *op;
+    sqm__row_function  run;
+    int32_t            pieces;
+} sqm__op_job;
+static void sqm__op_task(void *arg, int32_t piece)
+{
+    const sqm__op_job *job = (const sqm__op_job *)arg;
+    const int32_t n = job->s->n_rows, last = sqm__cut(n, piece + 1, job->pieces);
+    for (int32_t t = sqm__cut(n, piece, job->pieces); t < last; t++) job->run(job->s, job->op, (size_t)t);
+}
+static void sqm__run_by_rows(const sqm_session *s, const sqm__op *op, sqm__row_function run)
 {
     sqm__op_job job;
     job.s = s;
     job.op = op;
+    job.run = run;
     job.pieces = sqm__min(s->n_rows, sqm__pieces(&s->exec, (size_t)s->n_rows * (size_t)op->out_width * 2));
-    sqm__run(&s->exec, task, &job, job.pieces);
+    sqm__run(&s->exec, sqm__op_task, &job, job.pieces);
 }
 
-static void sqm__rope_task(void *arg, int32_t piece)
+static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const sqm__op_job *job = (const sqm__op_job *)arg;
-    const sqm_session *s = job->s;
-    const sqm__op *op = job->op;
     const sqm__rope_table *r = &s->model->ropes[op->rope];
-    const size_t stride = (size_t)op->out_width;
-    const int32_t last = sqm__cut(s->n_rows, piece + 1, job->pieces);
-    for (int32_t t = sqm__cut(s->n_rows, piece, job->pieces); t < last; t++) {
-        float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
-        const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
-        for (int32_t h = 0; h < op->heads; h++)
-            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims,
-                             (sqm_rope_style)op->choice);
-    }
+    float *row = s->registers[op->dst] + t * (size_t)op->out_width + op->first;
+    const float *table = s->rope_tables[op->rope] + t * (size_t)r->dims;
+    for (int32_t h = 0; h < op->heads; h++)
+        sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
 /* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
@@ -7344,65 +12226,121 @@ static void sqm__rope_prepare(sqm_session *s)
                     scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
                 freq = scaled;
             }
-            for (int32_t t = 0; t < span->rows; t++)
+            for (int32_t t = 0; t < span->rows; t++) {
+                int32_t at = span->position + t;
+                if (r->divide) at /= r->divide;
+                if (r->period) at %= r->period;
                 sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
-                                 span->position + t,
-                                 freq, r->dims, r->attn_factor);
+                                 at, freq, r->dims, r->attn_factor);
+            }
         }
     }
 }
 
-/* a * gain + bias and rows side by side */
-static void sqm__run_affine(sqm_session *s, const sqm__op *op)
+/* a * gain + bias */
+static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width;
-        const float *a = s->registers[op->src] + (size_t)t * width;
-        for (size_t i = 0; i < width; i++) {
-            const float product = op->gain ? a[i] * op->gain[i] : a[i];
-            y[i] = op->bias ? product + op->bias[i] : product;
-        }
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    float *y = s->registers[op->dst] + at;
+    const float *a = s->registers[op->src] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) {
+        const float product = op->gain ? a[i] * op->gain[i] : a[i];
+        y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-static void sqm__run_cat(sqm_session *s, const sqm__op *op)
+/* two rows side by side */
+static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-        memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
+    float *y = s->registers[op->dst] + t * width;
+    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
+    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
+}
+/* a + b or a * b; b has a value for each block of columns */
+static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const size_t width = (size_t)op->out_width, groups = (size_t)op->groups, each = width / groups;
+    float *y = s->registers[op->dst] + t * width;
+    const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
+    if (each == 1) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
+        else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
+        return;
+    }
+    for (size_t g = 0; g < groups; g++, y += each, a += each) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
+        else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
     }
 }
 
-/* y = a + b, a * b, a * number or a on the columns of an op */
-static void sqm__elementwise_task(void *arg, int32_t piece)
+static void sqm__run_gate(sqm_session *s, const sqm__op *op)
 {
-    const sqm__op_job *job = (const sqm__op_job *)arg;
-    const sqm_session *s = job->s;
-    const sqm__op *op = job->op;
-    const size_t width = (size_t)op->out_width, a_width = (size_t)op->in_width;
-    const int32_t last = sqm__cut(s->n_rows, piece + 1, job->pieces);
-    for (int32_t t = sqm__cut(s->n_rows, piece, job->pieces); t < last; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width;
-        const float *a = s->registers[op->src] + (size_t)t * a_width + op->first;
-        if (op->kind == SQM__OP_ADD || op->kind == SQM__OP_MUL) {
-            const float *b = s->registers[op->src2] + (size_t)t * width;
-            if (op->kind == SQM__OP_ADD) for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] + b[i];
-            else for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] * b[i];
-        } else if (op->kind == SQM__OP_SCALE) {
-            for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] * op->number;
-        } else if (y != a) {
-            memcpy(y, a, (size_t)op->out_width * sizeof(float));
+    const size_t width = (size_t)op->out_width;
+    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst], width, s->registers[op->src], width,
+                                  s->n_rows, op->out_width);
+    job.kind = op->choice;
+    job.gate = s->registers[op->src2] + op->first;
+    job.gate_stride = (size_t)op->count;
+    sqm__rows_run(&job, sqm__gate_task);
+}
+
+/* scale, clip, copy */
+static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+    if (op->kind == SQM__OP_SCALE) {
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+    } else if (op->kind == SQM__OP_CLIP) {
+        for (size_t i = 0; i < n; i++) {
+            const float high = a[i] > op->high ? op->high : a[i];
+            y[i] = high < op->low ? op->low : high;
         }
+    } else if (y != a) {
+        memcpy(y, a, n * sizeof(float));
     }
+}
+
+/* y = 1, x_i, x_i x_j for i <= j */
+static void sqm__monomials(float *y, const float *x, size_t n)
+{
+    *y++ = 1.0f;
+    for (size_t i = 0; i < n; i++) *y++ = x[i];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++) *y++ = x[i] * x[j];
+}
+
+/* monomials, reduce, mirror, blocks */
+static void sqm__groups_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    const sqm__op *op = job->op;
+    const size_t groups = (size_t)op->groups, in = (size_t)op->in_width / groups;
+    const size_t out = (size_t)op->out_width / groups;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        for (size_t g = 0; g < groups; g++) {
+            const float *a = job->a + (size_t)t * job->a_stride + g * in;
+            float *y = job->y + (size_t)t * job->y_stride + g * out;
+            if (op->kind == SQM__OP_REDUCE) {
+                *y = job->x->kernels->reduce(a, (int32_t)in, op->choice);
+            } else if (op->kind == SQM__OP_BLOCKS) {
+                job->x->kernels->block(y, a, op->gain + (op->own ? g * in * out : 0), NULL, (int32_t)in,
+                                       (int32_t)out);
+            } else if (op->kind == SQM__OP_MONOMIALS) {
+                sqm__monomials(y, a, in);
+            } else {
+                for (size_t i = 0; i < in; i++) { y[i] = a[i]; y[in + i] = -a[i]; }
+            }
+        }
 }
 
 static void sqm__run_rows(sqm_session *s, const sqm__op *op)
 {
     const size_t y_stride = (size_t)op->out_width, a_stride = (size_t)op->in_width;
     sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, y_stride,
-                                  s->registers[op->src] + op->first, a_stride, s->n_rows, op->out_width);
+                                  s->registers[op->src] + op->first, a_stride, s->n_rows,
+                                  op->count ? op->count : op->out_width);
     job.kind = op->choice;
     job.number = op->number;
     switch (op->kind) {
@@ -7416,7 +12354,19 @@ static void sqm__run_rows(sqm_session *s, const sqm__op *op)
         break;
     case SQM__OP_ACT: sqm__rows_run(&job, sqm__activate_task); break;
     case SQM__OP_GLU: sqm__rows_run(&job, sqm__glu_task); break;
-    default:          sqm__rows_run(&job, sqm__softcap_task); break;
+    case SQM__OP_SOFTMAX:
+        job.dim = op->count / op->groups;
+        job.groups = op->groups;
+        sqm__rows_run(&job, sqm__softmax_task);
+        break;
+    case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
+    default:
+        job.op = op;
+        job.groups = op->groups;
+        job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
+        if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
+        sqm__rows_run(&job, sqm__groups_task);
+        break;
     }
 }
 
@@ -7473,20 +12423,21 @@ static void sqm__run_ops(void *session)
         case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
         case SQM__OP_LINEAR:
             sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
-                            s->registers[op->src],
-                            (size_t)op->in_width, s->n_rows);
+                            s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
             break;
-        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_task); break;
+        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
-        case SQM__OP_NORM:
-        case SQM__OP_ACT:
-        case SQM__OP_GLU:
-        case SQM__OP_SOFTCAP: sqm__run_rows(s, op); break;
+        case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
+        case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
+            sqm__run_rows(s, op);
+            break;
+        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_by_rows(s, op, sqm__pair_row); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
-        case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
-        case SQM__OP_CAT:    sqm__run_cat(s, op); break;
-        default:             sqm__run_by_rows(s, op, sqm__elementwise_task); break;
+        case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
+        case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
+        case SQM__OP_GATE:   sqm__run_gate(s, op); break;
+        default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
         }
     }
 }
@@ -8510,7 +13461,8 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
 /* ---- an op as recipe text ------------------------------------------------------------------------------ */
 static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
 {
-    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS ? "rows" :
+    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS
+        ? "rows" :
                        r == SQM__REG_POSITIONS ? "positions" : r == SQM__REG_NONE ? "none" : NULL;
     if (name) { memcpy(dst, name, strlen(name) + 1); return; }
     snprintf(dst, 12, "r%d", (int)r);
@@ -9326,6 +14278,11 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_STREAMS
 #undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
+#undef SQM__SSD_P
+#undef SQM__SSD_N
+#undef SQM__SSD_STEP
+#undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB

@@ -154,6 +154,9 @@ static void test_good(void)
     ACCEPT("copy r1 r0 first=2 count=6\nlinear r0 r1 w=@narrow add=1\n");
     ACCEPT("act r0 r0 kind=gelu\nscale r0 r0 by=2\nsoftcap r0 r0 cap=3\nmul r0 r0 r0\n");
     ACCEPT("embed r1 tokens w=@table scale=0.5\nadd r0 r0 r1\n");
+    ACCEPT("linear r1 r0 w=@qkv\nlinear r2 r1 w=@narrow first=18\nlinear r0 r1 w=@square add=1 first=0\n");
+    ACCEPT("linear r1 r0 w=@qkv\ngate r0 r0 r1 act=silu first=16\ngate r0 r0 r0 act=none\n");
+    ACCEPT("softmax r1 r0\nsoftmax r1 r1 groups=2\nmonomials r2 r1 groups=4\nsoftmax r2 r2 groups=24\n");
 }
 
 static void test_registers(void)
@@ -207,6 +210,8 @@ static void test_options(void)
 static void test_shapes(void)
 {
     REFUSE("linear r1 r0 w=@narrow\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|8 columns");
+    REFUSE("linear r1 r0 w=@narrow first=3\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|5 columns");
+    REFUSE("linear r1 r0 w=@narrow first=8\n", SQM_E_SHAPE, "op 1|first = 8");
     REFUSE("linear r1 r0 w=@square,@narrow\n", SQM_E_SHAPE, "op 1|weight 1 is [8, 6]");
     REFUSE("linear r1 r0 w=@square,- b=@v8,@v8\n", SQM_E_SHAPE, "op 1 (linear)|panels");
     REFUSE("linear r1 r0 w=@table\n", SQM_E_SHAPE, "op 1 (linear)|panels");
@@ -230,6 +235,11 @@ static void test_shapes(void)
     REFUSE("embed r1 tokens w=@ids\n", SQM_E_SHAPE, "op 1|embed");
     REFUSE("embed r1 tokens\n", SQM_E_SHAPE, "op 1|w=");
     REFUSE("embed r1 positions w=@pos offset=5\n", SQM_E_SHAPE, "op 1 (embed)|offset = 5|from 0 to 4");
+    REFUSE("linear r1 r0 w=@qkv\ngate r0 r0 r1 act=silu first=17\n", SQM_E_SHAPE, "op 2|8 columns|17 of 24");
+    REFUSE("linear r1 r0 w=@qkv\ngate r1 r0 r1 act=silu\n", SQM_E_SHAPE, "op 2|gated by r1");
+    REFUSE("softmax r1 r0 groups=3\n", SQM_E_SHAPE, "op 1|8 columns|3 groups");
+    REFUSE("monomials r0 r0\n", SQM_E_FORMAT, "op 1|in place");
+    REFUSE("gate r1 r0 r0 act=silly\n", SQM_E_UNSUPPORTED, "op 1|act = 'silly'");
     REFUSE_WHOLE(EMBED "copy r0 r0 count=6\n" HEAD, SQM_E_SHAPE, "op 2|[11, 8]|6 columns");
 }
 

@@ -19,7 +19,7 @@ typedef struct vector_case {
     conv_source       source;
     json_doc          header, doc;      /* of the file; of its config */
     const json_value *config;
-    const char       *mechanism, *name;
+    const char       *mechanism, *name, *path;
     double            error, tolerance; /* of the worst value */
     int               failed;
     char              why[200];         /* SKIP or FAIL: the reason */
@@ -331,8 +331,15 @@ static int vector_rope(vector_case *v)
     return VECTOR_PASS;
 }
 
+#include "vec_linear.h"
+#include "vec_memory.h"
+#include "vec_ssm.h"
+
 /* ---- the mechanisms ------------------------------------------------------------------------------------ */
 static const struct { const char *name; int (*run)(vector_case *v); } vector_mechanisms[] = {
+    VECTOR_LINEAR_MECHANISMS
+    VECTOR_MEMORY_MECHANISMS
+    VECTOR_SSM_MECHANISMS
     { "mask", vector_sdpa }, { "rope", vector_rope }, { "sdpa", vector_sdpa }
 };
 
@@ -341,6 +348,7 @@ static int vector_run(vector_case *v, const char *path)
     const conv_file *f;
     const json_value *meta;
     const char *config;
+    v->path = path;
     conv_env_open(&v->env);
     v->source.env = &v->env;
     if (!conv_read_safetensors(&v->source, path)) return vector_stop(v, VECTOR_FAIL, v->env.error);
