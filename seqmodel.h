@@ -1778,9 +1778,9 @@ typedef struct sqm__lti_scan {
     void        *state;                 /* [states][re | im][16] floats; doubles when there is da_low */
     float       *y;                     /* [n_tokens] rows of y_stride floats */
     const float *u;                     /* [n_tokens] rows of u_stride floats */
-    const float *da, *da_low, *b, *c, *p, *q;   /* [states][re | im] rows of w_stride floats */
-    const float *d;                     /* [lanes]; each of them may be NULL, as da may not */
-    size_t       w_stride, u_stride, y_stride;
+    const float *da, *da_low, *b, *c, *p, *q;   /* [states][re | im][16]; all but da may be NULL */
+    const float *d;                     /* [lanes] or NULL */
+    size_t       u_stride, y_stride;
     size_t       imag;                  /* without c: imaginary parts lie this far behind in u and y */
     int32_t      states, n_tokens, lanes;
 } sqm__lti_scan;
@@ -3244,15 +3244,14 @@ SQM__SPECIAL void SQM__NAME(lti_states)(const sqm__lti_scan *s, v16 *y, int32_t 
 {
     v16 dr[2], di[2], minus_di[2], cr[2], ci[2], xr[2], xi[2];
     SQM__WIDE for (int32_t i = 0; i < P; i++) {
-        const size_t at = 2 * (size_t)(n + i), re = at * s->w_stride, im = re + s->w_stride;
-        const float *state = (const float *)s->state + at * SQM__LANES;
-        dr[i] = SQM__NAME(load_n)(s->da + re, s->lanes, 0.0f);
-        di[i] = SQM__NAME(load_n)(s->da + im, s->lanes, 0.0f);
+        const size_t re = 2 * (size_t)(n + i) * SQM__LANES, im = re + SQM__LANES;
+        dr[i] = SQM__NAME(load)(s->da + re);
+        di[i] = SQM__NAME(load)(s->da + im);
         minus_di[i] = SQM__SUB(SQM__SET1(0.0f), di[i]);
-        cr[i] = SQM__NAME(load_n)(s->c + re, s->lanes, 0.0f);
-        ci[i] = SQM__NAME(load_n)(s->c + im, s->lanes, 0.0f);
-        xr[i] = SQM__NAME(load)(state);
-        xi[i] = SQM__NAME(load)(state + SQM__LANES);
+        cr[i] = SQM__NAME(load)(s->c + re);
+        ci[i] = SQM__NAME(load)(s->c + im);
+        xr[i] = SQM__NAME(load)((const float *)s->state + re);
+        xi[i] = SQM__NAME(load)((const float *)s->state + im);
     }
     for (int32_t t = 0; t < n_tokens; t++) {
         const v16 u = SQM__NAME(load_n)(s->u + (size_t)(t0 + t) * s->u_stride, s->lanes, 0.0f);
@@ -3267,43 +3266,38 @@ SQM__SPECIAL void SQM__NAME(lti_states)(const sqm__lti_scan *s, v16 *y, int32_t 
         y[t] = sum;
     }
     SQM__WIDE for (int32_t i = 0; i < P; i++) {
-        float *state = (float *)s->state + 2 * (size_t)(n + i) * SQM__LANES;
-        SQM__NAME(store)(state, xr[i]);
-        SQM__NAME(store)(state + SQM__LANES, xi[i]);
+        const size_t re = 2 * (size_t)(n + i) * SQM__LANES;
+        SQM__NAME(store)((float *)s->state + re, xr[i]);
+        SQM__NAME(store)((float *)s->state + re + SQM__LANES, xi[i]);
     }
 }
 
 /* One token with the rank-one term: first what all states have along q, then every state. */
 SQM__SPECIAL v16 SQM__NAME(lti_rank1)(const sqm__lti_scan *s, v16 y, v16 u)
 {
-    const size_t width = s->w_stride;
-    const int32_t lanes = s->lanes;
+    const size_t end = 2 * (size_t)s->states * SQM__LANES;
+    float *x = (float *)s->state;
     v16 along = SQM__SET1(0.0f), across = along;
-    for (size_t n = 0; n < 2 * (size_t)s->states; n += 2) {
-        const float *state = (const float *)s->state + n * SQM__LANES, *q = s->q + n * width;
-        along = SQM__MADD(SQM__NAME(load_n)(q, lanes, 0.0f), SQM__NAME(load)(state), along);
-        across = SQM__MADD(SQM__NAME(load_n)(q + width, lanes, 0.0f), SQM__NAME(load)(state + SQM__LANES),
-                           across);
+    for (size_t re = 0; re < end; re += 2 * SQM__LANES) {
+        const size_t im = re + SQM__LANES;
+        along = SQM__MADD(SQM__NAME(load)(s->q + re), SQM__NAME(load)(x + re), along);
+        across = SQM__MADD(SQM__NAME(load)(s->q + im), SQM__NAME(load)(x + im), across);
     }
     along = SQM__ADD(along, across);
-    for (size_t n = 0; n < 2 * (size_t)s->states; n += 2) {
-        float *state = (float *)s->state + n * SQM__LANES;
-        const size_t re = n * width, im = re + width;
-        const v16 dr = SQM__NAME(load_n)(s->da + re, lanes, 0.0f);
-        const v16 di = SQM__NAME(load_n)(s->da + im, lanes, 0.0f);
-        v16 xr = SQM__NAME(load)(state), xi = SQM__NAME(load)(state + SQM__LANES);
-        v16 r = SQM__MUL(SQM__NAME(load_n)(s->b + re, lanes, 0.0f), u);
-        v16 i = SQM__MUL(SQM__NAME(load_n)(s->b + im, lanes, 0.0f), u);
-        r = SQM__MADD(SQM__NAME(load_n)(s->p + re, lanes, 0.0f), along, r);
-        i = SQM__MADD(SQM__NAME(load_n)(s->p + im, lanes, 0.0f), along, i);
+    for (size_t re = 0; re < end; re += 2 * SQM__LANES) {
+        const size_t im = re + SQM__LANES;
+        const v16 dr = SQM__NAME(load)(s->da + re), di = SQM__NAME(load)(s->da + im);
+        v16 xr = SQM__NAME(load)(x + re), xi = SQM__NAME(load)(x + im);
+        v16 r = SQM__MADD(SQM__NAME(load)(s->p + re), along, SQM__MUL(SQM__NAME(load)(s->b + re), u));
+        v16 i = SQM__MADD(SQM__NAME(load)(s->p + im), along, SQM__MUL(SQM__NAME(load)(s->b + im), u));
         r = SQM__SUB(SQM__MADD(dr, xr, r), SQM__MUL(di, xi));
         i = SQM__MADD(di, xr, SQM__MADD(dr, xi, i));
         xr = SQM__ADD(xr, r);
         xi = SQM__ADD(xi, i);
-        SQM__NAME(store)(state, xr);
-        SQM__NAME(store)(state + SQM__LANES, xi);
-        y = SQM__MADD(SQM__NAME(load_n)(s->c + re, lanes, 0.0f), xr, y);
-        y = SQM__MADD(SQM__NAME(load_n)(s->c + im, lanes, 0.0f), xi, y);
+        SQM__NAME(store)(x + re, xr);
+        SQM__NAME(store)(x + im, xi);
+        y = SQM__MADD(SQM__NAME(load)(s->c + re), xr, y);
+        y = SQM__MADD(SQM__NAME(load)(s->c + im), xi, y);
     }
     return y;
 }
@@ -3311,8 +3305,7 @@ SQM__SPECIAL v16 SQM__NAME(lti_rank1)(const sqm__lti_scan *s, v16 y, v16 u)
 /* Without c: one state a channel, its rows go in and out as they are. */
 SQM__SPECIAL void SQM__NAME(lti_direct)(const sqm__lti_scan *s)
 {
-    const v16 dr = SQM__NAME(load_n)(s->da, s->lanes, 0.0f);
-    const v16 di = SQM__NAME(load_n)(s->da + s->w_stride, s->lanes, 0.0f);
+    const v16 dr = SQM__NAME(load)(s->da), di = SQM__NAME(load)(s->da + SQM__LANES);
     const v16 minus_di = SQM__SUB(SQM__SET1(0.0f), di);
     float *state = (float *)s->state;
     v16 xr = SQM__NAME(load)(state), xi = SQM__NAME(load)(state + SQM__LANES);
@@ -3332,21 +3325,18 @@ SQM__SPECIAL void SQM__NAME(lti_direct)(const sqm__lti_scan *s)
 
 /* The same with states in double and da + da_low, for memories of many thousand steps, where the rounding of
    a float's da is the whole error. Plain C: every machine rounds doubles alike. */
-SQM__SPECIAL void SQM__NAME(lti_widen)(double *to, const float *from, const float *low, int32_t lanes)
-{
-    for (int32_t i = 0; i < SQM__LANES; i++)
-        to[i] = i >= lanes ? 0.0 : low ? (double)from[i] + (double)low[i] : (double)from[i];
-}
 SQM__SPECIAL void SQM__NAME(lti_states_double)(const sqm__lti_scan *s, double (*y)[SQM__LANES],
                                                double (*u)[SQM__LANES], int32_t n_tokens, int32_t n)
 {
-    const size_t re = 2 * (size_t)n * s->w_stride, im = re + s->w_stride;
-    double *xr = (double *)s->state + 2 * (size_t)n * SQM__LANES, *xi = xr + SQM__LANES;
+    const size_t re = 2 * (size_t)n * SQM__LANES, im = re + SQM__LANES;
+    double *xr = (double *)s->state + re, *xi = (double *)s->state + im;
     double dr[SQM__LANES], di[SQM__LANES], cr[SQM__LANES], ci[SQM__LANES];
-    SQM__NAME(lti_widen)(dr, s->da + re, s->da_low + re, s->lanes);
-    SQM__NAME(lti_widen)(di, s->da + im, s->da_low + im, s->lanes);
-    SQM__NAME(lti_widen)(cr, s->c + re, NULL, s->lanes);
-    SQM__NAME(lti_widen)(ci, s->c + im, NULL, s->lanes);
+    for (size_t i = 0; i < SQM__LANES; i++) {
+        dr[i] = (double)s->da[re + i] + (double)s->da_low[re + i];
+        di[i] = (double)s->da[im + i] + (double)s->da_low[im + i];
+        cr[i] = (double)s->c[re + i];
+        ci[i] = (double)s->c[im + i];
+    }
     for (int32_t t = 0; t < n_tokens; t++)
         for (int32_t i = 0; i < SQM__LANES; i++) {
             const double step = dr[i] * xr[i] - di[i] * xi[i] + u[t][i];
@@ -3362,9 +3352,11 @@ static SQM__NOINLINE void SQM__NAME(lti_double)(const sqm__lti_scan *s)
     for (int32_t t0 = 0; t0 < s->n_tokens; t0 += BLOCK) {
         const int32_t n_tokens = sqm__min(BLOCK, s->n_tokens - t0);
         for (int32_t t = 0; t < n_tokens; t++) {
-            SQM__NAME(lti_widen)(u[t], s->u + (size_t)(t0 + t) * s->u_stride, NULL, s->lanes);
-            for (int32_t i = 0; i < SQM__LANES; i++)
+            const float *from = s->u + (size_t)(t0 + t) * s->u_stride;
+            for (int32_t i = 0; i < SQM__LANES; i++) {
+                u[t][i] = i < s->lanes ? (double)from[i] : 0.0;
                 y[t][i] = s->d && i < s->lanes ? (double)s->d[i] * u[t][i] : 0.0;
+            }
         }
         for (int32_t n = 0; n < s->states; n++) SQM__NAME(lti_states_double)(s, y, u, n_tokens, n);
         for (int32_t t = 0; t < n_tokens; t++)
@@ -3377,10 +3369,10 @@ static SQM__NOINLINE void SQM__NAME(lti_direct_double)(const sqm__lti_scan *s)
     double *xr = (double *)s->state, *xi = xr + SQM__LANES;
     for (int32_t t = 0; t < s->n_tokens; t++)
         for (int32_t i = 0; i < s->lanes; i++) {
-            const float *u = s->u + (size_t)t * s->u_stride + i, *da = s->da + i, *low = s->da_low + i;
+            const float *u = s->u + (size_t)t * s->u_stride + i;
             float *y = s->y + (size_t)t * s->y_stride + i;
-            const double dr = (double)da[0] + (double)low[0];
-            const double di = (double)da[s->w_stride] + (double)low[s->w_stride];
+            const double dr = (double)s->da[i] + (double)s->da_low[i];
+            const double di = (double)s->da[SQM__LANES + i] + (double)s->da_low[SQM__LANES + i];
             const double step = dr * xr[i] - di * xi[i] + (double)u[0];
             xi[i] += dr * xi[i] + di * xr[i] + (double)u[s->imag];
             xr[i] += step;
@@ -4783,9 +4775,9 @@ static void sqm__run_groups(sqm_task task, const void *bound, const sqm_exec *x,
    Without c: one complex state a channel, rows [Re u | Im u] in, [Re x | Im x] out; the recipe's linear maps
    around it are B and C of a system with one shared state.
    Rows in  [channels], rows out [channels];  without c: [2 * channels] both
-   Weights  da, c, b, p, q [2 N, channels]: row 2n the real parts of state n, row 2n + 1 the imaginary ones;
-            d [channels], may be missing;  da_low like da: what rounding to float32 took from da. With it the
-            states are doubles.
+   Weights  da, c, b, p, q [channels, 2 N] in float32 panels: columns 2n and 2n + 1 are real and imaginary
+            part of state n;  d [channels], may be missing;  da_low like da: what rounding to float32 took from
+            da. With it the states are doubles.
    State    [group of 16 channels][N][Re, Im][16] in float32 or double.
    Order    d u, then the states in increasing n, real before imaginary part; the sum along q: two sums (real,
             imaginary) added at the end.
@@ -4802,28 +4794,35 @@ typedef struct sqm__lti {
     const float *da, *da_low, *b, *c, *d, *p, *q;
 } sqm__lti;
 
-/* An optional matrix of the shape of da */
-static sqm_result sqm__lti_matrix(const float **to, const sqm__lti *l, const sqm_param *params, int32_t n,
+/* One matrix of float32 panels, of the shape of da unless it is da itself; NULL when missing */
+static sqm_result sqm__lti_matrix(const float **to, sqm__lti *l, const sqm_param *params, int32_t n,
                                   const char *key, sqm_error *err)
 {
-    const int32_t expected = 2 * l->states;
-    int32_t rows, cols;
-    SQM__TRY(sqm__param_matrix(to, &rows, &cols, params, n, key, err));
-    if (*to && (rows != expected || cols != l->channels))
-        SQM__FAIL(err, SQM_E_SHAPE, rows, "%s is [%d, %d], da is [%d, %d]", key, rows, cols, expected,
-                  l->channels);
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *to = NULL;
+    if (!p) return SQM_OK;
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->dtype != SQM_F32) SQM__FAIL(err, SQM_E_SHAPE, t->dtype, "%s must be float32", key);
+    if (!l->da) {
+        l->channels = t->shape[0];
+        l->states = t->shape[1] / 2;
+    }
+    if (t->shape[1] % 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s has %d columns: no pairs", key, t->shape[1]);
+    if (t->shape[0] != l->channels || t->shape[1] / 2 != l->states)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], da is [%d, %d]", key, t->shape[0],
+                  t->shape[1], l->channels, 2 * l->states);
+    *to = (const float *)t->data;
     return SQM_OK;
 }
 static sqm_result sqm__lti_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                 int32_t *out_width, sqm_error *err)
 {
     sqm__lti *l = (sqm__lti *)bound;
-    int32_t rows;
     memset(l, 0, sizeof(*l));
-    SQM__TRY(sqm__param_matrix(&l->da, &rows, &l->channels, params, n, "da", err));
+    SQM__TRY(sqm__lti_matrix(&l->da, l, params, n, "da", err));
     if (!l->da) SQM__FAIL(err, SQM_E_SHAPE, 0, "lti needs its state matrix in da=");
-    if (rows % 2) SQM__FAIL(err, SQM_E_SHAPE, rows, "da has %d rows: complex states need pairs", rows);
-    l->states = rows / 2;
     SQM__TRY(sqm__lti_matrix(&l->da_low, l, params, n, "da_low", err));
     SQM__TRY(sqm__lti_matrix(&l->c, l, params, n, "c", err));
     SQM__TRY(sqm__lti_matrix(&l->b, l, params, n, "b", err));
@@ -4864,19 +4863,20 @@ static void sqm__lti_group(const sqm__groups_job *job, const sqm_span *span, int
 {
     const sqm__lti *l = (const sqm__lti *)job->bound;
     const size_t width = (size_t)(l->c ? l->channels : 2 * l->channels), first = (size_t)group * SQM__LANES;
+    const size_t at = 2 * first * (size_t)l->states;    /* of this group's panel */
     sqm__lti_scan s;
     s.state = (uint8_t *)span->state + sqm__lti_group_bytes(l) * (size_t)group;
     s.y = job->out + (size_t)span->first_row * width + first;
     s.u = job->in + (size_t)span->first_row * width + first;
-    s.da = l->da + first;
-    s.da_low = l->da_low ? l->da_low + first : NULL;
-    s.b = l->b ? l->b + first : NULL;
-    s.c = l->c ? l->c + first : NULL;
+    s.da = l->da + at;
+    s.da_low = l->da_low ? l->da_low + at : NULL;
+    s.b = l->b ? l->b + at : NULL;
+    s.c = l->c ? l->c + at : NULL;
+    s.p = l->p ? l->p + at : NULL;
+    s.q = l->q ? l->q + at : NULL;
     s.d = l->d ? l->d + first : NULL;
-    s.p = l->p ? l->p + first : NULL;
-    s.q = l->q ? l->q + first : NULL;
-    s.w_stride = s.imag = (size_t)l->channels;
     s.u_stride = s.y_stride = width;
+    s.imag = (size_t)l->channels;
     s.states = l->states;
     s.n_tokens = span->rows;
     s.lanes = sqm__min(SQM__LANES, l->channels - (int32_t)first);

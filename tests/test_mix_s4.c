@@ -24,7 +24,7 @@ typedef struct unit {
     sqm_param         params[MAX_PARAMS];
     sqm_tensor        tensors[MAX_PARAMS];
     const sqm_tensor *lists[MAX_PARAMS];
-    float            *owned[MAX_PARAMS];
+    float            *owned[MAX_PARAMS], *plain[MAX_PARAMS];
     int32_t           n_params, in_width, out_width, rows;
     uint8_t           bound[256];
     float            *in;
@@ -52,6 +52,18 @@ static const float *unit_tensor(unit *u, const char *key, float *values, int32_t
     p->n_tensors = 1;
     return values;
 }
+/* The same, packed into panels; returns the values as they were, also owned */
+static const float *unit_panels(unit *u, const char *key, float *values, int32_t rows, int32_t cols)
+{
+    const int32_t i = u->n_params, shape[2] = { rows, cols };
+    const size_t bytes = sqm_tensor_bytes(SQM_F32, SQM_PANELS, 2, shape);
+    float *packed = (float *)malloc(bytes);
+    CHECK(sqm_pack(packed, bytes, SQM_F32, values, rows, cols, NULL, NULL) == SQM_OK);
+    unit_tensor(u, key, packed, rows, cols);
+    u->tensors[i].layout = SQM_PANELS;
+    u->plain[i] = values;
+    return values;
+}
 static void unit_open(unit *u, const sqm_mixer *mixer, int32_t rows, int32_t in_width)
 {
     memset(u, 0, sizeof(*u));
@@ -70,7 +82,7 @@ static void unit_bind(unit *u)
 }
 static void unit_close(unit *u)
 {
-    for (int i = 0; i < MAX_PARAMS; i++) free(u->owned[i]);
+    for (int i = 0; i < MAX_PARAMS; i++) { free(u->owned[i]); free(u->plain[i]); }
     free(u->in);
 }
 
@@ -242,18 +254,18 @@ static void test_lti(int32_t channels, int32_t states, int32_t rows, int kind)
         for (int32_t h = 0; h < channels; h++) {        /* |a| up to 0.999, any angle */
             const double r = kind == 2 ? 0.5 : 0.999 - 0.3 * (double)draw(1000) / 1000.0;
             const double angle = 3.0 * (double)uniform();
-            values[2 * n * channels + h] = (float)(r * cos(angle) - 1.0);
-            values[(2 * n + 1) * channels + h] = (float)(r * sin(angle));
+            values[2 * (h * states + n)] = (float)(r * cos(angle) - 1.0);
+            values[2 * (h * states + n) + 1] = (float)(r * sin(angle));
         }
-    da = unit_tensor(&u, "da", values, 2 * states, channels);
-    if (wide) low = unit_tensor(&u, "da_low", fill(size, -3e-8f, 3e-8f), 2 * states, channels);
-    if (!direct) c = unit_tensor(&u, "c", fill(size, -1.0f, 1.0f), 2 * states, channels);
+    da = unit_panels(&u, "da", values, channels, 2 * states);
+    if (wide) low = unit_panels(&u, "da_low", fill(size, -3e-8f, 3e-8f), channels, 2 * states);
+    if (!direct) c = unit_panels(&u, "c", fill(size, -1.0f, 1.0f), channels, 2 * states);
     if (kind == 1 || kind == 2) d = unit_tensor(&u, "d", fill((size_t)channels, -1.0f, 1.0f), channels, 0);
     if (kind == 2) {
         const float reach = 0.6f / (float)states;
-        b = unit_tensor(&u, "b", fill(size, -1.0f, 1.0f), 2 * states, channels);
-        p = unit_tensor(&u, "p", fill(size, -1.0f, 1.0f), 2 * states, channels);
-        q = unit_tensor(&u, "q", fill(size, -reach, reach), 2 * states, channels);
+        b = unit_panels(&u, "b", fill(size, -1.0f, 1.0f), channels, 2 * states);
+        p = unit_panels(&u, "p", fill(size, -1.0f, 1.0f), channels, 2 * states);
+        q = unit_panels(&u, "q", fill(size, -reach, reach), channels, 2 * states);
     }
     unit_bind(&u);
     CHECK(u.out_width == width);
@@ -263,10 +275,10 @@ static void test_lti(int32_t channels, int32_t states, int32_t rows, int kind)
             const float *in = u.in + (size_t)t * (size_t)width + h;
             double *y = reference + (size_t)t * (size_t)width + h, along = 0.0;
             for (int32_t n = 0; q && n < 2 * states; n++)
-                along += (double)q[n * channels + h] * x[n * channels + h];
+                along += (double)q[2 * h * states + n] * x[2 * h * states + n];
             if (d) *y = (double)d[h] * (double)*in;
             for (int32_t n = 0; n < states; n++) {
-                const int32_t re = 2 * n * channels + h, im = re + channels;
+                const int32_t re = 2 * (h * states + n), im = re + 1;
                 const double ar = 1.0 + (double)da[re] + (low ? (double)low[re] : 0.0);
                 const double ai = (double)da[im] + (low ? (double)low[im] : 0.0);
                 const double r = ar * x[re] - ai * x[im], i = ai * x[re] + ar * x[im];
@@ -302,9 +314,9 @@ static void test_lti_long_memory(void)
         low[1] = (float)(im - (double)da[1]);
         c[0] = 1.0f;
         c[1] = 0.0f;
-        unit_tensor(&u, "da", da, 2, 1);
-        unit_tensor(&u, "c", c, 2, 1);
-        if (wide) unit_tensor(&u, "da_low", low, 2, 1);
+        unit_panels(&u, "da", da, 1, 2);
+        unit_panels(&u, "c", c, 1, 2);
+        if (wide) unit_panels(&u, "da_low", low, 1, 2);
         else free(low);
         unit_bind(&u);
         state = new_state(&u);
@@ -328,17 +340,12 @@ static void test_lti_long_memory(void)
 /* ---- rnn ----------------------------------------------------------------------------------------------- */
 static void test_rnn(int32_t states, int32_t copies, int32_t rows, int tanh_from)
 {
-    const int32_t width = states * copies, shape[2] = { states, states };
-    const size_t n = (size_t)states * (size_t)states;
-    float *w = fill(n, -1.5f / (float)states, 1.5f / (float)states);
-    const size_t bytes = sqm_tensor_bytes(SQM_F32, SQM_PANELS, 2, shape);
-    void *packed = malloc(bytes);
+    const int32_t width = states * copies;
+    const float size = 1.5f / (float)states, *w;
     double *reference = (double *)calloc((size_t)rows * (size_t)width, sizeof(double));
     unit u;
-    CHECK(sqm_pack(packed, bytes, SQM_F32, w, states, states, NULL, NULL) == SQM_OK);
     unit_open(&u, sqm_mixer_rnn(), rows, width);
-    unit_tensor(&u, "w", (float *)packed, states, states);
-    u.tensors[0].layout = SQM_PANELS;
+    w = unit_panels(&u, "w", fill((size_t)states * (size_t)states, -size, size), states, states);
     if (copies > 1) unit_number(&u, "copies", copies);
     if (tanh_from >= 0) { unit_text(&u, "act", "tanh"); unit_number(&u, "first", tanh_from); }
     unit_bind(&u);
@@ -350,7 +357,7 @@ static void test_rnn(int32_t states, int32_t copies, int32_t rows, int tanh_from
             reference[t * width + i] = tanh_from >= 0 && i % states >= tanh_from ? tanh(sum) : sum;
         }
     check_unit(&u, reference, 3e-6);
-    free(w); free(reference);
+    free(reference);
     unit_close(&u);
 }
 
@@ -548,30 +555,33 @@ static void test_lti_refusals(void)
     unit_open(&u, sqm_mixer_lti(), 1, 4);
     REFUSED(&u, "da=");
     unit_open(&u, sqm_mixer_lti(), 1, 4);
-    unit_tensor(&u, "da", fill(12, 0, 0), 3, 4);
-    REFUSED(&u, "da has 3 rows");
+    unit_panels(&u, "da", fill(12, 0, 0), 4, 3);
+    REFUSED(&u, "da has 3 columns");
     unit_open(&u, sqm_mixer_lti(), 1, 4);
-    unit_tensor(&u, "da", fill(8, 0, 0), 2, 4);
+    unit_tensor(&u, "da", fill(8, 0, 0), 4, 2);
+    REFUSED(&u, "in panels");
+    unit_open(&u, sqm_mixer_lti(), 1, 4);
+    unit_panels(&u, "da", fill(8, 0, 0), 4, 2);
     REFUSED(&u, "reads rows of 8, not 4");
     unit_open(&u, sqm_mixer_lti(), 1, 4);
-    unit_tensor(&u, "da", fill(8, 0, 0), 2, 4);
-    unit_tensor(&u, "c", fill(16, 0, 0), 4, 4);
-    REFUSED(&u, "c is [4, 4], da is [2, 4]");
+    unit_panels(&u, "da", fill(8, 0, 0), 4, 2);
+    unit_panels(&u, "c", fill(16, 0, 0), 4, 4);
+    REFUSED(&u, "c is [4, 4], da is [4, 2]");
     unit_open(&u, sqm_mixer_lti(), 1, 8);
-    unit_tensor(&u, "da", fill(16, 0, 0), 4, 4);
+    unit_panels(&u, "da", fill(16, 0, 0), 4, 4);
     REFUSED(&u, "one state a channel, not 2");
     unit_open(&u, sqm_mixer_lti(), 1, 4);
-    unit_tensor(&u, "da", fill(8, 0, 0), 2, 4);
-    unit_tensor(&u, "c", fill(8, 0, 0), 2, 4);
-    unit_tensor(&u, "p", fill(8, 0, 0), 2, 4);
+    unit_panels(&u, "da", fill(8, 0, 0), 4, 2);
+    unit_panels(&u, "c", fill(8, 0, 0), 4, 2);
+    unit_panels(&u, "p", fill(8, 0, 0), 4, 2);
     REFUSED(&u, "b, p and q go together");
     unit_open(&u, sqm_mixer_lti(), 1, 5);
-    unit_tensor(&u, "da", fill(8, 0, 0), 2, 4);
-    unit_tensor(&u, "c", fill(8, 0, 0), 2, 4);
+    unit_panels(&u, "da", fill(8, 0, 0), 4, 2);
+    unit_panels(&u, "c", fill(8, 0, 0), 4, 2);
     REFUSED(&u, "reads rows of 4, not 5");
     unit_open(&u, sqm_mixer_lti(), 1, 4);
-    unit_tensor(&u, "da", fill(8, 0, 0), 2, 4);
-    unit_tensor(&u, "c", fill(8, 0, 0), 2, 4);
+    unit_panels(&u, "da", fill(8, 0, 0), 4, 2);
+    unit_panels(&u, "c", fill(8, 0, 0), 4, 2);
     unit_tensor(&u, "d", fill(3, 0, 0), 3, 0);
     REFUSED(&u, "d must be 4 float32 values, has 3");
 }
@@ -586,8 +596,7 @@ static void test_refusals(void)
     unit_tensor(&u, "w", fill(16, 0, 0), 4, 4);
     REFUSED(&u, "in panels");
     unit_open(&u, sqm_mixer_rnn(), 1, 9);
-    unit_tensor(&u, "w", fill(16 * 4, 0, 0), 4, 4);
-    u.tensors[0].layout = SQM_PANELS;
+    unit_panels(&u, "w", fill(16, 0, 0), 4, 4);
     unit_number(&u, "copies", 2);
     REFUSED(&u, "w [4, 4] and 2 copies do not fit rows of 9");
     unit_open(&u, sqm_mixer_long_conv(), 1, 4);
