@@ -69,7 +69,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention, convolution
+     [MIX] sequence mixers: attention, convolution, state spaces
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -317,6 +317,10 @@ SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; namin
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_scan(void);
+SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
+SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_lti(void);
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
@@ -1771,6 +1775,40 @@ typedef struct sqm__taps {
     int32_t             n_taps, n;
 } sqm__taps;
 
+/* Rows of a diagonal scan for one panel of 16 channels, see [MIX.scan]. Strides count floats from one row to
+   the next and may be negative. A complex state has its n real parts first; so have a, b and c. */
+typedef struct sqm__scan {
+    float       *h;                     /* [n][16], complex [2 n][16] */
+    float       *y;
+    const float *x, *dt;                /* dt NULL: a holds e^(dt a) - 1 itself */
+    const float *b, *c;                 /* [n] for all channels, or [n][16] when wide */
+    const float *a;                     /* [n][16] */
+    const float *dt_bias, *d;           /* [lanes] or NULL */
+    ptrdiff_t    x_step, y_step, b_step, c_step;
+    int32_t      wide, n, rows, lanes, dt_act, input, fresh, is_complex;
+    float        dt_min, dt_max;
+} sqm__scan;
+enum { SQM__INPUT_STEP, SQM__INPUT_ONE, SQM__INPUT_ROOT };
+
+/* Rows of one head of a matrix state with a scalar decay, see [MIX.ssd]:
+   S = e^g S + sum_j w_j u_j k_j^T,   y_i = S q_i + d * u_i of the last n_outputs updates */
+typedef struct sqm__outer {             /* one rank-1 update of each row */
+    const float *u, *k, *w;             /* u [width], k [n] of the first row; w [rows] */
+    ptrdiff_t    u_step, k_step;
+} sqm__outer;
+typedef struct sqm__ssd {
+    float            *state;            /* [ceil(width / 16)][n][16] */
+    const float      *log_decay;        /* [rows] */
+    const sqm__outer *updates;          /* [n_updates] */
+    const float      *q, *d;            /* q [n] of the first row and output; d [width] or NULL */
+    float            *y;                /* [width] of the first row and output */
+    ptrdiff_t         q_step, y_step;   /* to the next row */
+    ptrdiff_t         q_next, y_next;   /* to the next output of a row */
+    int32_t           n_updates, n_outputs, width, n, rows;
+} sqm__ssd;
+enum { SQM__SCAN_ROWS = 64,             /* rows of one call of ssd at most */
+       SQM__MAX_RANK = 4 };             /* outputs of a row at most; updates: twice as many */
+
 /* A linear time-invariant state space for 16 channels over n_tokens ([MIX.lti]):
    x += da x + u, or with p: x += da x + b u + p sum_n <q_n, x_n>
    y = d u + sum_n <c_n, x_n>, or without c: x            <a, b> = Re a Re b + Im a Im b */
@@ -1819,6 +1857,10 @@ typedef struct sqm__kernels {
     void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
                         int32_t n_keys);
     void (*conv_row)(float *y, const sqm__taps *c);
+    void (*scan)(const sqm__scan *s);
+    void (*ssd)(const sqm__ssd *s);
+    /* angle += step * rate, kept within +-pi; and its sine and cosine */
+    void (*turn)(float *angle, float *sine, float *cosine, const float *rate, float step, int32_t n);
     void (*lti)(const sqm__lti_scan *s);
     void (*legs)(const sqm__legs_scan *s);
     void (*spike)(const sqm__spike_scan *s);
@@ -1981,6 +2023,7 @@ SQM__LANEWISE v16 SQM__NAME(abs)(v16 a)
     SQM__EACH a.v[i] = sqm__float(sqm__bits(a.v[i]) & 0x7fffffffu);
     return a;
 }
+SQM__LANEWISE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = sqm__sqrt(a.v[i]); return a; }
 SQM__LANEWISE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     SQM__EACH a.v[i] = sqm__float((sqm__bits(a.v[i]) & 0x7fffffffu) | (sqm__bits(s.v[i]) & 0x80000000u));
@@ -2059,6 +2102,9 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_T 4
 #define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
 #define SQM__TILE_ROWS 1                /* panels at once for a single token */
+#define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
+#define SQM__SSD_N 1
+#define SQM__SSD_STEP 1                 /* panels at once for a single row */
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
@@ -2134,6 +2180,7 @@ SQM__INLINE v16 SQM__NAME(abs)(v16 x)
     const __m256 sign = _mm256_set1_ps(-0.0f);
     return SQM__NAME(pair)(_mm256_andnot_ps(sign, x.a), _mm256_andnot_ps(sign, x.b));
 }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 x) { return SQM__NAME(pair)(_mm256_sqrt_ps(x.a), _mm256_sqrt_ps(x.b)); }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 x, v16 s)
 {
     const __m256 sign = _mm256_set1_ps(-0.0f);
@@ -2261,6 +2308,9 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_T 6
 #define SQM__TILE_Q 2
 #define SQM__TILE_ROWS 4
+#define SQM__SSD_P 1
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 2
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
@@ -2295,6 +2345,7 @@ SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return _mm512_fmadd_ps(a, 
 SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return _mm512_max_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return _mm512_min_ps(a, b); }
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return _mm512_andnot_ps(_mm512_set1_ps(-0.0f), a); }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { return _mm512_sqrt_ps(a); }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     return _mm512_or_ps(SQM__NAME(abs)(a), _mm512_and_ps(_mm512_set1_ps(-0.0f), s));
@@ -2380,6 +2431,9 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__TILE_T 12
 #define SQM__TILE_Q 8
 #define SQM__TILE_ROWS 4
+#define SQM__SSD_P 4
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 4
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
@@ -2449,6 +2503,7 @@ SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b)
     return a;
 }
 SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = vsqrtq_f32(a.v[i]); return a; }
 SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
 {
     SQM__EACH a.v[i] = vbslq_f32(vdupq_n_u32(0x80000000u), s.v[i], a.v[i]);
@@ -2537,6 +2592,9 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 #define SQM__TILE_T 5
 #define SQM__TILE_Q 2
 #define SQM__TILE_ROWS 2
+#define SQM__SSD_P 1
+#define SQM__SSD_N 4
+#define SQM__SSD_STEP 2
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -3005,6 +3063,46 @@ SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
     p = SQM__ADD(SQM__MADD(p, SQM__MUL(r, r), r), SQM__SET1(1.0f));
     return SQM__NAME(less)(x, low, SQM__SET1(0.0f), SQM__NAME(shift_exponent)(p, t));
 }
+/* e^x - 1, exact to 2 ulp near 0 too: 2^n (e^r - 1) + (2^n - 1) */
+SQM__SPECIAL v16 SQM__NAME(expm1)(v16 x)
+{
+    const v16 magic = SQM__SET1(12582912.0f), one = SQM__SET1(1.0f);
+    const v16 clamped = SQM__NAME(min)(SQM__NAME(max)(x, SQM__SET1(-86.5f)), SQM__SET1(88.3f));
+    const v16 t = SQM__MADD(clamped, SQM__SET1(1.44269504f), magic), n = SQM__SUB(t, magic);
+    const v16 r = SQM__MADD(n, SQM__SET1(2.12194440e-4f), SQM__MADD(n, SQM__SET1(-0.693359375f), clamped));
+    const v16 scale = SQM__NAME(shift_exponent)(one, t);
+    v16 p = SQM__SET1(1.394111150e-3f);
+    p = SQM__MADD(p, r, SQM__SET1(8.363176361e-3f));
+    p = SQM__MADD(p, r, SQM__SET1(4.166637528e-2f));
+    p = SQM__MADD(p, r, SQM__SET1(1.666657700e-1f));
+    p = SQM__MADD(p, r, SQM__SET1(5.000000027e-1f));
+    p = SQM__MADD(p, SQM__MUL(r, r), r);
+    return SQM__MADD(scale, p, SQM__SUB(scale, one));
+}
+/* Sine and cosine within 2 ulp of 1 for |x| < 8192: x = n pi/2 + r, polynomials (own minimax fits) on
+   |r| <= pi/4, then the quarter n mod 4 swaps and negates. */
+SQM__SPECIAL void SQM__NAME(sincos)(v16 x, v16 *sine, v16 *cosine)
+{
+    const v16 magic = SQM__SET1(12582912.0f), zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const v16 n = SQM__SUB(SQM__MADD(x, SQM__SET1(0.636619772f), magic), magic);
+    const v16 floor4 = SQM__SUB(SQM__ADD(SQM__MADD(n, SQM__SET1(0.25f), SQM__SET1(-0.375f)), magic), magic);
+    const v16 quarter = SQM__MADD(floor4, SQM__SET1(-4.0f), n);
+    const v16 off = SQM__NAME(abs)(SQM__SUB(quarter, SQM__SET1(2.0f)));     /* 1 in odd quarters */
+    v16 r = SQM__MADD(n, SQM__SET1(-1.5703125f), x), square, s, c, a, b;
+    r = SQM__MADD(n, SQM__SET1(-4.83751297e-4f), r);
+    r = SQM__MADD(n, SQM__SET1(-7.54978995e-8f), r);
+    square = SQM__MUL(r, r);
+    s = SQM__MADD(square, SQM__SET1(-1.951665570e-4f), SQM__SET1(8.332173542e-3f));
+    s = SQM__MADD(s, square, SQM__SET1(-1.666665487e-1f));
+    s = SQM__MADD(SQM__MUL(s, square), r, r);
+    c = SQM__MADD(square, SQM__SET1(2.443772992e-5f), SQM__SET1(-1.388736145e-3f));
+    c = SQM__MADD(c, square, SQM__SET1(4.166664675e-2f));
+    c = SQM__MADD(SQM__MUL(c, square), square, SQM__MADD(square, SQM__SET1(-0.5f), one));
+    a = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(off, one)), SQM__SET1(0.5f), c, s);
+    b = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(off, one)), SQM__SET1(0.5f), s, c);
+    *sine = SQM__NAME(less)(quarter, SQM__SET1(1.5f), a, SQM__SUB(zero, a));
+    *cosine = SQM__NAME(less)(SQM__NAME(abs)(SQM__SUB(quarter, SQM__SET1(1.5f))), one, SQM__SUB(zero, b), b);
+}
 SQM__SPECIAL v16 SQM__NAME(sigmoid)(v16 x)
 {
     const v16 one = SQM__SET1(1.0f);
@@ -3234,6 +3332,218 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
                             SQM__NAME(load_n)(c->rows[k] + i, left, 0.0f), sum);
         }
         SQM__NAME(store_n)(y + i, sum, left);
+    }
+}
+
+/* ---- state-space scans --------------------------------------------------------------------------------- */
+/* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
+   e^v - 1, so that slow states lose nothing to rounding. */
+SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 in, const int has_dt,
+                                     const int wide)
+{
+    const float *b = s->b + (ptrdiff_t)t * s->b_step, *c = s->c + (ptrdiff_t)t * s->c_step;
+    v16 y = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++) {
+        const v16 a = SQM__NAME(load)(s->a + n * SQM__LANES);
+        const v16 decay = has_dt ? SQM__NAME(expm1)(SQM__MUL(dt, a)) : a;
+        v16 h = SQM__NAME(load)(s->h + n * SQM__LANES);
+        h = SQM__MADD(decay, h, h);
+        h = SQM__MADD(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]), h);
+        SQM__NAME(store)(s->h + n * SQM__LANES, h);
+        y = SQM__MADD(h, wide ? SQM__NAME(load)(c + n * SQM__LANES) : SQM__SET1(c[n]), y);
+    }
+    return y;
+}
+/* The same with complex a, h, b and c, real parts first; returns 2 Re sum_n c h. */
+static v16 SQM__NAME(scan_row_complex)(const sqm__scan *s, int32_t t, v16 dt, v16 in)
+{
+    const float *b = s->b + (ptrdiff_t)t * s->b_step, *c = s->c + (ptrdiff_t)t * s->c_step;
+    const int32_t wide = s->wide ? SQM__LANES : 1;
+    v16 y = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++) {
+        const int32_t i = n + s->n;     /* of the imaginary part */
+        const v16 size = SQM__NAME(exp)(SQM__MUL(dt, SQM__NAME(load)(s->a + n * SQM__LANES)));
+        const v16 hr = SQM__NAME(load)(s->h + n * SQM__LANES), hi = SQM__NAME(load)(s->h + i * SQM__LANES);
+        v16 sine, cosine, re, im, br, bi, cr, ci;
+        SQM__NAME(sincos)(SQM__MUL(dt, SQM__NAME(load)(s->a + i * SQM__LANES)), &sine, &cosine);
+        sine = SQM__MUL(sine, size);
+        cosine = SQM__MUL(cosine, size);
+        br = s->wide ? SQM__NAME(load)(b + n * wide) : SQM__SET1(b[n]);
+        bi = s->wide ? SQM__NAME(load)(b + i * wide) : SQM__SET1(b[i]);
+        cr = s->wide ? SQM__NAME(load)(c + n * wide) : SQM__SET1(c[n]);
+        ci = s->wide ? SQM__NAME(load)(c + i * wide) : SQM__SET1(c[i]);
+        re = SQM__MADD(in, br, SQM__SUB(SQM__MUL(cosine, hr), SQM__MUL(sine, hi)));
+        im = SQM__MADD(in, bi, SQM__MADD(sine, hr, SQM__MUL(cosine, hi)));
+        SQM__NAME(store)(s->h + n * SQM__LANES, re);
+        SQM__NAME(store)(s->h + i * SQM__LANES, im);
+        y = SQM__ADD(y, SQM__SUB(SQM__MUL(cr, re), SQM__MUL(ci, im)));
+    }
+    return SQM__ADD(y, y);
+}
+static void SQM__NAME(scan)(const sqm__scan *s)
+{
+    const v16 zero = SQM__SET1(0.0f);
+    const v16 bias = s->dt_bias ? SQM__NAME(load_n)(s->dt_bias, s->lanes, 0.0f) : zero;
+    const v16 skip = s->d ? SQM__NAME(load_n)(s->d, s->lanes, 0.0f) : zero;
+    for (int32_t t = 0; t < s->rows; t++) {
+        const v16 x = SQM__NAME(load_n)(s->x + (ptrdiff_t)t * s->x_step, s->lanes, 0.0f);
+        v16 dt = zero, in = x, y;
+        if (s->dt) {
+            dt = SQM__NAME(load_n)(s->dt + (ptrdiff_t)t * s->x_step, s->lanes, 0.0f);
+            dt = SQM__NAME(act)(SQM__ADD(dt, bias), s->dt_act);
+            dt = SQM__NAME(min)(SQM__NAME(max)(dt, SQM__SET1(s->dt_min)), SQM__SET1(s->dt_max));
+            if (s->input == SQM__INPUT_STEP) in = SQM__MUL(dt, x);
+            if (s->input == SQM__INPUT_ROOT && !(s->fresh && t == 0)) {
+                const v16 twice = SQM__MUL(SQM__ADD(dt, dt), SQM__NAME(load)(s->a));
+                const v16 rest = SQM__SUB(zero, SQM__NAME(expm1)(twice));
+                in = SQM__MUL(SQM__NAME(sqrt)(SQM__NAME(max)(rest, zero)), x);
+            }
+        }
+        if (s->is_complex) y = SQM__NAME(scan_row_complex)(s, t, dt, in);
+        else if (s->dt && !s->wide) y = SQM__NAME(scan_row)(s, t, dt, in, 1, 0);
+        else y = SQM__NAME(scan_row)(s, t, dt, in, s->dt != NULL, s->wide);
+        if (s->d) y = SQM__MADD(skip, x, y);
+        SQM__NAME(store_n)(s->y + (ptrdiff_t)t * s->y_step, y, s->lanes);
+    }
+}
+
+/* One column of P panels of a matrix state: decay, updates, outputs, in this order for every tile shape. */
+SQM__SPECIAL void SQM__NAME(ssd_column)(v16 *state, v16 *acc, const v16 *u, v16 decay, const sqm__ssd *s,
+                                        int32_t t, int32_t n, const int32_t U, const int32_t R,
+                                        const int32_t P)
+{
+    SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__MADD(decay, state[p], state[p]);
+    for (int32_t j = 0; j < U; j++) {
+        const v16 k = SQM__SET1(s->updates[j].k[(ptrdiff_t)t * s->updates[j].k_step + n]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__MADD(u[j * P + p], k, state[p]);
+    }
+    for (int32_t i = 0; i < R; i++) {
+        const v16 q = SQM__SET1(s->q[(ptrdiff_t)t * s->q_step + i * s->q_next + n]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) acc[i * P + p] = SQM__MADD(state[p], q, acc[i * P + p]);
+    }
+}
+/* What row t adds to P panels from `panel` on: w u of each update */
+SQM__SPECIAL void SQM__NAME(ssd_inputs)(v16 *u, const sqm__ssd *s, int32_t t, int32_t panel, int32_t lanes,
+                                        const int32_t U, const int32_t P)
+{
+    for (int32_t j = 0; j < U; j++) {
+        const sqm__outer *o = &s->updates[j];
+        const float *from = o->u + (ptrdiff_t)t * o->u_step + panel * SQM__LANES;
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            u[j * P + p] = SQM__MUL(SQM__NAME(load_n)(from + p * SQM__LANES, lanes, 0.0f),
+                                    SQM__SET1(o->w[t]));
+    }
+}
+/* N columns of P panels stay in registers over all rows; the outputs' sums go through memory. */
+SQM__SPECIAL void SQM__NAME(ssd_tile)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t n,
+                                      int32_t lanes, const int32_t U, const int32_t R, const int32_t P,
+                                      const int32_t N)
+{
+    float *at = s->state + ((size_t)panel * (size_t)s->n + (size_t)n) * SQM__LANES;
+    const size_t next = (size_t)s->n * SQM__LANES;
+    v16 state[SQM__SSD_N * SQM__SSD_P], acc[SQM__MAX_RANK * SQM__SSD_P], u[2 * SQM__MAX_RANK * SQM__SSD_P];
+    SQM__WIDE for (int32_t k = 0; k < N; k++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            state[k * P + p] = SQM__NAME(load)(at + (size_t)p * next + k * SQM__LANES);
+    for (int32_t t = 0; t < s->rows; t++) {
+        float *y = s->y + (ptrdiff_t)t * s->y_step + panel * SQM__LANES;
+        SQM__NAME(ssd_inputs)(u, s, t, panel, lanes, U, P);
+        for (int32_t i = 0; i < R; i++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                acc[i * P + p] = n == 0 ? SQM__SET1(0.0f)
+                    : SQM__NAME(load_n)(y + i * s->y_next + p * SQM__LANES, lanes, 0.0f);
+        SQM__WIDE for (int32_t k = 0; k < N; k++)
+            SQM__NAME(ssd_column)(state + k * P, acc, u, SQM__SET1(decay[t]), s, t, n + k, U, R, P);
+        for (int32_t i = 0; i < R; i++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                SQM__NAME(store_n)(y + i * s->y_next + p * SQM__LANES, acc[i * P + p], lanes);
+    }
+    SQM__WIDE for (int32_t k = 0; k < N; k++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store)(at + (size_t)p * next + k * SQM__LANES, state[k * P + p]);
+}
+/* A single row: the state goes through registers once, the sums stay in them. */
+SQM__SPECIAL void SQM__NAME(ssd_step)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t lanes,
+                                      const int32_t U, const int32_t R, const int32_t P)
+{
+    float *at = s->state + (size_t)panel * (size_t)s->n * SQM__LANES, *y = s->y + panel * SQM__LANES;
+    const size_t next = (size_t)s->n * SQM__LANES;
+    v16 acc[SQM__MAX_RANK * SQM__SSD_STEP], u[2 * SQM__MAX_RANK * SQM__SSD_STEP];
+    SQM__NAME(ssd_inputs)(u, s, 0, panel, lanes, U, P);
+    for (int32_t i = 0; i < R * P; i++) acc[i] = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < s->n; n++, at += SQM__LANES) {
+        v16 state[SQM__SSD_STEP];
+        SQM__WIDE for (int32_t p = 0; p < P; p++) state[p] = SQM__NAME(load)(at + (size_t)p * next);
+        SQM__NAME(ssd_column)(state, acc, u, SQM__SET1(decay[0]), s, 0, n, U, R, P);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(at + (size_t)p * next, state[p]);
+    }
+    for (int32_t i = 0; i < R; i++)
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            SQM__NAME(store_n)(y + i * s->y_next + p * SQM__LANES, acc[i * P + p], lanes);
+}
+SQM__SPECIAL void SQM__NAME(ssd_panels)(const sqm__ssd *s, const float *decay, int32_t panel, int32_t lanes,
+                                        const int32_t U, const int32_t R, const int32_t P)
+{
+    int32_t n = 0;
+    for (; n + SQM__SSD_N <= s->n; n += SQM__SSD_N)
+        SQM__NAME(ssd_tile)(s, decay, panel, n, lanes, U, R, P, SQM__SSD_N);
+    for (; n < s->n; n++) SQM__NAME(ssd_tile)(s, decay, panel, n, lanes, U, R, P, 1);
+}
+SQM__SPECIAL void SQM__NAME(ssd_rows)(const sqm__ssd *s, const float *decay, const int32_t U, const int32_t R)
+{
+    const int32_t full = s->width / SQM__LANES, rest = s->width % SQM__LANES;
+    int32_t p = 0;
+    if (s->rows == 1) {
+        for (; p + SQM__SSD_STEP <= full; p += SQM__SSD_STEP)
+            SQM__NAME(ssd_step)(s, decay, p, SQM__LANES, U, R, SQM__SSD_STEP);
+        for (; p < full; p++) SQM__NAME(ssd_step)(s, decay, p, SQM__LANES, U, R, 1);
+        if (rest) SQM__NAME(ssd_step)(s, decay, p, rest, U, R, 1);
+        return;
+    }
+    if (SQM__SSD_P > 1)
+        for (; p + SQM__SSD_P <= full; p += SQM__SSD_P)
+            SQM__NAME(ssd_panels)(s, decay, p, SQM__LANES, U, R, SQM__SSD_P);
+    for (; p < full; p++) SQM__NAME(ssd_panels)(s, decay, p, SQM__LANES, U, R, 1);
+    if (rest) SQM__NAME(ssd_panels)(s, decay, p, rest, U, R, 1);
+}
+static void SQM__NAME(ssd)(const sqm__ssd *s)
+{
+    float decay[SQM__SCAN_ROWS];
+    for (int32_t t = 0; t < s->rows; t += SQM__LANES)
+        SQM__NAME(store_n)(decay + t, SQM__NAME(expm1)(SQM__NAME(load_n)(s->log_decay + t, s->rows - t,
+                                                                        0.0f)), s->rows - t);
+    if (s->n_updates == 1 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 1, 1);
+    else if (s->n_updates == 2 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 2, 1);
+    else SQM__NAME(ssd_rows)(s, decay, s->n_updates, s->n_outputs);
+    for (int32_t i = 0; s->d && i < s->n_outputs; i++) {
+        const sqm__outer *o = &s->updates[s->n_updates - s->n_outputs + i];
+        for (int32_t t = 0; t < s->rows; t++)
+            for (int32_t k = 0; k < s->width; k += SQM__LANES) {
+                float *y = s->y + (ptrdiff_t)t * s->y_step + i * s->y_next + k;
+                const float *u = o->u + (ptrdiff_t)t * o->u_step + k;
+                const int32_t left = s->width - k;
+                SQM__NAME(store_n)(y, SQM__MADD(SQM__NAME(load_n)(s->d + k, left, 0.0f),
+                                                SQM__NAME(load_n)(u, left, 0.0f),
+                                                SQM__NAME(load_n)(y, left, 0.0f)), left);
+            }
+    }
+}
+
+static void SQM__NAME(turn)(float *angle, float *sine, float *cosine, const float *rate, float step,
+                            int32_t n)
+{
+    const v16 magic = SQM__SET1(12582912.0f);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        v16 a = SQM__MADD(SQM__NAME(load_n)(rate + i, n - i, 0.0f), SQM__SET1(step),
+                          SQM__NAME(load_n)(angle + i, n - i, 0.0f)), s, c;
+        const v16 turns = SQM__SUB(SQM__MADD(a, SQM__SET1(0.159154943f), magic), magic);
+        a = SQM__MADD(turns, SQM__SET1(-6.28125f), a);
+        a = SQM__MADD(turns, SQM__SET1(-1.93500519e-3f), a);
+        a = SQM__MADD(turns, SQM__SET1(-3.01991598e-7f), a);
+        SQM__NAME(sincos)(a, &s, &c);
+        SQM__NAME(store_n)(angle + i, a, n - i);
+        SQM__NAME(store_n)(sine + i, s, n - i);
+        SQM__NAME(store_n)(cosine + i, c, n - i);
     }
 }
 
@@ -3658,7 +3968,8 @@ static const sqm__kernels SQM__NAME(table) = {
 #endif
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row),
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row), SQM__NAME(scan), SQM__NAME(ssd),
+    SQM__NAME(turn),
     SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
     SQM__NAME(convolve)
 };
@@ -3670,6 +3981,9 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_T
 #undef SQM__TILE_Q
 #undef SQM__TILE_ROWS
+#undef SQM__SSD_P
+#undef SQM__SSD_N
+#undef SQM__SSD_STEP
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__SET1
@@ -4191,6 +4505,25 @@ static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t
     *cols = t->shape[1];
     return SQM_OK;
 }
+/* The one float32 matrix [rows, cols] in panels of 16 rows under `key`; NULL when missing. rows 0: any. */
+static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t *cols,
+                                    const sqm_param *params, int32_t n, const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *panels = NULL;
+    if (!p) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_PANELS || t->ndim != 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one float32 matrix in panels",
+                  key);
+    if (*rows && (t->shape[0] != *rows || t->shape[1] != *cols))
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], expected [%d, %d]", key, t->shape[0],
+                  t->shape[1], *rows, *cols);
+    *rows = t->shape[0];
+    *cols = t->shape[1];
+    *panels = (const float *)t->data;
+    return SQM_OK;
+}
 static const char *const sqm__act_names[SQM_ACT_COUNT] = {
     "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus"
 };
@@ -4515,7 +4848,8 @@ SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer
    conv_whole  future = (K - 1) / 2 unless given: looks ahead, needs the whole sequence, zeros at both ends.
                columns = C: the rows are a picture of C columns, row-major; across = A: the K taps are K / A
                lines of A taps, centred. Zeros around the picture.
-   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels]
+   Rows in  columns first .. first + channels - 1 of wider rows;        rows out  [channels], with rest=1
+            followed by the columns behind them, unchanged
    Weights  w [K, channels], tap 0 the oldest, no flip (a correlation, as torch.nn.Conv1d);  b [channels]
    State    ring of (K - 1) * dilation rows: the inputs before bias and activation, position p in row
             p % length.
@@ -4527,7 +4861,7 @@ SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer
    Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba1_block, mamba2_block, hydra_block, ss2d. */
 enum { SQM__MAX_TAPS = 64 };
 typedef struct sqm__conv {
-    int32_t      channels, taps, past, dilation, act, first, in_width;
+    int32_t      channels, taps, past, dilation, act, first, rest, in_width;
     int32_t      history;               /* rows of the ring */
     int32_t      columns, across;       /* picture; 0: none */
     const float *weights, *bias;        /* [taps, channels], [channels] or NULL */
@@ -4548,10 +4882,12 @@ static sqm_result sqm__conv_bind_common(sqm__conv *c, const sqm_param *params, i
     SQM__TRY(sqm__param_vector(&c->bias, params, n, "b", c->channels, err));
     SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
     SQM__TRY(sqm__param_int(&c->dilation, params, n, "dilation", 1, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->rest, params, n, "rest", 0, 0, 1, err));
+    if (c->rest) c->rest = in_width - c->first - c->channels;
     c->past = c->taps - 1;
     c->history = c->past * c->dilation;
     c->in_width = in_width;
-    *out_width = c->channels;
+    *out_width = c->channels + c->rest;
     return SQM_OK;
 }
 static sqm_result sqm__conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -4659,10 +4995,13 @@ static void sqm__conv_task(void *arg, int32_t piece)
         const sqm_span *span = &job->spans[s];
         const int32_t to = sqm__min(last - before, span->rows);
         for (int32_t t = sqm__max(first - before, 0); t < to; t++) {
-            float *y = job->out + (size_t)(span->first_row + t) * (size_t)c->channels;
+            const size_t row = (size_t)(span->first_row + t);
+            float *y = job->out + row * (size_t)(c->channels + c->rest);
             sqm__conv_inputs(c, rows, job->in, span, t);
             job->x->kernels->conv_row(y, &taps);
             if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+            memcpy(y + c->channels, job->in + row * (size_t)c->in_width + c->first + c->channels,
+                   (size_t)c->rest * sizeof(float));
         }
     }
 }
@@ -4688,16 +5027,592 @@ static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, 
 }
 
 static const sqm_mixer sqm__conv_mixer = {
-    "conv", "w b act first dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    "conv", "w b act first rest dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
     sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
 static const sqm_mixer sqm__conv_whole_mixer = {
-    "conv_whole", "w b act first dilation future columns across", sizeof(sqm__conv), SQM_MIXER_WHOLE_ONLY, 0,
-    sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes,
-    sqm__conv_reset, sqm__conv_forward
+    "conv_whole", "w b act first rest dilation future columns across", sizeof(sqm__conv),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes,
+    sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
+
+/* ---- orders of a scan ------------------------------------------------------------------------------------
+   The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
+   pictures of `columns` columns (row-major rows) column by column downwards, or that reversed. */
+enum { SQM__ORDER_FORWARD, SQM__ORDER_BACKWARD, SQM__ORDER_DOWN, SQM__ORDER_UP };
+static const char *const sqm__order_names[] = { "forward", "backward", "down", "up" };
+typedef struct sqm__order { int32_t kind, columns; } sqm__order;
+typedef struct sqm__run_of { int32_t first, step, count; } sqm__run_of;
+
+/* Run i of n rows; 0: there are no more. */
+static int sqm__order_run(sqm__run_of *run, const sqm__order *o, int32_t n, int32_t i)
+{
+    if (o->kind == SQM__ORDER_FORWARD || o->kind == SQM__ORDER_BACKWARD) {
+        run->first = o->kind == SQM__ORDER_FORWARD ? 0 : n - 1;
+        run->step = o->kind == SQM__ORDER_FORWARD ? 1 : -1;
+        run->count = n;
+        return i == 0;
+    }
+    if (i >= sqm__min(n, o->columns)) return 0;
+    run->first = o->kind == SQM__ORDER_DOWN ? i : sqm__min(n, o->columns) - 1 - i;
+    run->count = (n - 1 - run->first) / o->columns + 1;
+    run->step = o->columns;
+    if (o->kind == SQM__ORDER_UP) {
+        run->first += (run->count - 1) * o->columns;
+        run->step = -o->columns;
+    }
+    return 1;
+}
+static sqm_result sqm__order_bind(sqm__order *o, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_choice(&o->kind, params, n, "order", sqm__order_names, SQM__COUNT(sqm__order_names),
+                               SQM__ORDER_FORWARD, err));
+    SQM__TRY(sqm__param_int(&o->columns, params, n, "columns", 0, 0, 1 << 24, err));
+    if (o->kind >= SQM__ORDER_DOWN && o->columns == 0)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "order = %s needs columns=", sqm__order_names[o->kind]);
+    return SQM_OK;
+}
+
+/* Where a part of the rows lies: at the column that `key` says, or behind the part before it. */
+static sqm_result sqm__part_at(int32_t *at, int64_t *end, const sqm_param *params, int32_t n,
+                               const char *key, int64_t width, int32_t in_width, sqm_error *err)
+{
+    const int32_t otherwise = *end < in_width ? (int32_t)*end : in_width;
+    SQM__TRY(sqm__param_int(at, params, n, key, otherwise, 0, in_width, err));
+    if (width > in_width - *at)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%s: %z columns from column %d on do not fit rows of %d", key,
+                  (uint64_t)width, *at, in_width);
+    *end = *at + width;
+    return SQM_OK;
+}
+
+/* Activation, bias and limits of a step size: act(dt + bias) clipped to [dt_min, dt_max] */
+typedef struct sqm__step_size {
+    const float *bias;                  /* [count] or NULL */
+    float        low, high;
+    int32_t      act;
+} sqm__step_size;
+static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int32_t n, int32_t count,
+                                 sqm_error *err)
+{
+    SQM__TRY(sqm__param_choice(&s->act, params, n, "dt_act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_SOFTPLUS,
+                               err));
+    SQM__TRY(sqm__param_vector(&s->bias, params, n, "dt_bias", count, err));
+    SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
+    SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
+    if (!(s->low <= s->high) || s->low < 0.0f)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min and dt_max must be 0 <= dt_min <= dt_max");
+    return SQM_OK;
+}
+
+/* ---- [MIX.scan] diagonal state, decay from a step size or fixed -------------------------------------------
+   dt = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                       channel by channel
+   h_t = e^(dt a) h_(t-1) + u_t B_t                            h [channels, n], zero or init before the start
+   y_t = sum_n C_t h_t + d x_t                                 complex: 2 Re sum_n C_t h_t + d x_t
+   input=step  u = dt x (Mamba's Euler step);  one  u = x;  root  u = sqrt(1 - e^(2 dt a)) x, and x itself at
+               position 0 (RG-LRU; n = 1)
+   a        [channels, n] in panels, usually negative; or decay = e^(dt a) - 1 itself, then there is no dt
+   b, c     [channels, n] in panels: constant; without them B and C come with each row, one for each of
+            `groups` groups of channels. complex=1: 2 n columns, real parts first, for a, b, c, B and C.
+   Rows in  [x: channels | dt: channels | B: groups x n | C: groups x n], or wherever x_at, dt_at, b_at and
+            c_at say;  rows out [channels]
+   scan_whole  order=forward|backward|down|up, see above: needs the whole sequence.
+   State    [panel of 16 channels][n][16] floats (complex: 2 n).  Cost: n exponentials a channel and token.
+   Order    every state and every channel's sum over n is a chain of its own: no cut changes it. h moves by
+            e^v - 1 instead of e^v, so that slow states stay exact over 10^6 tokens.
+   Source   Mamba (2312.00752) selective_scan; real S4D; MEGA's damped EMA (2209.10655) by decay, b, c; Vim
+            (2401.09417) and VMamba (2401.10166) by order; RG-LRU (2402.19427) by dt_act=sigmoid input=root.
+   Traps    A = -exp(A_log) is the converter's. dt_bias stands inside the activation. The gate is a recipe op.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: selective_scan, mamba1_block, vim_block, ss2d,
+            mega_ema. */
+typedef struct sqm__selective {
+    const float   *a, *b, *c, *d, *init;
+    sqm__step_size dt;
+    sqm__order     order;
+    int32_t        channels, n, parts, groups, input, is_complex, has_dt, in_width;   /* parts: n or 2 n */
+    int32_t        x_at, dt_at, b_at, c_at;
+    int32_t        expand;              /* a panel holds channels of several groups: B and C are spread */
+    int32_t        whole;               /* no state is kept */
+} sqm__selective;
+
+static const char *const sqm__input_names[] = { "step", "one", "root" };
+
+static sqm_result sqm__scan_tensors(sqm__selective *s, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const float *decay = NULL;
+    int32_t rows = 0, cols = 0;
+    SQM__TRY(sqm__param_int(&s->is_complex, params, n, "complex", 0, 0, 1, err));
+    SQM__TRY(sqm__param_panels(&s->a, &rows, &cols, params, n, "a", err));
+    SQM__TRY(sqm__param_panels(&decay, &rows, &cols, params, n, "decay", err));
+    if ((s->a != NULL) == (decay != NULL))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "a scan needs either a= or decay=");
+    if (cols % (s->is_complex ? 2 : 1))
+        SQM__FAIL(err, SQM_E_SHAPE, cols, "a complex state of %d numbers is not even", cols);
+    if (s->is_complex && decay) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "a complex scan takes a=, not decay=");
+    s->has_dt = s->a != NULL;
+    if (decay) s->a = decay;
+    s->channels = rows;
+    s->parts = cols;
+    s->n = s->is_complex ? cols / 2 : cols;
+    SQM__TRY(sqm__param_panels(&s->b, &rows, &cols, params, n, "b", err));
+    SQM__TRY(sqm__param_panels(&s->c, &rows, &cols, params, n, "c", err));
+    if ((s->b == NULL) != (s->c == NULL))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "a scan needs both b= and c=, or neither");
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", s->channels, err));
+    SQM__TRY(sqm__param_matrix(&s->init, &rows, &cols, params, n, "init", err));
+    if (s->init && (rows != s->channels || cols != s->parts))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "init is [%d, %d], expected [%d, %d]", rows, cols, s->channels,
+                  s->parts);
+    return SQM_OK;
+}
+static sqm_result sqm__scan_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__selective *s = (sqm__selective *)bound;
+    int64_t end = 0;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__scan_tensors(s, params, n, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->channels, err));
+    SQM__TRY(sqm__param_choice(&s->input, params, n, "input", sqm__input_names, SQM__COUNT(sqm__input_names),
+                               s->has_dt ? SQM__INPUT_STEP : SQM__INPUT_ONE, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->channels, err));
+    if (s->channels % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d channels do not divide into %d groups", s->channels,
+                  s->groups);
+    if ((!s->has_dt && s->input != SQM__INPUT_ONE) || (s->input == SQM__INPUT_ROOT && s->parts != 1))
+        SQM__FAIL(err, SQM_E_SHAPE, s->n, "input = %s does not go with %d states%s",
+                  sqm__input_names[s->input], s->n, s->has_dt ? "" : " and decay=");
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", s->channels, in_width, err));
+    if (s->has_dt) SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->channels, in_width, err));
+    if (!s->b) {
+        const int64_t width = (int64_t)s->groups * s->parts;
+        SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", width, in_width, err));
+        SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", width, in_width, err));
+    }
+    s->expand = !s->b && s->groups > 1 && s->channels / s->groups % SQM__LANES != 0;
+    s->in_width = in_width;
+    *out_width = s->channels;
+    return SQM_OK;
+}
+static sqm_result sqm__scan_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                       int32_t *out_width, sqm_error *err)
+{
+    sqm__selective *s = (sqm__selective *)bound;
+    SQM__TRY(sqm__scan_bind(bound, params, n, in_width, out_width, err));
+    s->whole = 1;
+    return sqm__order_bind(&s->order, params, n, err);
+}
+
+SQM__INLINE size_t sqm__scan_panel_floats(const sqm__selective *s) { return (size_t)s->parts * SQM__LANES; }
+static size_t sqm__scan_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    const size_t panels = (size_t)sqm__ceil_div(s->channels, SQM__LANES);
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__scan_panel_floats(s) * panels * sizeof(float);      /* no more than the tensor a has */
+}
+static size_t sqm__scan_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__scan_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Of one piece: a state for spans without one, spread B and C */
+static size_t sqm__scan_piece_floats(const sqm__selective *s)
+{
+    return sqm__scan_panel_floats(s) * (s->expand ? 3u : 1u);
+}
+static size_t sqm__scan_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__scan_piece_floats((const sqm__selective *)bound) * sizeof(float) * (size_t)threads;
+}
+
+/* The state of one panel before the first row */
+static void sqm__scan_start(const sqm__selective *s, float *h, int32_t panel)
+{
+    memset(h, 0, sqm__scan_panel_floats(s) * sizeof(float));
+    for (int32_t i = 0; s->init && i < SQM__LANES && panel * SQM__LANES + i < s->channels; i++)
+        for (int32_t k = 0; k < s->parts; k++)
+            h[k * SQM__LANES + i] = s->init[(size_t)(panel * SQM__LANES + i) * (size_t)s->parts + (size_t)k];
+}
+static void sqm__scan_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (int32_t p = 0; p < sqm__ceil_div(s->channels, SQM__LANES); p++)
+        sqm__scan_start(s, (float *)state + (size_t)p * sqm__scan_panel_floats(s), p);
+}
+
+typedef struct sqm__scan_job {
+    const sqm__selective *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__scan_job;
+
+/* B and C of one row as [parts][16]: each lane reads those of its channel's group. */
+static void sqm__scan_spread(const sqm__selective *s, float *b, float *c, const float *row, int32_t panel)
+{
+    for (int32_t i = 0; i < SQM__LANES; i++) {
+        const int32_t channel = sqm__min(panel * SQM__LANES + i, s->channels - 1);
+        const int32_t at = channel / (s->channels / s->groups) * s->parts;
+        for (int32_t k = 0; k < s->parts; k++) {
+            b[k * SQM__LANES + i] = row[s->b_at + at + k];
+            c[k * SQM__LANES + i] = row[s->c_at + at + k];
+        }
+    }
+}
+
+/* What does not depend on the rows: channels, weights, limits. */
+static void sqm__scan_panel(sqm__scan *k, const sqm__selective *s, int32_t panel)
+{
+    const size_t at = (size_t)panel * sqm__scan_panel_floats(s);
+    const int32_t first = panel * SQM__LANES;
+    memset(k, 0, sizeof(*k));
+    k->a = s->a + at;
+    k->b = s->b ? s->b + at : NULL;
+    k->c = s->c ? s->c + at : NULL;
+    k->d = s->d ? s->d + first : NULL;
+    k->dt_bias = s->dt.bias ? s->dt.bias + first : NULL;
+    k->dt_min = s->dt.low;
+    k->dt_max = s->dt.high;
+    k->dt_act = s->dt.act;
+    k->wide = s->b != NULL || s->expand;
+    k->n = s->n;
+    k->is_complex = s->is_complex;
+    k->input = s->input;
+    k->lanes = sqm__min(SQM__LANES, s->channels - first);
+}
+
+/* One panel of channels of one span, in the order of the scan */
+static void sqm__scan_unit(const sqm__scan_job *job, float *scratch, const sqm_span *span, int32_t panel)
+{
+    const sqm__selective *s = job->s;
+    const size_t floats = sqm__scan_panel_floats(s);
+    const int32_t first = panel * SQM__LANES;
+    const ptrdiff_t at = s->groups > 1 ? first / (s->channels / s->groups) * s->parts : 0;
+    sqm__run_of run;
+    sqm__scan k;
+    sqm__scan_panel(&k, s, panel);
+    k.h = span->state && !s->whole ? (float *)span->state + (size_t)panel * floats : scratch;
+    if (k.h == scratch) sqm__scan_start(s, k.h, panel);
+    for (int32_t i = 0; sqm__order_run(&run, &s->order, span->rows, i); i++) {
+        const int32_t rows = s->expand ? 1 : run.count;
+        k.x_step = (ptrdiff_t)run.step * s->in_width;
+        k.y_step = (ptrdiff_t)run.step * s->channels;
+        k.rows = rows;
+        for (int32_t t = 0; t < run.count; t += rows) {
+            const ptrdiff_t row = (ptrdiff_t)span->first_row + run.first + (ptrdiff_t)t * run.step;
+            const float *in = job->in + row * s->in_width;
+            k.x = in + s->x_at + first;
+            k.dt = s->has_dt ? in + s->dt_at + first : NULL;
+            k.y = job->out + row * s->channels + first;
+            k.fresh = i == 0 && t == 0 && span->position == 0;
+            if (s->expand) {
+                k.b = scratch + floats;
+                k.c = scratch + 2 * floats;
+                sqm__scan_spread(s, scratch + floats, scratch + 2 * floats, in, panel);
+            } else if (!s->b) {
+                k.b = in + s->b_at + at;
+                k.c = in + s->c_at + at;
+                k.b_step = k.c_step = k.x_step;
+            }
+            job->x->kernels->scan(&k);
+        }
+    }
+}
+static void sqm__scan_task(void *arg, int32_t piece)
+{
+    const sqm__scan_job *job = (const sqm__scan_job *)arg;
+    const int32_t panels = sqm__ceil_div(job->s->channels, SQM__LANES);
+    const int32_t first = sqm__cut(panels, piece, job->pieces);
+    const int32_t last = sqm__cut(panels, piece + 1, job->pieces);
+    float *scratch = (float *)(void *)job->x->scratch + (size_t)piece * sqm__scan_piece_floats(job->s);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t p = first; p < last; p++) sqm__scan_unit(job, scratch, &job->spans[s], p);
+}
+static sqm_result sqm__scan_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__selective *s = (const sqm__selective *)bound;
+    const size_t need = sqm__scan_scratch_bytes(s, 0, 0, x->threads);
+    sqm__scan_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "scan needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * (size_t)s->channels * (size_t)s->parts * 8),
+                          sqm__ceil_div(s->channels, SQM__LANES));
+    sqm__run(x, sqm__scan_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__scan_mixer = {
+    "scan", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at",
+    sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
+    sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
+};
+/* of mixers that need the whole sequence */
+static size_t sqm__stateless_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
+    return 0;
+}
+static size_t sqm__stateless_used(const void *bound, const void *state, int32_t position)
+{
+    (void)bound; (void)state; (void)position;
+    return 0;
+}
+static void sqm__stateless_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)bound; (void)state; (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+}
+static const sqm_mixer sqm__scan_whole_mixer = {
+    "scan_whole", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
+    "order columns", sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
+    sqm__stateless_bytes, sqm__stateless_used, sqm__scan_scratch_bytes, sqm__stateless_reset,
+    sqm__scan_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_scan(void) { return &sqm__scan_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void) { return &sqm__scan_whole_mixer; }
+
+/* ---- [MIX.ssd] matrix state, one decay for each head ------------------------------------------------------
+   dt  = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                            head by head
+   S_t = e^(dt a) S_(t-1) + dt x_t B_t^T           S [heads, head_dim, state], zero or init before the start
+   y_t = S_t C_t + d x_t                           head h reads B and C of group h / (heads / groups)
+   a   [heads], usually negative;  dt_bias [heads];  d [heads x head_dim];  init [heads x head_dim, state]
+   Rows in  [x: heads x head_dim | B: groups x state | C: groups x state | dt: heads], or wherever x_at, b_at,
+            c_at and dt_at say;  rows out [heads x head_dim]
+   ssd_whole   order=forward|backward|down|up; shift=1: row t gets y of the row before it in that order, the
+            first 0 (Hydra). Needs the whole sequence.
+   State    [head][panel of 16 of head_dim][state][16] floats.
+   Cost     3 multiply-adds a state and token, as many as the chunked form has with chunks of 64: tiles of
+            the state stay in registers over up to 64 rows instead, so that any cut gives the same bits.
+   Source   Mamba-2 (2405.21060), Hydra (2407.09941); RetNet and linear attention with a scalar decay.
+   Traps    dt is clipped in decoding too (the official step function forgets it). D per head: the converter
+            repeats it over head_dim.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: ssd, mamba2_block, hydra_block. */
+typedef struct sqm__dual {
+    const float   *a, *d, *init;
+    sqm__step_size dt;
+    sqm__order     order;
+    int32_t        heads, head_dim, n, groups, panels, in_width, whole, shift;
+    int32_t        x_at, b_at, c_at, dt_at;
+} sqm__dual;
+
+static sqm_result sqm__ssd_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__dual *s = (sqm__dual *)bound;
+    int64_t end = 0, channels;
+    int32_t rows, cols;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", (int64_t)s->groups * s->n, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", (int64_t)s->groups * s->n, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    SQM__TRY(sqm__param_vector(&s->a, params, n, "a", s->heads, err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    SQM__TRY(sqm__param_matrix(&s->init, &rows, &cols, params, n, "init", err));
+    if (!s->a) SQM__FAIL(err, SQM_E_SHAPE, 0, "ssd needs a=");
+    if (s->init && (rows != channels || cols != s->n))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "init is [%d, %d], expected [%d, %d]", rows, cols,
+                  (int32_t)channels, s->n);
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)channels;
+    return SQM_OK;
+}
+static sqm_result sqm__ssd_whole_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__dual *s = (sqm__dual *)bound;
+    SQM__TRY(sqm__ssd_bind(bound, params, n, in_width, out_width, err));
+    SQM__TRY(sqm__order_bind(&s->order, params, n, err));
+    SQM__TRY(sqm__param_int(&s->shift, params, n, "shift", 0, 0, 1, err));
+    if (s->shift && (s->d || s->order.kind >= SQM__ORDER_DOWN))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->order.kind, "shift goes neither with d= nor with order = %s",
+                  sqm__order_names[s->order.kind]);
+    s->whole = 1;
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__ssd_head_floats(const sqm__dual *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__ssd_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__ssd_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__ssd_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__ssd_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__ssd_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Of one piece: a head's state for spans without one */
+static size_t sqm__ssd_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    const size_t floats = sqm__ssd_head_floats((const sqm__dual *)bound);
+    (void)max_context; (void)max_batch;
+    return floats > (size_t)-1 / sizeof(float) / (size_t)threads ? (size_t)-1
+                                                                 : floats * sizeof(float) * (size_t)threads;
+}
+/* A head's state before the first row: init [head_dim, n] as panels, or zeros */
+static void sqm__head_start(float *state, const float *init, int32_t head_dim, int32_t n)
+{
+    const size_t panels = (size_t)sqm__ceil_div(head_dim, SQM__LANES), columns = (size_t)n;
+    memset(state, 0, panels * columns * SQM__LANES * sizeof(float));
+    for (size_t i = 0; init && i < (size_t)head_dim; i++)
+        for (size_t k = 0; k < columns; k++)
+            state[(i / SQM__LANES * columns + k) * SQM__LANES + i % SQM__LANES] = init[i * columns + k];
+}
+static void sqm__ssd_start(const sqm__dual *s, float *state, int32_t head)
+{
+    const float *init = s->init ? s->init + (size_t)head * (size_t)s->head_dim * (size_t)s->n : NULL;
+    sqm__head_start(state, init, s->head_dim, s->n);
+}
+static void sqm__ssd_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                           int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (int32_t h = 0; h < s->heads; h++)
+        sqm__ssd_start(s, (float *)state + (size_t)h * sqm__ssd_head_floats(s), h);
+}
+
+/* Step sizes of rows of one head, `step` floats apart: bias, activation, limits */
+static void sqm__step_sizes(float *dt, const sqm_exec *x, const sqm__step_size *s, const float *in,
+                            ptrdiff_t step, int32_t rows, int32_t head)
+{
+    const float bias = s->bias ? s->bias[head] : 0.0f;
+    int32_t i = 0;
+    do dt[i] = in[(ptrdiff_t)i * step] + bias; while (++i < rows);
+    x->kernels->activate(dt, dt, (size_t)rows, s->act);
+    for (int32_t t = 0; t < rows; t++) {
+        if (!(dt[t] > s->low)) dt[t] = s->low;
+        if (dt[t] > s->high) dt[t] = s->high;
+    }
+}
+
+typedef struct sqm__ssd_job {
+    const sqm__dual *s;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, pieces;
+} sqm__ssd_job;
+
+/* Up to SQM__SCAN_ROWS rows of a head from row `row` of the batch on, `step` rows apart */
+static void sqm__ssd_rows(const sqm__ssd_job *job, float *state, ptrdiff_t row, int32_t step, int32_t rows,
+                          int32_t head)
+{
+    const sqm__dual *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim, group = head / (s->heads / s->groups);
+    const float *in = job->in + row * s->in_width;
+    float dt[SQM__SCAN_ROWS], log_decay[SQM__SCAN_ROWS];
+    sqm__outer update;
+    sqm__ssd k;
+    memset(&k, 0, sizeof(k));
+    k.q_step = update.u_step = update.k_step = (ptrdiff_t)step * s->in_width;
+    sqm__step_sizes(dt, job->x, &s->dt, in + s->dt_at + head, k.q_step, rows, head);
+    for (int32_t t = 0; t < rows; t++) log_decay[t] = dt[t] * s->a[head];
+    update.u = in + s->x_at + (ptrdiff_t)head * s->head_dim;
+    update.k = in + s->b_at + group * s->n;
+    update.w = dt;
+    k.state = state;
+    k.log_decay = log_decay;
+    k.updates = &update;
+    k.q = in + s->c_at + group * s->n;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + (row + (s->shift ? step : 0)) * width + (ptrdiff_t)head * s->head_dim;
+    k.y_step = (ptrdiff_t)step * width;
+    k.n_updates = k.n_outputs = 1;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__ssd_unit(const sqm__ssd_job *job, float *scratch, const sqm_span *span, int32_t head)
+{
+    const sqm__dual *s = job->s;
+    const int keeps = span->state && !s->whole;
+    float *state = keeps ? (float *)span->state + (size_t)head * sqm__ssd_head_floats(s) : scratch;
+    sqm__run_of run;
+    if (!keeps) sqm__ssd_start(s, state, head);
+    for (int32_t i = 0; sqm__order_run(&run, &s->order, span->rows, i); i++) {
+        const ptrdiff_t row = (ptrdiff_t)span->first_row + run.first;
+        const int32_t rows = run.count - s->shift;               /* the last one is shifted out */
+        if (s->shift)
+            memset(job->out + (row * s->heads + head) * s->head_dim, 0, (size_t)s->head_dim * sizeof(float));
+        for (int32_t t = 0; t < rows; t += SQM__SCAN_ROWS)
+            sqm__ssd_rows(job, state, row + (ptrdiff_t)t * run.step, run.step,
+                          sqm__min(SQM__SCAN_ROWS, rows - t), head);
+    }
+}
+static void sqm__ssd_task(void *arg, int32_t piece)
+{
+    const sqm__ssd_job *job = (const sqm__ssd_job *)arg;
+    const int32_t first = sqm__cut(job->s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(job->s->heads, piece + 1, job->pieces);
+    float *scratch = (float *)(void *)job->x->scratch + (size_t)piece * sqm__ssd_head_floats(job->s);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = first; h < last; h++) sqm__ssd_unit(job, scratch, &job->spans[s], h);
+}
+static sqm_result sqm__ssd_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__dual *s = (const sqm__dual *)bound;
+    const size_t need = sqm__ssd_scratch_bytes(s, 0, 0, x->threads);
+    sqm__ssd_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "ssd needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__ssd_head_floats(s) * (size_t)s->heads), s->heads);
+    sqm__run(x, sqm__ssd_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__ssd_mixer = {
+    "ssd", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at",
+    sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
+    sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward
+};
+static const sqm_mixer sqm__ssd_whole_mixer = {
+    "ssd_whole", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at "
+    "order columns shift", sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
+    sqm__stateless_bytes, sqm__stateless_used, sqm__ssd_scratch_bytes, sqm__stateless_reset, sqm__ssd_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
+SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
 
 /* ---- spans that lack a state --------------------------------------------------------------------------- */
 SQM__INLINE size_t sqm__times(size_t a, size_t b)       /* (size_t)-1 when the product does not fit */
@@ -5626,6 +6541,10 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
     &sqm__conv_mixer,
     &sqm__conv_whole_mixer,
+    &sqm__scan_mixer,
+    &sqm__scan_whole_mixer,
+    &sqm__ssd_mixer,
+    &sqm__ssd_whole_mixer,
     &sqm__legs_mixer,
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
@@ -7639,7 +8558,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1]         scale * (rS W^T + b), outputs side by side
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
+             first: reads only as many columns as W has, from this one on
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from=
                     ntk_factor= ntk_length=]
@@ -7662,7 +8582,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add", 1 },
+    { "linear",  "w b scale add first", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length",
         1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -7785,6 +8705,7 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params,
             "b");
     int64_t width = 0;
+    int32_t cols = op->in_width;
     if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
                   SQM__MAX_WEIGHTS);
@@ -7792,13 +8713,18 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
                   bias->n_tensors);
+    if (sqm__param(b->params, b->n_params, "first")) {
+        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+        cols = w->tensors[0] && w->tensors[0]->ndim == 2 ? w->tensors[0]->shape[1] : 0;
+        if (cols > op->in_width - op->first) cols = op->in_width - op->first;
+    }
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (t->shape[1] != op->in_width)
+        if (t->shape[1] != cols)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
                       "op %d: weight %d is [%d, %d], the rows have %d columns", b->line, i,
-                      t->shape[0], t->shape[1], op->in_width);
+                      t->shape[0], t->shape[1], cols);
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != t->shape[0]))
             SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: bias %d must be %d float32 values, has %d",
                       b->line, i,
@@ -8793,8 +9719,7 @@ static void sqm__run_batch(sqm_session *s)
         case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
         case SQM__OP_LINEAR:
             sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
-                            s->registers[op->src],
-                            (size_t)op->in_width, s->n_rows);
+                            s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
             break;
         case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
@@ -10636,6 +11561,9 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_T
 #undef SQM__TILE_Q
 #undef SQM__TILE_ROWS
+#undef SQM__SSD_P
+#undef SQM__SSD_N
+#undef SQM__SSD_STEP
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB

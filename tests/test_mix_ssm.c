@@ -42,7 +42,7 @@ static sqm_param *rig_param(rig *r, const char *key)
 }
 static void rig_number(rig *r, const char *key, double value) { rig_param(r, key)->number = value; }
 static void rig_word(rig *r, const char *key, const char *word) { rig_param(r, key)->text = word; }
-/* A tensor of rows x cols (cols 0: a vector), uniform in offset +- scale; the rig owns it. */
+/* A tensor of rows x cols (cols 0: a vector), uniform in offset +- scale; the rig owns it. Its values. */
 static float *rig_tensor(rig *r, const char *key, int32_t rows, int32_t cols, float scale, float offset)
 {
     const int32_t i = r->n_params, n = rows * (cols ? cols : 1);
@@ -55,6 +55,20 @@ static float *rig_tensor(rig *r, const char *key, int32_t rows, int32_t cols, fl
     p->tensors = &r->lists[i];
     p->n_tensors = 1;
     return values;
+}
+/* The same in panels; value of (i, k) by panel_at. */
+static float *rig_panels(rig *r, const char *key, int32_t rows, int32_t cols, float scale, float offset)
+{
+    const int32_t padded = (rows + 15) / 16 * 16;
+    float *values = rig_tensor(r, key, padded, cols, scale, offset);
+    for (int32_t i = rows; i < padded; i++)
+        for (int32_t k = 0; k < cols; k++) values[(i / 16 * cols + k) * 16 + i % 16] = 0.0f;
+    r->tensors[r->n_params - 1] = sqm_tensor_2d(values, SQM_F32, SQM_PANELS, rows, cols);
+    return values;
+}
+static double panel_at(const float *values, int32_t cols, int32_t i, int32_t k)
+{
+    return (double)values[(i / 16 * cols + k) * 16 + i % 16];
 }
 static void rig_close(rig *r)
 {
@@ -239,14 +253,15 @@ static void test_conv(const conv_shape *s, int whole, int biased)
     w = rig_tensor(&r, "w", s->taps, s->channels, 1.0f, 0.0f);
     if (biased) b = rig_tensor(&r, "b", s->channels, 0, 1.0f, 0.0f);
     if (biased) rig_word(&r, "act", "silu");
+    if (biased) rig_number(&r, "rest", 1);
     rig_number(&r, "first", s->first);
     rig_number(&r, "dilation", s->dilation);
     if (whole && s->columns) rig_number(&r, "columns", s->columns);
     if (whole && s->columns) rig_number(&r, "across", s->across);
     if (whole && s->future >= 0) rig_number(&r, "future", s->future);
     if (!rig_bind(&r)) return;
-    CHECK(r.out_width == s->channels);
-    naive = (double *)malloc((size_t)(s->rows * s->channels) * sizeof(double));
+    CHECK(r.out_width == (biased ? s->width - s->first : s->channels));
+    naive = (double *)malloc((size_t)(s->rows * r.out_width) * sizeof(double));
     for (int32_t t = 0; t < s->rows; t++)
         for (int32_t c = 0; c < s->channels; c++) {
             double sum = b ? (double)b[c] : 0.0;
@@ -262,8 +277,11 @@ static void test_conv(const conv_shape *s, int whole, int biased)
                 if (at < 0 || at >= s->rows) continue;
                 sum += (double)w[k * s->channels + c] * (double)r.in[at * s->width + s->first + c];
             }
-            naive[t * s->channels + c] = biased ? silu(sum) : sum;
+            naive[t * r.out_width + c] = biased ? silu(sum) : sum;
         }
+    for (int32_t t = 0; t < s->rows; t++)
+        for (int32_t c = s->channels; c < r.out_width; c++)
+            naive[t * r.out_width + c] = (double)r.in[t * s->width + s->first + c];
     rig_check(&r, naive, 2e-6, "conv");
     free(naive);
     rig_close(&r);
@@ -315,9 +333,308 @@ static void test_conv_refusals(void)
     REFUSED(&r, "w must be one matrix");
 }
 
+/* ---- orders of a scan ---------------------------------------------------------------------------------- */
+/* The rows of n in the order of a scan, from the definition: sort by (column, line) or count. */
+static void naive_order(int32_t *rows, const char *order, int32_t n, int32_t columns)
+{
+    int32_t used = 0;
+    if (order[0] == 'd' || order[0] == 'u') {
+        for (int32_t x = 0; x < columns; x++)
+            for (int32_t y = 0; y * columns + x < n; y++) rows[used++] = y * columns + x;
+    } else {
+        for (int32_t t = 0; t < n; t++) rows[used++] = t;
+    }
+    CHECK(used == n);
+    if (order[0] == 'b' || order[0] == 'u')
+        for (int32_t t = 0; t < n / 2; t++) {
+            const int32_t other = rows[n - 1 - t];
+            rows[n - 1 - t] = rows[t];
+            rows[t] = other;
+        }
+}
+
+/* ---- diagonal scan ------------------------------------------------------------------------------------- */
+static double softplus(double x) { return x > 20.0 ? x : log1p(exp(x)); }
+
+typedef struct scan_shape {
+    int32_t     channels, n, groups, rows, is_complex, constant, fixed;  /* constant: b, c; fixed: decay= */
+    const char *input, *order;                                           /* order NULL: the causal mixer */
+    int32_t     columns;
+} scan_shape;
+
+typedef struct scan_weights { const float *a, *b, *c, *d, *bias, *init; } scan_weights;
+
+/* One channel of the definition in double, over the rows in their order */
+static void naive_channel(double *y, const rig *r, const scan_shape *s, const scan_weights *w, int32_t c,
+                          const int32_t *order)
+{
+    const int32_t parts = s->n * (s->is_complex ? 2 : 1), gap = s->is_complex ? s->n : 0;
+    const int32_t b_at = s->channels * 2, c_at = b_at + s->groups * parts;
+    const int32_t group = c / (s->channels / s->groups) * parts;
+    double h[64];
+    for (int32_t k = 0; k < parts; k++) h[k] = w->init ? (double)w->init[c * parts + k] : 0.0;
+    for (int32_t i = 0; i < s->rows; i++) {
+        const float *row = r->in + order[i] * r->width;
+        double x = (double)row[c], raw = (double)row[s->channels + c] + (double)w->bias[c], sum = 0.0;
+        double dt = s->fixed ? 0.0 : softplus(raw);
+        if (dt > 1.5) dt = 1.5;
+        for (int32_t k = 0; k < s->n; k++) {
+            const int32_t j = k + gap;  /* of the imaginary part */
+            const double a = panel_at(w->a, parts, c, k);
+            const double turn = s->is_complex ? dt * panel_at(w->a, parts, c, j) : 0.0;
+            const double size = s->fixed ? 1.0 + a : exp(dt * a);
+            const double re = size * cos(turn), im = size * sin(turn);
+            const double br = s->constant ? panel_at(w->b, parts, c, k) : (double)row[b_at + group + k];
+            const double cr = s->constant ? panel_at(w->c, parts, c, k) : (double)row[c_at + group + k];
+            const double bi = s->constant ? panel_at(w->b, parts, c, j) : (double)row[b_at + group + j];
+            const double ci = s->constant ? panel_at(w->c, parts, c, j) : (double)row[c_at + group + j];
+            const double h0 = h[k], h1 = s->is_complex ? h[j] : 0.0;
+            const double in = s->input[0] == 's' ? dt * x : s->input[0] == 'o' || order[i] == 0 ? x
+                : sqrt(1.0 - exp(2.0 * dt * a)) * x;
+            h[k] = re * h0 - im * h1 + in * br;
+            if (s->is_complex) h[j] = re * h1 + im * h0 + in * bi;
+            sum += s->is_complex ? 2.0 * (h[k] * cr - h[j] * ci) : h[k] * cr;
+        }
+        y[order[i] * s->channels + c] = sum + (w->d ? (double)w->d[c] * x : 0.0);
+    }
+}
+
+static void test_scan(const scan_shape *s, int extras)
+{
+    const int32_t parts = s->n * (s->is_complex ? 2 : 1);
+    const int32_t width = s->channels * 2 + (s->constant ? 0 : 2 * s->groups * parts) + 3;
+    int32_t order[256];
+    double *naive = (double *)malloc((size_t)(s->rows * s->channels) * sizeof(double));
+    scan_weights w;
+    rig r;
+    memset(&w, 0, sizeof(w));
+    rig_open(&r, s->order ? sqm_mixer_scan_whole() : sqm_mixer_scan(), width, s->rows);
+    if (s->is_complex) rig_number(&r, "complex", 1);
+    w.a = rig_panels(&r, s->fixed ? "decay" : "a", s->channels, parts, 0.4f, -0.5f);
+    if (s->constant) w.b = rig_panels(&r, "b", s->channels, parts, 1.0f, 0.0f);
+    if (s->constant) w.c = rig_panels(&r, "c", s->channels, parts, 1.0f, 0.0f);
+    if (extras) w.d = rig_tensor(&r, "d", s->channels, 0, 1.0f, 0.0f);
+    if (extras) w.init = rig_tensor(&r, "init", s->channels, parts, 1.0f, 0.0f);
+    w.bias = rig_tensor(&r, "dt_bias", s->channels, 0, 1.0f, -1.0f);
+    if (s->groups > 1) rig_number(&r, "groups", s->groups);
+    if (!s->fixed) rig_number(&r, "dt_max", 1.5);
+    rig_word(&r, "input", s->input);
+    if (s->order) rig_word(&r, "order", s->order);
+    if (s->order && s->columns) rig_number(&r, "columns", s->columns);
+    if (!rig_bind(&r)) return;
+    naive_order(order, s->order ? s->order : "forward", s->rows, s->columns);
+    for (int32_t c = 0; c < s->channels; c++) naive_channel(naive, &r, s, &w, c, order);
+    rig_check(&r, naive, 4e-6, "scan");
+    free(naive);
+    rig_close(&r);
+}
+
+static void test_scans(void)
+{
+    static const scan_shape shapes[] = {
+        { 32, 16, 1, 70, 0, 0, 0, "step", NULL, 0 }, { 37, 5, 1, 20, 0, 0, 0, "step", NULL, 0 },
+        { 12, 7, 3, 20, 0, 0, 0, "step", NULL, 0 }, { 64, 3, 2, 9, 0, 0, 0, "step", NULL, 0 },
+        { 5, 3, 1, 21, 1, 0, 0, "step", NULL, 0 }, { 18, 2, 1, 21, 1, 1, 0, "one", NULL, 0 },
+        { 20, 4, 1, 30, 0, 1, 1, "one", NULL, 0 }, { 40, 1, 1, 33, 0, 1, 0, "root", NULL, 0 },
+        { 20, 4, 1, 1, 0, 1, 0, "step", NULL, 0 }, { 9, 4, 3, 17, 1, 0, 0, "step", NULL, 0 },
+        { 21, 4, 1, 30, 0, 0, 0, "step", "backward", 0 }, { 21, 4, 3, 30, 0, 0, 0, "step", "down", 7 },
+        { 21, 4, 1, 28, 0, 0, 0, "step", "up", 7 }, { 5, 2, 1, 3, 0, 0, 0, "step", "up", 7 },
+        { 16, 2, 1, 12, 0, 1, 1, "one", "backward", 0 }, { 3, 2, 1, 12, 0, 0, 0, "step", "down", 1 }
+    };
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) test_scan(&shapes[i], i % 3 != 1);
+}
+
+static rig *scan_rig(rig *r, int whole, int32_t width)
+{
+    rig_open(r, whole ? sqm_mixer_scan_whole() : sqm_mixer_scan(), width, 1);
+    (void)rig_panels(r, "a", 8, 4, 1.0f, 0.0f);
+    return r;
+}
+static void test_scan_refusals(void)
+{
+    rig r;
+    rig_open(&r, sqm_mixer_scan(), 24, 1);
+    REFUSED(&r, "either a= or decay=");
+    (void)rig_panels(scan_rig(&r, 0, 24), "decay", 8, 4, 1.0f, 0.0f);
+    REFUSED(&r, "either a= or decay=");
+    REFUSED(scan_rig(&r, 0, 23), "c_at: 4 columns from column 20 on do not fit rows of 23");
+    REFUSED(scan_rig(&r, 0, 7), "x_at: 8 columns");
+    rig_number(scan_rig(&r, 0, 24), "b_at", 21);
+    REFUSED(&r, "b_at: 4 columns from column 21");
+    rig_number(scan_rig(&r, 0, 24), "groups", 3);
+    REFUSED(&r, "8 channels do not divide into 3 groups");
+    (void)rig_panels(scan_rig(&r, 0, 24), "b", 8, 4, 1.0f, 0.0f);
+    REFUSED(&r, "both b= and c=");
+    (void)rig_panels(scan_rig(&r, 0, 24), "b", 8, 5, 1.0f, 0.0f);
+    REFUSED(&r, "b is [8, 5], expected [8, 4]");
+    (void)rig_tensor(scan_rig(&r, 0, 24), "b", 8, 4, 1.0f, 0.0f);
+    REFUSED(&r, "b must be one float32 matrix in panels");
+    (void)rig_tensor(scan_rig(&r, 0, 24), "init", 4, 8, 1.0f, 0.0f);
+    REFUSED(&r, "init is [4, 8], expected [8, 4]");
+    (void)rig_tensor(scan_rig(&r, 0, 24), "d", 9, 0, 1.0f, 0.0f);
+    REFUSED(&r, "d must be 8 float32 values, has 9");
+    rig_word(scan_rig(&r, 0, 24), "input", "root");
+    REFUSED(&r, "input = root does not go with 4 states");
+    rig_word(scan_rig(&r, 0, 24), "input", "half");
+    REFUSED(&r, "input = 'half' is unknown");
+    rig_number(scan_rig(&r, 0, 24), "dt_min", 3);
+    rig_number(&r, "dt_max", 2);
+    REFUSED(&r, "dt_min <= dt_max");
+    rig_number(scan_rig(&r, 0, 24), "complex", 2);
+    REFUSED(&r, "complex = 2");
+    rig_word(scan_rig(&r, 1, 24), "order", "down");
+    REFUSED(&r, "order = down needs columns=");
+    rig_open(&r, sqm_mixer_scan(), 24, 1);
+    (void)rig_panels(&r, "a", 8, 3, 1.0f, 0.0f);
+    rig_number(&r, "complex", 1);
+    REFUSED(&r, "complex state of 3 numbers");
+}
+
+/* A state that decays by 1e-7 a step must still do so after many: e^v - 1 is not rounded to e^v. */
+static void test_scan_slow(void)
+{
+    enum { ROWS = 20000 };
+    double want = 1.0, worst = 0.0;
+    rig r;
+    float *a, *init, *values;
+    rig_open(&r, sqm_mixer_scan(), 4, ROWS);
+    a = rig_panels(&r, "a", 1, 1, 0.0f, 0.0f);
+    a[0] = -1.0f;
+    init = rig_tensor(&r, "init", 1, 1, 0.0f, 0.0f);
+    init[0] = 1.0f;
+    rig_word(&r, "dt_act", "none");
+    for (int32_t t = 0; t < ROWS; t++) {
+        r.in[4 * t] = 0.0f;             /* x, dt, B, C */
+        r.in[4 * t + 1] = 1.1e-7f;
+        r.in[4 * t + 2] = r.in[4 * t + 3] = 1.0f;
+    }
+    if (!rig_bind(&r)) return;
+    values = r.want;
+    for (int32_t t = 0; t < ROWS; t++) {
+        want *= exp(-(double)1.1e-7f);
+        if (fabs((double)values[t] - want) > worst) worst = fabs((double)values[t] - want);
+    }
+    CHECK(worst < 3e-4);                /* with a rounded e^v the state would not move, or twice as fast */
+    rig_close(&r);
+}
+
+/* ---- matrix state -------------------------------------------------------------------------------------- */
+typedef struct ssd_shape {
+    int32_t     heads, dim, n, groups, rows, shift;
+    const char *order;
+} ssd_shape;
+
+static void naive_head(double *y, const rig *r, const ssd_shape *s, const float *a, const float *d,
+                       const float *bias, const float *init, int32_t h, const int32_t *order)
+{
+    const int32_t channels = s->heads * s->dim, b_at = channels, c_at = b_at + s->groups * s->n;
+    const int32_t dt_at = c_at + s->groups * s->n, group = h / (s->heads / s->groups) * s->n;
+    double *state = (double *)malloc((size_t)(s->dim * s->n) * sizeof(double));
+    for (int32_t i = 0; i < s->dim * s->n; i++) state[i] = init ? (double)init[h * s->dim * s->n + i] : 0.0;
+    for (int32_t i = 0; i < s->rows; i++) {
+        const float *row = r->in + order[i] * r->width;
+        double dt = softplus((double)row[dt_at + h] + (double)bias[h]);
+        if (dt < 0.1) dt = 0.1;
+        for (int32_t p = 0; p < s->dim; p++) {
+            const double x = (double)row[h * s->dim + p];
+            double sum = 0.0;
+            for (int32_t k = 0; k < s->n; k++) {
+                double *cell = &state[p * s->n + k];
+                *cell = exp(dt * (double)a[h]) * *cell + dt * x * (double)row[b_at + group + k];
+                sum += *cell * (double)row[c_at + group + k];
+            }
+            if (d) sum += (double)d[h * s->dim + p] * x;
+            if (s->shift && i == 0) y[order[i] * channels + h * s->dim + p] = 0.0;
+            if (i + s->shift < s->rows) y[order[i + s->shift] * channels + h * s->dim + p] = sum;
+        }
+    }
+    free(state);
+}
+
+static void test_ssd(const ssd_shape *s, int extras)
+{
+    const int32_t channels = s->heads * s->dim, width = channels + 2 * s->groups * s->n + s->heads;
+    int32_t order[256];
+    double *naive = (double *)malloc((size_t)(s->rows * channels) * sizeof(double));
+    const float *a, *d = NULL, *bias, *init = NULL;
+    rig r;
+    rig_open(&r, s->order ? sqm_mixer_ssd_whole() : sqm_mixer_ssd(), width, s->rows);
+    rig_number(&r, "heads", s->heads);
+    rig_number(&r, "head_dim", s->dim);
+    rig_number(&r, "state", s->n);
+    rig_number(&r, "groups", s->groups);
+    rig_number(&r, "dt_min", 0.1);
+    a = rig_tensor(&r, "a", s->heads, 0, 0.5f, -0.6f);
+    bias = rig_tensor(&r, "dt_bias", s->heads, 0, 1.0f, -1.0f);
+    if (extras) init = rig_tensor(&r, "init", channels, s->n, 1.0f, 0.0f);
+    if (extras && !s->shift) d = rig_tensor(&r, "d", channels, 0, 1.0f, 0.0f);
+    if (s->order) rig_word(&r, "order", s->order);
+    if (s->order) rig_number(&r, "columns", 5);
+    if (s->order) rig_number(&r, "shift", s->shift);
+    if (!rig_bind(&r)) return;
+    naive_order(order, s->order ? s->order : "forward", s->rows, 5);
+    for (int32_t h = 0; h < s->heads; h++) naive_head(naive, &r, s, a, d, bias, init, h, order);
+    rig_check(&r, naive, 1e-5, "ssd");
+    free(naive);
+    rig_close(&r);
+}
+
+static void test_ssds(void)
+{
+    static const ssd_shape shapes[] = {
+        { 3, 64, 32, 1, 70, 0, NULL }, { 6, 5, 7, 3, 28, 0, NULL }, { 2, 16, 32, 2, 100, 0, NULL },
+        { 2, 37, 3, 1, 12, 0, NULL }, { 1, 1, 1, 1, 1, 0, NULL }, { 4, 8, 13, 1, 130, 0, "forward" },
+        { 4, 8, 13, 2, 130, 1, "forward" }, { 4, 80, 5, 1, 23, 1, "backward" },
+        { 2, 3, 4, 1, 1, 1, "backward" }, { 2, 3, 4, 1, 23, 0, "down" }, { 2, 3, 4, 1, 25, 0, "up" }
+    };
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) test_ssd(&shapes[i], i % 2 == 0);
+}
+
+static rig *ssd_rig(rig *r, int whole, int32_t width, int32_t heads, int32_t groups)
+{
+    rig_open(r, whole ? sqm_mixer_ssd_whole() : sqm_mixer_ssd(), width, 1);
+    rig_number(r, "heads", heads);
+    rig_number(r, "head_dim", 8);
+    rig_number(r, "state", 5);
+    rig_number(r, "groups", groups);
+    (void)rig_tensor(r, "a", heads > 0 ? heads : 1, 0, 1.0f, 0.0f);
+    return r;
+}
+static void test_ssd_refusals(void)
+{
+    rig r;
+    REFUSED(ssd_rig(&r, 0, 46, 0, 1), "heads = 0");
+    REFUSED(ssd_rig(&r, 0, 46, 4, 3), "4 heads do not divide into 3 groups");
+    REFUSED(ssd_rig(&r, 0, 45, 4, 1), "dt_at: 4 columns from column 42");
+    REFUSED(ssd_rig(&r, 0, 46, 1 << 16, 1), "x_at: 524288 columns");
+    (void)rig_tensor(ssd_rig(&r, 0, 46, 4, 1), "d", 4, 0, 1.0f, 0.0f);
+    REFUSED(&r, "d must be 32 float32 values, has 4");
+    (void)rig_tensor(ssd_rig(&r, 0, 46, 4, 1), "init", 32, 6, 1.0f, 0.0f);
+    REFUSED(&r, "init is [32, 6], expected [32, 5]");
+    rig_word(ssd_rig(&r, 1, 46, 4, 1), "order", "sideways");
+    REFUSED(&r, "order = 'sideways' is unknown");
+    rig_number(ssd_rig(&r, 1, 46, 4, 1), "shift", 1);
+    (void)rig_tensor(&r, "d", 32, 0, 1.0f, 0.0f);
+    REFUSED(&r, "shift goes neither with d=");
+    rig_open(&r, sqm_mixer_ssd(), 46, 1);
+    rig_number(&r, "heads", 4);
+    rig_number(&r, "head_dim", 8);
+    REFUSED(&r, "state = 0");
+    rig_open(&r, sqm_mixer_ssd(), 46, 1);
+    rig_number(&r, "heads", 4);
+    rig_number(&r, "head_dim", 8);
+    rig_number(&r, "state", 5);
+    REFUSED(&r, "ssd needs a=");
+}
+
 int main(void)
 {
     test_convs();
     test_conv_refusals();
+    test_scans();
+    test_scan_slow();
+    test_scan_refusals();
+    test_ssds();
+    test_ssd_refusals();
     return check_report("test_mix_ssm");
 }

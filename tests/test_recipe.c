@@ -154,6 +154,7 @@ static void test_good(void)
     ACCEPT("copy r1 r0 first=2 count=6\nlinear r0 r1 w=@narrow add=1\n");
     ACCEPT("act r0 r0 kind=gelu\nscale r0 r0 by=2\nsoftcap r0 r0 cap=3\nmul r0 r0 r0\n");
     ACCEPT("embed r1 tokens w=@table scale=0.5\nadd r0 r0 r1\n");
+    ACCEPT("linear r1 r0 w=@qkv\nlinear r2 r1 w=@narrow first=18\nlinear r0 r1 w=@square add=1 first=0\n");
     ACCEPT("linear r1 r0 w=@qkv\ngate r0 r0 r1 act=silu first=16\ngate r0 r0 r0 act=none\n");
 }
 
@@ -208,6 +209,8 @@ static void test_options(void)
 static void test_shapes(void)
 {
     REFUSE("linear r1 r0 w=@narrow\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|8 columns");
+    REFUSE("linear r1 r0 w=@narrow first=3\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|5 columns");
+    REFUSE("linear r1 r0 w=@narrow first=8\n", SQM_E_SHAPE, "op 1|first = 8");
     REFUSE("linear r1 r0 w=@square,@narrow\n", SQM_E_SHAPE, "op 1|weight 1 is [8, 6]");
     REFUSE("linear r1 r0 w=@square,- b=@v8,@v8\n", SQM_E_SHAPE, "op 1 (linear)|panels");
     REFUSE("linear r1 r0 w=@table\n", SQM_E_SHAPE, "op 1 (linear)|panels");
