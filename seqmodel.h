@@ -326,6 +326,7 @@ SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
 SQMDEF const sqm_mixer *sqm_mixer_long_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_window(void);
+SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
 SQMDEF const sqm_mixer *sqm_mixer_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_spike(void);
 
@@ -5691,8 +5692,8 @@ static void sqm__run_groups(sqm_task task, const void *bound, const sqm_exec *x,
    around it are B and C of a system with one shared state.
    Rows in  [channels], rows out [channels];  without c: [2 * channels] both
    Weights  da, c, b, p, q [channels, 2 N] in float32 panels: columns 2n and 2n + 1 are real and imaginary
-            part of state n;  d [channels], may be missing;  da_low like da: what rounding to float32 took from
-            da. With it the states are doubles.
+            part of state n;  d [channels], may be missing;  da_low like da: what rounding to float32 took
+            from da. With it the states are doubles.
    State    [group of 16 channels][N][Re, Im][16] in float32 or double.
    Order    d u, then the states in increasing n, real before imaginary part; the sum along q: two sums (real,
             imaginary) added at the end.
@@ -6379,6 +6380,49 @@ static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out
     return sqm__run_spans(&sqm__window_mixer, sqm__window_run, bound, x, out, in, spans, n_spans, 0);
 }
 
+/* ---- [MIX.reorder] rows in another order ------------------------------------------------------------------
+   order = backward: the last row first;  down, up with columns = C: a picture of C columns, whose rows come
+   line by line, column by column instead (up: that backwards). Any causal mixer between two of them looks the
+   other way; down with as many columns as the picture has lines undoes down.
+   Rows in, out [width], of the whole sequence
+   Source   bidirectional S4, DSS and S5 (2208.04933), S4ND (2210.06583).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: s5_layer, dss_layer, liquid_s4, s4nd. */
+typedef struct sqm__reorder {
+    sqm__order order;
+    int32_t    width;
+} sqm__reorder;
+
+static sqm_result sqm__reorder_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__reorder *r = (sqm__reorder *)bound;
+    memset(r, 0, sizeof(*r));
+    r->width = *out_width = in_width;
+    return sqm__order_bind(&r->order, params, n, err);
+}
+static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__reorder *r = (const sqm__reorder *)bound;
+    const size_t width = (size_t)r->width;
+    sqm__run_of run;
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *from = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * width;
+        for (int32_t i = 0; sqm__order_run(&run, &r->order, spans[s].rows, i); i++)
+            for (int32_t k = 0; k < run.count; k++, to += width)
+                memcpy(to, from + (size_t)(run.first + k * run.step) * width, width * sizeof(float));
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__reorder_mixer = {
+    "reorder", "order columns", sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
+    sqm__stateless_bytes, sqm__stateless_used, sqm__no_scratch, sqm__stateless_reset, sqm__reorder_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
+
 /* ---- [MIX.pool] what all rows so far have in common -------------------------------------------------------
    mean: sum_s w_s x_s / sum_s w_s    sum: sum_s w_s x_s    max: largest x_s with w_s > 0             s <= t
    Rows in  [width], or with weighted = 1 [width | w];  rows out [width]; without weighted w_s = 1. Zeros as
@@ -6549,6 +6593,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
     &sqm__pool_mixer,
+    &sqm__reorder_mixer,
     &sqm__rnn_mixer,
     &sqm__spike_mixer,
     &sqm__window_mixer,

@@ -475,6 +475,44 @@ static void test_window(int32_t width, int32_t size, int32_t dilation, int32_t r
     unit_close(&u);
 }
 
+/* Sequences of two lengths in one call; the picture of 5 x 3 and back. */
+static void test_reorder(void)
+{
+    static const char *const orders[] = { "backward", "down", "up", "down" };
+    static const int32_t columns[] = { 0, 3, 3, 5 };
+    static const int32_t want[4][15] = { { 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0 },
+                                         { 0, 3, 6, 9, 12, 1, 4, 7, 10, 13, 2, 5, 8, 11, 14 },
+                                         { 14, 11, 8, 5, 2, 13, 10, 7, 4, 1, 12, 9, 6, 3, 0 } };
+    float out[19 * 2], back[19 * 2];
+    for (int i = 0; i < 4; i++) {
+        sqm_span spans[2];
+        sqm_exec x;
+        unit u;
+        unit_open(&u, sqm_mixer_reorder(), 19, 2);
+        unit_text(&u, "order", orders[i]);
+        if (columns[i]) unit_number(&u, "columns", columns[i]);
+        unit_bind(&u);
+        memset(spans, 0, sizeof(spans));
+        spans[0].first_row = 4;
+        spans[0].rows = 15;
+        spans[1].rows = 4;
+        CHECK(sqm_exec_init(&x, SQM_ISA_AUTO, 1, NULL, 0) == SQM_OK);
+        CHECK(u.mixer->state_bytes(u.bound, 100, 100, SQM_F32) == 0);
+        if (i == 3) {                   /* undoes what case 1 did */
+            for (int t = 0; t < 15; t++) memcpy(back + 2 * t, u.in + 2 * (4 + want[1][t]), 2 * sizeof(float));
+            spans[0].first_row = 0;
+            CHECK(u.mixer->forward(u.bound, &x, out, back, spans, 1) == SQM_OK);
+            CHECK(memcmp(out, u.in + 2 * 4, 30 * sizeof(float)) == 0);
+        } else {
+            CHECK(u.mixer->forward(u.bound, &x, out, u.in, spans, 2) == SQM_OK);
+            for (int t = 0; t < 15; t++)
+                CHECK(memcmp(out + 2 * (4 + t), u.in + 2 * (4 + want[i][t]), 2 * sizeof(float)) == 0);
+            if (i == 0) CHECK(memcmp(out, u.in + 2 * 3, 2 * sizeof(float)) == 0);
+        }
+        unit_close(&u);
+    }
+}
+
 static void test_pool(int32_t width, int32_t rows, const char *kind, int weighted)
 {
     const int32_t in_width = width + weighted;
@@ -616,6 +654,9 @@ static void test_refusals(void)
     REFUSED(&u, "from 1 to 256");
     unit_open(&u, sqm_mixer_window(), 1, 4);
     REFUSED(&u, "size = 0");
+    unit_open(&u, sqm_mixer_reorder(), 1, 4);
+    unit_text(&u, "order", "down");
+    REFUSED(&u, "needs columns=");
     unit_open(&u, sqm_mixer_pool(), 1, 1);
     unit_number(&u, "weighted", 1);
     REFUSED(&u, "no row");
@@ -657,6 +698,7 @@ int main(void)
     test_window(3, 3, 1, 40);
     test_window(5, 4, 3, 40);
     test_window(2, 1, 1, 9);
+    test_reorder();
     test_pool(5, 50, "mean", 0);
     test_pool(3, 50, "mean", 1);
     test_pool(3, 50, "sum", 1);
