@@ -226,6 +226,7 @@ typedef struct sqm_exec {
     sqm_precision              precision;
     uint8_t                   *scratch;
     size_t                     scratch_bytes;
+    struct sqm__team          *team;                   /* threads of a running forward pass, or NULL */
     sqm_error                  error;
 } sqm_exec;
 /* Scratch that products of up to max_rows rows of up to max_cols inputs need; attention see its mixer. */
@@ -321,6 +322,7 @@ SQMDEF const sqm_mixer *sqm_mixer_scan(void);
 SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void);
 SQMDEF const sqm_mixer *sqm_mixer_lti(void);
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
@@ -572,6 +574,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(_OPENMP) && defined(__GNUC__)
+#  define SQM__HAVE_TEAM 1
+#else
+#  define SQM__HAVE_TEAM 0
+#endif
 #ifndef SEQMODEL_HEADER                 /* the name by which this file includes itself, see [KERN] */
 #  define SEQMODEL_HEADER "seqmodel.h"
 #endif
@@ -596,6 +603,21 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #endif
 #ifdef _OPENMP
 #  include <omp.h>
+#endif
+#if SQM__HAVE_TEAM
+#  if defined(__unix__) || defined(__APPLE__)
+#    include <sched.h>
+#    define SQM__YIELD() ((void)sched_yield())
+#  else
+#    define SQM__YIELD() ((void)0)
+#  endif
+#  if defined(__x86_64__) || defined(__i386__)
+#    define SQM__PAUSE() __builtin_ia32_pause()
+#  elif defined(__aarch64__)
+#    define SQM__PAUSE() __asm__ volatile("yield")
+#  else
+#    define SQM__PAUSE() ((void)0)
+#  endif
 #endif
 
 #ifdef SEQMODEL_ASSERT
@@ -627,6 +649,12 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #elif defined(__GNUC__)
 #  pragma GCC push_options
 #  pragma GCC optimize ("no-fast-math", "fp-contract=off")
+#endif
+/* asks for the cache line at p before it is needed; any address will do */
+#if defined(__GNUC__)
+#  define SQM__PREFETCH(p) __builtin_prefetch((p), 0, 2)
+#else
+#  define SQM__PREFETCH(p) ((void)0)
 #endif
 #define SQM__COUNT(array) ((int32_t)(sizeof(array) / sizeof((array)[0])))
 
@@ -2056,11 +2084,13 @@ SQM__LANEWISE float SQM__NAME(max_lane)(v16 a)
 }
 SQM__LANEWISE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = x; return r; }
 SQM__LANEWISE b64 SQM__NAME(bytes)(const uint8_t *p) { b64 r; memcpy(&r, p, 64); return r; }
-SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, int left, uint8_t mask)
+/* bits of every byte, moved right (0 or 4 in bits, up to 7 in bits_at) and left */
+SQM__LANEWISE b64 SQM__NAME(bits_at)(b64 a, int right, int left, uint8_t mask)
 {
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(((a.v[i] >> right) << left) & mask);
     return a;
 }
+SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, uint8_t mask) { return SQM__NAME(bits_at)(a, right, 0, mask); }
 SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b)
 {
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]);
@@ -2097,12 +2127,17 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+/* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
+SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #undef SQM__EACH
 #undef SQM__LANEWISE
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
 #define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
-#define SQM__TILE_ROWS 1                /* panels at once for a single token */
+#define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
+#define SQM__TILE_ROWS 1                /* and of float32 products */
 #define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
 #define SQM__SSD_N 1
 #define SQM__SSD_STEP 1                 /* panels at once for a single row */
@@ -2225,28 +2260,20 @@ SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
 {
     b64 r; r.a = SQM__NAME(load32)(p); r.b = SQM__NAME(load32)(p + 32); return r;
 }
-SQM__INLINE __m256i SQM__NAME(bits32)(__m256i x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
 {
-    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy */
-    case -4: x = _mm256_slli_epi16(x, 4); break;
-    case -3: x = _mm256_slli_epi16(x, 3); break;
-    case -2: x = _mm256_slli_epi16(x, 2); break;
-    case -1: x = _mm256_slli_epi16(x, 1); break;
-    case 1:  x = _mm256_srli_epi16(x, 1); break;
-    case 2:  x = _mm256_srli_epi16(x, 2); break;
-    case 3:  x = _mm256_srli_epi16(x, 3); break;
-    case 4:  x = _mm256_srli_epi16(x, 4); break;
-    case 5:  x = _mm256_srli_epi16(x, 5); break;
-    case 6:  x = _mm256_srli_epi16(x, 6); break;
-    case 7:  x = _mm256_srli_epi16(x, 7); break;
-    default: break;
-    }
-    return _mm256_and_si256(x, _mm256_set1_epi8((char)mask));
+    const __m256i keep = _mm256_set1_epi8((char)mask);
+    if (right) { x.a = _mm256_srli_epi16(x.a, 4); x.b = _mm256_srli_epi16(x.b, 4); }
+    x.a = _mm256_and_si256(x.a, keep);
+    x.b = _mm256_and_si256(x.b, keep);
+    return x;
 }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
 {
-    x.a = SQM__NAME(bits32)(x.a, right, left, mask);
-    x.b = SQM__NAME(bits32)(x.b, right, left, mask);
+    const __m128i r = _mm_cvtsi32_si128(right), l = _mm_cvtsi32_si128(left);
+    const __m256i keep = _mm256_set1_epi8((char)mask);
+    x.a = _mm256_and_si256(_mm256_sll_epi16(_mm256_srl_epi16(x.a, r), l), keep);
+    x.b = _mm256_and_si256(_mm256_sll_epi16(_mm256_srl_epi16(x.b, r), l), keep);
     return x;
 }
 SQM__INLINE b64 SQM__NAME(or)(b64 x, b64 y)
@@ -2295,6 +2322,22 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
     acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones));
     return acc;
 }
+/* codes up to 15 (8 quads), 31 (4) or 63 (2): sums of pairs of products stay in 16 bits for a while */
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { (void)acc; return SQM__NAME(int1)(0); }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x)
+{
+    const __m256i v = SQM__NAME(four)(x);
+    part.a = _mm256_add_epi16(part.a, _mm256_maddubs_epi16(w.a, v));
+    part.b = _mm256_add_epi16(part.b, _mm256_maddubs_epi16(w.b, v));
+    return part;
+}
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part)
+{
+    const __m256i ones = _mm256_set1_epi16(1);
+    acc.a = _mm256_add_epi32(acc.a, _mm256_madd_epi16(part.a, ones));
+    acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(part.b, ones));
+    return acc;
+}
 /* signed codes: |w| times x with w's sign. |x| <= 127, so that pairs fit 16 bits and negation is safe */
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
@@ -2307,7 +2350,8 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 }
 #define SQM__TILE_P 1
 #define SQM__TILE_T 6
-#define SQM__TILE_Q 2
+#define SQM__TILE_Q 4
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 1
 #define SQM__SSD_N 4
@@ -2377,22 +2421,14 @@ SQM__INLINE float SQM__NAME(max_lane)(v16 a)
 }
 SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { return _mm512_set1_epi32(x); }
 SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p) { return _mm512_loadu_si512((const void *)p); }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
 {
-    switch (right - left) {             /* constant after inlining; immediates keep -O0 happy */
-    case -4: x = _mm512_slli_epi16(x, 4); break;
-    case -3: x = _mm512_slli_epi16(x, 3); break;
-    case -2: x = _mm512_slli_epi16(x, 2); break;
-    case -1: x = _mm512_slli_epi16(x, 1); break;
-    case 1:  x = _mm512_srli_epi16(x, 1); break;
-    case 2:  x = _mm512_srli_epi16(x, 2); break;
-    case 3:  x = _mm512_srli_epi16(x, 3); break;
-    case 4:  x = _mm512_srli_epi16(x, 4); break;
-    case 5:  x = _mm512_srli_epi16(x, 5); break;
-    case 6:  x = _mm512_srli_epi16(x, 6); break;
-    case 7:  x = _mm512_srli_epi16(x, 7); break;
-    default: break;
-    }
+    if (right) x = _mm512_srli_epi16(x, 4);
+    return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
+}
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
+{
+    x = _mm512_sll_epi16(_mm512_srl_epi16(x, _mm_cvtsi32_si128(right)), _mm_cvtsi32_si128(left));
     return _mm512_and_si512(x, _mm512_set1_epi8((char)mask));
 }
 SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { return _mm512_or_si512(a, b); }
@@ -2428,9 +2464,13 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
 }
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #define SQM__TILE_P 2
 #define SQM__TILE_T 12
 #define SQM__TILE_Q 8
+#define SQM__TILE_STREAMS 8
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 4
 #define SQM__SSD_N 4
@@ -2539,12 +2579,13 @@ SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
     SQM__EACH r.v[i] = vld1q_u8(p + 16 * i);
     return r;
 }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, int left, uint8_t mask)
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
 {
     const int8x16_t shift = vdupq_n_s8((int8_t)(left - right));
     SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
     return x;
 }
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask) { return SQM__NAME(bits_at)(x, right, 0, mask); }
 SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
 SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
 {
@@ -2588,10 +2629,14 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 }
 /* codes <= 63 */
 SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__NAME(dot_s)(acc, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
-#define SQM__TILE_Q 2
+#define SQM__TILE_Q 4
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 2
 #define SQM__SSD_P 1
 #define SQM__SSD_N 4
@@ -2599,6 +2644,7 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
+#define SQM__TILE_DOTS (SQM__TILE_Q > SQM__TILE_STREAMS ? SQM__TILE_Q : SQM__TILE_STREAMS)
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -2726,23 +2772,6 @@ SQM__SPECIAL void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32
     }
 }
 
-static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
-{
-    for (int32_t panel = first; panel < last; panel += 4) {
-        const int32_t n_panels = sqm__min(4, last - panel);
-        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
-            const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
-            SQM__NAME(product)(work, 4 * SQM__LANES, g->x + (size_t)t * g->x_stride, g->x_stride, n,
-                               g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n_panels,
-                                   g->n_cols, 0,
-                               g->dtype);
-            for (int32_t i = 0; i < n; i++)
-                for (int32_t p = 0; p < n_panels; p++)
-                    SQM__NAME(finish)(g, work + (i * 4 + p) * SQM__LANES, t + i, panel + p);
-        }
-    }
-}
-
 /* ---- quantised weights: codes and scales as they lie in a panel ---------------------------------------- */
 SQM__SPECIAL int SQM__NAME(is_signed)(const sqm_dtype d) { return d == SQM_Q8 || d == SQM_IQ4; }
 SQM__SPECIAL int SQM__NAME(has_min)(const sqm_dtype d)
@@ -2771,36 +2800,22 @@ SQM__SPECIAL size_t SQM__NAME(unit_bytes)(const sqm_dtype d)
                     SQM__NAME(has_min)(d) ? 64u : 32u);
 }
 
-/* Are code bits spread over several planes, so that the shifts depend on j */
-SQM__SPECIAL int SQM__NAME(planes)(const sqm_dtype d)
+/* Codes of k = 16 * high + 4 * j .. + 3 for the 16 rows, j = 0..3; their bits may lie in several planes. */
+SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int high, int j, const sqm_dtype d)
 {
-    return !(d == SQM_Q8 || d == SQM_Q4 || d == SQM_Q4M || d == SQM_Q4K || d == SQM_IQ4);
-}
-/* Codes of k = 16 * high + 4 * j on for the formats without planes; j may be a run-time number. */
-SQM__SPECIAL b64 SQM__NAME(codes_simple)(const uint8_t *p, int j, const int high, const sqm_dtype d)
-{
-    b64 low;
     if (d == SQM_Q8) return SQM__NAME(bytes)(p + 64 * (4 * high + j));
-    low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * j), 4 * high, 0, 15);
-    return d == SQM_IQ4 ? SQM__NAME(lookup)(sqm__iq4_table, low) : low;
-}
-/* Codes of k = 4*j .. 4*j + 3 for the 16 rows; low bits and high bits of a code lie in separate planes. */
-SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int j, const sqm_dtype d)
-{
-    if (d == SQM_Q8) return SQM__NAME(bytes)(p + 64 * j);
     if (d == SQM_Q2K || d == SQM_Q3K) {
-        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * (j / 4)), 2 * (j % 4), 0, 3);
+        const b64 low = SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 64 * high), 2 * j, 0, 3);
         if (d == SQM_Q2K) return low;
-        return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 128), j, 2, 4));
+        return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 128), 4 * high + j, 2, 4));
     }
     {
-        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * (j % 4)), 4 * (j / 4), 0, 15);
+        const b64 low = SQM__NAME(bits)(SQM__NAME(bytes)(p + 64 * j), 4 * high, 15);
         if (d == SQM_IQ4) return SQM__NAME(lookup)(sqm__iq4_table, low);
         if (d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K)
-            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256), j, 4, 16));
+            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256), 4 * high + j, 4, 16));
         if (d == SQM_Q6K)
-            return SQM__NAME(or)(low, SQM__NAME(bits)(SQM__NAME(bytes)(p + 256 + 64 * (j / 4)), 2 * (j % 4),
-                                                      4, 48));
+            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256 + 64 * high), 2 * j, 4, 48));
         return low;
     }
 }
@@ -2840,7 +2855,7 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
     v16 scale, min;
     SQM__NAME(group_scale)(&scale, &min, unit, SQM__NAME(small_groups)(d) ? 2 * sub : sub, d);
     for (int j = 0; j < 8; j++) {
-        const b64 quad = SQM__NAME(codes)(codes, j, d);
+        const b64 quad = SQM__NAME(codes)(codes, j >> 2, j & 3, d);
         if (j == 4 && SQM__NAME(small_groups)(d)) SQM__NAME(group_scale)(&scale, &min, unit, 2 * sub + 1, d);
         SQM__WIDE for (int c = 0; c < 4; c++) {
             v16 v = SQM__NAME(is_signed)(d) ? SQM__NAME(byte_s)(quad, c) : SQM__NAME(byte_u)(quad, c);
@@ -2852,108 +2867,178 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
         }
     }
 }
-/* Exact product with quantised weights: a chunk of a panel is expanded once for a block of tokens. */
-static void SQM__NAME(gemm_exact)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+/* Weights k .. k + n - 1 of a panel as float32 [n][16]; k and n are multiples of what the type groups. */
+static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k, int32_t n, sqm_dtype d)
 {
+    if (d >= SQM_Q8) {
+        for (int32_t i = 0; i < n; i += SQM__GROUP)
+            SQM__NAME(expand)(dst + i * SQM__LANES, panel, (k + i) / SQM__GROUP, d);
+        return;
+    }
+    for (int32_t i = 0; i < n; i++)
+        SQM__NAME(store)(dst + i * SQM__LANES, SQM__NAME(element)(panel + (size_t)(k + i) * 32, d));
+}
+
+/* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
+   float32, while all rows pass over it. Sums grow in increasing k, so chunks change no bit. */
+static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
+                                  float *work)
+{
+    const int32_t chunk = SQM__CHUNK / SQM__TILE_P;
+    const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
     float *weights = work, *sums = work + SQM__CHUNK * SQM__LANES;
-    for (int32_t panel = first; panel < last; panel++) {
-        const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
-        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK) {
-            const int32_t n = sqm__min(SQM__BLOCK, g->n_tokens - t);
-            for (int32_t k = 0; k < g->n_cols; k += SQM__CHUNK) {
-                const int32_t width = sqm__min(SQM__CHUNK, g->n_cols - k);
-                for (int32_t i = 0; i < width; i += SQM__GROUP)
-                    SQM__NAME(expand)(weights + i * SQM__LANES, w, (k + i) / SQM__GROUP, g->dtype);
-                SQM__NAME(product)(sums, SQM__LANES, g->x + (size_t)t * g->x_stride + k, g->x_stride, n,
-                                   (const uint8_t *)weights, 0, 1, width, k > 0, SQM_F32);
-            }
-            for (int32_t i = 0; i < n; i++) SQM__NAME(finish)(g, sums + i * SQM__LANES, t + i, panel);
+    const size_t stride = (size_t)n_panels * SQM__LANES;
+    for (int32_t k = 0; k < g->n_cols; k += chunk) {
+        const int32_t width = sqm__min(chunk, g->n_cols - k);
+        const uint8_t *from = w + (size_t)k * SQM__LANES * sizeof(float);
+        size_t panel_bytes = g->panel_bytes;
+        if (g->dtype != SQM_F32) {
+            from = (const uint8_t *)weights;
+            panel_bytes = (size_t)chunk * SQM__LANES * sizeof(float);
+            for (int32_t p = 0; p < n_panels; p++)
+                SQM__NAME(expand_chunk)(weights + p * chunk * SQM__LANES, w + (size_t)p * g->panel_bytes, k,
+                                        width, g->dtype);
         }
+        SQM__NAME(product)(sums, stride, g->x + (size_t)t * g->x_stride + k, g->x_stride, n, from,
+                           panel_bytes, n_panels, width, k > 0, SQM_F32);
+    }
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t p = 0; p < n_panels; p++)
+            SQM__NAME(finish)(g, sums + (size_t)i * stride + p * SQM__LANES, t + i, panel + p);
+}
+
+/* One row of x with float weights: nothing to reuse, so panels are read as they are, several at once. */
+static void SQM__NAME(gemv_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_ROWS) {
+        const int32_t n = sqm__min(SQM__TILE_ROWS, last - panel);
+        SQM__NAME(product)(work, SQM__TILE_ROWS * SQM__LANES, g->x, g->x_stride, 1,
+                           g->panels + (size_t)panel * g->panel_bytes, g->panel_bytes, n, g->n_cols, 0,
+                           g->dtype);
+        for (int32_t p = 0; p < n; p++) SQM__NAME(finish)(g, work + p * SQM__LANES, 0, panel + p);
     }
 }
 
-SQM__SPECIAL void SQM__NAME(dot_quad)(w16 *dot, const int8_t *x, size_t stride, b64 quad, const sqm_dtype d,
-                                      const int32_t T)
+/* Product in float32, with weights exactly as their format defines them. */
+static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
-    SQM__WIDE for (int32_t t = 0; t < T; t++)
-        dot[t] = SQM__NAME(is_signed)(d) ? SQM__NAME(dot_s)(dot[t], quad, x + (size_t)t * stride)
-                                         : SQM__NAME(dot_u)(dot[t], quad, x + (size_t)t * stride);
+    if (g->n_tokens == 1 && g->dtype < SQM_Q8) { SQM__NAME(gemv_float)(g, first, last, work); return; }
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_P)
+        for (int32_t t = 0; t < g->n_tokens; t += SQM__BLOCK)
+            SQM__NAME(gemm_block)(g, panel, sqm__min(SQM__TILE_P, last - panel), t,
+                                  sqm__min(SQM__BLOCK, g->n_tokens - t), work);
 }
-/* 8-bit product of T tokens with one panel: integer dots of a group are exact, one fused multiply-add adds
-   each to the
-   sum in increasing k; minima add min * (scale of x) * (sum of codes of x). */
-SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, const sqm_dtype d,
-                                        const int32_t T)
+
+/* ---- 8-bit products ------------------------------------------------------------------------------------ */
+/* Quads of each half of a group whose products fit the 16-bit sums of pair_u */
+SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 {
-    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP), halves = SQM__NAME(small_groups)(d)
-        ? 2 : 1;
-    const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
-    const size_t stride = (size_t)n_groups;
-    const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
-    const float *scales = g->code_scales + (size_t)token * stride;
-    const int32_t *sums = g->code_sums + (size_t)token * stride * 2;
-    const int8_t *x = g->codes + (size_t)token * stride * SQM__GROUP;
-    v16 sum[SQM__TILE_Q];
-    float out[SQM__LANES];
-    SQM__WIDE for (int32_t t = 0; t < T; t++) sum[t] = SQM__SET1(0.0f);
-    for (int32_t group = 0; group < n_groups; group++) {
-        const int32_t sub = group % SQM__NAME(sub_units)(d);
-        const uint8_t *codes = unit + (size_t)sub * SQM__NAME(code_bytes)(d);
-        SQM__WIDE for (int32_t half = 0; half < halves; half++) {
-            w16 dot[SQM__TILE_Q];
-            v16 scale, min;
-            int32_t code_sum[SQM__TILE_Q];
-            SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const int32_t *s = sums + ((size_t)t * stride + (size_t)group) * 2;
-                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
-                dot[t] = SQM__NAME(int1)(-offset * code_sum[t]);
-            }
-            SQM__WIDE for (int high = 0; high < 2 / halves; high++) {
-                const int first = 4 * (high + half);
-                if (SQM__NAME(planes)(d)) {
-                    SQM__WIDE for (int j = 0; j < 4; j++)
-                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j),
-                                            stride * SQM__GROUP,
-                                            SQM__NAME(codes)(codes, first + j, d), d, T);
-                } else {
-                    for (int j = 0; j < 4; j++)
-                        SQM__NAME(dot_quad)(dot, x + (size_t)group * SQM__GROUP + 4 * (first + j),
-                                            stride * SQM__GROUP,
-                                            SQM__NAME(codes_simple)(codes, j, high + half, d), d, T);
+    return d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K || d == SQM_Q6K ? 2 : 4;
+}
+/* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
+   at x. */
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const uint8_t *const *codes,
+                                       const int half, const sqm_dtype d, const int32_t P, const int32_t T)
+{
+    const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
+    w16 part[SQM__TILE_DOTS];
+    SQM__WIDE for (int first = 0; first < 4; first += run) {
+        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+            part[i] = is_signed ? dot[i] : SQM__NAME(pair_begin)(dot[i]);
+        for (int j = first; j < first + run; j++)
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                SQM__WIDE for (int high = 0; high < 2; high++) {
+                    const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
+                    if (half != 2 && half != high) continue;
+                    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                        const int8_t *four = x[t] + 16 * high + 4 * j;
+                        w16 *to = &part[t * P + p];
+                        *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
+                    }
                 }
-            }
-            SQM__NAME(group_scale)(&scale, &min, unit, halves * sub + half, d);
+        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+            dot[i] = is_signed ? part[i] : SQM__NAME(pair_end)(dot[i], part[i]);
+    }
+}
+
+/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
+   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels and rows
+   past the end repeat the last ones; their results are dropped. */
+SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
+                                        const sqm_dtype d, const int32_t P, const int32_t T)
+{
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
+    const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
+    const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
+    const int8_t *x[SQM__TILE_DOTS];
+    size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
+    v16 sum[SQM__TILE_DOTS];
+    float out[SQM__LANES];
+    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+        row[t] = (size_t)sqm__min(token + t, g->n_tokens - 1) * (size_t)n_groups;
+        x[t] = g->codes + row[t] * SQM__GROUP;
+    }
+    SQM__WIDE for (int32_t p = 0; p < P; p++)
+        unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
+    SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
+    for (int32_t group = 0; group < n_groups; group++) {
+        const int32_t sub = group % subs;
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            codes[p] = unit[p] + (size_t)sub * SQM__NAME(code_bytes)(d);
+            if (T == 1)                 /* the panels that come next: weights lie in the order of their use */
+                for (size_t i = 0; i < SQM__NAME(unit_bytes)(d) / (size_t)subs + 63; i += 64)
+                    SQM__PREFETCH(codes[p] + (size_t)P * g->panel_bytes + i);
+        }
+        SQM__WIDE for (int32_t half = 0; half < halves; half++) {
+            w16 dot[SQM__TILE_DOTS];
+            int32_t code_sum[SQM__TILE_DOTS];
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const float x_scale = scales[(size_t)t * stride + (size_t)group];
-                sum[t] = SQM__MADD(SQM__NAME(from_int)(dot[t]), SQM__MUL(scale, SQM__SET1(x_scale)), sum[t]);
-                if (SQM__NAME(has_min)(d)) {
-                    const float weight = x_scale * (float)code_sum[t];
-                    sum[t] = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight),
-                                       sum[t]);
+                const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
+                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                SQM__WIDE for (int32_t p = 0; p < P; p++)
+                    dot[t * P + p] = SQM__NAME(int1)(-offset * code_sum[t]);
+            }
+            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
+            SQM__WIDE for (int32_t p = 0; p < P; p++) {
+                v16 scale, min;
+                SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
+                SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                    const float x_scale = g->code_scales[row[t] + (size_t)group];
+                    v16 *to = &sum[t * P + p];
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scale)), *to);
+                    if (SQM__NAME(has_min)(d)) {
+                        const float weight = x_scale * (float)code_sum[t];
+                        *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
+                    }
                 }
             }
         }
-        if (sub == SQM__NAME(sub_units)(d) - 1) unit += SQM__NAME(unit_bytes)(d);
+        SQM__WIDE for (int32_t t = 0; t < T; t++) x[t] += SQM__GROUP;
+        if (sub == subs - 1)
+            SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
-    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-        SQM__NAME(store)(out, sum[t]);
-        SQM__NAME(finish)(g, out, token + t, panel);
-    }
+    SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+        if (token + i / P < g->n_tokens && panel + i % P < last) {
+            SQM__NAME(store)(out, sum[i]);
+            SQM__NAME(finish)(g, out, token + i / P, panel + i % P);
+        }
 }
+/* Several rows of x share a panel; a single one (decoding) reads several panels at once, which keeps more of
+   the memory busy. */
 SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d)
 {
-    for (int32_t panel = first; panel < last; panel++) {
-        int32_t t = 0;
-        for (; t + SQM__TILE_Q <= g->n_tokens; t += SQM__TILE_Q) SQM__NAME(tile_codes)(g, t, panel, d,
-                SQM__TILE_Q);
-        for (; t < g->n_tokens; t++) SQM__NAME(tile_codes)(g, t, panel, d, 1);
-    }
+    const int32_t full = g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
+    for (int32_t panel = first; panel < last; panel++)
+        for (int32_t t = 0; t < full; t += SQM__TILE_Q)
+            SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
+    for (int32_t panel = first; full < g->n_tokens && panel < last; panel += SQM__TILE_STREAMS)
+        SQM__NAME(tile_codes)(g, full, panel, last, d, SQM__TILE_STREAMS, 1);
 }
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
-    if (g->dtype < SQM_Q8) { SQM__NAME(gemm_float)(g, first, last, work); return; }
-    if (!g->codes) { SQM__NAME(gemm_exact)(g, first, last, work); return; }
+    if (!g->codes) { SQM__NAME(gemm_float)(g, first, last, work); return; }
     switch (g->dtype) {
     case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8); break;
     case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
@@ -3981,6 +4066,8 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_P
 #undef SQM__TILE_T
 #undef SQM__TILE_Q
+#undef SQM__TILE_STREAMS
+#undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
 #undef SQM__SSD_P
 #undef SQM__SSD_N
@@ -3999,17 +4086,81 @@ static const sqm__kernels SQM__NAME(table) = {
    Checks arguments, splits rows over threads, calls [KERN]. Rows are split, sums never, so that the number
    of threads does not change a bit. Tested by tests/test_ops.c. */
 
-/* Runs fn(arg, 0 .. n - 1) on the caller's pool, OpenMP's, or one after another. */
+/* ---- threads ------------------------------------------------------------------------------------------- */
+/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction of
+   opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside delays
+   nobody but its own piece. */
+#if SQM__HAVE_TEAM
+typedef struct sqm__team {
+    uint64_t ticket;                    /* job number << 32 | pieces << 16 | next piece; all ones: go home */
+    uint32_t done;                      /* finished pieces of the current job */
+    sqm_task fn;
+    void    *arg;
+} sqm__team;
+enum { SQM__TEAM_PIECES = 0x8000 };     /* beyond them every thread of any machine may overshoot once */
+
+static void sqm__team_wait(int32_t *turns)
+{
+    if (++*turns < 2048) SQM__PAUSE();
+    else SQM__YIELD();
+}
+/* Takes and runs pieces until none is left; returns the last ticket seen. */
+static uint64_t sqm__team_take(sqm__team *team)
+{
+    uint64_t ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    while (~ticket && (ticket & 0xffff) < (ticket >> 16 & 0xffff)) {
+        ticket = __atomic_fetch_add(&team->ticket, 1, __ATOMIC_ACQ_REL);
+        if ((ticket & 0xffff) >= (ticket >> 16 & 0xffff)) break;
+        team->fn(team->arg, (int32_t)(ticket & 0xffff));        /* ours: the job cannot change before it ends */
+        __atomic_fetch_add(&team->done, 1, __ATOMIC_RELEASE);
+        ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
+    }
+    return ticket;
+}
+static void sqm__team_work(sqm__team *team)
+{
+    int32_t turns = 0;
+    uint64_t before = 0;
+    for (;;) {
+        const uint64_t ticket = sqm__team_take(team);
+        if (!~ticket) return;
+        if (ticket >> 32 != before >> 32) turns = 0;
+        before = ticket;
+        sqm__team_wait(&turns);
+    }
+}
+static void sqm__team_run(sqm__team *team, sqm_task fn, void *arg, int32_t n)
+{
+    const uint64_t job = (__atomic_load_n(&team->ticket, __ATOMIC_RELAXED) >> 32) + 1;
+    int32_t turns = 0;
+    team->fn = fn;
+    team->arg = arg;
+    __atomic_store_n(&team->done, 0, __ATOMIC_RELAXED);
+    __atomic_store_n(&team->ticket, (job & 0x7fffffff) << 32 | (uint64_t)n << 16, __ATOMIC_RELEASE);
+    (void)sqm__team_take(team);
+    while (__atomic_load_n(&team->done, __ATOMIC_ACQUIRE) != (uint32_t)n) sqm__team_wait(&turns);
+}
+#else
+typedef struct sqm__team { int32_t unused; } sqm__team;
+#endif
+
+/* Runs fn(arg, 0 .. n - 1) on the caller's pool, the team, OpenMP's threads, or one after another. */
 static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
 {
     if (n > 1 && x->parallel) {
         x->parallel->run(x->parallel->user, fn, arg, n);
         return;
     }
+#if SQM__HAVE_TEAM
+    if (n > 1 && n < SQM__TEAM_PIECES && x->team) {
+        sqm__team_run(x->team, fn, arg, n);
+        return;
+    }
+#endif
 #ifdef _OPENMP
-    if (n > 1 && x->threads > 1) {
+    if (n > 1 && x->threads > 1 && !x->team) {
         int i;
-#pragma omp parallel for num_threads(x->threads) schedule(static)
+#pragma omp parallel for num_threads(x->threads) schedule(dynamic, 1)
         for (i = 0; i < (int)n; i++) fn(arg, (int32_t)i);
         return;
     }
@@ -4017,11 +4168,44 @@ static void sqm__run(const sqm_exec *x, sqm_task fn, void *arg, int32_t n)
     for (int32_t i = 0; i < n; i++) fn(arg, i);
 }
 
+/* Calls run(arg) with a team at work for all jobs of x that it starts. */
+static void sqm__with_team(sqm_exec *x, void (*run)(void *arg), void *arg)
+{
+#if SQM__HAVE_TEAM
+    if (x->threads > 1 && !x->parallel) {
+        sqm__team team;
+        memset(&team, 0, sizeof(team));
+#pragma omp parallel num_threads(x->threads)
+        {
+            if (omp_get_thread_num() == 0) {
+                x->team = &team;
+                run(arg);
+                x->team = NULL;
+                __atomic_store_n(&team.ticket, ~(uint64_t)0, __ATOMIC_RELEASE);
+            } else {
+                sqm__team_work(&team);
+            }
+        }
+        return;
+    }
+#endif
+    (void)x;
+    run(arg);
+}
+
 /* Pieces worth cutting `work` elementary operations into. */
 static int32_t sqm__pieces(const sqm_exec *x, size_t work)
 {
     const size_t useful = work / 32768 + 1;
     return useful < (size_t)x->threads ? (int32_t)useful : x->threads;
+}
+
+/* For jobs that split well: more pieces than threads even out threads that are slower or come late. */
+SQM__INLINE int32_t sqm__most_pieces(int32_t threads) { return threads > 1 ? 4 * threads : 1; }
+static int32_t sqm__fine_pieces(const sqm_exec *x, size_t work)
+{
+    const size_t useful = work / 65536 + 1, most = (size_t)sqm__most_pieces(x->threads);
+    return (int32_t)(useful < most ? useful : most);
 }
 
 /* Start of piece i when n things are cut into `pieces`. */
@@ -4036,7 +4220,7 @@ static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
     return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
-           (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+           (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
 
 SQMDEF size_t sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads)
@@ -4113,8 +4297,9 @@ static void sqm__linear_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const sqm__linear *l = job->linear;
-    const int32_t first = sqm__cut(job->n_panels, piece, job->pieces), last = sqm__cut(job->n_panels, piece +
-            1, job->pieces);
+    const int32_t fours = sqm__ceil_div(job->n_panels, 4);      /* kernels like whole groups of panels */
+    const int32_t first = 4 * sqm__cut(fours, piece, job->pieces);
+    const int32_t last = sqm__min(4 * sqm__cut(fours, piece + 1, job->pieces), job->n_panels);
     int32_t base = 0, column = 0;
     for (int32_t i = 0; i < l->n_weights; i++) {
         const sqm_tensor *w = &l->weights[i];
@@ -4169,7 +4354,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
-    job.work = (float *)sqm__arena_push(&scratch, (size_t)x->threads * SQM__WORK_FLOATS * sizeof(float), 64);
+    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
+                                        sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
         job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
@@ -4177,8 +4363,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     } else {
         job.codes = NULL;
     }
-    job.pieces = sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
-    job.pieces = sqm__min(job.pieces, job.n_panels);
+    job.pieces = sqm__fine_pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.n_panels * SQM__LANES);
+    job.pieces = sqm__min(job.pieces, sqm__ceil_div(job.n_panels, 4));
     sqm__run(x, sqm__linear_task, &job, job.pieces);
 }
 
@@ -4525,6 +4711,7 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
     *panels = (const float *)t->data;
     return SQM_OK;
 }
+static const char *const sqm__style_names[] = { "half", "interleaved" };
 static const char *const sqm__act_names[SQM_ACT_COUNT] = {
     "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus"
 };
@@ -4646,7 +4833,7 @@ static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_contex
 {
     (void)max_context;
     (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)threads;
+    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)sqm__most_pieces(threads);
 }
 
 typedef struct sqm__attention_job {
@@ -4797,10 +4984,10 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
-    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)x->threads;
+    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)sqm__most_pieces(x->threads);
     sqm__attention_job job;
     size_t work = 0;
-    int32_t kept = 0;                   /* spans with a state: all of them at once, after the others */
+    int32_t rows = 0, kept = 0;         /* spans with a state: all of them at once, after the others */
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -4813,6 +5000,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
         work += (size_t)span.rows * ((size_t)span.position +
                                      (size_t)span.rows) * (size_t)(a->head_dim * a->heads) * 2;
         kept += span.state != NULL;
+        rows += span.rows;
         if (span.state) continue;
         if (span.position != 0)
             SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
@@ -4829,8 +5017,9 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     if (!kept) return SQM_OK;
     job.spans = spans;
     job.n_spans = n_spans;
-    job.pieces = sqm__pieces(x, work);
+    job.pieces = sqm__pieces(x, (size_t)rows * (size_t)a->in_width * 8);
     sqm__run(x, sqm__attention_write_task, &job, job.pieces);
+    job.pieces = sqm__fine_pieces(x, work);
     sqm__run(x, sqm__attention_task, &job, job.pieces);
     return SQM_OK;
 }
@@ -5614,6 +5803,308 @@ static const sqm_mixer sqm__ssd_whole_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
+
+/* ---- [MIX.trapezoid] matrix state, trapezoidal rule, keys that turn ---------------------------------------
+   dt   = softplus(dt_t + dt_bias),  g = -max(act(a_t), a_floor) dt,  m = sigmoid(trap_t)         head by head
+   angle = angle + pi tanh(angle_t) dt          angles shared by the heads, each head turns with its own dt
+   k_r  = turn(B_t,r + b_bias_r),  q_r = turn(C_t,r + c_bias_r),  v_r = x_t * mix_r          r = 0 .. rank - 1
+   S_t  = e^g S_(t-1) + (1 - m) dt e^g sum_r v_(t-1),r k_(t-1),r^T + m dt sum_r v_t,r k_t,r^T
+   y_r  = S_t q_r + d v_r
+   a_act  heavy_tail: 1 + x for x >= 0, 1 / (1 - x) below;  softplus
+   style  interleaved: pairs (2i, 2i + 1);  half: pairs (i, i + state / 2); i < angles. The rest stands still.
+   Rows in  [x: heads x head_dim | B: rank x groups x state | C: the same | dt: heads | a: heads | trap: heads
+            | angle: angles], or from wherever x_at .. angle_at say; B and C are already normalised;
+   rows out [rank][heads x head_dim]
+   Weights  b_bias, c_bias [heads x rank x state]; mix [heads x rank x head_dim]; d [heads x head_dim];
+            dt_bias [heads]; all optional
+   State    head by head: S as in ssd, angles (kept within +-pi), k of the last row, x of the last row.
+   Source   Mamba-3 (2603.15569), SISO and MIMO.
+   Traps    the first release has a_act=softplus, later ones heavy_tail; a checkpoint does not say which.
+   Tests    tests/test_mix_ssm.c; tools/sqm-vectors: mamba3_block. */
+typedef struct sqm__trapezoid {
+    const float   *b_bias, *c_bias, *mix, *d;
+    sqm__step_size dt;
+    float          a_floor;
+    int32_t        heads, head_dim, n, groups, rank, angles, a_act, style, panels, in_width;
+    int32_t        x_at, b_at, c_at, dt_at, a_at, trap_at, angle_at;
+} sqm__trapezoid;
+static const char *const sqm__decay_names[] = { "heavy_tail", "softplus" };
+
+static sqm_result sqm__trapezoid_parts(sqm__trapezoid *s, const sqm_param *params, int32_t n,
+                                       int32_t in_width, sqm_error *err)
+{
+    const int64_t channels = (int64_t)s->heads * s->head_dim, keys = (int64_t)s->rank * s->groups * s->n;
+    int64_t end = 0;
+    SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", channels, in_width, err));
+    SQM__TRY(sqm__part_at(&s->b_at, &end, params, n, "b_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->c_at, &end, params, n, "c_at", keys, in_width, err));
+    SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->a_at, &end, params, n, "a_at", s->heads, in_width, err));
+    SQM__TRY(sqm__part_at(&s->trap_at, &end, params, n, "trap_at", s->heads, in_width, err));
+    return sqm__part_at(&s->angle_at, &end, params, n, "angle_at", s->angles, in_width, err);
+}
+static sqm_result sqm__trapezoid_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__trapezoid *s = (sqm__trapezoid *)bound;
+    int64_t channels, pairs;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&s->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->n, params, n, "state", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
+    SQM__TRY(sqm__param_int(&s->rank, params, n, "rank", 1, 1, SQM__MAX_RANK, err));
+    SQM__TRY(sqm__param_int(&s->angles, params, n, "angles", 0, 0, s->n / 2, err));
+    SQM__TRY(sqm__param_choice(&s->a_act, params, n, "a_act", sqm__decay_names, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->style, params, n, "style", sqm__style_names, 2, SQM_ROPE_INTERLEAVED,
+                               err));
+    SQM__TRY(sqm__param_float(&s->a_floor, params, n, "a_floor", 0.0, err));
+    SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
+    channels = (int64_t)s->heads * s->head_dim;
+    pairs = (int64_t)s->heads * s->rank;
+    if (s->heads % s->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d heads do not divide into %d groups", s->heads, s->groups);
+    if (pairs * s->head_dim > INT32_MAX / 4 || pairs * s->n > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, s->heads, "%d heads of %d states and rank %d are too wide", s->heads,
+                  s->n, s->rank);
+    SQM__TRY(sqm__trapezoid_parts(s, params, n, in_width, err));
+    SQM__TRY(sqm__param_vector(&s->b_bias, params, n, "b_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->c_bias, params, n, "c_bias", (int32_t)(pairs * s->n), err));
+    SQM__TRY(sqm__param_vector(&s->mix, params, n, "mix", (int32_t)(pairs * s->head_dim), err));
+    SQM__TRY(sqm__param_vector(&s->d, params, n, "d", (int32_t)channels, err));
+    s->panels = sqm__ceil_div(s->head_dim, SQM__LANES);
+    s->in_width = in_width;
+    *out_width = (int32_t)(pairs * s->head_dim);
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__trapezoid_matrix_floats(const sqm__trapezoid *s)
+{
+    return (size_t)s->panels * (size_t)s->n * SQM__LANES;
+}
+static size_t sqm__trapezoid_head_floats(const sqm__trapezoid *s)
+{
+    return sqm__align_up(sqm__trapezoid_matrix_floats(s) + (size_t)s->angles +
+                         (size_t)s->rank * (size_t)s->n + (size_t)s->head_dim, SQM__LANES);
+}
+static size_t sqm__trapezoid_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (sqm__trapezoid_head_floats(s) > (size_t)-1 / sizeof(float) / (size_t)s->heads) return (size_t)-1;
+    return sqm__trapezoid_head_floats(s) * (size_t)s->heads * sizeof(float);
+}
+static size_t sqm__trapezoid_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__trapezoid_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    if (state) memset(state, 0, sqm__trapezoid_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* What one piece works with: up to SQM__SCAN_ROWS rows of one head, keys and values from the row before on */
+typedef struct sqm__trapezoid_work {
+    float *state;                       /* a head's, for spans without one */
+    float *k, *q, *v;                   /* [rows + 1][rank][n], [rows][rank][n], [rows + 1][rank][head_dim] */
+    float *dt, *log_decay, *past, *now; /* [rows] */
+    float *rate, *sine, *cosine;        /* [angles] */
+} sqm__trapezoid_work;
+
+static size_t sqm__trapezoid_work_floats(const sqm__trapezoid *s, sqm__trapezoid_work *w, float *base)
+{
+    const size_t rank = (size_t)s->rank, n = (size_t)s->n, dim = (size_t)s->head_dim, rows = SQM__SCAN_ROWS;
+    const size_t sizes[] = {
+        sqm__trapezoid_head_floats(s), (rows + 1) * rank * n, rows * rank * n, (rows + 1) * rank * dim,
+        rows, rows, rows, rows, (size_t)s->angles, (size_t)s->angles, (size_t)s->angles
+    };
+    float *at[SQM__COUNT(sizes)];
+    size_t used = 0;
+    for (int32_t i = 0; i < SQM__COUNT(sizes); i++) {
+        at[i] = base ? base + used : NULL;
+        used += sqm__align_up(sizes[i], SQM__LANES);
+    }
+    if (w) {
+        w->state = at[0]; w->k = at[1]; w->q = at[2]; w->v = at[3];
+        w->dt = at[4]; w->log_decay = at[5]; w->past = at[6]; w->now = at[7];
+        w->rate = at[8]; w->sine = at[9]; w->cosine = at[10];
+    }
+    return used;
+}
+static size_t sqm__trapezoid_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__trapezoid_work_floats((const sqm__trapezoid *)bound, NULL, NULL) * sizeof(float) *
+           (size_t)threads;
+}
+
+typedef struct sqm__trapezoid_job {
+    const sqm__trapezoid *s;
+    const sqm_exec       *x;
+    float                *out;
+    const float          *in;
+    const sqm_span       *spans;
+    int32_t               n_spans, pieces;
+} sqm__trapezoid_job;
+
+/* Decays and the weights of the row before and of this one */
+static void sqm__trapezoid_weights(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w,
+                                   const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const sqm__kernels *kernels = job->x->kernels;
+    const ptrdiff_t step = s->in_width;
+    sqm__step_sizes(w->dt, job->x, &s->dt, in + s->dt_at + head, step, rows, head);
+    for (ptrdiff_t t = 0; t < rows; t++) {
+        const float a = in[t * step + s->a_at + head];
+        w->now[t] = in[t * step + s->trap_at + head];
+        w->log_decay[t] = s->a_act ? a : a >= 0.0f ? 1.0f + a : 1.0f / (1.0f - a);
+    }
+    if (s->a_act) kernels->activate(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
+    for (int32_t t = 0; t < rows; t++) {
+        const float size = w->log_decay[t] > s->a_floor ? w->log_decay[t] : s->a_floor;
+        w->log_decay[t] = -size * w->dt[t];
+    }
+    kernels->activate(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
+    kernels->activate(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
+    for (int32_t t = 0; t < rows; t++) {
+        w->past[t] *= (1.0f - w->now[t]) * w->dt[t];
+        w->now[t] *= w->dt[t];
+    }
+}
+
+/* to [n] = from + bias, turned by the angles whose sines and cosines are in w */
+static void sqm__trapezoid_turn(const sqm__trapezoid *s, const sqm__trapezoid_work *w, float *to,
+                                const float *from, const float *bias)
+{
+    for (int32_t i = 0; i < s->n; i++) to[i] = bias ? from[i] + bias[i] : from[i];
+    for (int32_t i = 0; i < s->angles; i++) {
+        float *first = to + (s->style == SQM_ROPE_HALF ? i : 2 * i);
+        float *second = s->style == SQM_ROPE_HALF ? first + s->n / 2 : first + 1;
+        const float a = *first, b = *second;
+        *first = a * w->cosine[i] - b * w->sine[i];
+        *second = b * w->cosine[i] + a * w->sine[i];
+    }
+}
+
+/* Turned keys and queries and mixed values of the rows; the row before stands in front of keys and values. */
+static void sqm__trapezoid_rows(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                const float *in, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const size_t n = (size_t)s->n, dim = (size_t)s->head_dim, rank = (size_t)s->rank;
+    const size_t group = (size_t)(head / (s->heads / s->groups)), groups = (size_t)s->groups;
+    float *angle = state + sqm__trapezoid_matrix_floats(s), *last_k = angle + s->angles;
+    float *last_x = last_k + rank * n;
+    memcpy(w->k, last_k, rank * n * sizeof(float));
+    for (size_t t = 0; t <= (size_t)rows; t++) {
+        const float *row = t ? in + (t - 1) * (size_t)s->in_width : NULL;
+        const float *x = t ? row + s->x_at + (size_t)head * dim : last_x;
+        if (t) {
+            job->x->kernels->activate(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
+            job->x->kernels->turn(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1], s->angles);
+        }
+        for (size_t r = 0; r < rank; r++) {
+            const size_t bias = ((size_t)head * rank + r) * n, key = (r * groups + group) * n;
+            const float *mix = s->mix ? s->mix + ((size_t)head * rank + r) * dim : NULL;
+            float *v = w->v + (t * rank + r) * dim;
+            for (size_t i = 0; i < dim; i++) v[i] = mix ? x[i] * mix[i] : x[i];
+            if (!t) continue;
+            sqm__trapezoid_turn(s, w, w->k + (t * rank + r) * n, row + s->b_at + key,
+                                s->b_bias ? s->b_bias + bias : NULL);
+            sqm__trapezoid_turn(s, w, w->q + ((t - 1) * rank + r) * n, row + s->c_at + key,
+                                s->c_bias ? s->c_bias + bias : NULL);
+        }
+    }
+    memcpy(last_k, w->k + (size_t)rows * rank * n, rank * n * sizeof(float));
+    memcpy(last_x, in + (size_t)(rows - 1) * (size_t)s->in_width + s->x_at + (size_t)head * dim,
+           dim * sizeof(float));
+}
+
+static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trapezoid_work *w, float *state,
+                                 ptrdiff_t row, int32_t rows, int32_t head)
+{
+    const sqm__trapezoid *s = job->s;
+    const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim;
+    const float *in = job->in + row * s->in_width;
+    sqm__outer updates[2 * SQM__MAX_RANK];
+    sqm__ssd k;
+    sqm__trapezoid_weights(job, w, in, rows, head);
+    sqm__trapezoid_rows(job, w, state, in, rows, head);
+    for (int32_t i = 0; i < 2 * s->rank; i++) {        /* first those of the row before */
+        updates[i].u = w->v + (ptrdiff_t)i * s->head_dim;
+        updates[i].k = w->k + (ptrdiff_t)i * s->n;
+        updates[i].w = i < s->rank ? w->past : w->now;
+        updates[i].u_step = (ptrdiff_t)s->rank * s->head_dim;
+        updates[i].k_step = (ptrdiff_t)s->rank * s->n;
+    }
+    k.state = state;
+    k.log_decay = w->log_decay;
+    k.updates = updates;
+    k.q = w->q;
+    k.d = s->d ? s->d + (ptrdiff_t)head * s->head_dim : NULL;
+    k.y = job->out + row * s->rank * width + (ptrdiff_t)head * s->head_dim;
+    k.q_step = (ptrdiff_t)s->rank * s->n;
+    k.y_step = s->rank * width;
+    k.q_next = s->n;
+    k.y_next = width;
+    k.n_updates = 2 * s->rank;
+    k.n_outputs = s->rank;
+    k.width = s->head_dim;
+    k.n = s->n;
+    k.rows = rows;
+    job->x->kernels->ssd(&k);
+}
+static void sqm__trapezoid_task(void *arg, int32_t piece)
+{
+    const sqm__trapezoid_job *job = (const sqm__trapezoid_job *)arg;
+    const sqm__trapezoid *s = job->s;
+    const size_t floats = sqm__trapezoid_head_floats(s);
+    const int32_t first = sqm__cut(s->heads, piece, job->pieces);
+    const int32_t last = sqm__cut(s->heads, piece + 1, job->pieces);
+    sqm__trapezoid_work w;
+    (void)sqm__trapezoid_work_floats(s, &w, (float *)(void *)job->x->scratch +
+                                            sqm__trapezoid_work_floats(s, NULL, NULL) * (size_t)piece);
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t h = first; h < last; h++) {
+            const sqm_span *span = &job->spans[i];
+            float *state = span->state ? (float *)span->state + floats * (size_t)h : w.state;
+            if (!span->state) memset(state, 0, floats * sizeof(float));
+            for (int32_t t = 0; t < span->rows; t += SQM__SCAN_ROWS)
+                sqm__trapezoid_block(job, &w, state, (ptrdiff_t)span->first_row + t,
+                                     sqm__min(SQM__SCAN_ROWS, span->rows - t), h);
+        }
+}
+static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__trapezoid *s = (const sqm__trapezoid *)bound;
+    const size_t need = sqm__trapezoid_scratch_bytes(s, 0, 0, x->threads);
+    sqm__trapezoid_job job;
+    size_t rows = 0;
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "trapezoid needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    for (int32_t i = 0; i < n_spans; i++) rows += (size_t)spans[i].rows;
+    job.pieces = sqm__min(sqm__pieces(x, rows * sqm__trapezoid_matrix_floats(s) * (size_t)s->heads),
+                          s->heads);
+    sqm__run(x, sqm__trapezoid_task, &job, job.pieces);
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__trapezoid_mixer = {
+    "trapezoid", "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act "
+    "dt_bias dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at", sizeof(sqm__trapezoid),
+    SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
+    sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
 
 /* ---- spans that lack a state --------------------------------------------------------------------------- */
 SQM__INLINE size_t sqm__times(size_t a, size_t b)       /* (size_t)-1 when the product does not fit */
@@ -6589,6 +7080,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__scan_whole_mixer,
     &sqm__ssd_mixer,
     &sqm__ssd_whole_mixer,
+    &sqm__trapezoid_mixer,
     &sqm__legs_mixer,
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
@@ -8703,7 +9195,6 @@ static int sqm__has_word(const char *words, const char *word)
     return 0;
 }
 static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
-static const char *const sqm__style_names[] = { "half", "interleaved" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -9754,8 +10245,9 @@ static void sqm__run_head(sqm_session *s, const sqm__op *op)
     }
 }
 
-static void sqm__run_batch(sqm_session *s)
+static void sqm__run_ops(void *session)
 {
+    sqm_session *s = (sqm_session *)session;
     const sqm_model *m = s->model;
     sqm__rope_prepare(s);
     for (int32_t i = 0; i < m->n_ops; i++) {
@@ -9780,6 +10272,11 @@ static void sqm__run_batch(sqm_session *s)
         default:             sqm__run_elementwise(s, op); break;
         }
     }
+}
+
+static void sqm__run_batch(sqm_session *s)
+{
+    sqm__with_team(&s->exec, sqm__run_ops, s);
     for (int32_t i = 0; i < s->n_spans; i++) s->position[s->span_seq[i]] += s->spans[i].rows;
     s->n_spans = 0;
     s->n_rows = 0;
@@ -11577,6 +12074,10 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
+#undef SQM__HAVE_TEAM
+#undef SQM__PAUSE
+#undef SQM__YIELD
+#undef SQM__PREFETCH
 #undef SQM__ASSERT
 #undef SQM__INLINE
 #undef SQM__UNUSED
@@ -11605,6 +12106,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_P
 #undef SQM__TILE_T
 #undef SQM__TILE_Q
+#undef SQM__TILE_STREAMS
+#undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
 #undef SQM__SSD_P
 #undef SQM__SSD_N

@@ -23,7 +23,8 @@ typedef enum conv_role {              /* decides the output type under -t       
     CONV_MATRIX,                      /* weight of a linear map                                             */
     CONV_TABLE,                       /* token embedding, head                                              */
     CONV_POSITIONS,                   /* learned positions                                                  */
-    CONV_VECTOR                       /* norm weights, biases, frequencies: always float32                  */
+    CONV_VECTOR,                      /* norm weights, biases, frequencies: always float32                  */
+    CONV_ROWS                         /* small matrices in rows: convolution kernels; always float32        */
 } conv_role;
 
 typedef struct conv_out {             /* one tensor of the output                                           */
@@ -146,6 +147,32 @@ static CONV_UNUSED conv_view conv_take(conv *c, const char *name, int64_t rows, 
     return v;
 }
 
+/* All n values of a tensor of any shape, outermost dimension first, for a mapping that computes with them.
+   NULL after an error; quantised tensors are one.                                                          */
+static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
+{
+    conv_tensor *t = c->env->failed ? NULL : conv_source_find(&c->source, name);
+    const uint8_t *data;
+    int64_t found = 1, inner, step;
+    float *values;
+    if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return NULL; }
+    t->used = 1;
+    for (int32_t i = 0; i < t->ndim; i++) found *= t->shape[i];            /* fits: see conv_source_add     */
+    if (t->type == CONV_GGML) conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
+    if (found != n || n < 1)
+        conv_fail(c->env, "tensor %.200s has shape %s, expected %lld values", name,
+                  conv_shape_text(c->env, t->shape, t->ndim), (long long)n);
+    data = conv_tensor_data(&c->source, t);
+    values = (float *)conv_alloc(c->env, (uint64_t)n, sizeof(float));
+    if (!data || !values) return NULL;
+    inner = t->ndim ? t->shape[t->ndim - 1] : 1;
+    step = (t->ndim ? t->stride[t->ndim - 1] : 1) * conv_types[t->type].bytes;
+    for (int64_t row = 0; row * inner < n; row++)
+        conv_values(values + row * inner, data + conv_row_offset(t, row) * conv_types[t->type].bytes, inner,
+                    step, t->type);
+    return values;
+}
+
 /* A whole matrix as one vector, row after row.                                                             */
 static CONV_UNUSED conv_view conv_flat(conv_view v)
 {
@@ -250,6 +277,26 @@ static CONV_UNUSED const char *conv_make(conv *c, const char *name, conv_role ro
 static CONV_UNUSED const char *conv_make_values(conv *c, const char *name, const float *values, int32_t n)
 {
     conv_out *o = conv__new_out(c, name, CONV_VECTOR, n, 1);
+    if (!o) return name;
+    o->values = values;
+    return o->name;
+}
+
+/* The same as a matrix in rows.                                                                            */
+static CONV_UNUSED const char *conv_make_rows(conv *c, const char *name, const float *values, int32_t rows,
+                                              int32_t cols)
+{
+    conv_out *o = conv__new_out(c, name, CONV_ROWS, rows, cols);
+    if (!o) return name;
+    o->values = values;
+    return o->name;
+}
+
+/* The same as a matrix in panels: always float32, whatever -t says.                                        */
+static CONV_UNUSED const char *conv_make_panels(conv *c, const char *name, const float *values, int32_t rows,
+                                                int32_t cols)
+{
+    conv_out *o = conv__new_out(c, name, CONV_MATRIX, rows, cols);
     if (!o) return name;
     o->values = values;
     return o->name;

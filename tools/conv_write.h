@@ -36,11 +36,11 @@ static int conv__is_plain(const conv_out *o)
 /* Type that keeps the checkpoint's values exactly.                                                         */
 static int conv__kept_type(conv *c, const conv_out *o, sqm_dtype *type)
 {
-    const conv_tensor *t = o->parts[0].tensor;
+    const conv_tensor *t = o->n_parts ? o->parts[0].tensor : NULL;
     sqm_error err;
     size_t bytes = 0;
     *type = SQM_F32;
-    if (!conv__is_plain(o)) return 1;
+    if (!t || !conv__is_plain(o)) return 1;
     if (t->type == CONV_F16) *type = SQM_F16;
     if (t->type == CONV_BF16) *type = SQM_BF16;
     if (t->type != CONV_GGML) return 1;
@@ -55,7 +55,7 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
     sqm_dtype kept = SQM_F32;
     *exact = 0;
     *type = SQM_F32;
-    if (o->role == CONV_VECTOR) return 1;
+    if (o->role == CONV_VECTOR || o->role == CONV_ROWS) return 1;
     if (!conv__kept_type(c, o, &kept)) return 0;
     switch (target) {
     case CONV_TO_F32:  *type = SQM_F32; break;
@@ -67,7 +67,8 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
         break;
     case CONV_KEEP:    *type = kept; break;
     }
-    *exact = o->parts[0].tensor->type == CONV_GGML && conv__is_plain(o) && *type == kept;
+    if (!o->n_parts) *type = SQM_F32;                  /* computed by the mapping: small and delicate       */
+    *exact = o->n_parts && o->parts[0].tensor->type == CONV_GGML && conv__is_plain(o) && *type == kept;
     return 1;
 }
 
@@ -141,7 +142,12 @@ static int conv__fetch(conv_writer *k, const conv_out *o, int64_t first, int64_t
 {
     for (int64_t i = 0; i < n; i++) {
         int64_t row = 0;
-        const conv_view *v = conv__find_row(o, first + i, &row);
+        const conv_view *v;
+        if (o->values) {
+            memcpy(k->rows + i * o->cols, o->values + (first + i) * o->cols, (size_t)o->cols * sizeof(float));
+            continue;
+        }
+        v = conv__find_row(o, first + i, &row);
         if (!conv__source_row(k, k->rows + i * o->cols, v, row)) return 0;
     }
     return 1;
@@ -178,14 +184,15 @@ static int conv__check_range(conv_writer *k, const conv_out *o, int64_t n, sqm_d
 /* ---- writing ------------------------------------------------------------------------------------------- */
 static int conv__write_vector(conv_writer *k, const conv_out *o)
 {
+    const uint64_t bytes = (uint64_t)o->rows * (uint64_t)o->cols * sizeof(float);
     if (o->values) {
-        sqm_writer_data(k->w, o->values, (size_t)o->rows * sizeof(float));
+        sqm_writer_data(k->w, o->values, (size_t)bytes);
         return 1;
     }
-    k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, (uint64_t)o->rows * sizeof(float));
+    k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, bytes);
     if (k->c->env->failed) return 0;
     if (!conv__fetch(k, o, 0, o->rows)) return 0;
-    sqm_writer_data(k->w, k->rows, (size_t)o->rows * sizeof(float));
+    sqm_writer_data(k->w, k->rows, (size_t)bytes);
     return 1;
 }
 
@@ -193,7 +200,7 @@ static int conv__write_vector(conv_writer *k, const conv_out *o)
 static int conv__write_panels(conv_writer *k, const conv_out *o, int32_t n, sqm_dtype type, int exact)
 {
     const int32_t shape[2] = { n, o->cols };
-    const uint32_t row_bytes = o->parts[0].tensor->row_bytes;
+    const uint32_t row_bytes = exact ? o->parts[0].tensor->row_bytes : 0;
     size_t bytes = sqm_tensor_bytes(type, SQM_PANELS, 2, shape);
     sqm_error err;
     sqm_result r;
@@ -203,7 +210,7 @@ static int conv__write_panels(conv_writer *k, const conv_out *o, int32_t n, sqm_
         r = sqm_pack_ggml(k->packed, &bytes, &type, o->parts[0].tensor->ggml_type, k->raw,
                           (size_t)n * row_bytes, n, o->cols, &err);
     else r = sqm_pack(k->packed, bytes, type, k->rows, n, o->cols, NULL, &err);
-    if (r != SQM_OK) return conv_fail(k->c->env, "tensor %.200s: %s", o->parts[0].tensor->name, err.text);
+    if (r != SQM_OK) return conv_fail(k->c->env, "tensor %.200s: %s", o->name, err.text);
     sqm_writer_data(k->w, k->packed, bytes);
     return 1;
 }
@@ -238,7 +245,7 @@ static CONV_UNUSED int conv_write_plan(conv_writer *k)
         const conv_out *o = &c->outs[i];
         const int32_t shape[2] = { o->rows, o->cols };
         ok = conv__out_type(c, o, k->target, &type, &exact);
-        if (ok) sqm_writer_declare(k->w, o->name, type, o->role == CONV_VECTOR ? SQM_ROWS : SQM_PANELS,
+        if (ok) sqm_writer_declare(k->w, o->name, type, o->role >= CONV_VECTOR ? SQM_ROWS : SQM_PANELS,
                                    o->role == CONV_VECTOR ? 1 : 2, shape);
     }
     if (ok) sqm_writer_recipe(k->w, c->recipe);
@@ -246,7 +253,7 @@ static CONV_UNUSED int conv_write_plan(conv_writer *k)
         const conv_out *o = &c->outs[i];
         if (k->progress) k->progress(k->progress_user, i, c->n_outs);
         ok = conv__out_type(c, o, k->target, &type, &exact) &&
-             (o->role == CONV_VECTOR ? conv__write_vector(k, o) : conv__write_matrix(k, o, type, exact));
+             (o->role >= CONV_VECTOR ? conv__write_vector(k, o) : conv__write_matrix(k, o, type, exact));
     }
     if (ok && k->progress) k->progress(k->progress_user, c->n_outs, c->n_outs);
     free(k->rows);

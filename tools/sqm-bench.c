@@ -94,27 +94,29 @@ static double fma_plain(probe *p)
 }
 
 #if BENCH_X86
+/* the compiler must not see that chains begin alike, or it computes only one of them */
+#define OPAQUE8(a, b, c, d, e, f, g, h) \
+    __asm__("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d), "+v"(e), "+v"(f), "+v"(g), "+v"(h))
+#define OPAQUE4(a, b, c, d) __asm__("" : "+v"(a), "+v"(b), "+v"(c), "+v"(d))
 #define BENCH_AVX2 __attribute__((target("avx2,fma")))
 #define BENCH_AVX512 __attribute__((target("avx512f,avx512bw,avx512vl,avx512vnni")))
 
+/* As many streams as the library's single-row products read at once: a lone one does not fill the memory. */
+enum { STREAMS = 8 };
+
 BENCH_AVX2 static double read_avx2(probe *p)
 {
-    __m256i a = _mm256_setzero_si256(), b = a, c = a, d = a, e = a, f = a, g = a, h = a;
-    for (size_t i = 0; i + 256 <= p->bytes; i += 256) {
-        const __m256i *at = (const __m256i *)(const void *)(p->data + i);
-        a = _mm256_add_epi64(a, _mm256_loadu_si256(at));
-        b = _mm256_add_epi64(b, _mm256_loadu_si256(at + 1));
-        c = _mm256_add_epi64(c, _mm256_loadu_si256(at + 2));
-        d = _mm256_add_epi64(d, _mm256_loadu_si256(at + 3));
-        e = _mm256_add_epi64(e, _mm256_loadu_si256(at + 4));
-        f = _mm256_add_epi64(f, _mm256_loadu_si256(at + 5));
-        g = _mm256_add_epi64(g, _mm256_loadu_si256(at + 6));
-        h = _mm256_add_epi64(h, _mm256_loadu_si256(at + 7));
-    }
-    a = _mm256_add_epi64(_mm256_add_epi64(_mm256_add_epi64(a, b), _mm256_add_epi64(c, d)),
-                         _mm256_add_epi64(_mm256_add_epi64(e, f), _mm256_add_epi64(g, h)));
-    p->sink += (double)_mm256_extract_epi64(a, 0);
-    return (double)p->bytes;
+    const size_t part = p->bytes / STREAMS / 64 * 64;
+    __m256i sum[STREAMS];
+    for (int s = 0; s < STREAMS; s++) sum[s] = _mm256_setzero_si256();
+    for (size_t i = 0; i < part; i += 64)
+        for (int s = 0; s < STREAMS; s++) {
+            const __m256i *at = (const __m256i *)(const void *)(p->data + (size_t)s * part + i);
+            sum[s] = _mm256_add_epi64(sum[s], _mm256_add_epi64(_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)));
+        }
+    for (int s = 1; s < STREAMS; s++) sum[0] = _mm256_add_epi64(sum[0], sum[s]);
+    p->sink += (double)_mm256_extract_epi64(sum[0], 0);
+    return (double)part * STREAMS;
 }
 
 /* 12 chains: enough for a latency of 5 cycles and 2 units */
@@ -122,6 +124,8 @@ BENCH_AVX2 static double fma_avx2(probe *p)
 {
     const __m256 x = _mm256_set1_ps(0.999f), y = _mm256_set1_ps(0.5f);
     __m256 a = y, b = x, c = y, d = x, e = y, f = x, g = y, h = x, i = y, j = x, k = y, l = x;
+    OPAQUE8(a, b, c, d, e, f, g, h);
+    OPAQUE4(i, j, k, l);
     for (int64_t r = 0; r < p->rounds; r++) {
         a = _mm256_fmadd_ps(a, x, y); b = _mm256_fmadd_ps(b, x, y); c = _mm256_fmadd_ps(c, x, y);
         d = _mm256_fmadd_ps(d, x, y); e = _mm256_fmadd_ps(e, x, y); f = _mm256_fmadd_ps(f, x, y);
@@ -145,6 +149,7 @@ BENCH_AVX2 static double dot_avx2(probe *p)
 {
     const __m256i x = _mm256_set1_epi8(3), w = _mm256_set1_epi8(5);
     __m256i a = x, b = w, c = x, d = w, e = x, f = w, g = x, h = w;
+    OPAQUE8(a, b, c, d, e, f, g, h);
     for (int64_t r = 0; r < p->rounds; r++) {
         a = dot_step(a, x, w); b = dot_step(b, x, w); c = dot_step(c, x, w); d = dot_step(d, x, w);
         e = dot_step(e, x, w); f = dot_step(f, x, w); g = dot_step(g, x, w); h = dot_step(h, x, w);
@@ -157,22 +162,23 @@ BENCH_AVX2 static double dot_avx2(probe *p)
 
 BENCH_AVX512 static double read_avx512(probe *p)
 {
-    __m512i a = _mm512_setzero_si512(), b = a, c = a, d = a;
-    for (size_t i = 0; i + 256 <= p->bytes; i += 256) {
-        a = _mm512_add_epi64(a, _mm512_loadu_si512(p->data + i));
-        b = _mm512_add_epi64(b, _mm512_loadu_si512(p->data + i + 64));
-        c = _mm512_add_epi64(c, _mm512_loadu_si512(p->data + i + 128));
-        d = _mm512_add_epi64(d, _mm512_loadu_si512(p->data + i + 192));
-    }
-    a = _mm512_add_epi64(_mm512_add_epi64(a, b), _mm512_add_epi64(c, d));
-    p->sink += (double)_mm512_reduce_add_epi64(a);
-    return (double)p->bytes;
+    const size_t part = p->bytes / STREAMS / 64 * 64;
+    __m512i sum[STREAMS];
+    for (int s = 0; s < STREAMS; s++) sum[s] = _mm512_setzero_si512();
+    for (size_t i = 0; i < part; i += 64)
+        for (int s = 0; s < STREAMS; s++)
+            sum[s] = _mm512_add_epi64(sum[s], _mm512_loadu_si512(p->data + (size_t)s * part + i));
+    for (int s = 1; s < STREAMS; s++) sum[0] = _mm512_add_epi64(sum[0], sum[s]);
+    p->sink += (double)_mm512_reduce_add_epi64(sum[0]);
+    return (double)part * STREAMS;
 }
 
 BENCH_AVX512 static double fma_avx512(probe *p)
 {
     const __m512 x = _mm512_set1_ps(0.999f), y = _mm512_set1_ps(0.5f);
     __m512 a = y, b = x, c = y, d = x, e = y, f = x, g = y, h = x, i = y, j = x, k = y, l = x;
+    OPAQUE8(a, b, c, d, e, f, g, h);
+    OPAQUE4(i, j, k, l);
     for (int64_t r = 0; r < p->rounds; r++) {
         a = _mm512_fmadd_ps(a, x, y); b = _mm512_fmadd_ps(b, x, y); c = _mm512_fmadd_ps(c, x, y);
         d = _mm512_fmadd_ps(d, x, y); e = _mm512_fmadd_ps(e, x, y); f = _mm512_fmadd_ps(f, x, y);
@@ -189,6 +195,8 @@ BENCH_AVX512 static double dot_avx512(probe *p)
 {
     const __m512i x = _mm512_set1_epi8(3), w = _mm512_set1_epi8(5);
     __m512i a = x, b = w, c = x, d = w, e = x, f = w, g = x, h = w, i = x, j = w, k = x, l = w;
+    OPAQUE8(a, b, c, d, e, f, g, h);
+    OPAQUE4(i, j, k, l);
     for (int64_t r = 0; r < p->rounds; r++) {
         a = _mm512_dpbusd_epi32(a, x, w); b = _mm512_dpbusd_epi32(b, x, w); c = _mm512_dpbusd_epi32(c, x, w);
         d = _mm512_dpbusd_epi32(d, x, w); e = _mm512_dpbusd_epi32(e, x, w); f = _mm512_dpbusd_epi32(f, x, w);
@@ -209,6 +217,8 @@ static double fma_neon(probe *p)
 {
     const float32x4_t x = vdupq_n_f32(0.999f), y = vdupq_n_f32(0.5f);
     float32x4_t a = y, b = x, c = y, d = x, e = y, f = x, g = y, h = x, i = y, j = x, k = y, l = x;
+    __asm__("" : "+w"(a), "+w"(b), "+w"(c), "+w"(d), "+w"(e), "+w"(f), "+w"(g), "+w"(h));
+    __asm__("" : "+w"(i), "+w"(j), "+w"(k), "+w"(l));
     for (int64_t r = 0; r < p->rounds; r++) {
         a = vfmaq_f32(y, a, x); b = vfmaq_f32(y, b, x); c = vfmaq_f32(y, c, x); d = vfmaq_f32(y, d, x);
         e = vfmaq_f32(y, e, x); f = vfmaq_f32(y, f, x); g = vfmaq_f32(y, g, x); h = vfmaq_f32(y, h, x);

@@ -331,9 +331,16 @@ static int vector_rope(vector_case *v)
     return VECTOR_PASS;
 }
 
+#include "vec_ssm.h"
+
 /* ---- the mechanisms ------------------------------------------------------------------------------------ */
 static const struct { const char *name; int (*run)(vector_case *v); } vector_mechanisms[] = {
-    { "mask", vector_sdpa }, { "rope", vector_rope }, { "sdpa", vector_sdpa }
+    { "mask", vector_sdpa }, { "rope", vector_rope }, { "sdpa", vector_sdpa },
+    { "hydra_block", vector_ssm_block }, { "mamba1_block", vector_ssm_block },
+    { "mamba2_block", vector_ssm_block }, { "mamba3_block", vector_ssm_block },
+    { "mamba_lm", vector_mamba_lm }, { "mega_ema", vector_ssm_block }, { "scan_orders", vector_scan_orders },
+    { "selective_scan", vector_selective_scan }, { "ss2d", vector_ssm_block }, { "ssd", vector_ssd },
+    { "vim_block", vector_ssm_block }, { "vss_block", vector_ssm_block }
 };
 
 static int vector_run(vector_case *v, const char *path)
