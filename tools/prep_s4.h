@@ -1,6 +1,6 @@
 /* prep_s4.h: what linear state spaces, Legendre memories and long convolutions need before they run, all in
-   double precision: HiPPO matrices, discretisation, matrix exponentials, eigenvalues, the forms of S4, kernels
-   of DSS and Hyena. Functions on arrays; memory comes from a conv_env and goes with it. Mappings from
+   double precision: HiPPO matrices, discretisation, matrix exponentials, eigenvalues, the forms of S4,
+   kernels of DSS and Hyena. Functions on arrays; memory comes from a conv_env and goes with it. Mappings from
    checkpoints to recipes are in map_s4.h.
 
    Complex numbers are pairs { re, im }; matrices are row-major. */
@@ -138,7 +138,8 @@ static CONV_UNUSED int prep_hippo(conv_env *env, double *a, double *b, const cha
         for (int32_t k = 0; k < n; k++) {
             const double root = sqrt(odd * (2.0 * k + 1.0)), sign = (i - k) % 2 ? -1.0 : 1.0;
             a[i * n + k] = legs ? (i > k ? -root : i == k ? -(double)(i + 1) : 0.0)
-                         : legt ? -0.5 * root * (i < k ? sign : 1.0) : lmu ? odd * (i < k ? -1.0 : -sign) : 0.0;
+                         : legt ? -0.5 * root * (i < k ? sign : 1.0)
+                         : lmu ? odd * (i < k ? -1.0 : -sign) : 0.0;
         }
     }
     for (int32_t k = 1; fout && k < n / 2; k++) {       /* the pair (2k, 2k + 1) turns with pi k */
@@ -149,12 +150,15 @@ static CONV_UNUSED int prep_hippo(conv_env *env, double *a, double *b, const cha
     return 1;
 }
 
-/* x_t = ad x_(t-1) + bd u_t from x' = a x + b u and a step dt: "zoh" (the exponential of [[a, b], [0, 0]] dt),
-   or (I - i dt a)^-1 of (I + (1 - i) dt a, dt b): "bilinear" i = 1/2, "forward" and "euler" 0, "backward" 1. */
-static CONV_UNUSED int prep_discretize(conv_env *env, double *ad, double *bd, const double *a, const double *b,
+/* x_t = ad x_(t-1) + bd u_t from x' = a x + b u and a step dt: "zoh" (the exponential of [[a, b], [0, 0]]
+   dt), or (I - i dt a)^-1 of (I + (1 - i) dt a, dt b): "bilinear" i = 1/2, "forward" and "euler" 0,
+   "backward" 1. */
+static CONV_UNUSED int prep_discretize(conv_env *env, double *ad, double *bd, const double *a,
+                                       const double *b,
                                        int32_t n, double dt, const char *method)
 {
-    const double implicit = strcmp(method, "bilinear") == 0 ? 0.5 : strcmp(method, "backward") == 0 ? 1.0 : 0.0;
+    const double implicit = strcmp(method, "bilinear") == 0 ? 0.5
+                          : strcmp(method, "backward") == 0 ? 1.0 : 0.0;
     const int32_t m = n + 1;
     double *big = prep_doubles(env, (int64_t)m * m), *e = prep_doubles(env, (int64_t)m * m);
     if (!big || !e) return 0;
@@ -213,7 +217,8 @@ static int prep_solves(prep_complex *a, prep_complex *b, int32_t n, int32_t colu
 {
     for (int32_t k = 0; k < n; k++) {
         int32_t pivot = k;
-        for (int32_t i = k + 1; i < n; i++) if (prep_size(a[i * n + k]) > prep_size(a[pivot * n + k])) pivot = i;
+        for (int32_t i = k + 1; i < n; i++)
+            if (prep_size(a[i * n + k]) > prep_size(a[pivot * n + k])) pivot = i;
         if (!(prep_size(a[pivot * n + k]) > 0.0)) return 0;
         for (int32_t j = 0; pivot != k && j < n; j++) {
             const prep_complex t = a[k * n + j]; a[k * n + j] = a[pivot * n + j]; a[pivot * n + j] = t;
@@ -232,7 +237,8 @@ static int prep_solves(prep_complex *a, prep_complex *b, int32_t n, int32_t colu
     for (int32_t i = n - 1; i >= 0; i--)
         for (int32_t j = 0; j < columns; j++) {
             prep_complex sum = b[i * columns + j];
-            for (int32_t k = i + 1; k < n; k++) sum = prep_sub(sum, prep_mul(a[i * n + k], b[k * columns + j]));
+            for (int32_t k = i + 1; k < n; k++)
+                sum = prep_sub(sum, prep_mul(a[i * n + k], b[k * columns + j]));
             b[i * columns + j] = prep_div(sum, a[i * n + i]);
         }
     return 1;
@@ -247,7 +253,7 @@ static void prep_rotate(prep_complex *x, prep_complex *y, int32_t n, int32_t ste
         *y = prep_sub(prep_scale(b, c), prep_mul(prep_conj(s), a));
     }
 }
-/* h = v^* a v with v unitary and h zero below its first subdiagonal: rotations, column by column. h holds a. */
+/* h = v^* a v with v unitary and h zero below its first subdiagonal, by rotations. h holds a. */
 static void prep_hessenberg(prep_complex *h, prep_complex *v, int32_t n)
 {
     for (int32_t i = 0; i < n * n; i++) v[i] = prep_c(i % (n + 1) == 0 ? 1.0 : 0.0, 0.0);
@@ -287,7 +293,8 @@ static void prep_qr_step(prep_complex *h, prep_complex *v, int32_t n, int32_t fi
         const double size = prep_size(x), r = hypot(size, prep_size(y));
         const prep_complex phase = size > 0.0 ? prep_scale(x, 1.0 / size) : prep_c(1.0, 0.0);
         const double c = r > 0.0 ? size / r : 1.0;
-        const prep_complex s = r > 0.0 ? prep_scale(prep_mul(phase, prep_conj(y)), 1.0 / r) : prep_c(0.0, 0.0);
+        const prep_complex s = r > 0.0 ? prep_scale(prep_mul(phase, prep_conj(y)), 1.0 / r)
+                             : prep_c(0.0, 0.0);
         const int32_t from = k > first ? k - 1 : first, rows = (k + 2 < last ? k + 2 : last) + 1;
         prep_rotate(h + k * n + from, h + (k + 1) * n + from, n - from, 1, c, s);
         prep_rotate(h + k, h + k + 1, rows, n, c, prep_conj(s));
@@ -309,12 +316,14 @@ static int prep_eigen(conv_env *env, prep_complex *values, prep_complex *vectors
     while (last > 0) {
         int32_t first = last;
         for (; first > 0; first--) {
-            const double near_by = prep_size(a[first * n + first]) + prep_size(a[(first - 1) * n + first - 1]);
+            const double near_by = prep_size(a[first * n + first]) +
+                                   prep_size(a[(first - 1) * n + first - 1]);
             if (prep_size(a[first * n + first - 1]) <= 2.3e-16 * near_by) break;
         }
         if (first > 0) a[first * n + first - 1] = prep_c(0.0, 0.0);
         if (first == last) { last--; tries = 0; continue; }
-        if (++tries > 60) return conv_fail(env, "the eigenvalues of a matrix of %d rows do not settle", (int)n);
+        if (++tries > 60)
+            return conv_fail(env, "the eigenvalues of a matrix of %d rows do not settle", (int)n);
         prep_qr_step(a, v, n, first, last, tries % 12 ? prep_shift(a, n, last)
                      : prep_c(prep_size(a[last * n + last - 1]) + a[last * n + last].re, 0.0));
     }
@@ -340,8 +349,8 @@ static int prep_eigen(conv_env *env, prep_complex *values, prep_complex *vectors
 /* [channels][states] each: x += da x + u (b given: b u + p Re sum conj(q) x), y = d u + Re sum conj(c) x. */
 typedef struct prep_lti {
     int32_t       channels, states;
-    prep_complex *da, *c, *b, *p, *q;                   /* c NULL: the states go out; b, p, q NULL: diagonal */
-    double       *d;                                    /* [channels] or NULL */
+    prep_complex *da, *c, *b, *p, *q; /* c NULL: the states go out; b, p, q NULL: diagonal */
+    double       *d;                  /* [channels] or NULL */
 } prep_lti;
 
 static int prep_lti_open(conv_env *env, prep_lti *l, int32_t channels, int32_t states, int rank1)
@@ -363,7 +372,8 @@ static int prep_lti_open(conv_env *env, prep_lti *l, int32_t channels, int32_t s
 }
 
 /* a - 1 and b of one state: "zoh" a = e^(dt A), b = (a - 1) / A;  "bilinear"; times the given b */
-static CONV_UNUSED void prep_diagonal(prep_complex *da, prep_complex *b, prep_complex a, double dt, int bilinear)
+static CONV_UNUSED void prep_diagonal(prep_complex *da, prep_complex *b, prep_complex a, double dt,
+                                      int bilinear)
 {
     const prep_complex step = prep_scale(a, dt);
     if (bilinear) {                                     /* (1 + s/2) / (1 - s/2) - 1 = s / (1 - s/2) */
@@ -462,7 +472,8 @@ static CONV_UNUSED int prep_s4_plain_c(conv_env *env, prep_s4 *s)
 {
     const int32_t n = s->states, m = 2 * n;
     const int64_t size = (int64_t)m * m;
-    prep_complex *ab = prep_complexes(env, size), *power = prep_complexes(env, size), *c = prep_complexes(env, m);
+    prep_complex *ab = prep_complexes(env, size), *power = prep_complexes(env, size);
+    prep_complex *c = prep_complexes(env, m);
     prep_complex *next = prep_complexes(env, size), *work = prep_complexes(env, 2 * size + m), *swap;
     if (s->l_kernel < 1) return !env->failed;
     if (!ab || !power || !c || !next || !work) return 0;
@@ -486,8 +497,9 @@ static CONV_UNUSED int prep_s4_plain_c(conv_env *env, prep_s4 *s)
     return 1;
 }
 
-/* Diagonal plus rank one, in O(n): with D = 1 / (2/dt - A), r = 1 / (1 + 2 Re sum |P|^2 D)
-     x = (1 + 2 A D) x + (2 D B - k r D P) u - D P (4 r / dt) 2 Re(sum conj(P) D x),  k = 2 Re sum conj(P) D 2 B
+/* Diagonal plus rank one, in O(n): with D = 1 / (2/dt - A), r = 1 / (1 + 2 Re sum |P|^2 D) and
+   k = 2 Re sum conj(P) D 2 B
+     x = (1 + 2 A D) x + (2 D B - k r D P) u - D P (4 r / dt) 2 Re(sum conj(P) D x)
    which is the bilinear step of diag(A) - P P^* on the kept half of the pairs; y = 2 Re sum C x. */
 static CONV_UNUSED int prep_s4_rank1(conv_env *env, prep_lti *l, const prep_s4 *s)
 {
@@ -522,7 +534,8 @@ static int prep_s4_judge(conv_env *env, int *good, const prep_lti *l, const prep
 {
     const int64_t n = (int64_t)l->channels * l->states;
     const int wide = prep_lti_is_delicate(l, 0.0);
-    double *want = prep_doubles(env, (int64_t)check * l->channels), *got = prep_doubles(env, (int64_t)check * l->channels);
+    double *want = prep_doubles(env, (int64_t)check * l->channels);
+    double *got = prep_doubles(env, (int64_t)check * l->channels);
     prep_lti rounded = *l;
     rounded.da = prep_complexes(env, n);
     rounded.c = prep_complexes(env, n);
@@ -540,7 +553,8 @@ static int prep_s4_judge(conv_env *env, int *good, const prep_lti *l, const prep
             if (fabs(want[at]) > largest) largest = fabs(want[at]);
             if (!(fabs(want[at] - got[at]) <= worst)) worst = fabs(want[at] - got[at]);
         }
-        for (int32_t i = 0; i < l->states; i++) terms += prep_size(l->c[(size_t)h * (size_t)l->states + (size_t)i]);
+        for (int32_t i = 0; i < l->states; i++)
+            terms += prep_size(l->c[(size_t)h * (size_t)l->states + (size_t)i]);
         *good = worst <= 2e-6 * largest && terms <= 50.0 * largest;
     }
     return 1;
@@ -548,7 +562,8 @@ static int prep_s4_judge(conv_env *env, int *good, const prep_lti *l, const prep
 
 /* The same system with a diagonal state matrix, Ab = V W V^-1, where float32 allows it: *good tells. Of the
    eigenvalues one of each pair stays. Compared with the rank-one form over `check` taps. */
-static CONV_UNUSED int prep_s4_diagonal(conv_env *env, prep_lti *l, int *good, const prep_s4 *s, int32_t check)
+static CONV_UNUSED int prep_s4_diagonal(conv_env *env, prep_lti *l, int *good, const prep_s4 *s,
+                                        int32_t check)
 {
     const int32_t n = s->states, m = 2 * n;
     const int64_t size = (int64_t)m * m;
@@ -586,8 +601,8 @@ static CONV_UNUSED int prep_s4_diagonal(conv_env *env, prep_lti *l, int *good, c
     return prep_s4_judge(env, good, l, &exact, check);
 }
 
-/* n / 2 eigenvalues that S4D starts from: "lin" -1/2 + i pi k, "inv", "real" -(k + 1), "legs": the normal part of
-   HiPPO-LegS, A + P P^T with P_n = sqrt(n + 1/2), by decreasing imaginary part. */
+/* n / 2 eigenvalues that S4D starts from: "lin" -1/2 + i pi k, "inv", "real" -(k + 1), "legs": the normal
+   part of HiPPO-LegS, A + P P^T with P_n = sqrt(n + 1/2), by decreasing imaginary part. */
 static CONV_UNUSED int prep_s4d_start(conv_env *env, prep_complex *a, const char *kind, int32_t n)
 {
     const double pi = 3.14159265358979323846;
@@ -621,12 +636,12 @@ typedef struct prep_dss {
     prep_complex *lambda, *w;                           /* [states], [channels][states] */
     double       *step, *turn;                          /* [channels] steps of real and imaginary part */
     double        epsilon;
-    int           softmax;                              /* rows of the kernel matrix normalised over `length` */
+    int           softmax;            /* kernel rows are normalised over `length` */
     int64_t       length;
 } prep_dss;
 
-/* What multiplies e^(step l): weight and step of state n of channel h. *late: the exponent counts from the end
-   (softmax with a growing state). */
+/* What multiplies e^(step l): weight and step of state n of channel h. *late: the exponent counts from the
+   end (softmax with a growing state). */
 static void prep_dss_state(prep_complex *weight, prep_complex *step, int *late, const prep_dss *s, int32_t h,
                            int32_t n)
 {
@@ -700,7 +715,8 @@ static CONV_UNUSED int prep_hyena_filter(conv_env *env, double *filter, const pr
             double *to = last ? out : k % 2 ? y : x;
             for (int32_t i = 0; i < (last ? f->outputs : f->width); i++) {
                 double sum = last ? 0.0 : f->bias[k][i];
-                for (int32_t j = 0; j < cols; j++) sum += f->weight[k][(size_t)i * (size_t)cols + (size_t)j] * in[j];
+                for (int32_t j = 0; j < cols; j++)
+                    sum += f->weight[k][(size_t)i * (size_t)cols + (size_t)j] * in[j];
                 to[i] = last ? sum : sin(f->freq[i] * sum);
             }
             in = to;
@@ -717,7 +733,8 @@ static CONV_UNUSED int prep_hyena_filter(conv_env *env, double *filter, const pr
 
 /* ---- batch normalisation ------------------------------------------------------------------------------- */
 /* x scale + shift of a trained batch norm, eps 1e-5 */
-static CONV_UNUSED void prep_batch_norm(double *scale, double *shift, const double *weight, const double *bias,
+static CONV_UNUSED void prep_batch_norm(double *scale, double *shift, const double *weight,
+                                        const double *bias,
                                         const double *mean, const double *variance, int32_t n)
 {
     for (int32_t i = 0; i < n; i++) {

@@ -332,6 +332,7 @@ static int vector_rope(vector_case *v)
 }
 
 #include "vec_ssm.h"
+#include "vec_s4.h"
 
 /* ---- the mechanisms ------------------------------------------------------------------------------------ */
 static const struct { const char *name; int (*run)(vector_case *v); } vector_mechanisms[] = {
@@ -340,7 +341,14 @@ static const struct { const char *name; int (*run)(vector_case *v); } vector_mec
     { "mamba2_block", vector_ssm_block }, { "mamba3_block", vector_ssm_block },
     { "mamba_lm", vector_mamba_lm }, { "mega_ema", vector_ssm_block }, { "scan_orders", vector_scan_orders },
     { "selective_scan", vector_selective_scan }, { "ss2d", vector_ssm_block }, { "ssd", vector_ssd },
-    { "vim_block", vector_ssm_block }, { "vss_block", vector_ssm_block }
+    { "vim_block", vector_ssm_block }, { "vss_block", vector_ssm_block },
+    { "dss_layer", vector_s4_layer }, { "gss_layer", vector_s4_layer }, { "h3_layer", vector_s4_layer },
+    { "hippo", vector_s4_hippo }, { "hippo_legs_online", vector_legs }, { "hyena_operator", vector_s4_layer },
+    { "keras_lmu", vector_s4_layer }, { "lif", vector_lif }, { "liquid_s4", vector_s4_layer },
+    { "lmu_matrices", vector_lmu_matrices }, { "lmuformer", vector_lmuformer },
+    { "lru_block", vector_s4_layer }, { "lru_layer", vector_s4_layer }, { "s4_block", vector_s4_layer },
+    { "s4d_init", vector_s4d_init }, { "s4d_layer", vector_s4_layer }, { "s4nd", vector_s4nd },
+    { "s5_layer", vector_s4_layer }
 };
 
 static int vector_run(vector_case *v, const char *path)
