@@ -240,15 +240,18 @@ SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void 
 SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w,
                              const float *bias);
 
-typedef enum sqm_norm { SQM_NORM_RMS, SQM_NORM_LAYER, SQM_NORM_L2 } sqm_norm;
+typedef enum sqm_norm { SQM_NORM_RMS, SQM_NORM_LAYER, SQM_NORM_L2, SQM_NORM_SUM } sqm_norm;
 /* y [n, dim] = normalised a [n, dim], times gain [dim] or 1, plus bias [dim] or 0. y may be a.
-   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps). */
+   RMS: a / sqrt(mean(a^2) + eps).  LAYER: (a - mean) / sqrt(var + eps).  L2: a / sqrt(sum(a^2) + eps).
+   SUM: a / (sum(a) + eps). */
 SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n, int32_t dim, sqm_norm kind,
                                 const float *gain, const float *bias, float eps);
 
 typedef enum sqm_act { SQM_ACT_NONE, SQM_ACT_SILU, SQM_ACT_GELU, SQM_ACT_GELU_TANH, SQM_ACT_RELU,
     SQM_ACT_RELU2,
                        SQM_ACT_QUICK_GELU, SQM_ACT_SIGMOID, SQM_ACT_TANH, SQM_ACT_EXP, SQM_ACT_SOFTPLUS,
+                       SQM_ACT_LOG_SIGMOID, SQM_ACT_ELU1 /* elu(x) + 1 */,
+                       SQM_ACT_LOG, SQM_ACT_SQRT /* of x <= 0: -3e38, 0 */,
                        SQM_ACT_COUNT } sqm_act;
 /* y may be a */
 SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind);
@@ -323,13 +326,19 @@ SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void);
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void);
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
+SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
+SQMDEF const sqm_mixer *sqm_mixer_shift(void);
+SQMDEF const sqm_mixer *sqm_mixer_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_lti(void);
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
 SQMDEF const sqm_mixer *sqm_mixer_long_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_window(void);
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
-SQMDEF const sqm_mixer *sqm_mixer_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_spike(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
@@ -1821,14 +1830,14 @@ enum { SQM__INPUT_STEP, SQM__INPUT_ONE, SQM__INPUT_ROOT };
 
 /* Rows of one head of a matrix state with a scalar decay, see [MIX.ssd]:
    S = e^g S + sum_j w_j u_j k_j^T,   y_i = S q_i + d * u_i of the last n_outputs updates */
-typedef struct sqm__outer {             /* one rank-1 update of each row */
+typedef struct sqm__rank1 {             /* one rank-1 update of each row */
     const float *u, *k, *w;             /* u [width], k [n] of the first row; w [rows] */
     ptrdiff_t    u_step, k_step;
-} sqm__outer;
+} sqm__rank1;
 typedef struct sqm__ssd {
     float            *state;            /* [ceil(width / 16)][n][16] */
     const float      *log_decay;        /* [rows] */
-    const sqm__outer *updates;          /* [n_updates] */
+    const sqm__rank1 *updates;          /* [n_updates] */
     const float      *q, *d;            /* q [n] of the first row and output; d [width] or NULL */
     float            *y;                /* [width] of the first row and output */
     ptrdiff_t         q_step, y_step;   /* to the next row */
@@ -1837,6 +1846,52 @@ typedef struct sqm__ssd {
 } sqm__ssd;
 enum { SQM__SCAN_ROWS = 64,             /* rows of one call of ssd at most */
        SQM__MAX_RANK = 4 };             /* outputs of a row at most; updates: twice as many */
+
+/* One head of a gated outer-product recurrence over the rows of a sequence; see [MIX.linear_attention].
+   Pointers stand at the first row. A row may hold several updates; the last one is read. */
+enum { SQM__OUTER_ADD, SQM__OUTER_DELTA, SQM__OUTER_DPLR };
+enum { SQM__OUTER_POST, SQM__OUTER_PRE, SQM__OUTER_UNREAD };
+typedef struct sqm__outer {
+    float       *state;                 /* [v_dim / 16][key_dim][16], panels of [KERN]'s dense product */
+    float       *key_sum;               /* [key_dim up to a multiple of 16] or NULL */
+    const float *q, *k, *v, *a, *b;
+    const float *decay, *gate;          /* factors, one a row (decay: or key_dim, when decay_is_vector) */
+    const float *bonus;                 /* [key_dim] or NULL */
+    float       *factor, *extra;        /* [n_rows] of outer_sums; NULL: scale, 0 */
+    float       *out;
+    float        scale;
+    size_t       stride, decay_stride, gate_stride, out_stride;      /* from row to row; 0: all the same */
+    size_t       k_step, v_step, gate_step;                          /* from update to update of a row */
+    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_is_vector;
+} sqm__outer;
+
+/* Channels [first, last) of a running log-sum-exp; see [MIX.running_softmax]. */
+typedef struct sqm__running {
+    float       *largest, *sum, *value; /* [channels] the state */
+    const float *score, *v;             /* of the first row: [channels / spread], [channels] */
+    const float *decay, *bonus;         /* [channels / spread] or NULL: 0; bonus NULL: read after the update */
+    float       *out;
+    size_t       stride, out_stride;
+    int32_t      n_rows, channels, spread;
+} sqm__running;
+
+/* One head of a recurrent network with exponential gates; see [MIX.slstm]. */
+typedef struct sqm__slstm {
+    float       *y, *c, *n, *m;         /* [dim] the state */
+    float       *raw;                   /* [4 * dim] scratch */
+    const float *in;                    /* of the first row: i; f, z, o stand `gate` columns apart */
+    const float *weights;               /* [4][dim in][dim out] */
+    float       *out;
+    size_t       stride, gate, out_stride;
+    int32_t      n_rows, dim;
+} sqm__slstm;
+
+enum { SQM__REDUCE_SUM, SQM__REDUCE_MEAN, SQM__REDUCE_MAX };
+typedef struct sqm__update {            /* one update of a gated outer-product recurrence: where its numbers are */
+    const float *q, *k, *v, *a, *b, *decay;
+    float        gate;
+    size_t       row;
+} sqm__update;
 
 /* A linear time-invariant state space for 16 channels over n_tokens ([MIX.lti]):
    x += da x + u, or with p: x += da x + b u + p sum_n <q_n, x_n>
@@ -1890,6 +1945,16 @@ typedef struct sqm__kernels {
     void (*ssd)(const sqm__ssd *s);
     /* angle += step * rate, kept within +-pi; and its sine and cosine */
     void (*turn)(float *angle, float *sine, float *cosine, const float *rate, float step, int32_t n);
+    /* y [n_out] = bias (NULL: 0) + x [n_in] * w [n_in][n_out] */
+    void (*block)(float *y, const float *x, const float *w, const float *bias, int32_t n_in, int32_t n_out);
+    /* sum, largest or mean of n values; kind: SQM__REDUCE_* */
+    float (*reduce)(const float *x, int32_t n, int32_t kind);
+    /* y = x + (last - x) * (w + m), where NULL is 0 */
+    void (*lerp)(float *y, const float *x, const float *last, const float *w, const float *m, int32_t n);
+    void (*outer_sums)(const sqm__outer *o, float eps, const float *least);
+    void (*outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile);
+    void (*running)(const sqm__running *r, int32_t first, int32_t last);
+    void (*slstm)(const sqm__slstm *s);
     void (*lti)(const sqm__lti_scan *s);
     void (*legs)(const sqm__legs_scan *s);
     void (*spike)(const sqm__spike_scan *s);
@@ -2141,6 +2206,7 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
 #define SQM__SSD_N 1
 #define SQM__SSD_STEP 1                 /* panels at once for a single row */
+#define SQM__TILE_S 1                   /* state tiles of a recurrence at once */
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
@@ -2356,6 +2422,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__SSD_P 1
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
+#define SQM__TILE_S 1
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
@@ -2475,6 +2542,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__SSD_P 4
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 4
+#define SQM__TILE_S 2
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
@@ -2641,6 +2709,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__SSD_P 1
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
+#define SQM__TILE_S 1
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -3117,11 +3186,11 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
                 v = SQM__NAME(load_n)(part, n - i, 0.0f);
             }
         }
-        squares = SQM__MADD(v, v, squares);
+        squares = kind == SQM_NORM_SUM ? SQM__ADD(v, squares) : SQM__MADD(v, v, squares);
     }
     second = SQM__NAME(sum)(squares);
-    if (kind != SQM_NORM_L2) second /= (float)n;
-    inverse = SQM__SET1(1.0f / sqm__sqrt(second + eps));
+    if (kind == SQM_NORM_RMS || kind == SQM_NORM_LAYER) second /= (float)n;
+    inverse = SQM__SET1(1.0f / (kind == SQM_NORM_SUM ? second + eps : sqm__sqrt(second + eps)));
     for (int32_t i = 0; i < n; i += SQM__LANES) {
         v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
         if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, mean);
@@ -3247,6 +3316,26 @@ SQM__SPECIAL v16 SQM__NAME(log1p01)(v16 e)
     return SQM__MUL(SQM__ADD(s, s), p);
 }
 
+/* log x: x = 2^e m by steps that need no integers, log m as 2 atanh((m - 1) / (m + 1)); -3e38 for x <= 0 */
+SQM__SPECIAL v16 SQM__NAME(log)(v16 x)
+{
+    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536.0f, 256.0f, 16.0f, 4.0f, 2.0f };
+    v16 m = x, e = SQM__SET1(0.0f), s, square, p = SQM__SET1(1.0f / 17.0f);
+    for (int i = 0; i < 7; i++) {
+        const v16 high = SQM__SET1(up[i]), low = SQM__SET1(1.0f / up[i]), step = SQM__SET1((float)(64 >> i));
+        const v16 small = SQM__NAME(less)(m, low, step, SQM__SET1(0.0f));
+        const v16 large = SQM__NAME(less)(high, m, step, SQM__SET1(0.0f));
+        m = SQM__NAME(less)(m, low, SQM__MUL(m, high), SQM__NAME(less)(high, m, SQM__MUL(m, low), m));
+        e = SQM__ADD(e, SQM__SUB(large, small));
+    }
+    s = SQM__NAME(div)(SQM__SUB(m, SQM__SET1(1.0f)), SQM__ADD(m, SQM__SET1(1.0f)));
+    square = SQM__MUL(s, s);
+    for (int i = 15; i > 0; i -= 2) p = SQM__MADD(p, square, SQM__SET1(1.0f / (float)i));
+    p = SQM__MADD(e, SQM__SET1(0.693359375f), SQM__MADD(e, SQM__SET1(-2.12194440e-4f),
+                                                        SQM__MUL(SQM__ADD(s, s), p)));
+    return SQM__NAME(less)(SQM__SET1(0.0f), x, p, SQM__SET1(-3.0e38f));
+}
+
 SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
 {
     const v16 zero = SQM__SET1(0.0f);
@@ -3273,6 +3362,13 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
     case SQM_ACT_SOFTPLUS:
         return SQM__ADD(SQM__NAME(max)(x, zero),
                         SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
+    case SQM_ACT_LOG_SIGMOID:
+        return SQM__SUB(SQM__NAME(min)(x, zero),
+                        SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
+    case SQM_ACT_ELU1:
+        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)), SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
+    case SQM_ACT_LOG:        return SQM__NAME(log)(x);
+    case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(SQM__NAME(max)(x, zero));
     default:                 return x;
     }
 }
@@ -3299,6 +3395,10 @@ static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t 
     case SQM_ACT_TANH:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_TANH); break;
     case SQM_ACT_EXP:        SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_EXP); break;
     case SQM_ACT_SOFTPLUS:   SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SOFTPLUS); break;
+    case SQM_ACT_LOG_SIGMOID: SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_LOG_SIGMOID); break;
+    case SQM_ACT_ELU1:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_ELU1); break;
+    case SQM_ACT_LOG:        SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_LOG); break;
+    case SQM_ACT_SQRT:       SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_SQRT); break;
     default:                 SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_NONE); break;
     }
 }
@@ -3513,7 +3613,7 @@ SQM__SPECIAL void SQM__NAME(ssd_inputs)(v16 *u, const sqm__ssd *s, int32_t t, in
                                         const int32_t U, const int32_t P)
 {
     for (int32_t j = 0; j < U; j++) {
-        const sqm__outer *o = &s->updates[j];
+        const sqm__rank1 *o = &s->updates[j];
         const float *from = o->u + (ptrdiff_t)t * o->u_step + panel * SQM__LANES;
         SQM__WIDE for (int32_t p = 0; p < P; p++)
             u[j * P + p] = SQM__MUL(SQM__NAME(load_n)(from + p * SQM__LANES, lanes, 0.0f),
@@ -3602,7 +3702,7 @@ static void SQM__NAME(ssd)(const sqm__ssd *s)
     else if (s->n_updates == 2 && s->n_outputs == 1) SQM__NAME(ssd_rows)(s, decay, 2, 1);
     else SQM__NAME(ssd_rows)(s, decay, s->n_updates, s->n_outputs);
     for (int32_t i = 0; s->d && i < s->n_outputs; i++) {
-        const sqm__outer *o = &s->updates[s->n_updates - s->n_outputs + i];
+        const sqm__rank1 *o = &s->updates[s->n_updates - s->n_outputs + i];
         for (int32_t t = 0; t < s->rows; t++)
             for (int32_t k = 0; k < s->width; k += SQM__LANES) {
                 float *y = s->y + (ptrdiff_t)t * s->y_step + i * s->y_next + k;
@@ -3630,6 +3730,269 @@ static void SQM__NAME(turn)(float *angle, float *sine, float *cosine, const floa
         SQM__NAME(store_n)(angle + i, a, n - i);
         SQM__NAME(store_n)(sine + i, s, n - i);
         SQM__NAME(store_n)(cosine + i, c, n - i);
+    }
+}
+
+/* ---- small parts of recurrent models ------------------------------------------------------------------- */
+/* Columns [at, at + 16 W) of y = bias + x * w, chains of fused multiply-adds in increasing i. */
+SQM__SPECIAL void SQM__NAME(block_columns)(float *y, const float *x, const float *w, const float *bias,
+                                           int32_t n_in, int32_t n_out, int32_t at, const int32_t W)
+{
+    v16 sum[4];
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        sum[c] = bias ? SQM__NAME(load_n)(bias + at + 16 * c, n_out - at - 16 * c, 0.0f) : SQM__SET1(0.0f);
+    for (int32_t i = 0; i < n_in; i++) {
+        const v16 value = SQM__SET1(x[i]);
+        const float *row = w + (size_t)i * (size_t)n_out + at;
+        SQM__WIDE for (int32_t c = 0; c < W; c++)
+            sum[c] = SQM__MADD(value, SQM__NAME(load_n)(row + 16 * c, n_out - at - 16 * c, 0.0f), sum[c]);
+    }
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        SQM__NAME(store_n)(y + at + 16 * c, sum[c], n_out - at - 16 * c);
+}
+static void SQM__NAME(block)(float *y, const float *x, const float *w, const float *bias, int32_t n_in,
+                             int32_t n_out)
+{
+    int32_t at = 0;
+    for (; at + 64 <= n_out; at += 64) SQM__NAME(block_columns)(y, x, w, bias, n_in, n_out, at, 4);
+    for (; at < n_out; at += 16) SQM__NAME(block_columns)(y, x, w, bias, n_in, n_out, at, 1);
+}
+
+static float SQM__NAME(reduce)(const float *x, int32_t n, int32_t kind)
+{
+    v16 all = kind == SQM__REDUCE_MAX ? SQM__SET1(-3.0e38f) : SQM__SET1(0.0f);
+    if (kind == SQM__REDUCE_MAX) {
+        for (int32_t i = 0; i < n; i += SQM__LANES)
+            all = SQM__NAME(max)(all, SQM__NAME(load_n)(x + i, n - i, -3.0e38f));
+        return SQM__NAME(max_lane)(all);
+    }
+    for (int32_t i = 0; i < n; i += SQM__LANES) all = SQM__ADD(all, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+    return kind == SQM__REDUCE_MEAN ? SQM__NAME(sum)(all) / (float)n : SQM__NAME(sum)(all);
+}
+
+static void SQM__NAME(lerp)(float *y, const float *x, const float *last, const float *w, const float *m,
+                            int32_t n)
+{
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        const v16 here = SQM__NAME(load_n)(x + i, n - i, 0.0f);
+        const v16 gap = SQM__SUB(last ? SQM__NAME(load_n)(last + i, n - i, 0.0f) : SQM__SET1(0.0f), here);
+        v16 part = w ? SQM__NAME(load_n)(w + i, n - i, 0.0f) : SQM__SET1(0.0f);
+        if (m) part = SQM__ADD(part, SQM__NAME(load_n)(m + i, n - i, 0.0f));
+        SQM__NAME(store_n)(y + i, SQM__MADD(gap, part, here), n - i);
+    }
+}
+
+/* ---- linear attention ---------------------------------------------------------------------------------- */
+SQM__SPECIAL sqm__update SQM__NAME(outer_row)(const sqm__outer *o, int32_t step)
+{
+    static const float one = 1.0f;
+    sqm__update u;
+    const size_t row = o->steps == 1 ? (size_t)step : (size_t)(step / o->steps);
+    const size_t at = o->steps == 1 ? 0 : (size_t)(step % o->steps), k = row * o->stride + at * o->k_step;
+    u.row = row;
+    u.q = o->q + row * o->stride;
+    u.k = o->k + k;
+    u.v = o->v + row * o->stride + at * o->v_step;
+    u.a = o->a ? o->a + k : NULL;
+    u.b = o->b ? o->b + k : NULL;
+    u.decay = at || !o->decay ? &one : o->decay + row * o->decay_stride;
+    u.gate = o->gate ? o->gate[row * o->gate_stride + at * o->gate_step] : 1.0f;
+    return u;
+}
+
+/* What a row's result is multiplied with: scale, over the sum of keys seen through the query when there is
+   one, which least[row] (NULL: signed) bounds from below; and q . (bonus k). A lane is a key channel. */
+static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *least)
+{
+    for (int32_t step = 0; step < o->n_rows * o->steps; step++) {
+        const sqm__update u = SQM__NAME(outer_row)(o, step);
+        const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        v16 seen = SQM__SET1(0.0f), extra = SQM__SET1(0.0f);
+        float den;
+        for (int32_t i = 0; i < o->key_dim; i += SQM__LANES) {
+            const int32_t left = o->key_dim - i;
+            const v16 k = SQM__NAME(load_n)(u.k + i, left, 0.0f), q = SQM__NAME(load_n)(u.q + i, left, 0.0f);
+            if (o->key_sum) {
+                const v16 d = o->decay_is_vector ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
+                const v16 z = SQM__MADD(k, gate, SQM__MUL(d, SQM__NAME(load)(o->key_sum + i)));
+                SQM__NAME(store)(o->key_sum + i, z);
+                seen = SQM__MADD(q, z, seen);
+            }
+            if (o->bonus) extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
+        }
+        if (o->extra) o->extra[u.row] = SQM__NAME(sum)(extra);
+        if (!o->factor) continue;
+        den = o->scale * SQM__NAME(sum)(seen);
+        if (least) {
+            den = den < 0.0f ? -den : den;
+            den = den < least[u.row] ? least[u.row] : den;
+        }
+        o->factor[u.row] = o->scale / (den + eps);
+    }
+}
+
+/* 16 W columns of the state from tile `tile` on, over all rows. `ahead` is what the next update needs of the
+   state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
+   update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
+SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const int32_t update,
+                                         const int32_t read, const int32_t vector, const int32_t W)
+{
+    const int32_t n = o->n_rows * o->steps, first = tile * SQM__LANES;
+    const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    float *state = o->state + (size_t)tile * tile_floats;
+    sqm__update next = SQM__NAME(outer_row)(o, 0);
+    v16 ahead[SQM__TILE_S], gathered[SQM__TILE_S], x[SQM__TILE_S], sum[SQM__TILE_S];
+    SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = SQM__SET1(0.0f);
+    if (looks_ahead) {
+        const float *reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
+        for (int32_t k = 0; k < o->key_dim; k++) {
+            v16 r = SQM__SET1(reader[k]);
+            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            SQM__WIDE for (int32_t c = 0; c < W; c++)
+                ahead[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats +
+                                                        (size_t)k * SQM__LANES), ahead[c]);
+        }
+    }
+    for (int32_t step = 0; step < n; step++) {
+        const sqm__update u = next;
+        const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        const float *reader;
+        next = SQM__NAME(outer_row)(o, step + 1 < n ? step + 1 : step);
+        reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
+        SQM__WIDE for (int32_t c = 0; c < W; c++) {
+            x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
+            if (update == SQM__OUTER_DELTA)
+                x[c] = SQM__SUB(x[c], vector ? ahead[c] : SQM__MUL(decay, ahead[c]));
+            x[c] = SQM__MUL(gate, x[c]);
+            sum[c] = gathered[c] = SQM__SET1(0.0f);
+        }
+        for (int32_t k = 0; k < o->key_dim; k++) {
+            const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
+            v16 r = SQM__SET1(looks_ahead ? reader[k] : 0.0f);
+            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            SQM__WIDE for (int32_t c = 0; c < W; c++) {
+                float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
+                v16 s = SQM__MUL(d, SQM__NAME(load)(at));
+                if (update == SQM__OUTER_DPLR) s = SQM__MADD(SQM__SET1(u.b[k]), ahead[c], s);
+                s = SQM__MADD(key, x[c], s);
+                SQM__NAME(store)(at, s);
+                if (read == SQM__OUTER_POST) sum[c] = SQM__MADD(SQM__SET1(u.q[k]), s, sum[c]);
+                if (looks_ahead) gathered[c] = SQM__MADD(r, s, gathered[c]);
+            }
+        }
+        if (read != SQM__OUTER_UNREAD && (o->steps == 1 || (step + 1) % o->steps == 0)) {
+            const v16 factor = SQM__SET1(o->factor ? o->factor[u.row] : o->scale);
+            SQM__WIDE for (int32_t c = 0; c < W; c++) {
+                const int32_t left = o->v_dim - first - 16 * c;
+                v16 y = read == SQM__OUTER_PRE ? ahead[c] : sum[c];
+                if (o->extra)
+                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + first + 16 * c, left, 0.0f),
+                                  y);
+                SQM__NAME(store_n)(o->out + u.row * o->out_stride + first + 16 * c, SQM__MUL(y, factor), left);
+            }
+        }
+        SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = gathered[c];
+    }
+}
+SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last, const int32_t update,
+                                         const int32_t read, const int32_t vector)
+{
+    if (SQM__TILE_S > 1)
+    for (; tile + SQM__TILE_S <= last; tile += SQM__TILE_S)
+        SQM__NAME(outer_tiles)(o, tile, update, read, vector, SQM__TILE_S);
+    for (; tile < last; tile++) SQM__NAME(outer_tiles)(o, tile, update, read, vector, 1);
+}
+static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
+{
+    const int32_t vector = o->decay_is_vector;
+    if (o->update == SQM__OUTER_DELTA) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 0);
+    } else if (o->update == SQM__OUTER_DPLR) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 0);
+    } else if (o->read == SQM__OUTER_POST) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 0);
+    } else if (o->read == SQM__OUTER_PRE) {
+        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 1);
+        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 0);
+    } else {
+        SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_UNREAD, 0);
+    }
+}
+
+/* ---- running log-sum-exp and exponential gates --------------------------------------------------------- */
+/* x[(at + lane) / spread] of n lanes, the others fill */
+SQM__SPECIAL v16 SQM__NAME(spread)(const float *x, int32_t at, int32_t spread, int32_t n, float fill)
+{
+    float part[SQM__LANES];
+    if (spread == 1) return SQM__NAME(load_n)(x + at, n, fill);
+    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? x[(at + i) / spread] : fill;
+    return SQM__NAME(load)(part);
+}
+static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t last)
+{
+    for (int32_t at = first; at < last; at += SQM__LANES) {
+        const int32_t n = last - at;
+        const v16 zero = SQM__SET1(0.0f);
+        const v16 decay = r->decay ? SQM__NAME(spread)(r->decay, at, r->spread, n, 0.0f) : zero;
+        const v16 bonus = r->bonus ? SQM__NAME(spread)(r->bonus, at, r->spread, n, 0.0f) : zero;
+        v16 top = SQM__NAME(load_n)(r->largest + at, n, 0.0f), sum = SQM__NAME(load_n)(r->sum + at, n, 0.0f);
+        v16 value = SQM__NAME(load_n)(r->value + at, n, 0.0f);
+        for (size_t t = 0; t < (size_t)r->n_rows; t++) {
+            const v16 score = SQM__NAME(spread)(r->score + t * r->stride, at, r->spread, n, 0.0f);
+            const v16 v = SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
+            const v16 kept = SQM__ADD(top, decay), now = SQM__NAME(max)(kept, score);
+            const v16 old = SQM__NAME(exp)(SQM__SUB(kept, now)), fresh = SQM__NAME(exp)(SQM__SUB(score, now));
+            v16 y = zero, den = zero;
+            if (r->bonus) {
+                const v16 here = SQM__ADD(bonus, score), high = SQM__NAME(max)(top, here);
+                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high)), own = SQM__NAME(exp)(SQM__SUB(here, high));
+                y = SQM__MADD(before, value, SQM__MUL(own, v));
+                den = SQM__MADD(before, sum, own);
+            }
+            value = SQM__MADD(old, value, SQM__MUL(fresh, v));
+            sum = SQM__MADD(old, sum, fresh);
+            top = now;
+            if (!r->bonus) { y = value; den = sum; }
+            SQM__NAME(store_n)(r->out + t * r->out_stride + at, SQM__NAME(div)(y, den), n);
+        }
+        SQM__NAME(store_n)(r->largest + at, top, n);
+        SQM__NAME(store_n)(r->sum + at, sum, n);
+        SQM__NAME(store_n)(r->value + at, value, n);
+    }
+}
+
+/* n is 0 before the first row only: there m is the input gate itself. */
+static void SQM__NAME(slstm)(const sqm__slstm *s)
+{
+    const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
+        for (size_t g = 0; g < 4; g++)
+            SQM__NAME(block)(s->raw + g * (size_t)s->dim, s->y, s->weights + g * (size_t)s->dim * (size_t)s->dim,
+                             s->in + t * s->stride + g * s->gate, s->dim, s->dim);
+        for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
+            const int32_t left = s->dim - i;
+            const v16 in = SQM__NAME(load_n)(s->raw + i, left, 0.0f);
+            const v16 forget = SQM__NAME(load_n)(s->raw + s->dim + i, left, 0.0f);
+            const v16 z = SQM__NAME(tanh)(SQM__NAME(load_n)(s->raw + 2 * s->dim + i, left, 0.0f));
+            const v16 open = SQM__NAME(sigmoid)(SQM__NAME(load_n)(s->raw + 3 * s->dim + i, left, 0.0f));
+            const v16 n = SQM__NAME(load_n)(s->n + i, left, 0.0f);
+            const v16 kept = SQM__ADD(SQM__NAME(load_n)(s->m + i, left, 0.0f),
+                                      SQM__NAME(act)(forget, SQM_ACT_LOG_SIGMOID));
+            const v16 m = SQM__NAME(less)(zero, n, SQM__NAME(max)(in, kept), in);
+            const v16 f = SQM__NAME(min)(SQM__NAME(exp)(SQM__SUB(kept, m)), one);
+            const v16 e = SQM__NAME(min)(SQM__NAME(exp)(SQM__SUB(in, m)), one);
+            const v16 c = SQM__MADD(f, SQM__NAME(load_n)(s->c + i, left, 0.0f), SQM__MUL(e, z));
+            const v16 sum = SQM__MADD(f, n, e), y = SQM__MUL(open, SQM__NAME(div)(c, sum));
+            SQM__NAME(store_n)(s->c + i, c, left);
+            SQM__NAME(store_n)(s->n + i, sum, left);
+            SQM__NAME(store_n)(s->m + i, m, left);
+            SQM__NAME(store_n)(s->y + i, y, left);
+            SQM__NAME(store_n)(s->out + t * s->out_stride + i, y, left);
+        }
     }
 }
 
@@ -4055,7 +4418,8 @@ static const sqm__kernels SQM__NAME(table) = {
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row), SQM__NAME(scan), SQM__NAME(ssd),
-    SQM__NAME(turn),
+    SQM__NAME(turn), SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums),
+    SQM__NAME(outer), SQM__NAME(running), SQM__NAME(slstm),
     SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
     SQM__NAME(convolve)
 };
@@ -4072,6 +4436,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__SSD_P
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
+#undef SQM__TILE_S
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__SET1
@@ -4407,6 +4772,7 @@ typedef struct sqm__rows_job {          /* one operation on the rows of a matrix
     size_t          y_stride, a_stride, gate_stride;
     int32_t         n, dim, groups, kind, pieces, own;
     float           number;             /* eps, scale or cap */
+    const struct sqm__op *op;           /* of a recipe, where more is needed */
 } sqm__rows_job;
 
 /* groups parts of dim columns each; gain and bias are shared by the groups unless own. */
@@ -4457,9 +4823,11 @@ static void sqm__softmax_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->softmax(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
-                                 job->dim,
-                                 job->number);
+        for (int32_t g = 0; g < job->groups; g++) {
+            const size_t at = (size_t)g * (size_t)job->dim;
+            job->x->kernels->softmax(job->y + (size_t)t * job->y_stride + at,
+                                     job->a + (size_t)t * job->a_stride + at, job->dim, job->number);
+        }
 }
 static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride,
                                int32_t n,
@@ -4487,7 +4855,7 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
-    if ((int)kind < 0 || (int)kind > SQM_NORM_L2)
+    if ((int)kind < 0 || (int)kind > SQM_NORM_SUM)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "norm %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     job.gain = gain;
@@ -4713,8 +5081,10 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
 }
 static const char *const sqm__style_names[] = { "half", "interleaved" };
 static const char *const sqm__act_names[SQM_ACT_COUNT] = {
-    "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus"
+    "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus",
+    "log_sigmoid", "elu1", "log", "sqrt"
 };
+static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
    s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
@@ -5228,6 +5598,839 @@ static const sqm_mixer sqm__conv_whole_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
 
+/* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
+   A matrix S [key_dim, v_dim] a head, zero at the start:
+     decay      S' = diag(d_t) S          d_t: 1 | a factor of the head | one a row | one a row and channel
+     update     add    S = S' + g_t k_t v_t^T
+                delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
+                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T           a reads the state before the decay
+     result     post   o_t = scale S_t^T q_t
+                pre    o_t = scale (S_before^T q_t + (q_t . (bonus * k_t)) v_t)
+     normalizer none   o_t
+                sum    o_t / (scale z_t . q_t + eps)            z_t = d_t z + g_t k_t, key_start at the start
+                max    o_t / (max(|scale z_t . q_t|, e^-m_t) + eps)
+     log_gates  the decay column holds log f <= 0, the gate column log i; stabilised by m_t = max(log f + m, log i),
+                0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
+   steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
+   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay: decay_heads
+            (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) | a, b: like k
+            (update=dplr)]; feature maps, norms, gates' non-linearities are ops of the recipe; rows out [heads x
+            v_dim]. A part with n heads serves head h with its head h / (heads / n).
+   factors  [heads] or [heads x key_dim]: decay factors that do not depend on the row.
+   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16] and m [heads]
+            when they are used; what is beyond v_dim or key_dim is 0. No part of it depends on max_context.
+   Order    row by row, sums over key channels in increasing order, tiles of 16 value channels on their own: cuts,
+            batches and threads change no bit. Chunked forms are not used: on a processor the step form with the
+            state tile in cache does the same work, and stays exact when decays are strong.
+   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2), 2406.06484
+            (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6), 2503.14456 (RWKV-7),
+            2405.04517 (mLSTM), 2501.08313 (lightning attention).
+   Traps    decays are factors in [0, 1], not logarithms (but for log_gates); the delta rule predicts from the
+            decayed state; scale also stands in the normalizer.
+   linear_attention_whole reads the same rows, where every row sees all rows of the sequence (update=add, no decay);
+   its key_start is 0.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_* ... */
+enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
+enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
+typedef struct sqm__linear_attention {
+    int32_t      heads, key_dim, v_dim, q_heads, k_heads, v_heads, decay_heads, steps, tiles, in_width;
+    int32_t      update, read, decay, normalizer, gate, log_gates;
+    int32_t      at_k, at_v, at_decay, at_gate, at_a, at_b;              /* columns */
+    float        scale, eps, key_start;
+    const float *factors, *bonus;
+    int32_t      factors_a_head;        /* 1 or key_dim */
+} sqm__linear_attention;
+
+static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const sqm_param *params, int32_t n,
+                                                sqm_error *err)
+{
+    static const char *const updates[] = { "add", "delta", "dplr" }, *const reads[] = { "post", "pre" };
+    static const char *const decays[] = { "none", "scalar", "vector" };
+    static const char *const normalizers[] = { "none", "sum", "max" };
+    const sqm_param *factors = sqm__param(params, n, "factors");
+    SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
+    SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
+                             err));
+    SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->log_gates, params, n, "log_gates", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->steps, params, n, "steps", 1, 1, 64, err));
+    SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
+    SQM__TRY(sqm__param_float(&a->eps, params, n, "eps", 0.0, err));
+    SQM__TRY(sqm__param_float(&a->key_start, params, n, "key_start", 0.0, err));
+    SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads * a->key_dim, err));
+    a->factors_a_head = factors && factors->n_tensors == 1 && factors->tensors[0] &&
+        factors->tensors[0]->shape[0] == a->heads ? 1 : a->key_dim;
+    SQM__TRY(sqm__param_vector(&a->factors, params, n, "factors", a->heads * a->factors_a_head, err));
+    if (a->factors && a->decay)
+        SQM__FAIL(err, SQM_E_SHAPE, a->decay, "factors and decay columns exclude each other");
+    if (a->read == SQM__OUTER_PRE && (a->update || a->normalizer || a->steps > 1))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "read=pre goes with update=add, one step, no normalizer");
+    if (a->bonus && a->read != SQM__OUTER_PRE) SQM__FAIL(err, SQM_E_SHAPE, 0, "a bonus needs read=pre");
+    if (a->normalizer && (a->update || a->steps > 1))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "a normalizer goes with update=add and one step");
+    if (a->log_gates && (a->update || a->steps > 1 || a->decay != SQM__DECAY_SCALAR || !a->gate ||
+                         a->decay_heads != a->heads))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "log_gates goes with update=add, decay=scalar and gate=1 of every head, one step");
+    if (a->normalizer == SQM__NORMALIZER_MAX && !a->log_gates)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "normalizer=max needs log_gates=1");
+    if (a->steps > 1 && (a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1)))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->steps, "%d steps need a decay of one factor a head", a->steps);
+    return SQM_OK;
+}
+
+static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                             int32_t *out_width, sqm_error *err)
+{
+    sqm__linear_attention *a = (sqm__linear_attention *)bound;
+    int64_t at[7];
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->key_dim, params, n, "key_dim", 0, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->key_dim, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&a->q_heads, params, n, "q_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->k_heads, params, n, "k_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->v_heads, params, n, "v_heads", a->heads, 1, a->heads, err));
+    SQM__TRY(sqm__param_int(&a->decay_heads, params, n, "decay_heads", a->heads, 1, a->heads, err));
+    if (a->heads % a->q_heads || a->heads % a->k_heads || a->heads % a->v_heads || a->heads % a->decay_heads)
+        SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d, %d, %d and %d of q, k, v, decay",
+                  a->heads, a->q_heads, a->k_heads, a->v_heads, a->decay_heads);
+    if ((int64_t)a->heads * sqm__max(a->key_dim, a->v_dim) > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim, a->v_dim);
+    SQM__TRY(sqm__linear_attention_options(a, params, n, err));
+    at[0] = (int64_t)a->q_heads * a->key_dim;
+    at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
+    at[2] = at[1] + (int64_t)a->steps * a->v_heads * a->v_dim;
+    at[3] = at[2] + (a->decay == SQM__DECAY_NONE ? 0 : a->decay == SQM__DECAY_SCALAR ? a->decay_heads
+                     : (int64_t)a->decay_heads * a->key_dim);
+    at[4] = at[3] + (a->gate ? (int64_t)a->steps * a->heads : 0);
+    at[5] = at[4] + (a->update == SQM__OUTER_DPLR ? at[1] - at[0] : 0);
+    at[6] = at[5] + (at[5] - at[4]);
+    if (at[6] != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d heads of %d x %d channels need rows of %z columns, not %d",
+                  a->heads, a->key_dim, a->v_dim, (uint64_t)at[6], in_width);
+    a->at_k = (int32_t)at[0]; a->at_v = (int32_t)at[1]; a->at_decay = (int32_t)at[2];
+    a->at_gate = (int32_t)at[3]; a->at_a = (int32_t)at[4]; a->at_b = (int32_t)at[5];
+    a->in_width = in_width;
+    a->tiles = sqm__ceil_div(a->v_dim, SQM__LANES);
+    *out_width = a->heads * a->v_dim;
+    return SQM_OK;
+}
+
+/* floats of the state: of one head's matrix, of its key sum, and where the parts of all heads begin */
+SQM__INLINE size_t sqm__outer_head(const sqm__linear_attention *a)
+{
+    return (size_t)a->tiles * (size_t)a->key_dim * SQM__LANES;
+}
+SQM__INLINE size_t sqm__outer_keys(const sqm__linear_attention *a)
+{
+    return a->normalizer ? (size_t)sqm__ceil_div(a->key_dim, SQM__LANES) * SQM__LANES : 0;
+}
+static size_t sqm__linear_attention_floats(const sqm__linear_attention *a)
+{
+    const size_t heads = (size_t)a->heads;
+    return heads * (sqm__outer_head(a) + sqm__outer_keys(a)) + (a->log_gates ? heads : 0);
+}
+static size_t sqm__linear_attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                                sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
+}
+static size_t sqm__linear_attention_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
+}
+static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                        int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    const size_t keys = sqm__outer_keys(a);
+    float *sums = (float *)state + (size_t)a->heads * sqm__outer_head(a);
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__linear_attention_floats(a) * sizeof(float));
+    for (size_t h = 0; keys && h < (size_t)a->heads; h++)
+        for (size_t i = 0; i < (size_t)a->key_dim; i++) sums[h * keys + i] = a->key_start;
+}
+
+/* Arrays [heads][rows] that the pass over the keys leaves for the pass over the state. */
+static int32_t sqm__outer_arrays(const sqm__linear_attention *a)
+{
+    return (a->normalizer != 0) + (a->bonus != NULL) + (a->log_gates ? 3 : 0);
+}
+static size_t sqm__linear_attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                                  int32_t threads)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    (void)max_context; (void)threads;
+    return (size_t)sqm__outer_arrays(a) * (size_t)a->heads * (size_t)max_batch * sizeof(float) + 64;
+}
+
+enum { SQM__OUTER_TILES = 2 };          /* state tiles of a unit of work */
+typedef struct sqm__outer_job {
+    const sqm__linear_attention *a;
+    const sqm_exec *x;
+    float          *out, *arrays;
+    const float    *in;
+    const sqm_span *spans;
+    size_t          n_rows;             /* of the batch: arrays are [heads][n_rows] each */
+    int32_t         n_spans, pieces;
+} sqm__outer_job;
+
+/* Head h of a span whose state is given. */
+static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_span *span, int32_t h)
+{
+    const sqm__linear_attention *a = job->a;
+    const size_t first = (size_t)span->first_row, head = (size_t)h, all = (size_t)a->heads * job->n_rows;
+    const float *row = job->in + first * (size_t)a->in_width;
+    float *state = (float *)span->state, *arrays = job->arrays + head * job->n_rows + first;
+    const int32_t k_at = h / (a->heads / a->k_heads) * a->key_dim, decay_at = h / (a->heads / a->decay_heads);
+    memset(o, 0, sizeof(*o));
+    o->state = state + head * sqm__outer_head(a);
+    if (a->normalizer) o->key_sum = state + (size_t)a->heads * sqm__outer_head(a) + head * sqm__outer_keys(a);
+    o->q = row + h / (a->heads / a->q_heads) * a->key_dim;
+    o->k = row + a->at_k + k_at;
+    o->v = row + a->at_v + h / (a->heads / a->v_heads) * a->v_dim;
+    if (a->update == SQM__OUTER_DPLR) { o->a = row + a->at_a + k_at; o->b = row + a->at_b + k_at; }
+    o->stride = o->decay_stride = o->gate_stride = (size_t)a->in_width;
+    o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
+    o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
+    o->gate_step = (size_t)a->heads;
+    if (a->decay) o->decay = row + a->at_decay + (a->decay == SQM__DECAY_VECTOR ? decay_at * a->key_dim : decay_at);
+    if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
+    o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
+    if (a->gate) o->gate = row + a->at_gate + h;
+    if (a->normalizer) { o->factor = arrays; arrays += all; }
+    if (a->bonus) { o->bonus = a->bonus + head * (size_t)a->key_dim; o->extra = arrays; arrays += all; }
+    if (a->log_gates) {
+        o->decay = arrays;
+        o->gate = arrays + all;
+        o->decay_stride = o->gate_stride = 1;
+    }
+    o->out = job->out + (first * (size_t)a->heads + head) * (size_t)a->v_dim;
+    o->out_stride = (size_t)a->heads * (size_t)a->v_dim;
+    o->n_rows = span->rows;
+    o->steps = a->steps;
+    o->key_dim = a->key_dim;
+    o->v_dim = a->v_dim;
+    o->update = a->update;
+    o->read = a->read;
+    o->scale = a->scale;
+}
+
+/* The factors of exponential gates, kept from overflow by the running maximum m; least: e^-m of each row. */
+static void sqm__outer_log_gates(const sqm__outer_job *job, const sqm_span *span, int32_t h, float *decay,
+                                 float *gate, float *least)
+{
+    const sqm__linear_attention *a = job->a;
+    const float *row = job->in + (size_t)span->first_row * (size_t)a->in_width;
+    float *m = (float *)span->state + (size_t)a->heads * (sqm__outer_head(a) + sqm__outer_keys(a)) + h;
+    for (size_t t = 0; t < (size_t)span->rows; t++, row += a->in_width) {
+        const float kept = row[a->at_decay + h] + *m, in = row[a->at_gate + h], now = kept > in ? kept : in;
+        decay[t] = kept - now;
+        gate[t] = in - now;
+        least[t] = -now;
+        *m = now;
+    }
+    job->x->kernels->activate(decay, decay, (size_t)span->rows, SQM_ACT_EXP);
+    job->x->kernels->activate(gate, gate, (size_t)span->rows, SQM_ACT_EXP);
+    job->x->kernels->activate(least, least, (size_t)span->rows, SQM_ACT_EXP);
+}
+
+static void sqm__outer_sums_task(void *arg, int32_t piece)
+{
+    const sqm__outer_job *job = (const sqm__outer_job *)arg;
+    const sqm__linear_attention *a = job->a;
+    const size_t all = (size_t)a->heads * job->n_rows;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < a->heads; h++) {
+            float *last = job->arrays + (size_t)(sqm__outer_arrays(a) - 1) * all + (size_t)h * job->n_rows +
+                (size_t)job->spans[s].first_row;
+            sqm__outer o;
+            if (unit++ % job->pieces != piece) continue;
+            sqm__outer_open(&o, job, &job->spans[s], h);
+            if (a->log_gates) sqm__outer_log_gates(job, &job->spans[s], h, last - 2 * all, last - all, last);
+            job->x->kernels->outer_sums(&o, a->eps, a->normalizer == SQM__NORMALIZER_MAX ? last : NULL);
+        }
+}
+static void sqm__outer_task(void *arg, int32_t piece)
+{
+    const sqm__outer_job *job = (const sqm__outer_job *)arg;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < job->a->heads; h++)
+            for (int32_t tile = 0; tile < job->a->tiles; tile += SQM__OUTER_TILES) {
+                sqm__outer o;
+                if (unit++ % job->pieces != piece) continue;
+                sqm__outer_open(&o, job, &job->spans[s], h);
+                job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
+            }
+}
+static void sqm__outer_run(sqm__outer_job *job)
+{
+    size_t rows = 0;
+    for (int32_t s = 0; s < job->n_spans; s++) rows += job->spans[s].state ? (size_t)job->spans[s].rows : 0;
+    job->pieces = sqm__pieces(job->x, rows * (size_t)job->a->steps * sqm__outer_head(job->a) *
+                              (size_t)job->a->heads * 3);
+    if (sqm__outer_arrays(job->a)) sqm__run(job->x, sqm__outer_sums_task, job, job->pieces);
+    sqm__run(job->x, sqm__outer_task, job, job->pieces);
+}
+
+/* A span without state gets one in the scratch, behind the arrays. */
+static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                                const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t need;
+    int32_t without = 0;
+    memset(&job, 0, sizeof(job));
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        if (end > job.n_rows) job.n_rows = end;
+        without += spans[s].state == NULL;
+    }
+    need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
+    job.arrays = (float *)(void *)x->scratch;
+    if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention needs %z bytes of scratch%s, the context has %z",
+                  (uint64_t)need, without ? " and a state" : "", (uint64_t)x->scratch_bytes);
+    if (without < n_spans) sqm__outer_run(&job);
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        if (span.state) continue;
+        span.state = x->scratch + need;
+        sqm__linear_attention_reset(a, span.state, 0, 0, 0, SQM_F32);
+        job.spans = &span;
+        job.n_spans = 1;
+        sqm__outer_run(&job);
+    }
+    return SQM_OK;
+}
+
+static const char sqm__linear_attention_keys[] = "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps "
+    "update read decay factors gate log_gates bonus normalizer eps key_start scale";
+static const sqm_mixer sqm__linear_attention_mixer = {
+    "linear_attention", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0,
+    sqm__linear_attention_bind, sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
+    sqm__linear_attention_scratch_bytes, sqm__linear_attention_reset, sqm__linear_attention_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void) { return &sqm__linear_attention_mixer; }
+
+/* ---- the same over whole sequences: every row sees all ---- */
+static sqm_result sqm__linear_attention_whole_bind(void *bound, const sqm_param *params, int32_t n,
+                                                   int32_t in_width, int32_t *out_width, sqm_error *err)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    SQM__TRY(sqm__linear_attention_bind(bound, params, n, in_width, out_width, err));
+    if (a->update || a->read || a->decay || a->factors || a->gate || a->steps > 1 || a->key_start != 0.0f)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "linear_attention_whole has no decay, gate, other update or "
+                  "read than add and post");
+    return SQM_OK;
+}
+/* of one piece: a head's matrix and key sum, the work area of a product, factors of the rows */
+static size_t sqm__whole_floats(const sqm__linear_attention *a, size_t rows)
+{
+    return sqm__outer_head(a) + sqm__outer_keys(a) + SQM__WORK_FLOATS + sqm__align_up(rows, SQM__LANES);
+}
+static size_t sqm__linear_attention_whole_scratch(const void *bound, int32_t max_context, int32_t max_batch,
+                                                  int32_t threads)
+{
+    (void)max_context;
+    return sqm__whole_floats((const sqm__linear_attention *)bound, (size_t)max_batch) * sizeof(float) *
+           (size_t)threads;
+}
+static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
+    return 0;
+}
+static size_t sqm__no_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)bound; (void)state; (void)position;
+    return 0;
+}
+static void sqm__no_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                          int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)bound; (void)state; (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+}
+
+/* S = sum k v^T, then all rows' q S as one product: the state is a panel matrix */
+static void sqm__outer_whole(const sqm__outer_job *job, const sqm_span *span, int32_t h, float *memory)
+{
+    static const float nothing = 0.0f;
+    const sqm__linear_attention *a = job->a;
+    float *work = memory + sqm__outer_head(a) + sqm__outer_keys(a), *factors = work + SQM__WORK_FLOATS;
+    sqm_span own = *span;
+    sqm__outer o;
+    sqm__gemm g;
+    memset(memory, 0, (sqm__outer_head(a) + sqm__outer_keys(a)) * sizeof(float));
+    own.state = memory;
+    sqm__outer_open(&o, job, &own, h);
+    o.state = memory;
+    o.read = SQM__OUTER_UNREAD;
+    job->x->kernels->outer(&o, 0, a->tiles);
+    memset(&g, 0, sizeof(g));
+    g.y = o.out; g.y_stride = o.out_stride; g.x = o.q; g.x_stride = o.stride;
+    g.panels = (const uint8_t *)(const void *)memory;
+    g.panel_bytes = (size_t)a->key_dim * SQM__LANES * sizeof(float);
+    g.scale = a->normalizer ? 1.0f : a->scale;
+    g.n_tokens = span->rows; g.n_rows = a->v_dim; g.n_cols = a->key_dim; g.dtype = SQM_F32;
+    job->x->kernels->gemm(&g, 0, a->tiles, work);
+    if (!a->normalizer) return;
+    o.key_sum = memory + sqm__outer_head(a);
+    for (size_t t = 0; t < (size_t)span->rows; t++)
+        for (int32_t i = 0; i < a->key_dim; i++) o.key_sum[i] += o.k[t * o.stride + (size_t)i];
+    o.factor = factors;
+    o.gate = &nothing;                  /* adds nothing to the sum, which is complete */
+    o.gate_stride = 0;
+    job->x->kernels->outer_sums(&o, a->eps, NULL);
+    for (size_t t = 0; t < (size_t)span->rows; t++)
+        for (int32_t i = 0; i < a->v_dim; i++) o.out[t * o.out_stride + (size_t)i] *= factors[t];
+}
+static void sqm__outer_whole_task(void *arg, int32_t piece)
+{
+    const sqm__outer_job *job = (const sqm__outer_job *)arg;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; h < job->a->heads; h++)
+            if (unit++ % job->pieces == piece)
+                sqm__outer_whole(job, &job->spans[s], h,
+                                 job->arrays + (size_t)piece * sqm__whole_floats(job->a, job->n_rows));
+}
+static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                                      const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t rows = 0, need;
+    memset(&job, 0, sizeof(job));
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.arrays = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if ((size_t)spans[s].rows > job.n_rows) job.n_rows = (size_t)spans[s].rows;
+        rows += (size_t)spans[s].rows;
+        if (spans[s].position)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "linear_attention_whole needs whole sequences, not rows from position %d on",
+                      spans[s].position);
+    }
+    job.pieces = sqm__pieces(x, rows * sqm__outer_head(a) * (size_t)a->heads * 4);
+    need = sqm__whole_floats(a, job.n_rows) * sizeof(float) * (size_t)job.pieces;
+    if (need > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention_whole needs %z bytes of scratch, the context "
+                  "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+    sqm__run(x, sqm__outer_whole_task, &job, job.pieces);
+    return SQM_OK;
+}
+static const sqm_mixer sqm__linear_attention_whole_mixer = {
+    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_WHOLE_ONLY, 0,
+    sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__linear_attention_whole_scratch, sqm__no_reset, sqm__linear_attention_whole_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__linear_attention_whole_mixer; }
+
+/* ---- [MIX.running_softmax] softmax over all earlier rows with a score that does not see the query ----------
+     m_t = max(m + d, s_t), u_t = u e^(m + d - m_t) + e^(s_t - m_t), w_t = w e^(m + d - m_t) + e^(s_t - m_t) v_t
+     o_t = w_t / u_t;   with bonus:  o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p)),
+     p = max(m, b + s_t), of the state before row t
+   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the weight
+            that earlier rows lose with each row (absent: 0); bonus [heads]: b.
+   State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
+   Order    row by row, each channel by itself.
+   Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
+   Traps    RWKV-4's decay is -e^(time_decay).
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: aaren_*, rwkv4_*. */
+typedef struct sqm__running_softmax {
+    int32_t      heads, v_dim, channels, in_width;
+    const float *decay, *bonus;
+} sqm__running_softmax;
+
+static sqm_result sqm__running_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__running_softmax *a = (sqm__running_softmax *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", 1, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_vector(&a->decay, params, n, "decay", a->heads, err));
+    SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads, err));
+    if ((int64_t)a->heads * (a->v_dim + 1) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d scores and values of %d channels do not fit rows of %d",
+                  a->heads, a->v_dim, in_width);
+    a->channels = a->heads * a->v_dim;
+    a->in_width = in_width;
+    *out_width = a->channels;
+    return SQM_OK;
+}
+static size_t sqm__running_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)((const sqm__running_softmax *)bound)->channels * 3 * sizeof(float);
+}
+static size_t sqm__running_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__running_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__running_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                               int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const size_t n = (size_t)((const sqm__running_softmax *)bound)->channels;
+    float *m = (float *)state;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    for (size_t i = 0; i < 3 * n; i++) m[i] = i < n ? -1.0e38f : 0.0f;
+}
+
+typedef struct sqm__running_job {
+    const sqm__running_softmax *a;
+    const sqm_exec *x;
+    float          *out;
+    const float    *in;
+    const sqm_span *span;
+    float          *state;
+    int32_t         pieces;
+} sqm__running_job;
+static void sqm__running_task(void *arg, int32_t piece)
+{
+    const sqm__running_job *job = (const sqm__running_job *)arg;
+    const sqm__running_softmax *a = job->a;
+    const int32_t blocks = sqm__ceil_div(a->channels, SQM__LANES);
+    const int32_t first = sqm__cut(blocks, piece, job->pieces) * SQM__LANES;
+    const int32_t last = sqm__min(sqm__cut(blocks, piece + 1, job->pieces) * SQM__LANES, a->channels);
+    sqm__running r;
+    r.largest = job->state;
+    r.sum = job->state + a->channels;
+    r.value = job->state + 2 * (size_t)a->channels;
+    r.score = job->in + (size_t)job->span->first_row * (size_t)a->in_width;
+    r.v = r.score + a->heads;
+    r.decay = a->decay;
+    r.bonus = a->bonus;
+    r.out = job->out + (size_t)job->span->first_row * (size_t)a->channels;
+    r.stride = (size_t)a->in_width;
+    r.out_stride = (size_t)a->channels;
+    r.n_rows = job->span->rows;
+    r.channels = a->channels;
+    r.spread = a->v_dim;
+    job->x->kernels->running(&r, first, last);
+}
+static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
+    const size_t need = sqm__running_state_bytes(a, 0, 0, SQM_F32);
+    sqm__running_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in;
+    for (int32_t s = 0; s < n_spans; s++) {
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        if (!job.state) {
+            if (need > x->scratch_bytes)
+                SQM__FAIL(&x->error, SQM_E_MEMORY, need, "running_softmax needs %z bytes of scratch, the context "
+                          "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+            job.state = (float *)(void *)x->scratch;
+            sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
+        }
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->channels * 64),
+                              sqm__ceil_div(a->channels, SQM__LANES));
+        sqm__run(x, sqm__running_task, &job, job.pieces);
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__running_softmax_mixer = {
+    "running_softmax", "heads v_dim decay bonus", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
+    sqm__running_reset, sqm__running_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_softmax_mixer; }
+
+/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory --------------------------
+     (i, f, z, o)_t = in_t + R_h y_(t-1)                 a head h sees its own y only
+     m_t = max(i, m + log sigmoid(f)), on the first row i;  i' = min(e^(i - m_t), 1), f' = min(e^(m + log sigmoid(f) -
+     m_t), 1);  c = f' c + i' tanh(z),  n = f' n + i',  y = sigmoid(o) c / n
+   Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
+   w        [head][i f z o][dim in][dim out] float32.
+   State    y, c, n, m [heads x dim] each, zero at the start.
+   Order    row by row; sums over `dim in` in increasing order.
+   Source   2405.04517, NX-AI/xlstm sLSTM cell.
+   Traps    the official layer names its gates the other way round (module fgate feeds i): a converter's matter.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: slstm_layer. */
+typedef struct sqm__slstm_layer {
+    int32_t      heads, dim;
+    const float *weights;
+} sqm__slstm_layer;
+
+static sqm_result sqm__slstm_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__slstm_layer *a = (sqm__slstm_layer *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    a->dim = in_width / 4 / a->heads;
+    if (a->dim < 1 || a->dim > 8192 || (int64_t)a->dim * 4 * a->heads != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "rows of %d columns are not four gates of %d heads", in_width,
+                  a->heads);
+    if ((int64_t)a->heads * a->dim * a->dim > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, a->dim, "%d heads of %d channels are too wide", a->heads, a->dim);
+    SQM__TRY(sqm__param_vector(&a->weights, params, n, "w", a->heads * a->dim * 4 * a->dim, err));
+    if (!a->weights) SQM__FAIL(err, SQM_E_SHAPE, 0, "slstm needs recurrent weights w=");
+    *out_width = a->heads * a->dim;
+    return SQM_OK;
+}
+static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)a->heads * (size_t)a->dim * 4 * sizeof(float);
+}
+static size_t sqm__slstm_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__slstm_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return (size_t)((const sqm__slstm_layer *)bound)->dim * 4 * sizeof(float) * (size_t)threads;
+}
+static void sqm__slstm_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__slstm_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+typedef struct sqm__slstm_job {
+    const sqm__slstm_layer *a;
+    const sqm_exec *x;
+    float          *out, *raw, *state;
+    const float    *in;
+    const sqm_span *span;
+    int32_t         pieces;
+} sqm__slstm_job;
+static void sqm__slstm_task(void *arg, int32_t piece)
+{
+    const sqm__slstm_job *job = (const sqm__slstm_job *)arg;
+    const size_t dim = (size_t)job->a->dim, width = (size_t)job->a->heads * dim;
+    const size_t first = (size_t)job->span->first_row;
+    for (int32_t h = piece; h < job->a->heads; h += job->pieces) {
+        sqm__slstm s;
+        s.y = job->state + (size_t)h * dim;
+        s.c = s.y + width;
+        s.n = s.c + width;
+        s.m = s.n + width;
+        s.raw = job->raw + (size_t)piece * 4 * dim;
+        s.in = job->in + first * 4 * width + (size_t)h * dim;
+        s.gate = width;
+        s.weights = job->a->weights + (size_t)h * dim * 4 * dim;
+        s.out = job->out + first * width + (size_t)h * dim;
+        s.stride = 4 * width;
+        s.out_stride = width;
+        s.n_rows = job->span->rows;
+        s.dim = job->a->dim;
+        job->x->kernels->slstm(&s);
+    }
+}
+static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
+    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads), state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    sqm__slstm_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t need = raw + (spans[s].state ? 0 : state);
+        if (need > x->scratch_bytes)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "slstm needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        if (!job.state) {
+            job.state = (float *)(void *)(x->scratch + raw);
+            sqm__slstm_reset(a, job.state, state, 0, 0, SQM_F32);
+        }
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * state / 4 * (size_t)a->dim), a->heads);
+        sqm__run(x, sqm__slstm_task, &job, job.pieces);
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__slstm_mixer = {
+    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind, sqm__slstm_state_bytes,
+    sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset, sqm__slstm_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_slstm(void) { return &sqm__slstm_mixer; }
+
+/* ---- [MIX.shift] a row mixed with the row before it ---------------------------------------------------------
+     out_i = x_t + (x_(t-1) - x_t) * (w_i + m_i)          i = 0 .. mixes - 1, side by side; x_(-1) = 0
+   Rows in  [x: width], or [x: width | m: mixes x width] (dynamic=1); rows out [mixes x width].
+   w        [mixes x width], absent: 0 with dynamic=1, else 1 with mixes = 1 (the row before).
+   State    x_(t-1) [width].
+   Source   RWKV's token shift (2305.13048; data-dependent: 2404.05892).
+   Traps    RWKV-4 and 5 write x * mu + x_before * (1 - mu): w = 1 - mu.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: rwkv*_mix. */
+typedef struct sqm__shift {
+    int32_t      width, mixes, dynamic, in_width;
+    const float *w;
+} sqm__shift;
+
+static sqm_result sqm__shift_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__shift *a = (sqm__shift *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->mixes, params, n, "mixes", 1, 1, 64, err));
+    SQM__TRY(sqm__param_int(&a->dynamic, params, n, "dynamic", 0, 0, 1, err));
+    a->width = a->dynamic ? in_width / (1 + a->mixes) : in_width;
+    if (a->dynamic && (a->width < 1 || a->width * (1 + a->mixes) != in_width))
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "rows of %d columns are not a row and %d mixes of it", in_width,
+                  a->mixes);
+    if (a->width > INT32_MAX / a->mixes)
+        SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d mixes of %d columns are too wide", a->mixes, a->width);
+    SQM__TRY(sqm__param_vector(&a->w, params, n, "w", a->width * a->mixes, err));
+    if (!a->w && !a->dynamic && a->mixes > 1)
+        SQM__FAIL(err, SQM_E_SHAPE, a->mixes, "%d mixes need weights w=", a->mixes);
+    a->in_width = in_width;
+    *out_width = a->width * a->mixes;
+    return SQM_OK;
+}
+static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)((const sqm__shift *)bound)->width * sizeof(float);
+}
+static size_t sqm__shift_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__shift_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__shift_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__shift_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+typedef struct sqm__shift_job {
+    const sqm__shift *a;
+    const sqm_exec   *x;
+    float            *out;
+    const float      *in, *before;      /* before: of the first row */
+    const sqm_span   *span;
+    int32_t           pieces;
+} sqm__shift_job;
+static void sqm__shift_task(void *arg, int32_t piece)
+{
+    const sqm__shift_job *job = (const sqm__shift_job *)arg;
+    const sqm__shift *a = job->a;
+    const size_t width = (size_t)a->width;
+    for (int32_t t = sqm__cut(job->span->rows, piece, job->pieces);
+         t < sqm__cut(job->span->rows, piece + 1, job->pieces); t++) {
+        const size_t row = (size_t)(job->span->first_row + t);
+        const float *x = job->in + row * (size_t)a->in_width, *before = t ? x - a->in_width : job->before;
+        float *out = job->out + row * width * (size_t)a->mixes;
+        if (!a->w && !a->dynamic) {
+            if (before) memcpy(out, before, width * sizeof(float));
+            else memset(out, 0, width * sizeof(float));
+            continue;
+        }
+        for (size_t i = 0; i < (size_t)a->mixes; i++)
+            job->x->kernels->lerp(out + i * width, x, before, a->w ? a->w + i * width : NULL,
+                                  a->dynamic ? x + (1 + i) * width : NULL, a->width);
+    }
+}
+static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__shift *a = (const sqm__shift *)bound;
+    sqm__shift_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        job.span = &spans[s];
+        job.before = (const float *)spans[s].state;
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->width * (size_t)a->mixes * 2),
+                              spans[s].rows);
+        sqm__run(x, sqm__shift_task, &job, job.pieces);
+        if (spans[s].state)
+            memcpy(spans[s].state, in + (end - 1) * (size_t)a->in_width, (size_t)a->width * sizeof(float));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__shift_mixer = {
+    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind, sqm__shift_state_bytes,
+    sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset, sqm__shift_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_shift(void) { return &sqm__shift_mixer; }
+
+/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ------------------------------------
+     out_g = sum, mean or max of x_(t, i) over all rows t and the columns i of group g
+   Rows in [width], rows out [groups] (the default: every column by itself).
+   State    none: needs the whole sequence. Order: rows, then columns.
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: performer_favor_noncausal, nalaformer_*. */
+typedef struct sqm__pool { int32_t width, groups, kind; } sqm__pool;
+
+static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__pool *a = (sqm__pool *)bound;
+    memset(a, 0, sizeof(*a));
+    a->width = in_width;
+    SQM__TRY(sqm__param_choice(&a->kind, params, n, "kind", sqm__reduce_names, 3, SQM__REDUCE_MEAN, err));
+    SQM__TRY(sqm__param_int(&a->groups, params, n, "groups", in_width, 1, in_width, err));
+    if (in_width % a->groups)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d columns do not divide into %d groups", in_width, a->groups);
+    *out_width = a->groups;
+    return SQM_OK;
+}
+static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)max_context; (void)max_batch; (void)threads;
+    return (size_t)((const sqm__pool *)bound)->width * sizeof(float);
+}
+static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__pool *a = (const sqm__pool *)bound;
+    const size_t width = (size_t)a->width, groups = (size_t)a->groups, part = width / groups;
+    float *all = (float *)(void *)x->scratch;
+    if (width * sizeof(float) > x->scratch_bytes)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float), "pool needs %z bytes of scratch, the context has %z",
+                  (uint64_t)(width * sizeof(float)), (uint64_t)x->scratch_bytes);
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *row = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * groups;
+        for (size_t i = 0; i < width; i++) all[i] = row[i];
+        for (int32_t t = 1; t < spans[s].rows; t++) {
+            row += width;
+            if (a->kind == SQM__REDUCE_MAX) for (size_t i = 0; i < width; i++) all[i] = row[i] > all[i] ? row[i] : all[i];
+            else for (size_t i = 0; i < width; i++) all[i] += row[i];
+        }
+        for (size_t g = 0; g < groups; g++) {
+            to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
+            if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
+        }
+        for (size_t t = 1; t < (size_t)spans[s].rows; t++) memcpy(to + t * groups, to, groups * sizeof(float));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__pool_mixer = {
+    "pool", "kind groups", sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
+    sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
+
 /* ---- orders of a scan ------------------------------------------------------------------------------------
    The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
    pictures of `columns` columns (row-major rows) column by column downwards, or that reversed. */
@@ -5551,27 +6754,10 @@ static const sqm_mixer sqm__scan_mixer = {
     sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
     sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
 };
-/* of mixers that need the whole sequence */
-static size_t sqm__stateless_bytes(const void *bound, int32_t max_context, int32_t max_batch,
-                                   sqm_dtype kv_dtype)
-{
-    (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
-    return 0;
-}
-static size_t sqm__stateless_used(const void *bound, const void *state, int32_t position)
-{
-    (void)bound; (void)state; (void)position;
-    return 0;
-}
-static void sqm__stateless_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
-                                 int32_t max_batch, sqm_dtype kv_dtype)
-{
-    (void)bound; (void)state; (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
-}
 static const sqm_mixer sqm__scan_whole_mixer = {
     "scan_whole", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
     "order columns", sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
-    sqm__stateless_bytes, sqm__stateless_used, sqm__scan_scratch_bytes, sqm__stateless_reset,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset,
     sqm__scan_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_scan(void) { return &sqm__scan_mixer; }
@@ -5726,7 +6912,7 @@ static void sqm__ssd_rows(const sqm__ssd_job *job, float *state, ptrdiff_t row, 
     const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim, group = head / (s->heads / s->groups);
     const float *in = job->in + row * s->in_width;
     float dt[SQM__SCAN_ROWS], log_decay[SQM__SCAN_ROWS];
-    sqm__outer update;
+    sqm__rank1 update;
     sqm__ssd k;
     memset(&k, 0, sizeof(k));
     k.q_step = update.u_step = update.k_step = (ptrdiff_t)step * s->in_width;
@@ -5799,7 +6985,7 @@ static const sqm_mixer sqm__ssd_mixer = {
 static const sqm_mixer sqm__ssd_whole_mixer = {
     "ssd_whole", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at "
     "order columns shift", sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
-    sqm__stateless_bytes, sqm__stateless_used, sqm__ssd_scratch_bytes, sqm__stateless_reset, sqm__ssd_forward
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
@@ -6032,7 +7218,7 @@ static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trape
     const sqm__trapezoid *s = job->s;
     const ptrdiff_t width = (ptrdiff_t)s->heads * s->head_dim;
     const float *in = job->in + row * s->in_width;
-    sqm__outer updates[2 * SQM__MAX_RANK];
+    sqm__rank1 updates[2 * SQM__MAX_RANK];
     sqm__ssd k;
     sqm__trapezoid_weights(job, w, in, rows, head);
     sqm__trapezoid_rows(job, w, state, in, rows, head);
@@ -6910,11 +8096,11 @@ static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *ou
 
 static const sqm_mixer sqm__reorder_mixer = {
     "reorder", "order columns", sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
-    sqm__stateless_bytes, sqm__stateless_used, sqm__no_scratch, sqm__stateless_reset, sqm__reorder_forward
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
 
-/* ---- [MIX.pool] what all rows so far have in common -------------------------------------------------------
+/* ---- [MIX.running_pool] what all rows so far have in common -----------------------------------------------
    mean: sum_s w_s x_s / sum_s w_s    sum: sum_s w_s x_s    max: largest x_s with w_s > 0             s <= t
    Rows in  [width], or with weighted = 1 [width | w];  rows out [width]; without weighted w_s = 1. Zeros as
             long as every w_s was 0.
@@ -6922,69 +8108,69 @@ SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
    Order    one chain of double additions over the rows for each column.
    Source   pooling of sequence classifiers, at every step: the running prediction of LMUFormer (2402.04882).
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: lmuformer. */
-enum { SQM__POOL_MEAN, SQM__POOL_SUM, SQM__POOL_MAX };
-static const char *const sqm__pool_kinds[] = { "mean", "sum", "max" };
-typedef struct sqm__pool { int32_t width, weighted, kind; } sqm__pool;
+enum { SQM__RUNNING_MEAN, SQM__RUNNING_SUM, SQM__RUNNING_MAX };
+static const char *const sqm__running_pool_kinds[] = { "mean", "sum", "max" };
+typedef struct sqm__running_pool { int32_t width, weighted, kind; } sqm__running_pool;
 
-static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                  int32_t *out_width, sqm_error *err)
 {
-    sqm__pool *p = (sqm__pool *)bound;
+    sqm__running_pool *p = (sqm__running_pool *)bound;
     memset(p, 0, sizeof(*p));
-    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__pool_kinds, SQM__COUNT(sqm__pool_kinds), 0,
+    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds, SQM__COUNT(sqm__running_pool_kinds), 0,
                                err));
     SQM__TRY(sqm__param_int(&p->weighted, params, n, "weighted", 0, 0, 1, err));
     p->width = in_width - p->weighted;
-    if (p->width < 1) SQM__FAIL(err, SQM_E_SHAPE, in_width, "pool: a weight alone is no row");
+    if (p->width < 1) SQM__FAIL(err, SQM_E_SHAPE, in_width, "running_pool: a weight alone is no row");
     *out_width = p->width;
     return SQM_OK;
 }
-static size_t sqm__pool_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+static size_t sqm__running_pool_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                     sqm_dtype kv_dtype)
 {
     (void)max_context; (void)max_batch; (void)kv_dtype;
-    return sqm__times((size_t)((const sqm__pool *)bound)->width + 1, sizeof(double));
+    return sqm__times((size_t)((const sqm__running_pool *)bound)->width + 1, sizeof(double));
 }
-static size_t sqm__pool_used_bytes(const void *bound, const void *state, int32_t position)
+static size_t sqm__running_pool_used_bytes(const void *bound, const void *state, int32_t position)
 {
     (void)state; (void)position;
-    return sqm__pool_state_bytes(bound, 0, 0, SQM_F32);
+    return sqm__running_pool_state_bytes(bound, 0, 0, SQM_F32);
 }
-static void sqm__pool_row(const sqm__pool *p, double *total, float *y, const float *x)
+static void sqm__running_pool_row(const sqm__running_pool *p, double *total, float *y, const float *x)
 {
     const double weight = p->weighted ? (double)x[p->width] : 1.0, before = *total;
     double *sums = total + 1;
     *total += weight;
     for (int32_t i = 0; i < p->width; i++) {
         const double v = (double)x[i];
-        if (p->kind != SQM__POOL_MAX) sums[i] += weight * v;
+        if (p->kind != SQM__RUNNING_MAX) sums[i] += weight * v;
         else if (weight > 0.0 && (before == 0.0 || v > sums[i])) sums[i] = v;
-        y[i] = (float)(p->kind != SQM__POOL_MEAN ? sums[i] : *total != 0.0 ? sums[i] / *total : 0.0);
+        y[i] = (float)(p->kind != SQM__RUNNING_MEAN ? sums[i] : *total != 0.0 ? sums[i] / *total : 0.0);
     }
 }
-static void sqm__pool_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__running_pool_run(const void *bound, const sqm_exec *x, float *out, const float *in,
                           const sqm_span *spans, int32_t n_spans)
 {
-    const sqm__pool *p = (const sqm__pool *)bound;
+    const sqm__running_pool *p = (const sqm__running_pool *)bound;
     const size_t width = (size_t)p->width, in_width = width + (size_t)p->weighted;
     (void)x;
     for (int32_t s = 0; s < n_spans; s++)
         for (size_t t = (size_t)spans[s].first_row; spans[s].state &&
              t < (size_t)spans[s].first_row + (size_t)spans[s].rows; t++)
-            sqm__pool_row(p, (double *)spans[s].state, out + t * width, in + t * in_width);
+            sqm__running_pool_row(p, (double *)spans[s].state, out + t * width, in + t * in_width);
 }
-static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
-static const sqm_mixer sqm__pool_mixer = {
-    "pool", "kind weighted", sizeof(sqm__pool), SQM_MIXER_CAUSAL, 0, sqm__pool_bind, sqm__pool_state_bytes,
-    sqm__pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__pool_forward
+static const sqm_mixer sqm__running_pool_mixer = {
+    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind, sqm__running_pool_state_bytes,
+    sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
 };
-SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
-static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool_mixer; }
+static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__pool_mixer, sqm__pool_run, bound, x, out, in, spans, n_spans, 0);
+    return sqm__run_spans(&sqm__running_pool_mixer, sqm__running_pool_run, bound, x, out, in, spans, n_spans, 0);
 }
 
 /* ---- [MIX.spike] leaky integrate-and-fire neurons ---------------------------------------------------------
@@ -7081,10 +8267,12 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__ssd_mixer,
     &sqm__ssd_whole_mixer,
     &sqm__trapezoid_mixer,
+    &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
+    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
     &sqm__legs_mixer,
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
-    &sqm__pool_mixer,
+    &sqm__running_pool_mixer,
     &sqm__reorder_mixer,
     &sqm__rnn_mixer,
     &sqm__spike_mixer,
@@ -9094,25 +10282,32 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
    an absent entry):
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
-     norm    rD rS  kind=rms|layer|l2 eps= [w=@ b=@ first= count= groups=]
+     norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
-             first: reads only as many columns as W has, from this one on
+             first: reads only as many columns of rS as W has, from that one on
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from=
-                    ntk_factor= ntk_length=]
+             long_from= ntk_factor= ntk_length= divide= period=]    the angle is that of position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
      gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
-     add|mul rD rA rB      scale rD rS by=      copy rD rS [first= count=]      softcap rD rS cap=
+     add|mul rD rA rB                                              rB may be narrower: a value for each block
+     scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
+     softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
+     monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
+     reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
+     mirror  rD rS  [groups=]                                      x, -x of each group
+     blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
+     act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
-    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_COUNT
+    SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -9120,21 +10315,27 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
     { "linear",  "w b scale add first", 1 },
-    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length",
-        1 },
+    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
+                 "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
-    { "act",     "kind", 1 },
+    { "act",     "kind first count", 1 },
     { "glu",     "act", 1 },
     { "add",     "", 2 },
     { "mul",     "", 2 },
-    { "scale",   "by", 1 },
+    { "scale",   "by first count", 1 },
     { "copy",    "first count", 1 },
-    { "softcap", "cap", 1 },
+    { "softcap", "cap first count", 1 },
     { "head",    "w b scale softcap", 1 },
     { "input",   "width", 1 },
-    { "affine",  "w b", 1 },
+    { "affine",  "w b first count", 1 },
     { "cat",     "", 2 },
-    { "gate",    "act first", 2 }
+    { "gate",    "act first", 2 },
+    { "softmax", "groups scale first count", 1 },
+    { "monomials", "groups", 1 },
+    { "reduce",  "kind groups", 1 },
+    { "mirror",  "groups", 1 },
+    { "clip",    "low high first count", 1 },
+    { "blocks",  "w out groups shared", 1 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -9142,6 +10343,7 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
     const float *freq, *freq_long;
     float        attn_factor, ntk_factor;
     int32_t      dims, long_from, ntk_length;
+    int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
 
 typedef struct sqm__op {
@@ -9149,8 +10351,9 @@ typedef struct sqm__op {
     int32_t          in_width, out_width;
     sqm__linear      linear;            /* linear, head */
     sqm_tensor       table;             /* embed */
-    const float     *gain, *bias;       /* norm, affine */
+    const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
+    float            low, high;         /* clip */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -9194,7 +10397,7 @@ static int sqm__has_word(const char *words, const char *word)
         if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return 1;
     return 0;
 }
-static const char *const sqm__norm_names[] = { "rms", "layer", "l2" };
+static const char *const sqm__norm_names[] = { "rms", "layer", "l2", "sum" };
 
 static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
                                    int32_t n)
@@ -9240,8 +10443,9 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
 {
     const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params,
             "b");
+    const int sliced = sqm__param(b->params, b->n_params, "first") != NULL;
     int64_t width = 0;
-    int32_t cols = op->in_width;
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
     if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
                   SQM__MAX_WEIGHTS);
@@ -9249,18 +10453,14 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
                   bias->n_tensors);
-    if (sqm__param(b->params, b->n_params, "first")) {
-        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-        cols = w->tensors[0] && w->tensors[0]->ndim == 2 ? w->tensors[0]->shape[1] : 0;
-        if (cols > op->in_width - op->first) cols = op->in_width - op->first;
-    }
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (t->shape[1] != cols)
+        if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
+            : t->shape[1] != op->in_width)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
-                      "op %d: weight %d is [%d, %d], the rows have %d columns", b->line, i,
-                      t->shape[0], t->shape[1], cols);
+                      "op %d: weight %d is [%d, %d], the rows have %d columns%s", b->line, i,
+                      t->shape[0], t->shape[1], op->in_width - op->first, sliced ? " from first= on" : "");
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != t->shape[0]))
             SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: bias %d must be %d float32 values, has %d",
                       b->line, i,
@@ -9340,7 +10540,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&op->head_dim, b->params, b->n_params, "head_dim", 0, 2, 1 << 16, b->err));
     SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
     SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
-    if (op->dst != op->src || r.dims % 2 || op->first + (int64_t)op->heads * op->head_dim > op->in_width)
+    if (op->dst != op->src || r.dims % 2 ||
+        op->first + (int64_t)(op->heads - 1) * op->head_dim + r.dims > op->in_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, r.dims,
                   "op %d: %d heads of %d from column %d do not fit rows of %d in place", b->line,
                   op->heads, op->head_dim, op->first, op->in_width);
@@ -9350,6 +10551,8 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.divide, b->params, b->n_params, "divide", 0, 0, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&r.period, b->params, b->n_params, "period", 0, 0, INT32_MAX, b->err));
     if (!r.freq) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: rope needs freq=", b->line);
     if (r.ntk_factor > 0.0f && (r.ntk_length < 1 || r.dims < 4))
         SQM__FAIL(b->err, SQM_E_SHAPE, r.ntk_length, "op %d: ntk_factor needs ntk_length > 0 and dims > 2",
@@ -9404,6 +10607,62 @@ static sqm_result sqm__bind_head(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
+/* first= count= of an op that keeps the width: some columns only in place. groups= of those columns. */
+static sqm_result sqm__bind_columns(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
+                            op->in_width - op->first, b->err));
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->count, b->err));
+    if (op->count % op->groups)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->count, "op %d: %d columns do not divide into %d groups", b->line,
+                  op->count, op->groups);
+    if (op->count != op->in_width && op->dst != op->src)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->dst, "op %d: only some columns in another register", b->line);
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+
+/* Ops that make rows of another width out of groups of columns; not in place. */
+static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
+{
+    int64_t each, width;
+    SQM__TRY(sqm__bind_columns(b, op));
+    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
+    each = op->in_width / op->groups;
+    if (op->kind == SQM__OP_REDUCE) {
+        SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__reduce_names, 3));
+        width = 1;
+    } else if (op->kind == SQM__OP_MIRROR) {
+        width = 2 * each;
+    } else if (op->kind == SQM__OP_MONOMIALS) {
+        width = 1 + each + each * (each + 1) / 2;
+    } else {
+        int32_t out;
+        SQM__TRY(sqm__param_int(&out, b->params, b->n_params, "out", 0, 1, 1 << 24, b->err));
+        SQM__TRY(sqm__param_int(&op->own, b->params, b->n_params, "shared", 0, 0, 1, b->err));
+        op->own = !op->own;
+        width = out;
+        if (each * out * (op->own ? op->groups : 1) > INT32_MAX)
+            SQM__FAIL(b->err, SQM_E_LIMIT, out, "op %d: blocks of %d outputs are too large", b->line, out);
+        SQM__TRY(sqm__param_vector(&op->gain, b->params, b->n_params, "w",
+                                   (int32_t)(each * out * (op->own ? op->groups : 1)), b->err));
+        if (!op->gain) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: blocks need w=", b->line);
+    }
+    if (width * op->groups > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_LIMIT, op->in_width, "op %d: outputs are too wide", b->line);
+    op->out_width = (int32_t)width * op->groups;
+    return SQM_OK;
+}
+
+static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
+    SQM__TRY(sqm__param_float(&op->high, b->params, b->n_params, "high", 1e30, b->err));
+    if (!(op->low <= op->high)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
+    return sqm__bind_columns(b, op);
+}
+
 /* One op whose registers and parameters are already known. */
 static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
 {
@@ -9419,16 +10678,16 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
     case SQM__OP_HEAD:   return sqm__bind_head(b, op);
     case SQM__OP_INPUT:  return sqm__bind_input(b, op);
     case SQM__OP_AFFINE:
-        op->out_width = op->in_width;
-        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->in_width));
-        return sqm__bind_vector(&op->bias, b, "b", op->in_width);
+        SQM__TRY(sqm__bind_columns(b, op));
+        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->count));
+        return sqm__bind_vector(&op->bias, b, "b", op->count);
     case SQM__OP_CAT:
         if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
         op->out_width = op->in_width + b->width[op->src2];
         return SQM_OK;
     case SQM__OP_ACT:
-        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_columns(b, op));
         return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_GLU:
         op->out_width = op->in_width / 2;
@@ -9447,20 +10706,27 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
     case SQM__OP_ADD: case SQM__OP_MUL:
         op->out_width = op->in_width;
-        if (b->width[op->src2] != op->in_width)
+        op->groups = b->width[op->src2];
+        if (op->in_width % op->groups || (op->groups != op->in_width && op->dst == op->src2))
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
                       op->src,
                       op->in_width, op->src2, b->width[op->src2]);
         return SQM_OK;
     case SQM__OP_SCALE:
-        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_columns(b, op));
         return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
     case SQM__OP_SOFTCAP:
-        op->out_width = op->in_width;
+        SQM__TRY(sqm__bind_columns(b, op));
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
         if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
                                             b->line);
         return SQM_OK;
+    case SQM__OP_SOFTMAX:
+        SQM__TRY(sqm__bind_columns(b, op));
+        return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
+    case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
+    case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
+        return sqm__bind_groups(b, op);
     default:                            /* copy */
         SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
         SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
@@ -10120,10 +11386,13 @@ static void sqm__rope_prepare(sqm_session *s)
                     scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
                 freq = scaled;
             }
-            for (int32_t t = 0; t < span->rows; t++)
+            for (int32_t t = 0; t < span->rows; t++) {
+                int32_t at = span->position + t;
+                if (r->divide) at /= r->divide;
+                if (r->period) at %= r->period;
                 sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
-                                 span->position + t,
-                                 freq, r->dims, r->attn_factor);
+                                 at, freq, r->dims, r->attn_factor);
+            }
         }
     }
 }
@@ -10133,9 +11402,9 @@ static void sqm__run_affine(sqm_session *s, const sqm__op *op)
 {
     const size_t width = (size_t)op->out_width;
     for (int32_t t = 0; t < s->n_rows; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width;
-        const float *a = s->registers[op->src] + (size_t)t * width;
-        for (size_t i = 0; i < width; i++) {
+        float *y = s->registers[op->dst] + (size_t)t * width + op->first;
+        const float *a = s->registers[op->src] + (size_t)t * width + op->first;
+        for (size_t i = 0; i < (size_t)op->count; i++) {
             const float product = op->gain ? a[i] * op->gain[i] : a[i];
             y[i] = op->bias ? product + op->bias[i] : product;
         }
@@ -10151,21 +11420,21 @@ static void sqm__run_cat(sqm_session *s, const sqm__op *op)
     }
 }
 
-/* y = a + b, a * b, a * number or a on the columns of an op */
-static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+/* y = a + b, a * b; b has a value for each block of `each` columns */
+static void sqm__run_pair(sqm_session *s, const sqm__op *op)
 {
-    const size_t width = (size_t)op->out_width, a_width = (size_t)op->in_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width;
-        const float *a = s->registers[op->src] + (size_t)t * a_width + op->first;
-        if (op->kind == SQM__OP_ADD || op->kind == SQM__OP_MUL) {
-            const float *b = s->registers[op->src2] + (size_t)t * width;
-            if (op->kind == SQM__OP_ADD) for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] + b[i];
-            else for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] * b[i];
-        } else if (op->kind == SQM__OP_SCALE) {
-            for (int32_t i = 0; i < op->out_width; i++) y[i] = a[i] * op->number;
-        } else if (y != a) {
-            memcpy(y, a, (size_t)op->out_width * sizeof(float));
+    const size_t width = (size_t)op->out_width, groups = (size_t)op->groups, each = width / groups;
+    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
+        float *y = s->registers[op->dst] + t * width;
+        const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
+        if (each == 1) {
+            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
+            else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
+            continue;
+        }
+        for (size_t g = 0; g < groups; g++, y += each, a += each) {
+            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
+            else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
         }
     }
 }
@@ -10181,11 +11450,61 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
     sqm__rows_run(&job, sqm__gate_task);
 }
 
+/* scale, clip, copy */
+static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+{
+    const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
+    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
+        float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
+        const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+        if (op->kind == SQM__OP_SCALE) {
+            for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+        } else if (op->kind == SQM__OP_CLIP) {
+            for (size_t i = 0; i < n; i++) y[i] = a[i] < op->low ? op->low : a[i] > op->high ? op->high : a[i];
+        } else if (y != a) {
+            memcpy(y, a, n * sizeof(float));
+        }
+    }
+}
+
+/* y = 1, x_i, x_i x_j for i <= j */
+static void sqm__monomials(float *y, const float *x, size_t n)
+{
+    *y++ = 1.0f;
+    for (size_t i = 0; i < n; i++) *y++ = x[i];
+    for (size_t i = 0; i < n; i++)
+        for (size_t j = i; j < n; j++) *y++ = x[i] * x[j];
+}
+
+/* monomials, reduce, mirror, blocks */
+static void sqm__groups_task(void *arg, int32_t piece)
+{
+    const sqm__rows_job *job = (const sqm__rows_job *)arg;
+    const sqm__op *op = job->op;
+    const size_t in = (size_t)op->in_width / (size_t)op->groups, out = (size_t)op->out_width / (size_t)op->groups;
+    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
+        for (size_t g = 0; g < (size_t)op->groups; g++) {
+            const float *a = job->a + (size_t)t * job->a_stride + g * in;
+            float *y = job->y + (size_t)t * job->y_stride + g * out;
+            if (op->kind == SQM__OP_REDUCE) {
+                *y = job->x->kernels->reduce(a, (int32_t)in, op->choice);
+            } else if (op->kind == SQM__OP_BLOCKS) {
+                job->x->kernels->block(y, a, op->gain + (op->own ? g * in * out : 0), NULL, (int32_t)in,
+                                       (int32_t)out);
+            } else if (op->kind == SQM__OP_MONOMIALS) {
+                sqm__monomials(y, a, in);
+            } else {
+                for (size_t i = 0; i < in; i++) { y[i] = a[i]; y[in + i] = -a[i]; }
+            }
+        }
+}
+
 static void sqm__run_rows(sqm_session *s, const sqm__op *op)
 {
     const size_t y_stride = (size_t)op->out_width, a_stride = (size_t)op->in_width;
     sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, y_stride,
-                                  s->registers[op->src] + op->first, a_stride, s->n_rows, op->out_width);
+                                  s->registers[op->src] + op->first, a_stride, s->n_rows,
+                                  op->count ? op->count : op->out_width);
     job.kind = op->choice;
     job.number = op->number;
     switch (op->kind) {
@@ -10199,7 +11518,19 @@ static void sqm__run_rows(sqm_session *s, const sqm__op *op)
         break;
     case SQM__OP_ACT: sqm__rows_run(&job, sqm__activate_task); break;
     case SQM__OP_GLU: sqm__rows_run(&job, sqm__glu_task); break;
-    default:          sqm__rows_run(&job, sqm__softcap_task); break;
+    case SQM__OP_SOFTMAX:
+        job.dim = op->count / op->groups;
+        job.groups = op->groups;
+        sqm__rows_run(&job, sqm__softmax_task);
+        break;
+    case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
+    default:
+        job.op = op;
+        job.dim = op->kind == SQM__OP_BLOCKS ? sqm__max(1, op->out_width / op->groups) * (op->in_width / op->groups)
+            : sqm__max(op->in_width, op->out_width) / op->groups;
+        job.groups = op->groups;
+        sqm__rows_run(&job, sqm__groups_task);
+        break;
     }
 }
 
@@ -10260,10 +11591,11 @@ static void sqm__run_ops(void *session)
             break;
         case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
-        case SQM__OP_NORM:
-        case SQM__OP_ACT:
-        case SQM__OP_GLU:
-        case SQM__OP_SOFTCAP: sqm__run_rows(s, op); break;
+        case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
+        case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
+            sqm__run_rows(s, op);
+            break;
+        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_pair(s, op); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
@@ -12112,6 +13444,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__SSD_P
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
+#undef SQM__TILE_S
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB

@@ -151,6 +151,10 @@ static double reference(int kind, double x)
     case SQM_ACT_TANH:       return tanh(x);
     case SQM_ACT_EXP:        return exp(x);
     case SQM_ACT_SOFTPLUS:   return x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x));
+    case SQM_ACT_LOG_SIGMOID: return x > 0.0 ? -log1p(exp(-x)) : x - log1p(exp(x));
+    case SQM_ACT_ELU1:       return x > 0.0 ? x + 1.0 : exp(x);
+    case SQM_ACT_LOG:        return x > 0.0 ? log(x) : -3.0e38;
+    case SQM_ACT_SQRT:       return x > 0.0 ? sqrt(x) : 0.0;
     default:                 return x;
     }
 }

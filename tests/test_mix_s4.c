@@ -518,7 +518,7 @@ static void test_pool(int32_t width, int32_t rows, const char *kind, int weighte
     const int32_t in_width = width + weighted;
     double *reference = (double *)calloc((size_t)rows * (size_t)width, sizeof(double)), weights = 0.0;
     unit u;
-    unit_open(&u, sqm_mixer_pool(), rows, in_width);
+    unit_open(&u, sqm_mixer_running_pool(), rows, in_width);
     unit_text(&u, "kind", kind);
     unit_number(&u, "weighted", weighted);
     unit_bind(&u);
@@ -657,10 +657,10 @@ static void test_refusals(void)
     unit_open(&u, sqm_mixer_reorder(), 1, 4);
     unit_text(&u, "order", "down");
     REFUSED(&u, "needs columns=");
-    unit_open(&u, sqm_mixer_pool(), 1, 1);
+    unit_open(&u, sqm_mixer_running_pool(), 1, 1);
     unit_number(&u, "weighted", 1);
     REFUSED(&u, "no row");
-    unit_open(&u, sqm_mixer_pool(), 1, 4);
+    unit_open(&u, sqm_mixer_running_pool(), 1, 4);
     unit_text(&u, "kind", "last");
     REFUSED(&u, "kind = 'last'");
     unit_open(&u, sqm_mixer_spike(), 1, 4);

@@ -627,6 +627,131 @@ static void test_ssd_refusals(void)
     REFUSED(&r, "ssd needs a=");
 }
 
+/* ---- trapezoidal rule ---------------------------------------------------------------------------------- */
+typedef struct trap_shape {
+    int32_t heads, dim, n, groups, rank, angles, rows, half, soft;
+} trap_shape;
+typedef struct trap_weights { const float *dt_bias, *b_bias, *c_bias, *mix, *d; } trap_weights;
+
+/* One head's key or query of a row: bias, then the pairs turn */
+static void naive_turn(double *to, const trap_shape *s, const float *from, const float *bias,
+                       const double *angle)
+{
+    for (int32_t i = 0; i < s->n; i++) to[i] = (double)from[i] + (double)bias[i];
+    for (int32_t i = 0; i < s->angles; i++) {
+        double *a = to + (s->half ? i : 2 * i), *b = s->half ? a + s->n / 2 : a + 1;
+        const double first = *a, second = *b;
+        *a = first * cos(angle[i]) - second * sin(angle[i]);
+        *b = first * sin(angle[i]) + second * cos(angle[i]);
+    }
+}
+static void naive_trapezoid(double *y, const rig *r, const trap_shape *s, const trap_weights *w, int32_t h)
+{
+    const int32_t channels = s->heads * s->dim, keys = s->rank * s->groups * s->n, b_at = channels;
+    const int32_t dt_at = b_at + 2 * keys, g = h / (s->heads / s->groups);
+    double state[16 * 24], past_k[4][24], past_v[4][16], angle[12];
+    memset(state, 0, sizeof(state)); memset(past_k, 0, sizeof(past_k));
+    memset(past_v, 0, sizeof(past_v)); memset(angle, 0, sizeof(angle));
+    for (int32_t t = 0; t < s->rows; t++) {
+        const float *row = r->in + t * r->width;
+        const double dt = softplus((double)row[dt_at + h] + (double)w->dt_bias[h]);
+        const double raw = (double)row[dt_at + s->heads + h];
+        const double size = s->soft ? softplus(raw) : raw >= 0.0 ? 1.0 + raw : 1.0 / (1.0 - raw);
+        const double decay = exp(-(size > 0.05 ? size : 0.05) * dt);
+        const double now = 1.0 / (1.0 + exp(-(double)row[dt_at + 2 * s->heads + h]));
+        double k[4][24], q[4][24], v[4][16];
+        for (int32_t i = 0; i < s->angles; i++)
+            angle[i] += 3.14159265358979 * tanh((double)row[dt_at + 3 * s->heads + i]) * dt;
+        for (int32_t j = 0; j < s->rank; j++) {
+            const int32_t key = b_at + (j * s->groups + g) * s->n, bias = (h * s->rank + j) * s->n;
+            naive_turn(k[j], s, row + key, w->b_bias + bias, angle);
+            naive_turn(q[j], s, row + key + keys, w->c_bias + bias, angle);
+            for (int32_t p = 0; p < s->dim; p++)
+                v[j][p] = (double)row[h * s->dim + p] * (double)w->mix[(h * s->rank + j) * s->dim + p];
+        }
+        for (int32_t p = 0; p < s->dim; p++)
+            for (int32_t i = 0; i < s->n; i++) {
+                double *cell = &state[p * s->n + i];
+                *cell *= decay;
+                for (int32_t j = 0; j < s->rank; j++) {
+                    *cell += (1.0 - now) * dt * decay * past_v[j][p] * past_k[j][i];
+                    *cell += now * dt * v[j][p] * k[j][i];
+                }
+            }
+        for (int32_t j = 0; j < s->rank; j++)
+            for (int32_t p = 0; p < s->dim; p++) {
+                double sum = (double)w->d[h * s->dim + p] * v[j][p];
+                for (int32_t i = 0; i < s->n; i++) sum += state[p * s->n + i] * q[j][i];
+                y[(t * s->rank + j) * channels + h * s->dim + p] = sum;
+            }
+        memcpy(past_k, k, sizeof(k));
+        memcpy(past_v, v, sizeof(v));
+    }
+}
+
+static void trap_rig(rig *r, const trap_shape *s, int32_t width, trap_weights *w)
+{
+    const int32_t all = s->heads * s->rank;
+    rig_open(r, sqm_mixer_trapezoid(), width, s->rows);
+    rig_number(r, "heads", s->heads);
+    rig_number(r, "head_dim", s->dim);
+    rig_number(r, "state", s->n);
+    rig_number(r, "groups", s->groups);
+    rig_number(r, "rank", s->rank);
+    rig_number(r, "angles", s->angles);
+    rig_number(r, "a_floor", 0.05);
+    rig_word(r, "style", s->half ? "half" : "interleaved");
+    rig_word(r, "a_act", s->soft ? "softplus" : "heavy_tail");
+    w->dt_bias = rig_tensor(r, "dt_bias", s->heads, 0, 1.0f, -1.0f);
+    w->b_bias = rig_tensor(r, "b_bias", all * s->n, 0, 1.0f, 0.0f);
+    w->c_bias = rig_tensor(r, "c_bias", all * s->n, 0, 1.0f, 0.0f);
+    w->mix = rig_tensor(r, "mix", all * s->dim, 0, 1.0f, 0.0f);
+    w->d = rig_tensor(r, "d", s->heads * s->dim, 0, 1.0f, 0.0f);
+}
+static void test_trapezoids(void)
+{
+    static const trap_shape shapes[] = {
+        { 4, 8, 16, 1, 1, 4, 90, 0, 0 }, { 4, 5, 10, 2, 1, 5, 20, 0, 1 }, { 2, 16, 24, 1, 4, 6, 70, 1, 0 },
+        { 6, 3, 7, 3, 2, 0, 11, 1, 0 }, { 1, 1, 1, 1, 1, 0, 1, 0, 0 }
+    };
+    for (size_t i = 0; i < sizeof(shapes) / sizeof(shapes[0]); i++) {
+        const trap_shape *s = &shapes[i];
+        const int32_t width = s->heads * s->dim + 2 * s->rank * s->groups * s->n + 3 * s->heads + s->angles;
+        double *naive = (double *)malloc((size_t)(s->rows * s->rank * s->heads * s->dim) * sizeof(double));
+        trap_weights w;
+        rig r;
+        trap_rig(&r, s, width, &w);
+        if (!rig_bind(&r)) return;
+        for (int32_t h = 0; h < s->heads; h++) naive_trapezoid(naive, &r, s, &w, h);
+        rig_check(&r, naive, 2e-5, "trapezoid");
+        free(naive);
+        rig_close(&r);
+    }
+}
+static void test_trapezoid_refusals(void)
+{
+    const trap_shape good = { 4, 8, 16, 2, 2, 4, 1, 0, 0 };
+    trap_shape s = good;
+    trap_weights w;
+    rig r;
+    s.groups = 3;
+    trap_rig(&r, &s, 300, &w);
+    REFUSED(&r, "4 heads do not divide into 3 groups");
+    s = good;
+    s.angles = 9;
+    trap_rig(&r, &s, 300, &w);
+    REFUSED(&r, "angles = 9");
+    s = good;
+    s.rank = 5;
+    trap_rig(&r, &s, 300, &w);
+    REFUSED(&r, "rank = 5");
+    trap_rig(&r, &good, 175, &w);
+    REFUSED(&r, "angle_at: 4 columns from column 172 on do not fit rows of 175");
+    trap_rig(&r, &good, 176, &w);
+    r.params[8].text = "linear";
+    REFUSED(&r, "a_act = 'linear' is unknown");
+}
+
 int main(void)
 {
     test_convs();
@@ -636,5 +761,7 @@ int main(void)
     test_scan_refusals();
     test_ssds();
     test_ssd_refusals();
+    test_trapezoids();
+    test_trapezoid_refusals();
     return check_report("test_mix_ssm");
 }

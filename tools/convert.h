@@ -112,6 +112,7 @@ static int convert__read_config(conv *c, convert_input *in, const char *other)
     c->config_seen = (uint8_t *)conv_alloc(c->env, (uint64_t)json_count(c->config) + 1, 1);
     c->architecture = conv_copy_text(c->env, json_text(json_get(c->config, "model_type"), ""),
                                      strlen(json_text(json_get(c->config, "model_type"), "")));
+    if (!*c->architecture && json_get(c->config, "ssm_cfg")) c->architecture = "mamba_ssm";
     if (!*c->architecture) return conv_fail(c->env, "%s: key \"model_type\" is missing", path);
     return !c->env->failed;
 }

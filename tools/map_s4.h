@@ -1070,7 +1070,7 @@ static CONV_UNUSED void s4_put_lmuformer(conv *c, const ssm_block *b, const s4_l
         s4_put_norm(c, b, 3, 0, "head_bn", m->dim);
         s4_put_spikes(c, 2, 3, "1.0");
     }
-    conv_line(c, "cat r3 r2 r9\nmix r4 r3 pool kind=mean weighted=1\nhead logits r4 w=@%s b=@%s",
+    conv_line(c, "cat r3 r2 r9\nmix r4 r3 running_pool kind=mean weighted=1\nhead logits r4 w=@%s b=@%s",
               conv_make(c, ssm_out(c, b, "head"), CONV_TABLE,
                         conv_take(c, ssm_weight(c, b, "head"), m->classes, m->dim)),
               ssm_vector(c, b, "head.bias", m->classes));

@@ -7,10 +7,26 @@
 #define PREP_SSM_H_INCLUDED
 #include "conv_decoder.h"
 
+typedef struct ssm_names {            /* tensors of a block; weights end in .weight, biases in .bias        */
+    const char *in_proj, *conv1d, *x_proj, *dt_proj, *dt_bias, *a, *d, *norm, *out_proj;
+    int         a_is_log;             /* A = -exp(a)                                                        */
+} ssm_names;
+static CONV_UNUSED const ssm_names ssm_official = {
+    "in_proj", "conv1d", "x_proj", "dt_proj", "dt_bias", "A_log", "D", "norm", "out_proj", 1
+};
+static CONV_UNUSED const ssm_names ssm_vim_backward = {
+    "in_proj", "conv1d_b", "x_proj_b", "dt_proj_b", "dt_bias", "A_b_log", "D_b", "norm", "out_proj", 1
+};
+static CONV_UNUSED const ssm_names ssm_llamacpp = {
+    "ssm_in", "ssm_conv1d", "ssm_x", "ssm_dt", "ssm_dt.bias", "ssm_a", "ssm_d", "ssm_norm", "ssm_out", 0
+};
+
 typedef struct ssm_block {
+    const ssm_names *names;
     const char *in, *out;             /* what stands before its tensors' names: checkpoint, output          */
     int32_t     dim;                  /* columns of src and dst                                             */
     int         src, dst, add;
+    double      scale;                /* of the result                                                      */
 } ssm_block;
 
 static CONV_UNUSED const char *ssm_in(conv *c, const ssm_block *b, const char *name)
@@ -42,6 +58,12 @@ static CONV_UNUSED void ssm_put_linear(conv *c, const ssm_block *b, int dst, int
     const conv_part p = ssm_part(c, b, name, rows, cols);
     conv_put_linear(c, dst, src, &p, 1, 1.0, add);
 }
+/* The last map of a block                                                                                  */
+static CONV_UNUSED void ssm_put_out(conv *c, const ssm_block *b, int src, const char *name, int64_t cols)
+{
+    const conv_part p = ssm_part(c, b, name, b->dim, cols);
+    conv_put_linear(c, b->dst, src, &p, 1, b->scale, b->add);
+}
 
 /* ---- small tensors ------------------------------------------------------------------------------------- */
 /* n values that a mapping computes; a single 0 after an error, so that callers need no check.              */
@@ -63,11 +85,12 @@ static CONV_UNUSED float *ssm_transposed(conv *c, const float *src, int32_t rows
     return dst;
 }
 
-/* -exp(A_log)                                                                                              */
-static CONV_UNUSED float *ssm_rates(conv *c, const float *a_log, int64_t n)
+/* A from the checkpoint's tensor, which may hold A_log                                                     */
+static CONV_UNUSED float *ssm_rates(conv *c, const float *src, int64_t n, int is_log)
 {
     float *a = ssm_values(c, n);
-    for (int64_t i = 0; a_log && !c->env->failed && i < n; i++) a[i] = (float)-exp((double)a_log[i]);
+    for (int64_t i = 0; src && !c->env->failed && i < n; i++)
+        a[i] = is_log ? (float)-exp((double)src[i]) : src[i];
     return a;
 }
 
@@ -120,9 +143,10 @@ static CONV_UNUSED void ssm_put_limits(conv *c, double low, double high)
 /* ---- Mamba-1 ------------------------------------------------------------------------------------------- */
 typedef struct ssm_selective {        /* x_proj, dt_proj and the scan                                       */
     int32_t     inner, state, rank;
+    int32_t     x_at, wide;           /* of wide columns those from x_at on; wide 0: all of inner           */
     conv_view   x_proj, dt_proj;      /* [rank + 2 state, inner], [inner, rank]                             */
     const char *out;                  /* before the names of its output tensors                             */
-    const float *dt_bias, *a_log, *d;
+    const float *dt_bias, *a, *d;
     const char *norms[3];             /* checkpoint's weights of the norms of dt, B and C                   */
     double      norm_eps;             /* > 0: there are such norms; norms NULL: without weights             */
     const char *mixer;                /* "scan", "scan_whole order=..."                                     */
@@ -146,17 +170,21 @@ static CONV_UNUSED void ssm_put_selective(conv *c, const ssm_selective *s)
 {
     const char *out[5];
     static const char *const names[] = { "x_proj", "dt_proj", "A", "D", "dt_bias" };
-    const int32_t b_at = 2 * s->inner + s->rank;
+    const int32_t dt_at = s->wide ? s->wide : s->inner, b_at = dt_at + s->inner + s->rank;
     for (int i = 0; i < 5; i++) out[i] = conv_format(c->env, "%s%s", s->out, names[i]);
-    conv_line(c, "linear r4 r3 w=@%s", conv_make(c, out[0], CONV_MATRIX, s->x_proj));
+    conv_put(c, "linear r4 r3 w=@%s", conv_make(c, out[0], CONV_MATRIX, s->x_proj));
+    if (s->wide) conv_put(c, " first=%d", s->x_at);
+    conv_line(c, "%s", "");
     if (s->norm_eps > 0.0) ssm_put_selective_norms(c, s);
     conv_line(c, "linear r5 r4 w=@%s first=0", conv_make(c, out[1], CONV_MATRIX, s->dt_proj));
     conv_line(c, "cat r6 r3 r5\ncat r7 r6 r4");
-    conv_make_panels(c, out[2], ssm_rates(c, s->a_log, (int64_t)s->inner * s->state), s->inner, s->state);
+    conv_make_panels(c, out[2], s->a, s->inner, s->state);
     conv_make_values(c, out[3], s->d, s->inner);
     conv_make_values(c, out[4], s->dt_bias, s->inner);
-    conv_line(c, "mix r8 r7 %s a=@%s d=@%s dt_bias=@%s dt_at=%d b_at=%d c_at=%d", s->mixer, out[2], out[3],
-              out[4], s->inner, b_at, b_at + s->state);
+    conv_put(c, "mix r8 r7 %s a=@%s d=@%s dt_bias=@%s dt_at=%d b_at=%d c_at=%d", s->mixer, out[2], out[3],
+             out[4], dt_at, b_at, b_at + s->state);
+    if (s->x_at) conv_put(c, " x_at=%d", s->x_at);
+    conv_line(c, "%s", "");
 }
 
 typedef struct ssm_mamba1 {
@@ -166,16 +194,16 @@ typedef struct ssm_mamba1 {
     double      norm_eps;
 } ssm_mamba1;
 
-/* One direction with the tensors' names of the official module; suffix "" or "_b" (Vim's backward one).    */
+/* r2 [x | ...] -> r8: convolution and scan of one direction                                               */
 static CONV_UNUSED void ssm_put_mamba1_direction(conv *c, const ssm_block *b, const ssm_mamba1 *m,
-                                                 const char *suffix)
+                                                 int backward)
 {
-    const int backward = suffix[0] != 0;
+    const ssm_names *names = b->names;
     ssm_selective s;
     ssm_conv k;
     memset(&k, 0, sizeof k);
     memset(&s, 0, sizeof s);
-    k.name = conv_format(c->env, "conv1d%s", suffix);
+    k.name = names->conv1d;
     k.act = m->act;
     k.channels = m->inner;
     k.taps = m->taps;
@@ -185,12 +213,12 @@ static CONV_UNUSED void ssm_put_mamba1_direction(conv *c, const ssm_block *b, co
     s.state = m->state;
     s.rank = m->rank;
     s.out = ssm_out(c, b, backward ? "back." : "");
-    s.x_proj = conv_take(c, ssm_weight(c, b, conv_format(c->env, "x_proj%s", suffix)),
-                         m->rank + 2 * (int64_t)m->state, m->inner);
-    s.dt_proj = conv_take(c, ssm_weight(c, b, conv_format(c->env, "dt_proj%s", suffix)), m->inner, m->rank);
-    s.dt_bias = conv_read(c, ssm_in(c, b, conv_format(c->env, "dt_proj%s.bias", suffix)), m->inner);
-    s.a_log = conv_read(c, ssm_in(c, b, backward ? "A_b_log" : "A_log"), (int64_t)m->inner * m->state);
-    s.d = conv_read(c, ssm_in(c, b, backward ? "D_b" : "D"), m->inner);
+    s.x_proj = conv_take(c, ssm_weight(c, b, names->x_proj), m->rank + 2 * (int64_t)m->state, m->inner);
+    s.dt_proj = conv_take(c, ssm_weight(c, b, names->dt_proj), m->inner, m->rank);
+    s.dt_bias = conv_read(c, ssm_in(c, b, conv_format(c->env, "%s.bias", names->dt_proj)), m->inner);
+    s.a = ssm_rates(c, conv_read(c, ssm_in(c, b, names->a), (int64_t)m->inner * m->state),
+                    (int64_t)m->inner * m->state, names->a_is_log);
+    s.d = conv_read(c, ssm_in(c, b, names->d), m->inner);
     memcpy(s.norms, m->norms, sizeof s.norms);
     s.norm_eps = m->norm_eps;
     s.mixer = backward ? "scan_whole order=backward" : "scan";
@@ -200,22 +228,24 @@ static CONV_UNUSED void ssm_put_mamba1_direction(conv *c, const ssm_block *b, co
 /* in_proj rows [x | z]                                                                                     */
 static CONV_UNUSED void ssm_put_mamba1(conv *c, const ssm_block *b, const ssm_mamba1 *m)
 {
-    ssm_put_linear(c, b, 2, b->src, "in_proj", 2 * (int64_t)m->inner, b->dim, 0);
-    ssm_put_mamba1_direction(c, b, m, "");
+    ssm_put_linear(c, b, 2, b->src, b->names->in_proj, 2 * (int64_t)m->inner, b->dim, 0);
+    ssm_put_mamba1_direction(c, b, m, 0);
     conv_line(c, "gate r8 r8 r2 act=%s first=%d", m->act, m->inner);
-    ssm_put_linear(c, b, b->dst, 8, "out_proj", b->dim, m->inner, b->add);
+    ssm_put_out(c, b, 8, b->names->out_proj, m->inner);
 }
 
 /* Vim: a second direction over the same in_proj; the gate is the same for both.                            */
 static CONV_UNUSED void ssm_put_vim(conv *c, const ssm_block *b, const ssm_mamba1 *m, int halve)
 {
+    ssm_block back = *b;
+    back.names = &ssm_vim_backward;
     ssm_put_linear(c, b, 2, b->src, "in_proj", 2 * (int64_t)m->inner, b->dim, 0);
-    ssm_put_mamba1_direction(c, b, m, "");
+    ssm_put_mamba1_direction(c, b, m, 0);
     conv_line(c, "copy r9 r8");
-    ssm_put_mamba1_direction(c, b, m, "_b");
+    ssm_put_mamba1_direction(c, &back, m, 1);
     conv_line(c, "add r8 r8 r9\ngate r8 r8 r2 act=%s first=%d", m->act, m->inner);
     if (halve) conv_line(c, "scale r8 r8 by=0.5");
-    ssm_put_linear(c, b, b->dst, 8, "out_proj", b->dim, m->inner, b->add);
+    ssm_put_out(c, b, 8, "out_proj", m->inner);
     if (conv_has(c, ssm_in(c, b, "gamma")))
         conv_line(c, "affine r%d r%d w=@%s", b->dst, b->dst, ssm_vector(c, b, "gamma", b->dim));
 }
@@ -240,11 +270,11 @@ static CONV_UNUSED void ssm_put_ss2d_scan(conv *c, const ssm_block *b, const ssm
     s.dt_proj = conv_rows(c, conv_take(c, ssm_in(c, b, "dt_projs_weight"), 4 * inner, m->rank), at, inner,
                           inner, inner);
     s.dt_bias = conv_read(c, ssm_in(c, b, "dt_projs_bias"), 4 * inner);
-    s.a_log = conv_read(c, ssm_in(c, b, "A_logs"), 4 * inner * m->state);
+    s.a = ssm_rates(c, conv_read(c, ssm_in(c, b, "A_logs"), 4 * inner * m->state), 4 * inner * m->state, 1);
     s.d = conv_read(c, ssm_in(c, b, "Ds"), 4 * inner);
     if (c->env->failed) return;
     s.dt_bias += at;
-    s.a_log += at * m->state;
+    s.a += at * m->state;
     s.d += at;
     s.mixer = conv_format(c->env, "scan_whole order=%s columns=%d", ssm_cross_orders[k], m->columns);
     ssm_put_selective(c, &s);
@@ -264,7 +294,7 @@ static CONV_UNUSED void ssm_put_ss2d(conv *c, const ssm_block *b, const ssm_ss2d
     conv_line(c, "norm r9 r9 kind=layer w=@%s b=@%s eps=1e-05", ssm_vector(c, b, "out_norm.weight", m->inner),
               ssm_vector(c, b, "out_norm.bias", m->inner));
     if (m->gated) conv_line(c, "gate r9 r9 r2 act=silu first=%d", m->inner);
-    ssm_put_linear(c, b, b->dst, 9, "out_proj", b->dim, m->inner, b->add);
+    ssm_put_out(c, b, 9, "out_proj", m->inner);
 }
 
 /* ---- Mamba-2 ------------------------------------------------------------------------------------------- */
@@ -274,7 +304,8 @@ typedef struct ssm_mamba2 {
     int32_t     norm_groups;          /* 0: no norm, only the gate                                          */
     int32_t     norm_before_gate, d_per_channel;
     double      norm_eps, dt_low, dt_high;
-    const char *act;
+    const char *act;                  /* of the convolution; the gate is silu                               */
+    const float *multipliers;         /* of the columns that in_proj makes, or NULL                         */
 } ssm_mamba2;
 
 static CONV_UNUSED int64_t ssm_mamba2_rows(const ssm_mamba2 *m)          /* of in_proj                      */
@@ -285,43 +316,51 @@ static CONV_UNUSED int64_t ssm_mamba2_rows(const ssm_mamba2 *m)          /* of i
 /* r2 [z0 | x0 | z | x B C | dt] -> r4: convolution and states                                              */
 static CONV_UNUSED void ssm_put_mamba2_states(conv *c, const ssm_block *b, const ssm_mamba2 *m)
 {
-    const char *a = ssm_out(c, b, "A"), *d = ssm_out(c, b, "D");
+    const ssm_names *names = b->names;
+    const char *a = ssm_out(c, b, "A"), *d = ssm_out(c, b, "D"), *dt_bias = ssm_out(c, b, "dt_bias");
     const int32_t n_d = m->d_per_channel ? m->inner : m->heads;
     ssm_conv k;
     memset(&k, 0, sizeof k);
-    k.name = "conv1d";
+    k.name = names->conv1d;
     k.act = m->act;
     k.channels = m->inner + 2 * m->groups * m->state;
     k.taps = m->taps;
     k.first = 2 * m->mlp + m->inner;
     k.rest = 1;
     ssm_put_conv(c, b, 3, 2, &k);
-    conv_make_values(c, a, ssm_rates(c, conv_read(c, ssm_in(c, b, "A_log"), m->heads), m->heads), m->heads);
-    conv_make_values(c, d, ssm_repeated(c, conv_read(c, ssm_in(c, b, "D"), n_d), n_d, m->inner / n_d),
+    conv_make_values(c, a, ssm_rates(c, conv_read(c, ssm_in(c, b, names->a), m->heads), m->heads,
+                                     names->a_is_log), m->heads);
+    conv_make_values(c, d, ssm_repeated(c, conv_read(c, ssm_in(c, b, names->d), n_d), n_d, m->inner / n_d),
                      m->inner);
+    conv_make(c, dt_bias, CONV_VECTOR, conv_take(c, ssm_in(c, b, names->dt_bias), m->heads, 0));
     conv_put(c, "mix r4 r3 ssd heads=%d head_dim=%d state=%d groups=%d a=@%s d=@%s dt_bias=@%s", m->heads,
-             m->head_dim, m->state, m->groups, a, d, ssm_vector(c, b, "dt_bias", m->heads));
+             m->head_dim, m->state, m->groups, a, d, dt_bias);
     ssm_put_limits(c, m->dt_low, m->dt_high);
     conv_line(c, "%s", "");
 }
 static CONV_UNUSED void ssm_put_mamba2_norm(conv *c, const ssm_block *b, const ssm_mamba2 *m)
 {
     const int32_t first = 2 * m->mlp;
-    if (!m->norm_before_gate || !m->norm_groups) conv_line(c, "gate r4 r4 r2 act=%s first=%d", m->act, first);
+    const float *w;
+    if (!m->norm_before_gate || !m->norm_groups) conv_line(c, "gate r4 r4 r2 act=silu first=%d", first);
     if (!m->norm_groups) return;
-    conv_line(c, "norm r4 r4 kind=rms w=@%s groups=%d eps=%s", ssm_vector(c, b, "norm.weight", m->inner),
-              m->norm_groups, conv_real(c, m->norm_eps));
-    if (m->norm_before_gate) conv_line(c, "gate r4 r4 r2 act=%s first=%d", m->act, first);
+    w = conv_read(c, ssm_weight(c, b, b->names->norm), m->inner);
+    conv_line(c, "norm r4 r4 kind=rms w=@%s groups=%d eps=%s",
+              conv_make_values(c, ssm_out(c, b, "gated_norm"), w, m->inner), m->norm_groups,
+              conv_real(c, m->norm_eps));
+    if (m->norm_before_gate) conv_line(c, "gate r4 r4 r2 act=silu first=%d", first);
 }
 static CONV_UNUSED void ssm_put_mamba2(conv *c, const ssm_block *b, const ssm_mamba2 *m)
 {
-    ssm_put_linear(c, b, 2, b->src, "in_proj", ssm_mamba2_rows(m), b->dim, 0);
+    ssm_put_linear(c, b, 2, b->src, b->names->in_proj, ssm_mamba2_rows(m), b->dim, 0);
+    if (m->multipliers)
+        conv_line(c, "affine r2 r2 w=@%s", conv_make_values(c, ssm_out(c, b, "multipliers"), m->multipliers,
+                                                            (int32_t)ssm_mamba2_rows(m)));
     ssm_put_mamba2_states(c, b, m);
     ssm_put_mamba2_norm(c, b, m);
     if (m->mlp)
-        conv_line(c, "copy r5 r2 first=%d count=%d\ngate r5 r5 r2 act=%s\ncat r6 r5 r4", m->mlp, m->mlp,
-                  m->act);
-    ssm_put_linear(c, b, b->dst, m->mlp ? 6 : 4, "out_proj", b->dim, m->mlp + m->inner, b->add);
+        conv_line(c, "copy r5 r2 first=%d count=%d\ngate r5 r5 r2 act=silu\ncat r6 r5 r4", m->mlp, m->mlp);
+    ssm_put_out(c, b, m->mlp ? 6 : 4, b->names->out_proj, m->mlp + (int64_t)m->inner);
 }
 
 /* ---- Mamba-3 ------------------------------------------------------------------------------------------- */
@@ -404,7 +443,7 @@ static CONV_UNUSED void ssm_put_mamba3(conv *c, const ssm_block *b, const ssm_ma
         conv_line(c, "copy r%d r3 first=%d count=%d", i ? 8 : 7, i * m->inner, m->inner);
         if (i) conv_line(c, "add r7 r7 r8");
     }
-    ssm_put_linear(c, b, b->dst, m->mimo ? 7 : 3, "out_proj", b->dim, m->inner, b->add);
+    ssm_put_out(c, b, m->mimo ? 7 : 3, "out_proj", m->inner);
 }
 
 /* ---- Hydra --------------------------------------------------------------------------------------------- */
@@ -441,7 +480,7 @@ static CONV_UNUSED void ssm_put_hydra(conv *c, const ssm_block *b, const ssm_hyd
                    2 * (int64_t)m->heads, b->dim, 0);
     ssm_put_conv(c, b, 3, 2, &k);
     conv_make_values(c, ssm_out(c, b, "A"),
-                     ssm_rates(c, conv_read(c, ssm_in(c, b, "A_log"), m->heads), m->heads), m->heads);
+                     ssm_rates(c, conv_read(c, ssm_in(c, b, "A_log"), m->heads), m->heads, 1), m->heads);
     ssm_vector(c, b, "dt_bias", m->heads);
     if (conv_has(c, init))
         conv_make_rows(c, ssm_out(c, b, "init"), conv_read(c, init, (int64_t)m->inner * m->state), m->inner,
@@ -456,7 +495,7 @@ static CONV_UNUSED void ssm_put_hydra(conv *c, const ssm_block *b, const ssm_hyd
     conv_line(c, "mul r5 r5 r6\nadd r4 r4 r5");
     conv_line(c, "norm r4 r4 kind=rms w=@%s eps=1e-05\ngate r4 r4 r2 act=silu",
               ssm_vector(c, b, "norm.weight", m->inner));
-    ssm_put_linear(c, b, b->dst, 4, "out_proj", b->dim, m->inner, b->add);
+    ssm_put_out(c, b, 4, "out_proj", m->inner);
 }
 
 /* ---- MEGA: damped exponential moving average ----------------------------------------------------------- */

@@ -19,7 +19,7 @@ typedef struct vector_case {
     conv_source       source;
     json_doc          header, doc;      /* of the file; of its config */
     const json_value *config;
-    const char       *mechanism, *name;
+    const char       *mechanism, *name, *path;
     double            error, tolerance; /* of the worst value */
     int               failed;
     char              why[200];         /* SKIP or FAIL: the reason */
@@ -331,24 +331,16 @@ static int vector_rope(vector_case *v)
     return VECTOR_PASS;
 }
 
+#include "vec_linear.h"
 #include "vec_ssm.h"
 #include "vec_s4.h"
 
 /* ---- the mechanisms ------------------------------------------------------------------------------------ */
 static const struct { const char *name; int (*run)(vector_case *v); } vector_mechanisms[] = {
-    { "mask", vector_sdpa }, { "rope", vector_rope }, { "sdpa", vector_sdpa },
-    { "hydra_block", vector_ssm_block }, { "mamba1_block", vector_ssm_block },
-    { "mamba2_block", vector_ssm_block }, { "mamba3_block", vector_ssm_block },
-    { "mamba_lm", vector_mamba_lm }, { "mega_ema", vector_ssm_block }, { "scan_orders", vector_scan_orders },
-    { "selective_scan", vector_selective_scan }, { "ss2d", vector_ssm_block }, { "ssd", vector_ssd },
-    { "vim_block", vector_ssm_block }, { "vss_block", vector_ssm_block },
-    { "dss_layer", vector_s4_layer }, { "gss_layer", vector_s4_layer }, { "h3_layer", vector_s4_layer },
-    { "hippo", vector_s4_hippo }, { "hippo_legs_online", vector_legs }, { "hyena_operator", vector_s4_layer },
-    { "keras_lmu", vector_s4_layer }, { "lif", vector_lif }, { "liquid_s4", vector_s4_layer },
-    { "lmu_matrices", vector_lmu_matrices }, { "lmuformer", vector_lmuformer },
-    { "lru_block", vector_s4_layer }, { "lru_layer", vector_s4_layer }, { "s4_block", vector_s4_layer },
-    { "s4d_init", vector_s4d_init }, { "s4d_layer", vector_s4_layer }, { "s4nd", vector_s4nd },
-    { "s5_layer", vector_s4_layer }
+    VECTOR_LINEAR_MECHANISMS
+    VECTOR_SSM_MECHANISMS
+    VECTOR_S4_MECHANISMS
+    { "mask", vector_sdpa }, { "rope", vector_rope }, { "sdpa", vector_sdpa }
 };
 
 static int vector_run(vector_case *v, const char *path)
@@ -356,6 +348,7 @@ static int vector_run(vector_case *v, const char *path)
     const conv_file *f;
     const json_value *meta;
     const char *config;
+    v->path = path;
     conv_env_open(&v->env);
     v->source.env = &v->env;
     if (!conv_read_safetensors(&v->source, path)) return vector_stop(v, VECTOR_FAIL, v->env.error);

@@ -186,7 +186,7 @@ static int vector_lif(vector_case *v)
 }
 
 /* ---- layers -------------------------------------------------------------------------------------------- */
-static const ssm_block s4_whole = { "w.", "", 0, 1, 0, 0 };
+static const ssm_block s4_whole = { &ssm_official, "w.", "", 0, 1, 0, 0, 1.0 };
 
 /* One kernel of [kernels, channels, length] in the file against taps [length, channels], without d */
 static void s4_compare_kernels(s4_case *s, const double *taps, int32_t kernel, int32_t channels,
@@ -544,5 +544,14 @@ static int vector_lmuformer(vector_case *v)
     }
     return ssm_end(&s.k, ok);
 }
+
+#define VECTOR_S4_MECHANISMS \
+    { "dss_layer", vector_s4_layer }, { "gss_layer", vector_s4_layer }, { "h3_layer", vector_s4_layer }, \
+    { "hippo", vector_s4_hippo }, { "hippo_legs_online", vector_legs }, \
+    { "hyena_operator", vector_s4_layer }, { "keras_lmu", vector_s4_layer }, { "lif", vector_lif }, \
+    { "liquid_s4", vector_s4_layer }, { "lmu_matrices", vector_lmu_matrices }, \
+    { "lmuformer", vector_lmuformer }, { "lru_block", vector_s4_layer }, { "lru_layer", vector_s4_layer }, \
+    { "s4_block", vector_s4_layer }, { "s4d_init", vector_s4d_init }, { "s4d_layer", vector_s4_layer }, \
+    { "s4nd", vector_s4nd }, { "s5_layer", vector_s4_layer },
 
 #endif /* VEC_S4_H_INCLUDED */

@@ -188,10 +188,12 @@ static ssm_block ssm_whole_block(const ssm_case *k, int32_t dim)
 {
     ssm_block b;
     memset(&b, 0, sizeof b);
+    b.names = &ssm_official;
     b.in = "w.";
     b.out = "";
     b.dim = dim;
     b.src = 1;
+    b.scale = 1.0;
     (void)k;
     return b;
 }
@@ -552,10 +554,12 @@ static void ssm_emit_lm(ssm_case *k, int32_t dim, int32_t vocab)
     for (int32_t i = 0; i < ssm_number(k, "n_layer", 0.0); i++) {
         ssm_block b;
         memset(&b, 0, sizeof b);
+        b.names = &ssm_official;
         b.in = conv_format(c->env, "w.backbone.layers.%d.", i);
         b.out = conv_format(c->env, "l%d.", i);
         b.dim = dim;
         b.src = b.add = 1;
+        b.scale = 1.0;
         conv_line(c, "norm r1 r0 kind=rms w=@%s eps=%s", ssm_vector(c, &b, "norm.weight", dim), eps);
         b.in = conv_format(c->env, "%smixer.", b.in);
         b.out = conv_format(c->env, "%smixer.", b.out);
@@ -618,5 +622,13 @@ static int vector_scan_orders(vector_case *v)
     if (used != 4 * lines * columns) return vector_stop(v, VECTOR_FAIL, "an order leaves rows out");
     return VECTOR_PASS;
 }
+
+#define VECTOR_SSM_MECHANISMS \
+    { "hydra_block", vector_ssm_block }, { "mamba1_block", vector_ssm_block }, \
+    { "mamba2_block", vector_ssm_block }, { "mamba3_block", vector_ssm_block }, \
+    { "mamba_lm", vector_mamba_lm }, { "mega_ema", vector_ssm_block }, \
+    { "scan_orders", vector_scan_orders }, { "selective_scan", vector_selective_scan }, \
+    { "ss2d", vector_ssm_block }, { "ssd", vector_ssd }, { "vim_block", vector_ssm_block }, \
+    { "vss_block", vector_ssm_block },
 
 #endif /* VEC_SSM_H_INCLUDED */

@@ -5,6 +5,7 @@
 #include "gemma.h"
 #include "gpt.h"
 #include "phi.h"
+#include "ssm.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -14,6 +15,7 @@ typedef struct conv_arch {
 
 static const conv_arch conv_hf_archs[] = {
     { "arcee", "ArceeForCausalLM", arch_arcee },
+    { "bamba", "BambaForCausalLM", arch_bamba },
     { "biogpt", "BioGptForCausalLM", arch_biogpt },
     { "codegen", "CodeGenForCausalLM", arch_gptj },
     { "cohere", "CohereForCausalLM", arch_cohere },
@@ -22,6 +24,8 @@ static const conv_arch conv_hf_archs[] = {
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "exaone4", "Exaone4ForCausalLM", arch_exaone4 },
     { "falcon", "FalconForCausalLM", arch_falcon },
+    { "falcon_h1", "FalconH1ForCausalLM", arch_falcon_h1 },
+    { "falcon_mamba", "FalconMambaForCausalLM", arch_mamba },
     { "gemma", "GemmaForCausalLM", arch_gemma },
     { "gemma2", "Gemma2ForCausalLM", arch_gemma2 },
     { "gemma3_text", "Gemma3ForCausalLM", arch_gemma3 },
@@ -33,9 +37,15 @@ static const conv_arch conv_hf_archs[] = {
     { "gpt_neox", "GPTNeoXForCausalLM", arch_gpt_neox },
     { "gptj", "GPTJForCausalLM", arch_gptj },
     { "granite", "GraniteForCausalLM", arch_granite },
+    { "granitemoehybrid", "GraniteMoeHybridForCausalLM", arch_granite_hybrid },
     { "helium", "HeliumForCausalLM", arch_helium },
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
+    { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
+    { "lfm3", "Lfm3ForCausalLM", arch_lfm3 },
     { "llama", "LlamaForCausalLM", arch_llama },
+    { "mamba", "MambaForCausalLM", arch_mamba },
+    { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
+    { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
     { "ministral", "MinistralForCausalLM", arch_ministral },
     { "mistral", "MistralForCausalLM", arch_mistral },
     { "nanochat", "NanoChatForCausalLM", arch_nanochat },
@@ -50,11 +60,14 @@ static const conv_arch conv_hf_archs[] = {
     { "phi3", "Phi3ForCausalLM", arch_phi3 },
     { "qwen2", "Qwen2ForCausalLM", arch_qwen2 },
     { "qwen3", "Qwen3ForCausalLM", arch_qwen3 },
+    { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
     { "seed_oss", "SeedOssForCausalLM", arch_seed_oss },
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
+    { "zamba", "ZambaForCausalLM", arch_zamba1 },
+    { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
     { NULL, NULL, NULL }
 };
 
@@ -65,6 +78,8 @@ static const conv_arch conv_gguf_archs[] = {
     { "gpt2", NULL, arch_gguf_gpt2 },
     { "gptneox", NULL, arch_gguf_gptneox },
     { "llama", NULL, arch_gguf_llama },
+    { "mamba", NULL, arch_gguf_mamba },
+    { "mamba2", NULL, arch_gguf_mamba },
     { "phi3", NULL, arch_gguf_phi3 },
     { "qwen2", NULL, arch_gguf_qwen2 },
     { "qwen3", NULL, arch_gguf_qwen3 },
