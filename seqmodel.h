@@ -10628,10 +10628,24 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 #undef SQM__CRC_16
 #undef SQM__CRC_64
 
+#if SQM__HAVE_X86
+/* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
+__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p, size_t bytes)
+{
+    uint64_t wide = crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
+    crc = (uint32_t)wide;
+    for (; bytes; bytes--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
+    return crc;
+}
+#endif
 /* Continues `crc` (0 at the start) over `bytes` bytes. */
 static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
 {
     const uint8_t *p = (const uint8_t *)data;
+#if SQM__HAVE_X86
+    if (bytes >= 4096 && sqm_cpu_has(SQM_ISA_AVX2)) return ~sqm__crc32c_x86(~crc, p, bytes);
+#endif
     crc = ~crc;
     for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
     return ~crc;
