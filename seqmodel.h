@@ -5575,7 +5575,7 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
              leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
              momentum is for momentum and muon, weights are with window > 1.
    Rows out  [heads x v_dim].
-   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads x inputs (+ 1 with
              bias), outputs]; without: zeros.
    State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
    Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
@@ -5598,7 +5598,7 @@ static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
 static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
 
 typedef struct sqm__layer {             /* one matrix of every head's network */
-    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    const float *start;                 /* [heads * rows, cols] or NULL: zeros */
     /* where its panels lie among a head's weights; 0 floats: no such layer */
     size_t       at, floats;
     int32_t      rows, cols, n_panels;
@@ -5633,9 +5633,9 @@ static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t input
     l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
     m->weights += l->floats;
     if (!start) return SQM_OK;
-    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
-        t->shape[1] != l->rows || t->shape[2] != outputs)
-        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2 ||
+        t->shape[0] != (int64_t)m->heads * l->rows || t->shape[1] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d x %d, %d]", index, m->heads,
                   l->rows, outputs);
     l->start = (const float *)t->data;
     return SQM_OK;
