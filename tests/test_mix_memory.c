@@ -1156,6 +1156,14 @@ static void test_other_refusals(void)
     set(&b, "heads", 2, NULL);
     number(&b, "attend_heads", 3);
     refused(&b, "do not fit 3 heads", __LINE__);
+    b.n_params--;
+    number(&b, "segment", 65536);
+    accepted(&b, __LINE__);
+    set(&b, "window", 4096, NULL);
+    set(&b, "weights", 0, NULL);
+    accepted(&b, __LINE__);
+    set(&b, "segment", 65537, NULL);
+    refused(&b, "segment = 65537", __LINE__);
 }
 
 /* ---- what the documentation says ----------------------------------------------------------------------- */
@@ -1165,8 +1173,8 @@ typedef struct row { const char *mixer, *formula, *state, *cost, *source, *gives
 static const row table[] = {
     { "memory",
       "M learns k_t -> v_t by one step of descent, momentum, muon or a mini-batch sum on the loss l2, dot or "
-      "norm of the last `window` tokens, gradients at the start of the `chunk`; y_t = M_t(q_t); M linear, mlp "
-      "or gated",
+      "norm of the last `window` tokens, gradients at the start of the `chunk`; y_t = M_t(q_t); M linear, "
+      "mlp or gated",
       "heads (copies W + pad((window - 1) (head_dim + v_dim))); W = sum over matrices of inputs pad(outputs)"
       "; copies = 1, + 1 but for descent, + 1 with chunk > 1 but for sum",
       "a head: (window + 1) W forward, window W back if deep, (window + 2) W to learn; muon: 5 a^2 (a + 2 b) "
@@ -1183,7 +1191,8 @@ static const row table[] = {
       "Memory Caching 2602.24281",
       "the memory's, and `segment` `combine` `top` `fresh` `pool`" },
     { "memory_context",
-      "by segments s: h = M(q s); y = attention over persistent rows, h and s; M learns from y; o = y * M(q y)",
+      "by segments s: h = M(q s); y = attention over persistent rows, h and s; M learns from y; "
+      "o = y * M(q y)",
       "none: whole sequences",
       "a row: attention over persistent + 2 segment rows, their projections, the memory's",
       "Titans 2501.00663, memory as context",
