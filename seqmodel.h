@@ -6079,6 +6079,13 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     if (kept) run(bound, x, out, in, spans, n_spans);
     return SQM_OK;
 }
+/* Bytes of `floats` floats for each of `pieces`; what no address space holds becomes a size that no arena and
+   no scratch grants. */
+static size_t sqm__pieces_bytes(size_t floats, int32_t pieces)
+{
+    const size_t most = (size_t)-1 - 63;
+    return floats > most / sizeof(float) / (size_t)pieces ? most : floats * sizeof(float) * (size_t)pieces;
+}
 /* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
 static float *sqm__take(float *base, size_t *used, size_t floats)
 {
@@ -6107,7 +6114,7 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
              leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
              momentum is for momentum and muon, weights are with window > 1.
    Rows out  [heads x v_dim].
-   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads x inputs (+ 1 with
              bias), outputs]; without: zeros.
    State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
    Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
@@ -6130,7 +6137,7 @@ static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
 static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
 
 typedef struct sqm__layer {             /* one matrix of every head's network */
-    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    const float *start;                 /* [heads * rows, cols] or NULL: zeros */
     /* where its panels lie among a head's weights; 0 floats: no such layer */
     size_t       at, floats;
     int32_t      rows, cols, n_panels;
@@ -6165,9 +6172,9 @@ static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t input
     l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
     m->weights += l->floats;
     if (!start) return SQM_OK;
-    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
-        t->shape[1] != l->rows || t->shape[2] != outputs)
-        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2 ||
+        t->shape[0] != (int64_t)m->heads * l->rows || t->shape[1] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d x %d, %d]", index, m->heads,
                   l->rows, outputs);
     l->start = (const float *)t->data;
     return SQM_OK;
@@ -6734,7 +6741,7 @@ static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, 
                                         int32_t threads)
 {
     (void)max_context; (void)max_batch;
-    return sqm__memory_piece_floats((const sqm__memory *)bound) * sizeof(float) * (size_t)threads;
+    return sqm__pieces_bytes(sqm__memory_piece_floats((const sqm__memory *)bound), threads);
 }
 static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans)
@@ -6854,18 +6861,17 @@ static size_t sqm__caching_piece_floats(const sqm__caching *c)
     return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
            (c->merge ? c->memory.weights : 0);
 }
-/* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
-static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
-{
-    return sqm__caching_piece_floats(c) * (size_t)threads + 2 * c->pool_pad +
-           (SQM__MEMORY_BLOCK + 1) * ((size_t)kept + 1);
-}
+/* For all pieces, and for what they share: u, a pool, marks, the shares of a block */
 static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                          int32_t threads)
 {
     const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t pieces = sqm__pieces_bytes(sqm__caching_piece_floats(c), threads);
+    const size_t kept = (size_t)(max_context / c->segment) + 1;
+    const size_t shared = sqm__pieces_bytes(2 * c->pool_pad + kept, 1);
+    const size_t shares = sqm__pieces_bytes(kept, SQM__MEMORY_BLOCK), most = (size_t)-1 - 63;
     (void)max_batch;
-    return sqm__caching_floats(c, max_context / c->segment, threads) * sizeof(float);
+    return pieces > most / 3 || shared > most / 3 || shares > most / 3 ? most : pieces + shared + shares;
 }
 
 /* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
@@ -7252,7 +7258,7 @@ static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_co
 {
     sqm__kernel_work w;
     (void)max_context; (void)max_batch;
-    return sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL) * (size_t)threads * sizeof(float);
+    return sqm__pieces_bytes(sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL), threads);
 }
 static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                              const sqm_span *spans, int32_t n_spans)
@@ -7383,6 +7389,12 @@ static void sqm__codebook_reset(const void *bound, void *state, size_t state_byt
     }
 }
 
+/* The code in a place of the ring; states come from outside too. */
+SQM__INLINE int32_t sqm__codebook_code(const sqm__codebook *c, const sqm__codebook_head *head, int32_t slot)
+{
+    const float code = head->codes[slot];
+    return code >= 0.0f && code < (float)c->codes ? (int32_t)code : 0;
+}
 /* The first near token of position p */
 SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
 {
@@ -7391,7 +7403,7 @@ SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
 /* Token `p` is no longer near: joins the mean of its code. */
 static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
 {
-    const int32_t slot = p % c->near, code = (int32_t)head->codes[slot];
+    const int32_t slot = p % c->near, code = sqm__codebook_code(c, head, slot);
     const float count = head->counts[code] += 1.0f;
     for (int32_t i = 0; i < c->v_dim; i++) {
         float *mean = sqm__panel_at(head->means, c->codes, code, i);
@@ -7411,7 +7423,7 @@ static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, c
     }
     for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
     for (int32_t j = start; j <= p; j++) {
-        float score = scores[(int32_t)head->codes[j % c->near]];
+        float score = scores[sqm__codebook_code(c, head, j % c->near)];
         if (relative) score += relative[p - j];
         if (bias) score += bias[p - j];
         near[j % c->near] = score;
@@ -7521,7 +7533,7 @@ static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context
                                           int32_t threads)
 {
     (void)max_context; (void)max_batch;
-    return sqm__codebook_piece_floats((const sqm__codebook *)bound) * (size_t)threads * sizeof(float);
+    return sqm__pieces_bytes(sqm__codebook_piece_floats((const sqm__codebook *)bound), threads);
 }
 static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                         const sqm_span *spans, int32_t n_spans)
@@ -8491,6 +8503,10 @@ static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_
                   "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
                   c->memory.heads * c->memory.head_dim);
     c->columns = (int32_t)columns;
+    columns += in_width + 4 * (int64_t)c->attend[0].shape[0];          /* of the buffers of a segment */
+    if ((c->n_persistent + 2 * (int64_t)c->segment) * columns > 1 << 28 ||
+        c->memory.head_floats > (1u << 28) / (size_t)c->memory.heads)
+        SQM__FAIL(err, SQM_E_LIMIT, c->segment, "segments of %d rows of %d are too large", c->segment, in_width);
     *out_width = in_width;
     return SQM_OK;
 }
@@ -8534,8 +8550,9 @@ static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context,
     const sqm__context *c = (const sqm__context *)bound;
     const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
     sqm__context_work w;
-    return sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64) +
-           sqm__context_parts_bytes(c, n, threads);
+    const size_t own = sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64);
+    const size_t parts = sqm__context_parts_bytes(c, n, threads), most = (size_t)-1 - 63;
+    return parts > most - own ? most : own + parts;
 }
 /* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
 static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
