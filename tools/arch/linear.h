@@ -2,7 +2,7 @@
    of transformers, the models of flash-linear-attention (fla), xLSTM. Layers are written by prep_linear.h. */
 #ifndef ARCH_LINEAR_H_INCLUDED
 #define ARCH_LINEAR_H_INCLUDED
-#include "../conv_config.h"
+#include "ssm.h"
 #include "../prep_linear.h"
 
 /* ---- parts of models ----------------------------------------------------------------------------------- */
@@ -54,8 +54,7 @@ static void arch_rwkv_layer(const lin *att, const lin *ffn, const lin_rwkv *r, i
     conv_part out;
     int reg;
     arch_lin_layer_norm(norms, 1, 0, "ln1", r->dim, eps);
-    reg = version == 4 ? lin_put_rwkv4(att, r, 1) : version == 5 ? lin_put_rwkv5(att, r, 1)
-        : version == 6 ? lin_put_rwkv6(att, r, 1) : lin_put_rwkv7(att, r, 1, layer == 0);
+    reg = lin_put_rwkv(att, r, version, 1, layer == 0);
     out = lin_part(att, "output", r->dim, r->dim);
     conv_put_linear(att->c, 0, reg, &out, 1, scale, 1);
     arch_lin_layer_norm(norms, 1, 0, "ln2", r->dim, eps);
@@ -139,5 +138,301 @@ static void arch_rwkv(conv *c)
     arch_lin_layer_norm(&l, 0, 0, "rwkv.ln_out", r.dim, eps);
     arch_lin_head(&l, "head.weight", vocab, r.dim);
 }
+
+/* ---- flash-linear-attention: one decoder, many mixers -------------------------------------------------- */
+typedef struct arch_fla {
+    conv        *c;
+    conv_decoder d;
+    lin          l;                   /* of the current layer's mixer                                       */
+    int32_t      layer, inner;        /* inner: columns of the mixer's result                               */
+    double       norm_eps;
+} arch_fla;
+
+static int32_t arch_fla_expanded(arch_fla *f, const char *key, double otherwise)
+{
+    const double n = conv_positive(f->c, key, otherwise) * f->d.dim;
+    if (n >= 1.0 && n < 268435456.0) return (int32_t)n;
+    conv_fail(f->c->env, "config.json: \"%s\" makes %g channels", key, n);
+    return 1;
+}
+
+/* Keys about kernels and training                                                                          */
+static void arch_fla_unused_keys(conv *c)
+{
+    static const char *const keys[] = {
+        "attn_mode", "fuse_cross_entropy", "fuse_linear_cross_entropy", "fuse_norm", "fuse_swiglu", "use_l2warp",
+        "hidden_ratio", NULL
+    };
+    for (int i = 0; keys[i]; i++) conv_key(c, keys[i]);
+    conv_only_bool(c, "elementwise_affine", 1);
+}
+static int arch_fla_open(conv *c, arch_fla *f)
+{
+    conv_decoder *d = &f->d;
+    double ratio;
+    memset(f, 0, sizeof *f);
+    f->c = c;
+    d->dim = conv_size(c, "hidden_size", CONV_REQUIRED);
+    d->layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
+    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    ratio = conv_number(c, "hidden_ratio", 4.0);
+    d->ffn = conv_size(c, "intermediate_size", ((int64_t)(d->dim * ratio * 2.0 / 3.0) + 255) / 256 * 256);
+    d->heads = d->kv_heads = d->head_dim = 1;
+    d->tied = conv_bool(c, "tie_word_embeddings", 0);
+    d->norm_eps = f->norm_eps = conv_positive(c, "norm_eps", 1e-6);
+    d->embed = "model.embeddings";
+    d->final_norm = "model.norm";
+    d->head = "lm_head";
+    d->layer_prefix = "model.layers.";
+    d->attn_norm = "attn_norm";
+    d->ffn_norm = "mlp_norm";
+    d->gate = "mlp.gate_proj";
+    d->up = "mlp.up_proj";
+    d->down = "mlp.down_proj";
+    c->max_context = conv_size(c, "max_position_embeddings", 2048);
+    c->unlimited = 1;
+    arch_fla_unused_keys(c);
+    if (!conv_decoder_defaults(c, d)) return 0;
+    if (conv_key(c, "hidden_act")) d->act = conv_activation(c, "hidden_act", NULL);
+    return !c->env->failed;
+}
+
+/* mixer: from r1 to the register that it returns                                                           */
+static void arch_fla_model(conv *c, int (*mixer)(arch_fla *f))
+{
+    arch_fla f;
+    if (!arch_fla_open(c, &f)) return;
+    conv_put_embedding(c, &f.d);
+    for (int32_t i = 0; i < f.d.layers && !c->env->failed; i++) {
+        conv_part out;
+        int reg;
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &f.d, i, "attn_norm", f.d.attn_norm);
+        f.layer = i;
+        f.l = arch_lin(c, conv_format(c->env, "model.layers.%d.attn.", i), ".weight", i);
+        reg = mixer(&f);
+        out = lin_part(&f.l, "o_proj", f.d.dim, f.inner);
+        conv_put_linear(c, 0, reg, &out, 1, 1.0, CONV_ADD);
+        arch_ffn_branch(c, &f.d, i);
+    }
+    arch_output(c, &f.d);
+}
+
+/* Projections and convolutions; sizes of y are set.                                                        */
+static void arch_fla_qkv(arch_fla *f, lin_layer *y)
+{
+    static const char *const kernels[3] = { "q_conv1d", "k_conv1d", "v_conv1d" };
+    const int64_t steps = y->steps > 1 ? y->steps : 1;
+    y->dim = f->d.dim;
+    y->norm_eps = f->norm_eps;
+    y->q = lin_part(&f->l, "q_proj", (int64_t)y->q_heads * y->key_dim, f->d.dim);
+    y->k = lin_part(&f->l, "k_proj", steps * y->k_heads * y->key_dim, f->d.dim);
+    y->v = lin_part(&f->l, "v_proj", steps * y->v_heads * y->v_dim, f->d.dim);
+    y->taps = conv_size(f->c, "conv_size", 4);
+    if (conv_bool(f->c, "use_short_conv", 0)) {
+        memcpy(y->conv, kernels, sizeof kernels);
+        y->n_conv = 3;
+    }
+    f->inner = y->heads * y->v_dim;
+}
+/* Sizes from num_heads, num_kv_heads, expand_k, expand_v                                                   */
+static void arch_fla_expanded_heads(arch_fla *f, lin_layer *y, double expand_k, double expand_v)
+{
+    memset(y, 0, sizeof *y);
+    y->heads = y->q_heads = conv_size(f->c, "num_heads", 4);
+    y->k_heads = y->v_heads = y->decay_heads = conv_size(f->c, "num_kv_heads", y->heads);
+    y->key_dim = arch_fla_expanded(f, "expand_k", expand_k) / y->heads;
+    y->v_dim = arch_fla_expanded(f, "expand_v", expand_v) / y->heads;
+}
+/* Sizes from num_heads, num_v_heads, head_dim, expand_v                                                    */
+static void arch_fla_fixed_heads(arch_fla *f, lin_layer *y, double expand_v)
+{
+    memset(y, 0, sizeof *y);
+    y->q_heads = y->k_heads = conv_size(f->c, "num_heads", 4);
+    y->heads = y->v_heads = y->decay_heads = conv_size(f->c, "num_v_heads", y->q_heads);
+    y->key_dim = conv_size(f->c, "head_dim", 256);
+    y->v_dim = (int32_t)(conv_positive(f->c, "expand_v", expand_v) * y->key_dim);
+}
+static void arch_fla_gate(arch_fla *f, lin_layer *y, const char *act)
+{
+    y->gate = lin_part(&f->l, "g_proj", (int64_t)y->heads * y->v_dim, f->d.dim);
+    y->gate_act = act;
+}
+
+static int arch_fla_gla(arch_fla *f)
+{
+    lin_layer y;
+    arch_fla_expanded_heads(f, &y, 0.5, 1.0);
+    arch_fla_qkv(f, &y);
+    if (y.n_conv) y.qk_act = y.v_act = "silu";
+    conv_only_bool(f->c, "use_gk", 1);
+    conv_only_bool(f->c, "use_gv", 0);
+    conv_only_bool(f->c, "use_output_gate", 1);
+    y.decay = LIN_DECAY_SIGMOID;
+    y.decay_is_vector = 1;
+    y.decay_number = 16.0;
+    y.decay_inner = lin_part(&f->l, "gk_proj.0", lin_size(&f->l, "gk_proj.0", 0), f->d.dim);
+    y.decay_outer = lin_part(&f->l, "gk_proj.1", y.k_heads * y.key_dim, lin_size(&f->l, "gk_proj.0", 0));
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "g_norm_swish_gate";
+    arch_fla_gate(f, &y, "silu");
+    return lin_put(&f->l, &y, 1);
+}
+static int arch_fla_retnet(arch_fla *f)
+{
+    conv_rope rope;
+    lin_layer y;
+    arch_fla_expanded_heads(f, &y, 1.0, 2.0);
+    arch_fla_qkv(f, &y);
+    conv_only_bool(f->c, "use_short_conv", 0);
+    conv_only_bool(f->c, "use_output_gate", 1);
+    memset(&rope, 0, sizeof rope);
+    rope.name = "rope.freq";
+    rope.style = "half";
+    rope.dims = y.key_dim;
+    rope.freq = lin_floats(&f->l, y.key_dim / 2);
+    for (int32_t i = 0; rope.freq && i < y.key_dim / 2; i++) rope.freq[i] = (float)pow(10000.0, -2.0 * i / y.key_dim);
+    y.rope = &rope;
+    y.decay = LIN_DECAY_FIXED;
+    y.factors = lin_retention(&f->l, y.heads);
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "g_norm_swish_gate";
+    arch_fla_gate(f, &y, "silu");
+    return lin_put(&f->l, &y, 1);
+}
+static int arch_fla_delta_net(arch_fla *f)
+{
+    const char *act, *norm;
+    lin_layer y;
+    memset(&y, 0, sizeof y);
+    y.heads = y.q_heads = y.k_heads = y.v_heads = conv_size(f->c, "num_heads", 4);
+    y.key_dim = arch_fla_expanded(f, "expand_k", 1.0) / y.heads;
+    y.v_dim = arch_fla_expanded(f, "expand_v", 1.0) / y.heads;
+    arch_fla_qkv(f, &y);
+    act = conv_word(f->c, "qk_activation", "silu");
+    norm = conv_word(f->c, "qk_norm", "l2");
+    y.qk_act = strcmp(act, "elu") == 0 ? "elu1" : strcmp(act, "identity") == 0 ? NULL : act;
+    y.v_act = "silu";
+    y.map = strcmp(norm, "l2") == 0 ? LIN_MAP_L2 : LIN_MAP_SUM;
+    if (y.map == LIN_MAP_SUM && strcmp(norm, "sum") != 0)
+        conv_fail(f->c->env, "config.json: \"qk_norm\": \"%.40s\" is not known", norm);
+    if (strcmp(act, "silu") && strcmp(act, "elu") && strcmp(act, "relu") && strcmp(act, "identity"))
+        conv_fail(f->c->env, "config.json: \"qk_activation\": \"%.40s\" is not known", act);
+    conv_only_bool(f->c, "use_beta", 1);
+    conv_only_bool(f->c, "use_output_norm", 1);
+    y.update = "delta";
+    y.beta = lin_part(&f->l, "b_proj", y.heads, f->d.dim);
+    y.beta_scale = conv_bool(f->c, "allow_neg_eigval", 0) ? 2.0 : 1.0;
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "o_norm";
+    if (conv_bool(f->c, "use_gate", 0)) arch_fla_gate(f, &y, "silu");
+    return lin_put(&f->l, &y, 1);
+}
+/* What gated DeltaNet, DeltaProduct and Comba have in common                                               */
+static void arch_fla_gated_delta(arch_fla *f, lin_layer *y, const char *gate_key, const char *gate_act)
+{
+    arch_fla_qkv(f, y);
+    y->qk_act = y->v_act = "silu";
+    y->map = LIN_MAP_L2;
+    y->update = "delta";
+    y->decay = LIN_DECAY_SOFTPLUS;
+    y->decay_outer = lin_part(&f->l, "a_proj", y->heads, f->d.dim);
+    y->a_log = "A_log";
+    y->dt_bias = "dt_bias";
+    y->beta = lin_part(&f->l, "b_proj", (int64_t)(y->steps > 1 ? y->steps : 1) * y->heads, f->d.dim);
+    y->norm = LIN_NORM_HEAD;
+    y->norm_weight = "o_norm";
+    if (conv_bool(f->c, gate_key, 1)) arch_fla_gate(f, y, gate_act);
+}
+static int arch_fla_gated_deltanet(arch_fla *f)
+{
+    lin_layer y;
+    arch_fla_fixed_heads(f, &y, 2.0);
+    y.beta_scale = conv_bool(f->c, "allow_neg_eigval", 0) ? 2.0 : 1.0;
+    if (conv_key(f->c, "output_gate_activation")) conv_activation(f->c, "output_gate_activation", NULL);
+    arch_fla_gated_delta(f, &y, "use_gate", conv_activation(f->c, "output_gate_activation", "swish"));
+    return lin_put(&f->l, &y, 1);
+}
+static int arch_fla_deltaproduct(arch_fla *f)
+{
+    lin_layer y;
+    arch_fla_fixed_heads(f, &y, 2.0);
+    y.steps = conv_size(f->c, "num_householder", 2);
+    y.beta_scale = conv_bool(f->c, "allow_neg_eigval", 1) ? 2.0 : 1.0;
+    conv_only_bool(f->c, "use_forget_gate", 1);
+    arch_fla_gated_delta(f, &y, "use_output_gate", "silu");
+    return lin_put(&f->l, &y, 1);
+}
+static int arch_fla_kda(arch_fla *f)
+{
+    lin_layer y;
+    int32_t rank;
+    arch_fla_fixed_heads(f, &y, 1.0);
+    arch_fla_qkv(f, &y);
+    y.qk_act = y.v_act = "silu";
+    y.map = LIN_MAP_L2;
+    y.update = "delta";
+    y.decay = conv_key(f->c, "lower_bound") ? LIN_DECAY_BOUNDED : LIN_DECAY_SOFTPLUS;
+    y.decay_number = conv_number(f->c, "lower_bound", 0.0);
+    conv_key(f->c, "safe_gate");      /* chooses a kernel                                                   */
+    y.decay_is_vector = 1;
+    rank = lin_size(&f->l, "f_proj.0", 0);
+    y.decay_inner = lin_part(&f->l, "f_proj.0", rank, f->d.dim);
+    y.decay_outer = lin_part(&f->l, "f_proj.1", y.heads * y.key_dim, rank);
+    y.a_log = "A_log";
+    y.dt_bias = "dt_bias";
+    y.beta = lin_part(&f->l, "b_proj", y.heads, f->d.dim);
+    y.beta_scale = conv_bool(f->c, "allow_neg_eigval", 0) ? 2.0 : 1.0;
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "o_norm";
+    rank = lin_size(&f->l, "g_proj.0", 0);
+    y.gate_inner = lin_part(&f->l, "g_proj.0", rank, f->d.dim);
+    y.gate = lin_part(&f->l, "g_proj.1", y.heads * y.v_dim, rank);
+    y.gate_act = "sigmoid";
+    return lin_put(&f->l, &y, 1);
+}
+/* Lower bounds of all layers: softmax over the layers, summed up, less the first                           */
+static const float *arch_fla_bounds(arch_fla *f, int64_t n)
+{
+    const lin l = arch_lin(f->c, "model.", ".weight", -1);
+    const float *raw = lin_read(&l, "lower_bounds", f->d.layers * n);
+    float *bound = lin_floats(&l, n);
+    for (int64_t i = 0; raw && bound && i < n; i++) {
+        double top = -1e30, all = 0.0, sum = 0.0;
+        for (int32_t k = 0; k < f->d.layers; k++) top = fmax(top, (double)raw[k * n + i]);
+        for (int32_t k = 0; k < f->d.layers; k++) all += exp((double)raw[k * n + i] - top);
+        for (int32_t k = 1; k <= f->layer; k++) sum += exp((double)raw[k * n + i] - top) / all;
+        bound[i] = (float)sum;
+    }
+    return bound;
+}
+static int arch_fla_hgrn2(arch_fla *f)
+{
+    const float *bound = NULL;
+    lin_layer y;
+    memset(&y, 0, sizeof y);
+    y.heads = conv_size(f->c, "num_heads", 4);
+    y.key_dim = conv_size(f->c, "expand_ratio", 128);
+    y.v_dim = f->d.dim / y.heads;
+    y.dim = f->d.dim;
+    conv_only_bool(f->c, "use_short_conv", 0);
+    conv_key(f->c, "conv_size");
+    if (conv_bool(f->c, "use_lower_bound", 1)) bound = arch_fla_bounds(f, (int64_t)y.heads * y.key_dim);
+    y.q = lin_part(&f->l, "q_proj", (int64_t)y.heads * y.key_dim, f->d.dim);
+    y.v = lin_part(&f->l, "i_proj", f->d.dim, f->d.dim);
+    y.norm = LIN_NORM_ALL;
+    y.norm_weight = "g_norm";
+    y.norm_eps = f->norm_eps;
+    f->inner = y.heads * y.v_dim;
+    return lin_put_hgrn2(&f->l, &y, lin_part(&f->l, "f_proj", (int64_t)y.heads * y.key_dim, f->d.dim), bound, 1);
+}
+
+static void arch_gla(conv *c) { arch_fla_model(c, arch_fla_gla); }
+static void arch_retnet(conv *c) { arch_fla_model(c, arch_fla_retnet); }
+static void arch_delta_net(conv *c) { arch_fla_model(c, arch_fla_delta_net); }
+static void arch_gated_deltanet(conv *c) { arch_fla_model(c, arch_fla_gated_deltanet); }
+static void arch_gated_deltaproduct(conv *c) { arch_fla_model(c, arch_fla_deltaproduct); }
+static void arch_kda(conv *c) { arch_fla_model(c, arch_fla_kda); }
+static void arch_hgrn2(conv *c) { arch_fla_model(c, arch_fla_hgrn2); }
 
 #endif /* ARCH_LINEAR_H_INCLUDED */
