@@ -259,6 +259,16 @@ static void arch_fla_gate(arch_fla *f, lin_layer *y, const char *act)
     y->gate_act = act;
 }
 
+static void arch_fla_rope(arch_fla *f, conv_rope *rope, int32_t dims)
+{
+    memset(rope, 0, sizeof *rope);
+    rope->name = "rope.freq";
+    rope->style = "half";
+    rope->dims = dims;
+    rope->freq = lin_floats(&f->l, dims / 2);
+    for (int32_t i = 0; rope->freq && i < dims / 2; i++) rope->freq[i] = (float)pow(10000.0, -2.0 * i / dims);
+}
+
 static int arch_fla_gla(arch_fla *f)
 {
     lin_layer y;
@@ -286,12 +296,7 @@ static int arch_fla_retnet(arch_fla *f)
     arch_fla_qkv(f, &y);
     conv_only_bool(f->c, "use_short_conv", 0);
     conv_only_bool(f->c, "use_output_gate", 1);
-    memset(&rope, 0, sizeof rope);
-    rope.name = "rope.freq";
-    rope.style = "half";
-    rope.dims = y.key_dim;
-    rope.freq = lin_floats(&f->l, y.key_dim / 2);
-    for (int32_t i = 0; rope.freq && i < y.key_dim / 2; i++) rope.freq[i] = (float)pow(10000.0, -2.0 * i / y.key_dim);
+    arch_fla_rope(f, &rope, y.key_dim);
     y.rope = &rope;
     y.decay = LIN_DECAY_FIXED;
     y.factors = lin_retention(&f->l, y.heads);
@@ -422,9 +427,348 @@ static int arch_fla_hgrn2(arch_fla *f)
     y.v = lin_part(&f->l, "i_proj", f->d.dim, f->d.dim);
     y.norm = LIN_NORM_ALL;
     y.norm_weight = "g_norm";
-    y.norm_eps = f->norm_eps;
+    y.norm_eps = 1e-5;                /* the fused kernel's own, whatever norm_eps says                     */
     f->inner = y.heads * y.v_dim;
     return lin_put_hgrn2(&f->l, &y, lin_part(&f->l, "f_proj", (int64_t)y.heads * y.key_dim, f->d.dim), bound, 1);
+}
+
+/* Words in front of columns: "first=.. count=.."                                                           */
+static const char *arch_cut(conv *c, int32_t first, int32_t count)
+{
+    return conv_format(c->env, "first=%d count=%d", first, count);
+}
+/* rD = (A x + a) * (B x + b) for each head of rS, by the same A, B                                         */
+static void arch_fla_hadamard(const lin *l, int dst, int src, const char *name, int32_t heads, int32_t dim)
+{
+    for (int i = 1; i <= 2; i++) {
+        const char *layer = conv_format(l->c->env, "%s.layer%d", name, i);
+        const float *w = lin_blocks(l, conv_format(l->c->env, "%s.weight", layer), 1, dim, dim);
+        const float *b = lin_read(l, conv_format(l->c->env, "%s.bias", layer), dim);
+        float *biases = lin_floats(l, (int64_t)heads * dim);
+        const int reg = i == 1 ? dst : 8;
+        for (int32_t k = 0; b && biases && k < heads * dim; k++) biases[k] = b[k % dim];
+        conv_line(l->c, "blocks r%d r%d w=@%s out=%d groups=%d shared=1", reg, src,
+                  lin_values(l, layer, w, (int64_t)dim * dim), dim, heads);
+        conv_line(l->c, "affine r%d r%d b=@%s", reg, reg,
+                  lin_values(l, conv_format(l->c->env, "%s.bias", layer), biases, (int64_t)heads * dim));
+    }
+    conv_line(l->c, "mul r%d r%d r8", dst, dst);
+}
+static int arch_fla_linear_attn(arch_fla *f)
+{
+    const char *map = conv_word(f->c, "feature_map", "elementwise_product");
+    const int normalize = conv_bool(f->c, "norm_feature_map", 0);
+    int32_t q, k, rows = 2;
+    lin_layer y;
+    conv_part parts[3];
+    arch_fla_expanded_heads(f, &y, 1.0, 1.0);
+    arch_fla_qkv(f, &y);
+    conv_key(f->c, "do_feature_map_norm");            /* read by no layer                                   */
+    q = y.q_heads * y.key_dim;
+    k = y.k_heads * y.key_dim;
+    parts[0] = y.q; parts[1] = y.k; parts[2] = y.v;
+    conv_put_linear(f->c, 2, 1, parts, 3, 1.0, 0);
+    if (strcmp(map, "elu") == 0 || strcmp(map, "relu") == 0) {
+        conv_line(f->c, "act r2 r2 kind=%s %s", map[0] == 'e' ? "elu1" : "relu", arch_cut(f->c, 0, q + k));
+    } else if (strcmp(map, "elementwise_product") == 0) {
+        conv_line(f->c, "copy r3 r2 %s", arch_cut(f->c, 0, q));
+        arch_fla_hadamard(&f->l, 4, 3, "feature_map_q", y.q_heads, y.key_dim);
+        conv_line(f->c, "copy r3 r2 %s", arch_cut(f->c, q, k));
+        arch_fla_hadamard(&f->l, 5, 3, conv_bool(f->c, "tie_feature_map_qk", 0) ? "feature_map_q" : "feature_map_k",
+                          y.k_heads, y.key_dim);
+        conv_line(f->c, "cat r6 r4 r5");
+        conv_line(f->c, "copy r3 r2 first=%d", q + k);
+        conv_line(f->c, "cat r9 r6 r3");
+        rows = 9;
+    } else if (strcmp(map, "identity") != 0) {
+        conv_fail(f->c->env, "config.json: \"feature_map\": \"%.40s\" is not supported", map);
+    }
+    conv_bool(f->c, "tie_feature_map_qk", 0);
+    if (conv_bool(f->c, "norm_q", 0))
+        conv_line(f->c, "norm r%d r%d kind=sum eps=1e-4 groups=%d %s", rows, rows, y.q_heads, arch_cut(f->c, 0, q));
+    if (conv_bool(f->c, "norm_k", 0))
+        conv_line(f->c, "norm r%d r%d kind=sum eps=1e-4 groups=%d %s", rows, rows, y.k_heads, arch_cut(f->c, q, k));
+    if (normalize) y.more = "normalizer=sum eps=1e-10";
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "norm";
+    lin__defaults(&y);
+    lin_put_mixer(&f->l, &y, 7, rows);
+    lin_put_end(&f->l, &y, 1, -1);
+    return 7;
+}
+
+/* Comba: the delta rule predicts with p = sigmoid(decay_h) k from the state before the decay; q less D_h p.
+   All three are normalised after that.                                                                     */
+static double arch_sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
+static double arch_minus(double x) { return -x; }
+static int arch_fla_comba(arch_fla *f)
+{
+    const lin *l = &f->l;
+    int32_t gate_at = -1, n, v;
+    const float *decay, *correction;
+    lin_layer y;
+    arch_fla_fixed_heads(f, &y, 2.0);
+    conv_only_bool(f->c, "use_inner_decay", 1);
+    conv_only_bool(f->c, "use_output_correction", 1);
+    conv_key(f->c, "correction_factor");              /* the value that D starts from                       */
+    if (y.heads != y.k_heads) conv_fail(f->c->env, "config.json: \"num_v_heads\" other than num_heads is not supported");
+    arch_fla_gated_delta(f, &y, "use_output_gate", "sigmoid");
+    y.map = LIN_MAP_NONE;
+    y.update = "dplr";
+    lin__defaults(&y);
+    n = y.heads * y.key_dim;
+    v = y.heads * y.v_dim;
+    (void)lin__rows(l, &y, 1, &gate_at);              /* r9: q | k | v | decay | beta                       */
+    decay = lin_spread(l, lin_read(l, "decay", y.heads), y.heads, y.key_dim, arch_sigmoid);
+    correction = lin_spread(l, lin_read(l, "D", y.heads), y.heads, y.key_dim, arch_minus);
+    conv_line(f->c, "copy r3 r9 %s", arch_cut(f->c, n, n));
+    conv_line(f->c, "affine r4 r3 w=@%s", lin_values(l, "inner_decay", decay, n));
+    conv_line(f->c, "affine r5 r4 w=@%s", lin_values(l, "correction", correction, n));
+    conv_line(f->c, "copy r6 r9 %s", arch_cut(f->c, 0, n));
+    conv_line(f->c, "add r6 r6 r5");
+    for (int reg = 3; reg < 7; reg += reg == 4 ? 2 : 1)
+        conv_line(f->c, "norm r%d r%d kind=l2 eps=1e-6 groups=%d", reg, reg, y.heads);
+    conv_line(f->c, "cat r8 r6 r3");
+    conv_line(f->c, "copy r5 r9 first=%d", 2 * n);
+    conv_line(f->c, "cat r6 r8 r5");
+    conv_line(f->c, "cat r8 r6 r4");
+    conv_line(f->c, "copy r5 r9 first=%d", 2 * n + v + y.heads);
+    conv_line(f->c, "mul r3 r3 r5");
+    conv_line(f->c, "scale r3 r3 by=-1");
+    conv_line(f->c, "cat r9 r8 r3");
+    lin_put_mixer(l, &y, 7, 9);
+    lin_put_end(l, &y, 1, gate_at);
+    return 7;
+}
+
+/* HGRN: h = f h + (1 - f) silu(i) channel by channel                                                       */
+static int arch_fla_hgrn(arch_fla *f)
+{
+    const lin *l = &f->l;
+    const int32_t n = arch_fla_expanded(f, "expand_ratio", 1.0);
+    float *ones = lin_floats(l, n), *minus = lin_floats(l, n);
+    const char *one;
+    conv_part parts[2];
+    conv_size(f->c, "num_heads", 4);
+    conv_only_bool(f->c, "use_short_conv", 0);
+    conv_key(f->c, "conv_size");
+    f->inner = n;
+    parts[0] = lin_part(l, "i_proj", n, f->d.dim);
+    parts[1] = lin_part(l, "f_proj", n, f->d.dim);
+    conv_put_linear(f->c, 2, 1, parts, 2, 1.0, 0);
+    conv_line(f->c, "act r2 r2 kind=sigmoid %s", arch_cut(f->c, n, n));
+    if (conv_bool(f->c, "use_lower_bound", 1)) {
+        const float *bound = arch_fla_bounds(f, n);
+        float *rest = lin_floats(l, n);
+        for (int32_t i = 0; bound && rest && i < n; i++) rest[i] = (float)(1.0 - (double)bound[i]);
+        conv_put(f->c, "affine r2 r2 w=@%s", lin_values(l, "rest", rest, n));
+        conv_line(f->c, " b=@%s %s", lin_values(l, "bound", bound, n), arch_cut(f->c, n, n));
+    }
+    for (int32_t i = 0; ones && minus && i < n; i++) { ones[i] = 1.0f; minus[i] = -1.0f; }
+    one = conv_make_panels(f->c, lin_out(l, "ones"), ones, n, 1);
+    conv_line(f->c, "copy r3 r2 %s", arch_cut(f->c, n, n));
+    conv_line(f->c, "scale r4 r3 by=-1");
+    conv_line(f->c, "affine r4 r4 b=@%s", lin_values(l, "one", ones, n));
+    conv_line(f->c, "copy r5 r2 %s", arch_cut(f->c, 0, n));
+    conv_line(f->c, "gate r4 r4 r5 act=silu");
+    conv_line(f->c, "act r3 r3 kind=log");            /* e^(dt a) = f with dt = -log f, a = -1              */
+    conv_line(f->c, "scale r3 r3 by=-1");
+    conv_line(f->c, "cat r6 r4 r3");
+    conv_line(f->c, "mix r7 r6 scan a=@%s b=@%s c=@%s input=one dt_act=none",
+              conv_make_panels(f->c, lin_out(l, "minus"), minus, n, 1), one, one);
+    conv_line(f->c, "norm r7 r7 kind=rms eps=%s w=@%s", conv_real(f->c, f->norm_eps), lin_vector(l, "g_norm", n));
+    lin_linear(l, 8, 1, lin_part(l, "g_proj", n, f->d.dim));
+    conv_line(f->c, "gate r7 r7 r8 act=silu");
+    return 7;
+}
+
+/* Slots: S = keys by slots, whose softmax weighs slots by values. r4: what a row writes into each slot, r3: what
+   each slot keeps; r2: q | k | v. Result in r7.                                                            */
+static void arch_fla_slots(const lin *l, const lin_layer *y, int32_t slots, double scale)
+{
+    const int32_t keys = (y->q_heads + y->k_heads) * y->key_dim;
+    conv_line(l->c, "copy r5 r2 %s", arch_cut(l->c, 0, keys));
+    conv_line(l->c, "cat r6 r5 r4");
+    conv_line(l->c, "cat r5 r6 r3");
+    conv_line(l->c, "mix r7 r5 linear_attention heads=%d k_heads=%d v_heads=%d decay_heads=%d key_dim=%d v_dim=%d "
+              "decay=value scale=%s", y->heads, y->k_heads, y->k_heads, y->k_heads, y->key_dim, slots,
+              conv_real(l->c, scale));
+    conv_line(l->c, "softmax r7 r7 groups=%d", y->heads);
+    conv_line(l->c, "cat r5 r7 r4");
+    conv_line(l->c, "copy r8 r2 %s", arch_cut(l->c, keys, y->v_heads * y->v_dim));
+    conv_line(l->c, "cat r6 r5 r8");
+    conv_line(l->c, "cat r5 r6 r3");
+    conv_line(l->c, "mix r7 r5 linear_attention heads=%d k_heads=%d v_heads=%d decay_heads=%d key_dim=%d v_dim=%d "
+              "decay=vector", y->heads, y->k_heads, y->k_heads, y->k_heads, slots, y->v_dim);
+}
+static int arch_fla_gsa(arch_fla *f)
+{
+    const int32_t slots = conv_size(f->c, "num_slots", 64);
+    const lin *l = &f->l;
+    const char *map = conv_word(f->c, "feature_map", "swish");
+    float *ones;
+    conv_part parts[4];
+    lin_layer y;
+    int32_t at, n;
+    arch_fla_expanded_heads(f, &y, 1.0, 1.0);
+    arch_fla_qkv(f, &y);
+    conv_only_bool(f->c, "use_short_conv", 0);
+    conv_only_bool(f->c, "use_output_gate", 0);
+    conv_only_bool(f->c, "use_norm", 1);
+    if (strcmp(map, "swish") && strcmp(map, "relu"))
+        conv_fail(f->c->env, "config.json: \"feature_map\": \"%.40s\" is not supported", map);
+    at = (y.q_heads + y.k_heads) * y.key_dim;
+    n = y.k_heads * slots;
+    parts[0] = y.q; parts[1] = y.k; parts[2] = y.v;
+    parts[3] = lin_part(l, "f_proj", n, f->d.dim);
+    conv_put_linear(f->c, 2, 1, parts, 4, 1.0, 0);
+    conv_line(f->c, "act r2 r2 kind=%s %s", map[0] == 's' ? "silu" : "relu", arch_cut(f->c, 0, at));
+    conv_line(f->c, "act r2 r2 kind=silu %s", arch_cut(f->c, at, y.v_heads * y.v_dim));
+    conv_line(f->c, "copy r3 r2 first=%d", at + y.v_heads * y.v_dim);
+    lin_decay_sigmoid(l, 3, 0, n, conv_positive(f->c, "gate_logit_normalizer", 8.0));
+    ones = lin_floats(l, n);
+    for (int32_t i = 0; ones && i < n; i++) ones[i] = 1.0f;
+    conv_line(f->c, "scale r4 r3 by=-1");
+    conv_line(f->c, "affine r4 r4 b=@%s", lin_values(l, "one", ones, n));
+    arch_fla_slots(l, &y, slots, 1.0);
+    conv_line(f->c, "act r7 r7 kind=silu");
+    conv_line(f->c, "norm r7 r7 kind=rms eps=1e-5 w=@%s", lin_vector(l, "g_norm", f->inner));
+    return 7;
+}
+/* Softmax of the slots' scores over time: weights and what is kept of columns in r5, to r4 and r3          */
+static void arch_fla_weights(const lin *l, int32_t n)
+{
+    conv_line(l->c, "mix r6 r5 running_softmax heads=%d weights=1", n);
+    conv_line(l->c, "copy r4 r6 %s", arch_cut(l->c, 0, n));
+    conv_line(l->c, "copy r3 r6 %s", arch_cut(l->c, n, n));
+}
+static int arch_fla_abc(arch_fla *f)
+{
+    const int32_t slots = conv_size(f->c, "num_slots", 64);
+    const lin *l = &f->l;
+    conv_part parts[4];
+    conv_rope rope;
+    lin_layer y;
+    int32_t n, v;
+    arch_fla_expanded_heads(f, &y, 0.5, 1.0);
+    arch_fla_qkv(f, &y);
+    conv_only_bool(f->c, "use_short_conv", 0);
+    conv_key(f->c, "gate_low_rank_dim");              /* in use by no layer                                 */
+    n = y.heads * slots;
+    v = (y.q_heads + y.k_heads) * y.key_dim + y.v_heads * y.v_dim;
+    parts[0] = y.q; parts[1] = y.k; parts[2] = y.v;
+    parts[3] = lin_part(l, "s_proj", n, f->d.dim);
+    conv_put_linear(f->c, 2, 1, parts, 4, 1.0, 0);
+    if (conv_bool(f->c, "use_rope", 1)) {
+        arch_fla_rope(f, &rope, y.key_dim);
+        y.rope = &rope;
+        y.steps = 1;
+        lin_put_maps(l, &y, 2, 0);
+    }
+    conv_line(f->c, "copy r5 r2 first=%d", v);
+    conv_put(f->c, "clip r5 r5");
+    if (conv_key(f->c, "clamp_min")) conv_put(f->c, " low=%s", conv_real(f->c, conv_number(f->c, "clamp_min", 0.0)));
+    if (conv_key(f->c, "clamp_max")) conv_put(f->c, " high=%s", conv_real(f->c, conv_number(f->c, "clamp_max", 0.0)));
+    conv_line(f->c, "%s", "");
+    arch_fla_weights(l, n);
+    arch_fla_slots(l, &y, slots, 1.0 / sqrt((double)y.key_dim));
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "g_norm";
+    arch_fla_gate(f, &y, "silu");
+    lin_put_end(l, &y, 1, -1);
+    return 7;
+}
+/* LightNet: keys are weights of a softmax over time                                                        */
+static int arch_fla_lightnet(arch_fla *f)
+{
+    const lin *l = &f->l;
+    const int32_t rank = conv_size(f->c, "gate_low_rank_dim", 128);
+    conv_part parts[3];
+    lin_layer y;
+    int32_t n;
+    memset(&y, 0, sizeof y);
+    y.key_dim = conv_key(f->c, "expand_ratio") ? conv_size(f->c, "expand_ratio", 128)
+        : f->d.dim / conv_size(f->c, "num_heads", CONV_REQUIRED);
+    y.heads = y.q_heads = y.k_heads = y.v_heads = conv_size(f->c, "num_heads", f->d.dim / y.key_dim);
+    y.v_dim = f->d.dim / y.heads;
+    arch_fla_qkv(f, &y);
+    conv_only_bool(f->c, "use_short_conv", 0);
+    n = y.heads * y.key_dim;
+    parts[0] = y.q; parts[1] = y.k; parts[2] = y.v;
+    conv_put_linear(f->c, 2, 1, parts, 3, 1.0, 0);
+    conv_line(f->c, "copy r5 r2 %s", arch_cut(f->c, n, n));
+    arch_fla_weights(l, n);
+    conv_line(f->c, "copy r5 r2 %s", arch_cut(f->c, 0, n));
+    conv_line(f->c, "act r5 r5 kind=silu");
+    conv_line(f->c, "cat r6 r5 r4");
+    conv_line(f->c, "copy r5 r2 first=%d", 2 * n);
+    conv_line(f->c, "cat r9 r6 r5");
+    conv_line(f->c, "cat r6 r9 r3");
+    y.decay = LIN_DECAY_SIGMOID;      /* only says that there are columns of decays                         */
+    y.decay_is_vector = 1;
+    lin__defaults(&y);
+    lin_put_mixer(l, &y, 7, 6);
+    y.norm = LIN_NORM_ALL;
+    y.norm_weight = "g_norm";
+    y.norm_eps = 1e-5;
+    y.gate_inner = lin_part(l, "g_proj.0", rank, f->d.dim);
+    y.gate = lin_part(l, "g_proj.1", f->d.dim, rank);
+    y.gate_act = "silu";
+    lin_put_end(l, &y, 1, -1);
+    return 7;
+}
+/* MesaNet: linear attention whose queries went through the inverse of the keys' second moment              */
+static int arch_fla_mesa(arch_fla *f)
+{
+    static const char *const kernels[2] = { "q_conv1d", "k_conv1d" };
+    const lin *l = &f->l;
+    const double least = conv_number(f->c, "lambda_lower_bound", 0.25);
+    float *lambda;
+    int64_t channels[2];
+    conv_part parts[5];
+    lin_layer y;
+    int32_t n;
+    memset(&y, 0, sizeof y);
+    y.heads = conv_size(f->c, "num_heads", 16);
+    y.key_dim = y.v_dim = conv_size(f->c, "head_dim", 128);
+    conv_only_bool(f->c, "use_short_conv", 1);
+    conv_key(f->c, "max_cg_step_training");           /* here the equations are solved                      */
+    conv_key(f->c, "max_cg_step_decoding");
+    f->inner = n = y.heads * y.key_dim;
+    channels[0] = channels[1] = n;
+    parts[0] = lin_part(l, "q_proj", n, f->d.dim);
+    parts[1] = lin_part(l, "k_proj", n, f->d.dim);
+    parts[2] = lin_part(l, "a_proj", y.heads, f->d.dim);
+    parts[3] = lin_part(l, "b_proj", y.heads, f->d.dim);
+    parts[4] = lin_part(l, "v_proj", n, f->d.dim);
+    conv_put_linear(f->c, 2, 1, parts, 5, 1.0, 0);
+    lin_conv(l, 3, 2, kernels, channels, 2, conv_size(f->c, "conv_size", 4), "silu");
+    conv_line(f->c, "norm r3 r3 kind=l2 eps=1e-6 groups=%d", 2 * y.heads);
+    conv_line(f->c, "copy r4 r2 %s", arch_cut(f->c, 2 * n, 2 * y.heads));
+    conv_line(f->c, "act r4 r4 kind=sigmoid");
+    conv_line(f->c, "cat r5 r3 r4");
+    lambda = lin_read(l, "lambda_params", n);
+    for (int32_t i = 0; lambda && i < n; i++) {
+        const double x = (double)lambda[i];
+        lambda[i] = (float)((x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x))) + least);
+    }
+    conv_line(f->c, "mix r6 r5 ridge heads=%d dim=%d lambda=@%s", y.heads, y.key_dim, lin_values(l, "lambda", lambda, n));
+    conv_line(f->c, "copy r8 r3 first=%d", n);
+    conv_line(f->c, "cat r5 r6 r8");
+    conv_line(f->c, "copy r8 r2 first=%d", 2 * n + 2 * y.heads);
+    conv_line(f->c, "cat r6 r5 r8");
+    conv_line(f->c, "cat r5 r6 r4");
+    y.decay = LIN_DECAY_SIGMOID;
+    y.beta = parts[3];
+    y.scale = 1.0;
+    lin__defaults(&y);
+    lin_put_mixer(l, &y, 7, 5);
+    y.norm = LIN_NORM_HEAD;
+    y.norm_weight = "o_norm";
+    y.norm_eps = f->norm_eps;
+    if (conv_bool(f->c, "use_output_gate", 0)) arch_fla_gate(f, &y, "silu");
+    lin_put_end(l, &y, 1, -1);
+    return 7;
 }
 
 static void arch_gla(conv *c) { arch_fla_model(c, arch_fla_gla); }
@@ -434,5 +778,12 @@ static void arch_gated_deltanet(conv *c) { arch_fla_model(c, arch_fla_gated_delt
 static void arch_gated_deltaproduct(conv *c) { arch_fla_model(c, arch_fla_deltaproduct); }
 static void arch_kda(conv *c) { arch_fla_model(c, arch_fla_kda); }
 static void arch_hgrn2(conv *c) { arch_fla_model(c, arch_fla_hgrn2); }
+static void arch_hgrn(conv *c) { arch_fla_model(c, arch_fla_hgrn); }
+static void arch_linear_attn(conv *c) { arch_fla_model(c, arch_fla_linear_attn); }
+static void arch_comba(conv *c) { arch_fla_model(c, arch_fla_comba); }
+static void arch_gsa(conv *c) { arch_fla_model(c, arch_fla_gsa); }
+static void arch_abc(conv *c) { arch_fla_model(c, arch_fla_abc); }
+static void arch_lightnet(conv *c) { arch_fla_model(c, arch_fla_lightnet); }
+static void arch_mesa_net(conv *c) { arch_fla_model(c, arch_fla_mesa); }
 
 #endif /* ARCH_LINEAR_H_INCLUDED */
