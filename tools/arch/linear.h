@@ -192,9 +192,7 @@ static int arch_fla_open(conv *c, arch_fla *f)
     c->max_context = conv_size(c, "max_position_embeddings", 2048);
     c->unlimited = 1;
     arch_fla_unused_keys(c);
-    if (!conv_decoder_defaults(c, d)) return 0;
-    if (conv_key(c, "hidden_act")) d->act = conv_activation(c, "hidden_act", NULL);
-    return !c->env->failed;
+    return conv_decoder_defaults(c, d);
 }
 
 /* mixer: from r1 to the register that it returns                                                           */
@@ -202,6 +200,7 @@ static void arch_fla_model(conv *c, int (*mixer)(arch_fla *f))
 {
     arch_fla f;
     if (!arch_fla_open(c, &f)) return;
+    f.d.act = conv_activation(c, "hidden_act", "swish");
     conv_put_embedding(c, &f.d);
     for (int32_t i = 0; i < f.d.layers && !c->env->failed; i++) {
         conv_part out;
@@ -785,5 +784,111 @@ static void arch_gsa(conv *c) { arch_fla_model(c, arch_fla_gsa); }
 static void arch_abc(conv *c) { arch_fla_model(c, arch_fla_abc); }
 static void arch_lightnet(conv *c) { arch_fla_model(c, arch_fla_lightnet); }
 static void arch_mesa_net(conv *c) { arch_fla_model(c, arch_fla_mesa); }
+
+/* ---- RWKV-6 and 7 of flash-linear-attention ------------------------------------------------------------- */
+static void arch_fla_rwkv6_layer(arch_fla *f, lin_rwkv6 *x)
+{
+    const lin *l = &f->l;
+    const conv_view mixes = lin_flat(l, "x_bias", 5 * (int64_t)f->d.dim);
+    const float *outer;
+    float *mix;
+    int32_t n = f->d.dim;
+    memset(x, 0, sizeof *x);
+    x->dim = n;
+    x->heads = conv_size(f->c, "num_heads", 4);
+    x->key_dim = arch_fla_expanded(f, "expand_k", 0.5) / x->heads;
+    x->v_dim = arch_fla_expanded(f, "expand_v", 1.0) / x->heads;
+    x->rank = conv_size(f->c, "proj_low_rank_dim", 32);
+    conv_size(f->c, "gate_low_rank_dim", 64);
+    x->mix_inner = lin_part(l, "x_proj.0.linear", 5 * (int64_t)x->rank, n);
+    outer = lin_read(l, "x_proj.2", (int64_t)n * 5 * x->rank);           /* [dim][5][rank]                     */
+    mix = lin_floats(l, (int64_t)n * 5 * x->rank);
+    for (int32_t i = 0; outer && mix && i < n * 5 * x->rank; i++)
+        mix[(i % (5 * x->rank)) * n + i / (5 * x->rank)] = outer[i];
+    x->mix_outer = mix;
+    x->mix_base = lin_flat(l, "x_proj.0.mu", n);
+    for (int i = 0; i < 5; i++) x->mixes[i] = conv_rows(f->c, mixes, (int64_t)i * n, n, n, n);
+    x->r_at = 0; x->w_at = 1; x->k_at = 2; x->v_at = 3; x->g_at = 4;
+    x->r = lin_part(l, "r_proj.linear", (int64_t)x->heads * x->key_dim, n);
+    x->k = lin_part(l, "k_proj.linear", (int64_t)x->heads * x->key_dim, n);
+    x->v = lin_part(l, "v_proj.linear", (int64_t)x->heads * x->v_dim, n);
+    x->g = lin_part(l, "g_proj.linear", (int64_t)x->heads * x->v_dim, n);
+    x->w = lin_lora_fla(l, "w_proj.linear", n, x->heads * x->key_dim);
+    x->bonus = "bonus";
+    x->norm = "g_norm.weight";
+    x->norm_bias = "g_norm.bias";
+    x->norm_eps = f->norm_eps;
+    f->inner = x->heads * x->v_dim;
+}
+static void arch_fla_rwkv7_layer(arch_fla *f, lin_rwkv7 *x)
+{
+    const lin *l = &f->l;
+    const int32_t n = f->d.dim;
+    memset(x, 0, sizeof *x);
+    x->dim = n;
+    x->head_dim = conv_size(f->c, "head_dim", 64);
+    x->heads = conv_size(f->c, "num_heads", n / x->head_dim);
+    if ((int64_t)x->heads * x->head_dim != n)
+        conv_fail(f->c->env, "config.json: %d heads of %d are not hidden_size = %d", x->heads, x->head_dim, n);
+    x->r = lin_part(l, "r_proj", n, n);
+    x->k = lin_part(l, "k_proj", n, n);
+    x->v = lin_part(l, "v_proj", n, n);
+    x->w = lin_lora_fla(l, "w_lora", n, n);
+    x->a = lin_lora_fla(l, "a_lora", n, n);
+    x->g = lin_lora_fla(l, "g_lora", n, n);
+    if (f->layer) x->v_mix = lin_lora_fla(l, "v_lora", n, n);
+    x->norm = "g_norm.weight";
+    x->norm_bias = "g_norm.bias";
+    x->norm_eps = x->head_dim * f->norm_eps;
+    f->inner = n;
+}
+static void arch_fla_rwkv(conv *c, int version)
+{
+    static const char *const ranks[] = { "a_low_rank_dim", "decay_low_rank_dim", "gate_low_rank_dim",
+                                         "v_low_rank_dim", "value_dim", NULL };
+    const lin l = arch_lin(c, "", ".weight", -1);
+    const double eps = conv_positive(c, "norm_eps", 1e-5);
+    lin_rwkv r;
+    arch_fla f;
+    conv_only_bool(c, "norm_bias", 1);
+    conv_only_bool(c, "norm_first", 1);
+    if (strcmp(conv_word(c, "hidden_act", "sqrelu"), "sqrelu") != 0)
+        conv_fail(c->env, "config.json: \"hidden_act\" other than sqrelu is not supported");
+    for (int i = 0; version == 7 && ranks[i]; i++) conv_key(c, ranks[i]);          /* shapes show them         */
+    conv_key(c, "hidden_act");
+    if (!arch_fla_open(c, &f)) return;
+    memset(&r, 0, sizeof r);
+    r.dim = f.d.dim;
+    r.ffn = f.d.ffn;
+    conv_put_embedding(c, &f.d);
+    arch_lin_layer_norm(&l, 0, 0, "model.layers.0.pre_norm", r.dim, eps);
+    for (int32_t i = 0; i < f.d.layers && !c->env->failed; i++) {
+        const char *block = conv_format(c->env, "model.layers.%d.", i);
+        const lin norms = arch_lin(c, block, ".weight", i);
+        lin ffn = arch_lin(c, conv_format(c->env, "%sffn.", block), ".weight", i);
+        lin_rwkv6 x6;
+        lin_rwkv7 x7;
+        conv_part out;
+        int reg;
+        ffn.out = conv_format(c->env, "l%d.ffn.", i);
+        conv_line(c, "# layer %d", i);
+        arch_lin_layer_norm(&norms, 1, 0, "attn_norm", r.dim, eps);
+        f.layer = i;
+        f.l = arch_lin(c, conv_format(c->env, "%sattn.", block), ".weight", i);
+        if (version == 6) arch_fla_rwkv6_layer(&f, &x6);
+        else arch_fla_rwkv7_layer(&f, &x7);
+        reg = version == 6 ? lin_put_rwkv6(&f.l, &x6, 1) : lin_put_rwkv7(&f.l, &x7, 1, i == 0);
+        out = lin_part(&f.l, "o_proj", r.dim, f.inner);
+        conv_put_linear(c, 0, reg, &out, 1, 1.0, CONV_ADD);
+        arch_lin_layer_norm(&norms, 1, 0, "ffn_norm", r.dim, eps);
+        reg = version == 7 ? lin_put_rwkv7_channels(&ffn, &r, 1) : lin_put_rwkv_channels(&ffn, &r, 1, 1);
+        conv_line(c, "add r0 r0 r%d", reg);
+    }
+    conv_line(c, "# output");
+    arch_lin_layer_norm(&l, 0, 0, "model.norm", r.dim, eps);
+    conv_put_head(c, &f.d);
+}
+static void arch_rwkv6(conv *c) { arch_fla_rwkv(c, 6); }
+static void arch_rwkv7(conv *c) { arch_fla_rwkv(c, 7); }
 
 #endif /* ARCH_LINEAR_H_INCLUDED */

@@ -77,6 +77,8 @@ static const conv_arch conv_hf_archs[] = {
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
     { "retnet", "RetNetForCausalLM", arch_retnet },
     { "rwkv", "RwkvForCausalLM", arch_rwkv },
+    { "rwkv6", "RWKV6ForCausalLM", arch_rwkv6 },
+    { "rwkv7", "RWKV7ForCausalLM", arch_rwkv7 },
     { "seed_oss", "SeedOssForCausalLM", arch_seed_oss },
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
