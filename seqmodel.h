@@ -11237,6 +11237,12 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
      mirror  rD rS  [groups=]                                      x, -x of each group
      blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
+     route   rD rS  k= score=softmax|sigmoid|none [b=@ groups= group_k= group_top= renorm=1 eps= scale=]
+             weights of experts: 0 but for the k with the largest score + b; only the group_k groups count
+             whose group_top largest ones sum highest. renorm: over (their sum + eps); then times scale
+     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1]
+             sum_e rW[e] * down_e act(up_e rS), of the e with rW[e] != 0 alone; up_e with twice the rows
+             that down_e has columns: act(first half) * second half
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
@@ -11244,7 +11250,7 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
     SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
-    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_COUNT
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -11272,7 +11278,9 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "reduce",  "kind groups", 1 },
     { "mirror",  "groups", 1 },
     { "clip",    "low high first count", 1 },
-    { "blocks",  "w out groups shared", 1 }
+    { "blocks",  "w out groups shared", 1 },
+    { "route",   "k score b groups group_k group_top renorm eps scale", 1 },
+    { "experts", "up down up_b down_b act add", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -11283,10 +11291,17 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
     int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
 
+typedef struct sqm__route {             /* how weights of experts come from scores */
+    int32_t k, score, groups, group_k, group_top, renorm;
+    float   eps, scale;
+} sqm__route;
+enum { SQM__MAX_EXPERTS = 4096 };
+
 typedef struct sqm__op {
     int32_t          kind, dst, src, src2, line;
     int32_t          in_width, out_width;
-    sqm__linear      linear;            /* linear, head */
+    sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
+    sqm__route       route;
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
@@ -11414,6 +11429,74 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
+}
+
+/* A weight [rows, cols] for each of several experts; rows and cols 0: those of the first */
+static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const char *key,
+                                           const char *bias_key, int32_t n, int32_t rows, int32_t cols)
+{
+    const sqm_param *w = sqm__param(b->params, b->n_params, key);
+    const sqm_param *bias = sqm__param(b->params, b->n_params, bias_key);
+    if (!w || w->n_tensors != n || (bias && bias->n_tensors != n))
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: %s needs a tensor for each of %d experts",
+                  b->line, !w || w->n_tensors != n ? key : bias_key, n);
+    for (int32_t i = 0; i < n; i++) {
+        const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__check_panels(t, b->err));
+        if (rows == 0) rows = t->shape[0];
+        if (cols == 0) cols = t->shape[1];
+        if (t->shape[0] != rows || t->shape[1] != cols)
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0], "op %d: %s of expert %d is [%d, %d], expected [%d, %d]",
+                      b->line, key, i, t->shape[0], t->shape[1], rows, cols);
+        if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != rows))
+            SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: %s of expert %d must be %d float32 values",
+                      b->line, bias_key, i, rows);
+    }
+    l->weights = b->m->views + (w->tensors - b->m->view_pointers);
+    l->biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
+    l->n_weights = n;
+    l->scale = 1.0f;
+    return SQM_OK;
+}
+static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
+{
+    const int32_t n = b->width[op->src2];
+    int32_t hidden, inner;
+    if (n > SQM__MAX_EXPERTS || op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
+    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
+    SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
+    hidden = op->linear.weights[0].shape[0];
+    inner = op->down.weights[0].shape[1];
+    op->own = hidden == inner;          /* no gate */
+    if (!op->own && hidden != 2 * (int64_t)inner)
+        SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
+                  inner);
+    op->out_width = op->down.weights[0].shape[0];
+    return SQM_OK;
+}
+
+static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none" };
+static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
+{
+    sqm__route *r = &op->route;
+    const int32_t n = op->in_width;
+    op->out_width = n;
+    SQM__TRY(sqm__param_int(&r->k, b->params, b->n_params, "k", 0, 1, n, b->err));
+    SQM__TRY(sqm__bind_choice(&r->score, b, "score", sqm__score_names, SQM__COUNT(sqm__score_names)));
+    SQM__TRY(sqm__param_int(&r->groups, b->params, b->n_params, "groups", 1, 1, n, b->err));
+    SQM__TRY(sqm__param_int(&r->group_k, b->params, b->n_params, "group_k", r->groups, 1, r->groups, b->err));
+    SQM__TRY(sqm__param_int(&r->group_top, b->params, b->n_params, "group_top", 1, 1, 2, b->err));
+    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&r->eps, b->params, b->n_params, "eps", 0.0, b->err));
+    SQM__TRY(sqm__param_float(&r->scale, b->params, b->n_params, "scale", 1.0, b->err));
+    if (op->dst == op->src || n > SQM__MAX_EXPERTS)
+        SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    if (n % r->groups || r->k > n / r->groups * r->group_k)
+        SQM__FAIL(b->err, SQM_E_SHAPE, r->groups, "op %d: %d of %d experts in %d of %d groups is impossible",
+                  b->line, r->k, n, r->group_k, r->groups);
+    return sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err);
 }
 
 static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
@@ -11665,6 +11748,8 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__bind_columns(b, op));
         return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
     case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
+    case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
+    case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
     case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
         return sqm__bind_groups(b, op);
     default:                            /* copy */
@@ -12056,6 +12141,33 @@ struct sqm_session {
 };
 
 /* ---- layout -------------------------------------------------------------------------------------------- */
+typedef struct sqm__expert_rows {       /* the rows of one expert while it runs; sizes for a whole batch */
+    float   *in, *hidden, *inner, *out;
+    int32_t *row;                       /* which rows of the batch they are */
+    size_t   linear_bytes;              /* scratch of products, in front of all this */
+} sqm__expert_rows;
+/* Bytes for the rows of an expert; where they lie when there is a base. */
+static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
+{
+    sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
+    const int32_t hidden = op->linear.weights[0].shape[0], inner = op->down.weights[0].shape[1];
+    const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
+                                                 (size_t)op->out_width };
+    const size_t head = sqm__align_up(sizeof(*r), 64), linear =
+        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), threads), 64);
+    float *at[4] = { NULL, NULL, NULL, NULL };
+    size_t used = head + linear;
+    for (int i = 0; i < 4; i++) {
+        at[i] = base ? (float *)(void *)(base + used) : NULL;
+        used += sqm__align_up(n * widths[i] * sizeof(float), 64);
+    }
+    if (r) {
+        r->in = at[0]; r->hidden = at[1]; r->inner = at[2]; r->out = at[3];
+        r->row = (int32_t *)(void *)(base + used);
+        r->linear_bytes = linear;
+    }
+    return used + n * sizeof(int32_t);
+}
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -12064,6 +12176,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         size_t need = 0;
         if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
             need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+        if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
+        if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
         if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
         if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch,
@@ -12299,6 +12413,105 @@ static void sqm__run_input(sqm_session *s, const sqm__op *op)
     for (int32_t i = 0; i < s->n_spans; i++)
         memcpy(s->registers[op->dst] + (size_t)s->spans[i].first_row * width, s->row_values[i],
                (size_t)s->spans[i].rows * width * sizeof(float));
+}
+
+/* Leaves the experts of groups outside the best group_k at -infinity. */
+static void sqm__route_groups(float *key, const sqm__route *r, int32_t n)
+{
+    const int32_t size = n / r->groups;
+    for (int32_t g = 0; g < r->groups; g++) {
+        int32_t better = 0;             /* groups before this one in the order of their scores */
+        float mine = 0.0f;
+        for (int32_t other = -1; other < r->groups; other++) {
+            const float *of = key + (size_t)(other < 0 ? g : other) * (size_t)size;
+            float top[2] = { -3.0e38f, -3.0e38f }, sum;
+            for (int32_t i = 0; i < size; i++) {
+                if (of[i] > top[0]) { top[1] = top[0]; top[0] = of[i]; }
+                else if (of[i] > top[1]) top[1] = of[i];
+            }
+            sum = r->group_top == 2 && size > 1 ? top[0] + top[1] : top[0];
+            if (other < 0) mine = sum;
+            else if (sum > mine || (sum == mine && other < g)) better++;
+        }
+        key[n + g] = better < r->group_k ? 1.0f : 0.0f;
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (key[n + i / size] == 0.0f) key[i] = -3.0e38f;
+}
+static void sqm__run_route(sqm_session *s, const sqm__op *op)
+{
+    const sqm__route *r = &op->route;
+    const int32_t n = op->in_width;
+    float *key = (float *)(void *)s->exec.scratch;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        const float *x = s->registers[op->src] + (size_t)t * (size_t)n;
+        float *y = s->registers[op->dst] + (size_t)t * (size_t)n, sum = 0.0f;
+        if (r->score == 0) s->exec.kernels->softmax(y, x, n, 1.0f);
+        else s->exec.kernels->activate(y, x, (size_t)n, r->score == 1 ? SQM_ACT_SIGMOID : SQM_ACT_NONE);
+        for (int32_t i = 0; i < n; i++) key[i] = op->bias ? y[i] + op->bias[i] : y[i];
+        if (r->group_k < r->groups) sqm__route_groups(key, r, n);
+        for (int32_t k = 0; k < r->k; k++) {            /* the first of equal ones; taken: marked +infinity */
+            int32_t best = -1;
+            for (int32_t i = 0; i < n; i++)
+                if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
+            if (best < 0) break;
+            key[best] = 3.3e38f;
+        }
+        for (int32_t i = 0; i < n; i++) {
+            if (key[i] < 3.2e38f) y[i] = 0.0f;
+            sum += y[i];
+        }
+        for (int32_t i = 0; i < n; i++) y[i] = (r->renorm ? y[i] / (sum + r->eps) : y[i]) * r->scale;
+    }
+}
+
+/* Rows in r->in through expert e */
+static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
+                            int32_t n)
+{
+    const size_t hidden = (size_t)op->linear.weights[0].shape[0], inner = (size_t)op->down.weights[0].shape[1];
+    sqm__linear one = op->linear;
+    one.weights += e;
+    if (one.biases) one.biases += e;
+    one.n_weights = 1;
+    sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
+    for (size_t t = 0; t < (size_t)n; t++)
+        x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
+                        op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
+    one = op->down;
+    one.weights += e;
+    if (one.biases) one.biases += e;
+    one.n_weights = 1;
+    sqm__linear_run(x, &one, r->out, (size_t)op->out_width, r->inner, inner, n);
+}
+/* Expert by expert in their order, each with the rows of the batch that chose it. */
+static void sqm__run_experts(sqm_session *s, const sqm__op *op)
+{
+    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
+    const float *weights = s->registers[op->src2];
+    float *y = s->registers[op->dst];
+    sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
+    sqm_exec x = s->exec;
+    (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
+    x.scratch += sqm__align_up(sizeof(*r), 64);
+    x.scratch_bytes = r->linear_bytes;
+    if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
+    for (size_t e = 0; e < n; e++) {
+        int32_t count = 0;
+        for (int32_t t = 0; t < s->n_rows; t++)
+            if (weights[(size_t)t * n + e] != 0.0f) {
+                memcpy(r->in + (size_t)count * in, s->registers[op->src] + (size_t)t * in, in * sizeof(float));
+                r->row[count++] = t;
+            }
+        if (!count) continue;
+        sqm__run_expert(&x, op, r, (int32_t)e, count);
+        for (int32_t i = 0; i < count; i++) {
+            const float weight = weights[(size_t)r->row[i] * n + e];
+            float *to = y + (size_t)r->row[i] * out;
+            const float *from = r->out + (size_t)i * out;
+            for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
+        }
+    }
 }
 
 static void sqm__run_rope(sqm_session *s, const sqm__op *op)
@@ -12540,6 +12753,8 @@ static void sqm__run_ops(void *session)
             break;
         case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
+        case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
+        case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
         case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
         case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
             sqm__run_rows(s, op);
