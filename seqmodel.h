@@ -339,6 +339,14 @@ SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
 SQMDEF const sqm_mixer *sqm_mixer_shift(void);
 SQMDEF const sqm_mixer *sqm_mixer_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_ridge(void);
+SQMDEF const sqm_mixer *sqm_mixer_lti(void);
+SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
+SQMDEF const sqm_mixer *sqm_mixer_legs(void);
+SQMDEF const sqm_mixer *sqm_mixer_long_conv(void);
+SQMDEF const sqm_mixer *sqm_mixer_window(void);
+SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
+SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_spike(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -389,7 +397,7 @@ typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
-    int32_t             max_batch;                     /* rows computed at once; 0: 64 */
+    int32_t             max_batch;                     /* rows computed at once; 0: 128 */
     int32_t             n_sequences;                   /* independent states (users, beams); 0: 1 */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
@@ -1773,6 +1781,7 @@ enum {
     SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
     SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
     SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
+    SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
     SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm: a chunk and four panels of sums */
 };
 
@@ -1781,10 +1790,13 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    const int8_t  *codes;               /* x in 8 bits [n_planes, n_tokens, groups * 32], or NULL: exact product */
-    const float   *code_scales;         /* [n_tokens, groups] */
-    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
-    int32_t        n_planes;            /* 1; 2: x in 16 bits, 255 * first plane + second plane */
+    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards only:
+       [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
+    const int8_t  *codes;
+    const float   *code_scales;
+    const int32_t *code_sums;
+    size_t         plane;               /* 0; else x is in 16 bits: 255 * codes[i] + codes[plane + i] */
+    int32_t        tile;
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
     const float   *bias;                /* [n_rows] or NULL */
@@ -1919,11 +1931,46 @@ typedef struct sqm__update {            /* where the numbers of one update of sq
     size_t       row;
 } sqm__update;
 
+/* A linear time-invariant state space for 16 channels over n_tokens ([MIX.lti]):
+   x += da x + u, or with p: x += da x + b u + p sum_n <q_n, x_n>
+   y = d u + sum_n <c_n, x_n>, or without c: x            <a, b> = Re a Re b + Im a Im b */
+typedef struct sqm__lti_scan {
+    void        *state;                 /* [states][re | im][16] floats; doubles when there is da_low */
+    float       *y;                     /* [n_tokens] rows of y_stride floats */
+    const float *u;                     /* [n_tokens] rows of u_stride floats */
+    const float *da, *da_low, *b, *c, *p, *q;   /* [states][re | im][16]; all but da may be NULL */
+    const float *d;                     /* [lanes] or NULL */
+    size_t       u_stride, y_stride;
+    size_t       imag;                  /* without c: imaginary parts lie this far behind in u and y */
+    int32_t      states, n_tokens, lanes;
+} sqm__lti_scan;
+
+/* Scale-invariant Legendre memory of 16 signals ([MIX.legs]) */
+typedef struct sqm__legs_scan {
+    float       *state, *work;          /* [order][16]; work [3 * order][16] */
+    const float *root;                  /* [order] sqrt(2n + 1) */
+    const float *u;                     /* [n_tokens] rows of u_stride floats */
+    float       *y;                     /* [n_tokens] rows of order blocks of `signals` floats */
+    int32_t      order, signals, lanes, n_tokens, position;
+    float        implicit;              /* weight of the new state in the step; < 0: exact step */
+} sqm__legs_scan;
+
+/* Leaky integrate-and-fire neurons, 16 at a time ([MIX.spike]) */
+typedef struct sqm__spike_scan {
+    float       *v, *y;                 /* [lanes] potentials; [n_tokens] rows of `stride` floats */
+    const float *x;
+    size_t       stride;
+    int32_t      n_tokens, lanes, keep_input, soft;
+    float        leak, threshold, rest;
+} sqm__spike_scan;
+
 typedef struct sqm__kernels {
     sqm_isa isa;
+    int32_t tile;                       /* tokens that an 8-bit product takes at once */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    /* a row in 8 bits; low: its second plane for 16 bits, or NULL */
-    void (*quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x, int32_t n);
+    /* A row of n values in 8 bits, groups `step` apart; plane: offset of the second plane for 16 bits, or 0. */
+    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane, const float *x,
+                     int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
                       float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
@@ -1961,6 +2008,15 @@ typedef struct sqm__kernels {
     void (*outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile);
     void (*running)(const sqm__running *r, int32_t first, int32_t last);
     void (*slstm)(const sqm__slstm *s);
+    void (*lti)(const sqm__lti_scan *s);
+    void (*legs)(const sqm__legs_scan *s);
+    void (*spike)(const sqm__spike_scan *s);
+    /* z [n][re | im][16] <-> values of 16 polynomials at the n roots of X^n = i; n a power of two >= 2 */
+    void (*transform)(float *z, const float *roots, int32_t n, int32_t inverse);
+    void (*multiply)(float *z, const float *g, int32_t n);                     /* complex [n][re | im][16] */
+    /* y[t] = start[t] + sum_l taps[l] u[t - l], l < min(n_taps, past + t + 1); start, u [n][16] */
+    void (*convolve)(float *y, size_t y_stride, const float *start, const float *u, const float *taps,
+                     size_t tap_stride, int32_t n_taps, int32_t n, int32_t past, int32_t lanes);
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -3041,7 +3097,7 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 }
 /* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
    at x. */
-SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t plane, const uint8_t *const *codes,
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
@@ -3055,7 +3111,7 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t 
                     const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
                     if (half != 2 && half != high) continue;
                     SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                        const int8_t *four = x[t] + plane + 16 * high + 4 * j;
+                        const int8_t *four = x + SQM__GROUP * t + 16 * high + 4 * j;
                         w16 *to = &part[t * P + p];
                         *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
                     }
@@ -3066,24 +3122,22 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, size_t 
 }
 
 /* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
-   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels and rows
-   past the end repeat the last ones; their results are dropped. */
+   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels past the end
+   repeat the last one and rows past the end hold zeros; their results are dropped. */
 SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                         const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
     const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
     const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const size_t step = (size_t)g->tile;
+    const size_t start = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const int8_t *x = g->codes + start * SQM__GROUP;
+    const float *x_scales = g->code_scales + start;
+    const int32_t *x_sums = g->code_sums + 2 * start;
     const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
-    const int8_t *x[SQM__TILE_DOTS];
-    size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
-    const size_t plane = (size_t)g->n_tokens * (size_t)n_groups * SQM__GROUP;
     v16 sum[SQM__TILE_DOTS];
     float out[SQM__LANES];
-    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-        row[t] = (size_t)sqm__min(token + t, g->n_tokens - 1) * (size_t)n_groups;
-        x[t] = g->codes + row[t] * SQM__GROUP;
-    }
     SQM__WIDE for (int32_t p = 0; p < P; p++)
         unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
     SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
@@ -3099,32 +3153,33 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
             w16 dot[SQM__TILE_DOTS];
             int32_t code_sum[SQM__TILE_DOTS];
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
-                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                code_sum[t] = halves == 2 ? x_sums[2 * t + half] : x_sums[2 * t] + x_sums[2 * t + 1];
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
-                    dot[t * P + p] = SQM__NAME(int1)(g->n_planes == 2 ? 0 : -offset * code_sum[t]);
+                    dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
             }
-            SQM__NAME(dot_quads)(dot, x, 0, codes, halves == 1 ? 2 : half, d, P, T);
-            if (g->n_planes == 2) {
+            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
+            if (g->plane) {
                 SQM__WIDE for (int32_t i = 0; i < T * P; i++)
                     dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
-                SQM__NAME(dot_quads)(dot, x, plane, codes, halves == 1 ? 2 : half, d, P, T);
+                SQM__NAME(dot_quads)(dot, x + g->plane, codes, halves == 1 ? 2 : half, d, P, T);
             }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
                 SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                    const float x_scale = g->code_scales[row[t] + (size_t)group];
                     v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scale)), *to);
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scales[t])),
+                                    *to);
                     if (SQM__NAME(has_min)(d)) {
-                        const float weight = x_scale * (float)code_sum[t];
+                        const float weight = x_scales[t] * (float)code_sum[t];
                         *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
                     }
                 }
             }
         }
-        SQM__WIDE for (int32_t t = 0; t < T; t++) x[t] += SQM__GROUP;
+        x += SQM__GROUP * step;
+        x_scales += step;
+        x_sums += 2 * step;
         if (sub == subs - 1)
             SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
@@ -3177,13 +3232,13 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With `low` in 16 bits:
-   scale = max|x| / 32512 and code = 255 * codes + low, both of at most 127. */
-static void SQM__NAME(quantize)(int8_t *codes, int8_t *low, float *scales, int32_t *sums, const float *x,
-                                int32_t n)
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane in 16
+   bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
+                                const float *x, int32_t n)
 {
     const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
-    const float most = low ? 32512.0f : 127.0f;
+    const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
@@ -3192,22 +3247,23 @@ static void SQM__NAME(quantize)(int8_t *codes, int8_t *low, float *scales, int32
                                      : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
         inverse = largest > 0.0f ? most / largest : 0.0f;
-        *scales++ = largest / most;
+        *scales = largest / most;
         for (int i = 0; i < 2; i++)
             SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
             for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
                 const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
-                const int32_t high = low ? (code + (code < 0 ? -127 : 127)) / 255 : code;
+                const int32_t high = plane ? (code + (code < 0 ? -127 : 127)) / 255 : code;
                 codes[lane] = (int8_t)high;
-                if (low) low[lane] = (int8_t)(code - 255 * high);
+                if (plane) codes[plane + (size_t)lane] = (int8_t)(code - 255 * high);
                 sum += code;
             }
-            *sums++ = sum;
+            sums[i] = sum;
         }
-        codes += SQM__GROUP;
-        if (low) low += SQM__GROUP;
+        codes += SQM__GROUP * step;
+        scales += step;
+        sums += 2 * step;
     }
 }
 
@@ -4349,6 +4405,415 @@ static void SQM__NAME(slstm)(const sqm__slstm *s)
     }
 }
 
+/* ---- linear state spaces ------------------------------------------------------------------------------- */
+/* P states from n on over a block of tokens: their weights stay in registers, y and u in the first cache. */
+SQM__SPECIAL void SQM__NAME(lti_states)(const sqm__lti_scan *s, v16 *y, int32_t t0, int32_t n_tokens,
+                                        int32_t n, const int32_t P)
+{
+    v16 dr[2], di[2], minus_di[2], cr[2], ci[2], xr[2], xi[2];
+    SQM__WIDE for (int32_t i = 0; i < P; i++) {
+        const size_t re = 2 * (size_t)(n + i) * SQM__LANES, im = re + SQM__LANES;
+        dr[i] = SQM__NAME(load)(s->da + re);
+        di[i] = SQM__NAME(load)(s->da + im);
+        minus_di[i] = SQM__SUB(SQM__SET1(0.0f), di[i]);
+        cr[i] = SQM__NAME(load)(s->c + re);
+        ci[i] = SQM__NAME(load)(s->c + im);
+        xr[i] = SQM__NAME(load)((const float *)s->state + re);
+        xi[i] = SQM__NAME(load)((const float *)s->state + im);
+    }
+    for (int32_t t = 0; t < n_tokens; t++) {
+        const v16 u = SQM__NAME(load_n)(s->u + (size_t)(t0 + t) * s->u_stride, s->lanes, 0.0f);
+        v16 sum = y[t];
+        SQM__WIDE for (int32_t i = 0; i < P; i++) {
+            const v16 step = SQM__MADD(minus_di[i], xi[i], SQM__MADD(dr[i], xr[i], u));
+            xi[i] = SQM__ADD(xi[i], SQM__MADD(dr[i], xi[i], SQM__MUL(di[i], xr[i])));
+            xr[i] = SQM__ADD(xr[i], step);
+            sum = SQM__MADD(cr[i], xr[i], sum);
+            sum = SQM__MADD(ci[i], xi[i], sum);
+        }
+        y[t] = sum;
+    }
+    SQM__WIDE for (int32_t i = 0; i < P; i++) {
+        const size_t re = 2 * (size_t)(n + i) * SQM__LANES;
+        SQM__NAME(store)((float *)s->state + re, xr[i]);
+        SQM__NAME(store)((float *)s->state + re + SQM__LANES, xi[i]);
+    }
+}
+
+/* One token with the rank-one term: first what all states have along q, then every state. */
+SQM__SPECIAL v16 SQM__NAME(lti_rank1)(const sqm__lti_scan *s, v16 y, v16 u)
+{
+    const size_t end = 2 * (size_t)s->states * SQM__LANES;
+    float *x = (float *)s->state;
+    v16 along = SQM__SET1(0.0f), across = along;
+    for (size_t re = 0; re < end; re += 2 * SQM__LANES) {
+        const size_t im = re + SQM__LANES;
+        along = SQM__MADD(SQM__NAME(load)(s->q + re), SQM__NAME(load)(x + re), along);
+        across = SQM__MADD(SQM__NAME(load)(s->q + im), SQM__NAME(load)(x + im), across);
+    }
+    along = SQM__ADD(along, across);
+    for (size_t re = 0; re < end; re += 2 * SQM__LANES) {
+        const size_t im = re + SQM__LANES;
+        const v16 dr = SQM__NAME(load)(s->da + re), di = SQM__NAME(load)(s->da + im);
+        v16 xr = SQM__NAME(load)(x + re), xi = SQM__NAME(load)(x + im);
+        v16 r = SQM__MADD(SQM__NAME(load)(s->p + re), along, SQM__MUL(SQM__NAME(load)(s->b + re), u));
+        v16 i = SQM__MADD(SQM__NAME(load)(s->p + im), along, SQM__MUL(SQM__NAME(load)(s->b + im), u));
+        r = SQM__SUB(SQM__MADD(dr, xr, r), SQM__MUL(di, xi));
+        i = SQM__MADD(di, xr, SQM__MADD(dr, xi, i));
+        xr = SQM__ADD(xr, r);
+        xi = SQM__ADD(xi, i);
+        SQM__NAME(store)(x + re, xr);
+        SQM__NAME(store)(x + im, xi);
+        y = SQM__MADD(SQM__NAME(load)(s->c + re), xr, y);
+        y = SQM__MADD(SQM__NAME(load)(s->c + im), xi, y);
+    }
+    return y;
+}
+
+/* Without c: one state a channel, its rows go in and out as they are. */
+SQM__SPECIAL void SQM__NAME(lti_direct)(const sqm__lti_scan *s)
+{
+    const v16 dr = SQM__NAME(load)(s->da), di = SQM__NAME(load)(s->da + SQM__LANES);
+    const v16 minus_di = SQM__SUB(SQM__SET1(0.0f), di);
+    float *state = (float *)s->state;
+    v16 xr = SQM__NAME(load)(state), xi = SQM__NAME(load)(state + SQM__LANES);
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const float *u = s->u + (size_t)t * s->u_stride;
+        float *y = s->y + (size_t)t * s->y_stride;
+        const v16 re = SQM__MADD(dr, xr, SQM__NAME(load_n)(u, s->lanes, 0.0f));
+        const v16 im = SQM__MADD(di, xr, SQM__NAME(load_n)(u + s->imag, s->lanes, 0.0f));
+        xr = SQM__ADD(xr, SQM__MADD(minus_di, xi, re));
+        xi = SQM__ADD(xi, SQM__MADD(dr, xi, im));
+        SQM__NAME(store_n)(y, xr, s->lanes);
+        SQM__NAME(store_n)(y + s->imag, xi, s->lanes);
+    }
+    SQM__NAME(store)(state, xr);
+    SQM__NAME(store)(state + SQM__LANES, xi);
+}
+
+/* The same with states in double and da + da_low, for memories of many thousand steps, where the rounding of
+   a float's da is the whole error. Plain C: every machine rounds doubles alike. */
+SQM__SPECIAL void SQM__NAME(lti_states_double)(const sqm__lti_scan *s, double (*y)[SQM__LANES],
+                                               double (*u)[SQM__LANES], int32_t n_tokens, int32_t n)
+{
+    const size_t re = 2 * (size_t)n * SQM__LANES, im = re + SQM__LANES;
+    double *xr = (double *)s->state + re, *xi = (double *)s->state + im;
+    double dr[SQM__LANES], di[SQM__LANES], cr[SQM__LANES], ci[SQM__LANES];
+    for (size_t i = 0; i < SQM__LANES; i++) {
+        dr[i] = (double)s->da[re + i] + (double)s->da_low[re + i];
+        di[i] = (double)s->da[im + i] + (double)s->da_low[im + i];
+        cr[i] = (double)s->c[re + i];
+        ci[i] = (double)s->c[im + i];
+    }
+    for (int32_t t = 0; t < n_tokens; t++)
+        for (int32_t i = 0; i < SQM__LANES; i++) {
+            const double step = dr[i] * xr[i] - di[i] * xi[i] + u[t][i];
+            xi[i] += dr[i] * xi[i] + di[i] * xr[i];
+            xr[i] += step;
+            y[t][i] += cr[i] * xr[i] + ci[i] * xi[i];
+        }
+}
+static SQM__NOINLINE void SQM__NAME(lti_double)(const sqm__lti_scan *s)
+{
+    enum { BLOCK = 4 };
+    double u[BLOCK][SQM__LANES], y[BLOCK][SQM__LANES];
+    for (int32_t t0 = 0; t0 < s->n_tokens; t0 += BLOCK) {
+        const int32_t n_tokens = sqm__min(BLOCK, s->n_tokens - t0);
+        for (int32_t t = 0; t < n_tokens; t++) {
+            const float *from = s->u + (size_t)(t0 + t) * s->u_stride;
+            for (int32_t i = 0; i < SQM__LANES; i++) {
+                u[t][i] = i < s->lanes ? (double)from[i] : 0.0;
+                y[t][i] = s->d && i < s->lanes ? (double)s->d[i] * u[t][i] : 0.0;
+            }
+        }
+        for (int32_t n = 0; n < s->states; n++) SQM__NAME(lti_states_double)(s, y, u, n_tokens, n);
+        for (int32_t t = 0; t < n_tokens; t++)
+            for (int32_t i = 0; i < s->lanes; i++)
+                s->y[(size_t)(t0 + t) * s->y_stride + (size_t)i] = (float)y[t][i];
+    }
+}
+static SQM__NOINLINE void SQM__NAME(lti_direct_double)(const sqm__lti_scan *s)
+{
+    double *xr = (double *)s->state, *xi = xr + SQM__LANES;
+    for (int32_t t = 0; t < s->n_tokens; t++)
+        for (int32_t i = 0; i < s->lanes; i++) {
+            const float *u = s->u + (size_t)t * s->u_stride + i;
+            float *y = s->y + (size_t)t * s->y_stride + i;
+            const double dr = (double)s->da[i] + (double)s->da_low[i];
+            const double di = (double)s->da[SQM__LANES + i] + (double)s->da_low[SQM__LANES + i];
+            const double step = dr * xr[i] - di * xi[i] + (double)u[0];
+            xi[i] += dr * xi[i] + di * xr[i] + (double)u[s->imag];
+            xr[i] += step;
+            y[0] = (float)xr[i];
+            y[s->imag] = (float)xi[i];
+        }
+}
+
+static void SQM__NAME(lti)(const sqm__lti_scan *s)
+{
+    enum { BLOCK = 8 };
+    v16 y[BLOCK];
+    if (s->da_low && s->c) { SQM__NAME(lti_double)(s); return; }
+    if (s->da_low) { SQM__NAME(lti_direct_double)(s); return; }
+    if (!s->c) { SQM__NAME(lti_direct)(s); return; }
+    for (int32_t t0 = 0; t0 < s->n_tokens; t0 += BLOCK) {
+        const int32_t n_tokens = sqm__min(BLOCK, s->n_tokens - t0);
+        int32_t n = s->p ? s->states : 0;
+        for (int32_t t = 0; t < n_tokens; t++) {
+            const v16 u = SQM__NAME(load_n)(s->u + (size_t)(t0 + t) * s->u_stride, s->lanes, 0.0f);
+            y[t] = s->d ? SQM__MUL(SQM__NAME(load_n)(s->d, s->lanes, 0.0f), u) : SQM__SET1(0.0f);
+            if (s->p) y[t] = SQM__NAME(lti_rank1)(s, y[t], u);
+        }
+        for (; n + 2 <= s->states; n += 2) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, 2);
+        for (; n < s->states; n++) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, 1);
+        for (int32_t t = 0; t < n_tokens; t++)
+            SQM__NAME(store_n)(s->y + (size_t)(t0 + t) * s->y_stride, y[t], s->lanes);
+    }
+}
+
+/* ---- Legendre memory ----------------------------------------------------------------------------------- */
+/* y = A x for HiPPO-LegS: (A x)_n = -r_n sum_{k < n} r_k x_k - (n + 1) x_n, r_n = sqrt(2n + 1) */
+SQM__SPECIAL void SQM__NAME(legs_apply)(float *y, const float *x, const float *root, int32_t order)
+{
+    v16 sum = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < order; n++) {
+        const v16 v = SQM__NAME(load)(x + n * SQM__LANES), r = SQM__SET1(root[n]);
+        const v16 own = SQM__MUL(SQM__SET1(-(float)(n + 1)), v);
+        SQM__NAME(store)(y + n * SQM__LANES, SQM__SUB(own, SQM__MUL(r, sum)));
+        sum = SQM__MADD(r, v, sum);
+    }
+}
+/* x = (I - i A / step)^-1 (x + (1 - i) A x / step + B u / step), i = implicit: one pass, A is triangular */
+SQM__SPECIAL void SQM__NAME(legs_step)(const sqm__legs_scan *s, v16 u, float step)
+{
+    const float old = (1.0f - s->implicit) / step, now = s->implicit / step;
+    const v16 one = SQM__SET1(1.0f);
+    v16 sum = SQM__SET1(0.0f);
+    SQM__NAME(legs_apply)(s->work, s->state, s->root, s->order);
+    u = SQM__NAME(div)(u, SQM__SET1(step));
+    for (int32_t n = 0; n < s->order; n++) {
+        float *x = s->state + n * SQM__LANES;
+        const v16 r = SQM__SET1(s->root[n]);
+        v16 v = SQM__MADD(SQM__SET1(old), SQM__NAME(load)(s->work + n * SQM__LANES), SQM__NAME(load)(x));
+        v = SQM__MADD(r, SQM__SUB(u, SQM__MUL(SQM__SET1(now), sum)), v);
+        v = SQM__NAME(div)(v, SQM__MADD(SQM__SET1((float)(n + 1)), SQM__SET1(now), one));
+        SQM__NAME(store)(x, v);
+        sum = SQM__MADD(r, v, sum);
+    }
+}
+/* Zero-order hold: B = -A e_0, so x - u e_0 is multiplied by exp(A log((k + 1) / k)): Taylor steps so short
+   that the norm of their matrix is at most about 1. */
+SQM__SPECIAL void SQM__NAME(legs_exact)(const sqm__legs_scan *s, v16 u, int32_t step)
+{
+    const double z = 1.0 / (2.0 * step + 1.0);          /* log((k + 1) / k) = 2 atanh(1 / (2k + 1)) */
+    const int32_t size = s->order * SQM__LANES;
+    float *const total = s->work + 2 * size;
+    double span = 0.0, power = z;
+    int32_t pieces;
+    for (int32_t i = 1; i < 40; i += 2, power *= z * z) span += 2.0 * power / i;
+    pieces = 1 + (int32_t)(2.0 * span * s->order * s->order);
+    SQM__NAME(store)(s->state, SQM__SUB(SQM__NAME(load)(s->state), u));
+    for (int32_t piece = 0; piece < pieces; piece++) {
+        const float *from = s->state;
+        memcpy(total, s->state, (size_t)size * sizeof(float));
+        for (int32_t i = 1; i <= 12; i++) {
+            const v16 factor = SQM__SET1((float)(span / pieces / i));
+            float *to = s->work + i % 2 * size;
+            SQM__NAME(legs_apply)(to, from, s->root, s->order);
+            for (int32_t n = 0; n < size; n += SQM__LANES) {
+                const v16 term = SQM__MUL(SQM__NAME(load)(to + n), factor);
+                SQM__NAME(store)(to + n, term);
+                SQM__NAME(store)(total + n, SQM__ADD(SQM__NAME(load)(total + n), term));
+            }
+            from = to;
+        }
+        memcpy(s->state, total, (size_t)size * sizeof(float));
+    }
+    SQM__NAME(store)(s->state, SQM__ADD(SQM__NAME(load)(s->state), u));
+}
+static void SQM__NAME(legs)(const sqm__legs_scan *s)
+{
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const size_t row = (size_t)t * (size_t)s->signals;
+        const v16 u = SQM__NAME(load_n)(s->u + row, s->lanes, 0.0f);
+        if (s->implicit < 0.0f) SQM__NAME(legs_exact)(s, u, s->position + t + 1);
+        else SQM__NAME(legs_step)(s, u, (float)(s->position + t + 1));
+        for (int32_t n = 0; n < s->order; n++)
+            SQM__NAME(store_n)(s->y + row * (size_t)s->order + (size_t)n * (size_t)s->signals,
+                               SQM__NAME(load)(s->state + n * SQM__LANES), s->lanes);
+    }
+}
+
+/* ---- spiking neurons ----------------------------------------------------------------------------------- */
+static void SQM__NAME(spike)(const sqm__spike_scan *s)
+{
+    const v16 leak = SQM__SET1(s->leak), threshold = SQM__SET1(s->threshold), rest = SQM__SET1(s->rest);
+    const v16 one = SQM__SET1(1.0f), zero = SQM__SET1(0.0f);
+    v16 v = SQM__NAME(load_n)(s->v, s->lanes, 0.0f);
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const v16 x = SQM__NAME(load_n)(s->x + (size_t)t * s->stride, s->lanes, 0.0f);
+        v16 fired;
+        if (s->keep_input) v = SQM__ADD(SQM__SUB(v, SQM__MUL(SQM__SUB(v, rest), leak)), x);
+        else v = SQM__ADD(v, SQM__MUL(SQM__SUB(x, SQM__SUB(v, rest)), leak));
+        fired = SQM__NAME(less)(v, threshold, zero, one);
+        if (s->soft) v = SQM__SUB(v, SQM__MUL(fired, threshold));
+        else v = SQM__NAME(less)(v, threshold, v, rest);
+        SQM__NAME(store_n)(s->y + (size_t)t * s->stride, fired, s->lanes);
+    }
+    SQM__NAME(store_n)(s->v, v, s->lanes);
+}
+
+/* ---- long convolutions --------------------------------------------------------------------------------- */
+/* Fourier transform of 16 channels at once, for products of polynomials modulo X^n - i: each level splits
+   X^m - r^2 into (X^(m/2) - r)(X^(m/2) + r), so the roots of a level belong to its blocks, block k of a level
+   of N blocks uses roots[N + k], and values come out in the order in which the inverse takes them in. */
+typedef struct { v16 re, im; } SQM__NAME(complex);
+SQM__SPECIAL void SQM__NAME(put)(float *p, SQM__NAME(complex) a)
+{
+    SQM__NAME(store)(p, a.re);
+    SQM__NAME(store)(p + SQM__LANES, a.im);
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(get)(const float *p)
+{
+    SQM__NAME(complex) r;
+    r.re = SQM__NAME(load)(p);
+    r.im = SQM__NAME(load)(p + SQM__LANES);
+    return r;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(plus)(SQM__NAME(complex) a, SQM__NAME(complex) b)
+{
+    a.re = SQM__ADD(a.re, b.re);
+    a.im = SQM__ADD(a.im, b.im);
+    return a;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(minus)(SQM__NAME(complex) a, SQM__NAME(complex) b)
+{
+    a.re = SQM__SUB(a.re, b.re);
+    a.im = SQM__SUB(a.im, b.im);
+    return a;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(times)(SQM__NAME(complex) a, v16 re, v16 im)
+{
+    SQM__NAME(complex) r;
+    r.re = SQM__SUB(SQM__MUL(a.re, re), SQM__MUL(a.im, im));
+    r.im = SQM__MADD(a.re, im, SQM__MUL(a.im, re));
+    return r;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(times_i)(SQM__NAME(complex) a)
+{
+    SQM__NAME(complex) r;
+    r.re = SQM__SUB(SQM__SET1(0.0f), a.im);
+    r.im = a.re;
+    return r;
+}
+/* One level on a block of 2 * half elements */
+SQM__SPECIAL void SQM__NAME(split2)(float *z, const float *root, int32_t half, const int32_t inverse)
+{
+    const v16 re = SQM__SET1(root[0]), im = SQM__SET1(inverse ? -root[1] : root[1]);
+    float *end = z + (size_t)half * 2 * SQM__LANES, *y = end;
+    for (; z < end; z += 2 * SQM__LANES, y += 2 * SQM__LANES) {
+        const SQM__NAME(complex) a = SQM__NAME(get)(z);
+        SQM__NAME(complex) b = SQM__NAME(get)(y);
+        if (!inverse) b = SQM__NAME(times)(b, re, im);
+        SQM__NAME(put)(z, SQM__NAME(plus)(a, b));
+        b = SQM__NAME(minus)(a, b);
+        SQM__NAME(put)(y, inverse ? SQM__NAME(times)(b, re, im) : b);
+    }
+}
+/* Two levels at once on a block of 4 * quarter elements: its root, then those of its two halves, r and i r */
+SQM__SPECIAL void SQM__NAME(split4)(float *z, const float *own, const float *inner, int32_t quarter,
+                                    const int32_t inverse)
+{
+    const v16 re = SQM__SET1(own[0]), im = SQM__SET1(inverse ? -own[1] : own[1]);
+    const v16 re2 = SQM__SET1(inner[0]), im2 = SQM__SET1(inverse ? -inner[1] : inner[1]);
+    const size_t step = (size_t)quarter * 2 * SQM__LANES;
+    for (float *end = z + step; z < end; z += 2 * SQM__LANES) {
+        SQM__NAME(complex) a = SQM__NAME(get)(z), b = SQM__NAME(get)(z + step);
+        SQM__NAME(complex) c = SQM__NAME(get)(z + 2 * step), d = SQM__NAME(get)(z + 3 * step), t;
+        if (!inverse) {
+            t = SQM__NAME(times)(c, re, im);
+            c = SQM__NAME(minus)(a, t);
+            a = SQM__NAME(plus)(a, t);
+            t = SQM__NAME(times)(d, re, im);
+            d = SQM__NAME(times_i)(SQM__NAME(times)(SQM__NAME(minus)(b, t), re2, im2));
+            b = SQM__NAME(times)(SQM__NAME(plus)(b, t), re2, im2);
+            SQM__NAME(put)(z, SQM__NAME(plus)(a, b));
+            SQM__NAME(put)(z + step, SQM__NAME(minus)(a, b));
+            SQM__NAME(put)(z + 2 * step, SQM__NAME(plus)(c, d));
+            SQM__NAME(put)(z + 3 * step, SQM__NAME(minus)(c, d));
+        } else {
+            t = SQM__NAME(times)(SQM__NAME(minus)(a, b), re2, im2);
+            a = SQM__NAME(plus)(a, b);
+            b = t;                      /* (c - d) / (i r) = i (d - c) / r */
+            t = SQM__NAME(times_i)(SQM__NAME(times)(SQM__NAME(minus)(d, c), re2, im2));
+            c = SQM__NAME(plus)(c, d);
+            SQM__NAME(put)(z, SQM__NAME(plus)(a, c));
+            SQM__NAME(put)(z + step, SQM__NAME(plus)(b, t));
+            SQM__NAME(put)(z + 2 * step, SQM__NAME(times)(SQM__NAME(minus)(a, c), re, im));
+            SQM__NAME(put)(z + 3 * step, SQM__NAME(times)(SQM__NAME(minus)(b, t), re, im));
+        }
+    }
+}
+SQM__SPECIAL void SQM__NAME(split_level)(float *z, const float *roots, int32_t n, int32_t blocks,
+                                         int32_t inverse)
+{
+    const size_t step = (size_t)(n / blocks) * 2 * SQM__LANES;
+    for (int32_t k = blocks; k < 2 * blocks; k++, z += step) {
+        if (inverse) SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, 1);
+        else SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, 0);
+    }
+}
+static void SQM__NAME(transform)(float *z, const float *roots, int32_t n, int32_t inverse)
+{
+    int32_t first = 1, blocks;          /* first: blocks of the first level that is done in pairs */
+    for (blocks = n; blocks > 1; blocks /= 4) if (blocks == 2) first = 2;
+    if (!inverse && first == 2) SQM__NAME(split2)(z, roots + 2, n / 2, 0);
+    for (blocks = first; !inverse && blocks <= n / 4; blocks *= 4)
+        SQM__NAME(split_level)(z, roots, n, blocks, 0);
+    for (blocks = n / 4; inverse && blocks >= first; blocks /= 4)
+        SQM__NAME(split_level)(z, roots, n, blocks, 1);
+    if (inverse && first == 2) SQM__NAME(split2)(z, roots + 2, n / 2, 1);
+}
+static void SQM__NAME(multiply)(float *z, const float *g, int32_t n)
+{
+    for (float *end = z + (size_t)n * 2 * SQM__LANES; z < end; z += 2 * SQM__LANES, g += 2 * SQM__LANES) {
+        const SQM__NAME(complex) w = SQM__NAME(get)(g);
+        SQM__NAME(put)(z, SQM__NAME(times)(SQM__NAME(get)(z), w.re, w.im));
+    }
+}
+
+/* T outputs that follow one another: the lags that all of them have, then those that only later ones have */
+SQM__SPECIAL void SQM__NAME(convolve_rows)(float *y, size_t y_stride, const float *start, const float *u,
+                                           const float *taps, size_t tap_stride, int32_t n_taps, int32_t lags,
+                                           int32_t lanes, const int32_t T)
+{
+    v16 sum[4];
+    const int32_t common = sqm__min(n_taps, lags);
+    SQM__WIDE for (int32_t t = 0; t < T; t++) sum[t] = SQM__NAME(load)(start + t * SQM__LANES);
+    for (int32_t l = 0; l < common; l++) {
+        const v16 tap = SQM__NAME(load_n)(taps + (size_t)l * tap_stride, lanes, 0.0f);
+        const float *from = u - (ptrdiff_t)l * SQM__LANES;
+        SQM__WIDE for (int32_t t = 0; t < T; t++)
+            sum[t] = SQM__MADD(tap, SQM__NAME(load)(from + t * SQM__LANES), sum[t]);
+    }
+    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+        for (int32_t l = common; l < sqm__min(n_taps, lags + t); l++)
+            sum[t] = SQM__MADD(SQM__NAME(load_n)(taps + (size_t)l * tap_stride, lanes, 0.0f),
+                               SQM__NAME(load)(u + (ptrdiff_t)(t - l) * SQM__LANES), sum[t]);
+        SQM__NAME(store_n)(y + (size_t)t * y_stride, sum[t], lanes);
+    }
+}
+static void SQM__NAME(convolve)(float *y, size_t y_stride, const float *start, const float *u,
+                                const float *taps, size_t tap_stride, int32_t n_taps, int32_t n, int32_t past,
+                                int32_t lanes)
+{
+    int32_t t = 0;
+    for (; t + 4 <= n; t += 4, y += 4 * y_stride, start += 4 * SQM__LANES, u += 4 * SQM__LANES)
+        SQM__NAME(convolve_rows)(y, y_stride, start, u, taps, tap_stride, n_taps, past + t + 1, lanes, 4);
+    for (; t < n; t++, y += y_stride, start += SQM__LANES, u += SQM__LANES)
+        SQM__NAME(convolve_rows)(y, y_stride, start, u, taps, tap_stride, n_taps, past + t + 1, lanes, 1);
+}
+
 static const sqm__kernels SQM__NAME(table) = {
 #if SQM__PASS == SQM__PASS_SCALAR
     SQM_ISA_SCALAR,
@@ -4359,13 +4824,16 @@ static const sqm__kernels SQM__NAME(table) = {
 #else
     SQM_ISA_NEON,
 #endif
+    SQM__TILE_Q,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
     SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
     SQM__NAME(norm_error), SQM__NAME(scan), SQM__NAME(ssd), SQM__NAME(turn),
     SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
-    SQM__NAME(running), SQM__NAME(slstm)
+    SQM__NAME(running), SQM__NAME(slstm),
+    SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
+    SQM__NAME(convolve)
 };
 #undef v16
 #undef w16
@@ -4527,7 +4995,8 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
-    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
+    const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
+    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
     return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
@@ -4585,7 +5054,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels;
+    int32_t            n, cols, pieces, n_panels, tile;
+    size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
     int32_t           *code_sums;
@@ -4595,13 +5065,24 @@ typedef struct sqm__linear_job {
 static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
-    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
-    const size_t plane = (size_t)job->n * groups * SQM__GROUP;
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++) {
-        int8_t *codes = job->codes + (size_t)t * groups * SQM__GROUP;
-        job->x->kernels->quantize(codes, job->linear->precise ? codes + plane : NULL,
-                                  job->code_scales + (size_t)t * groups, job->code_sums + (size_t)t * groups * 2,
-                                  job->a + (size_t)t * job->a_stride, job->cols);
+    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
+    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
+    for (int32_t t = first; t < last; t++) {
+        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+        if (t < job->n) {
+            job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
+                                      job->code_sums + 2 * at, tile, job->plane,
+                                      job->a + (size_t)t * job->a_stride, job->cols);
+            continue;
+        }
+        for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
+            memset(job->codes + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            if (job->plane) memset(job->codes + job->plane + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            job->code_scales[at + g * tile] = 0.0f;
+            job->code_sums[2 * (at + g * tile)] = job->code_sums[2 * (at + g * tile) + 1] = 0;
+        }
     }
 }
 
@@ -4625,7 +5106,8 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
             g.code_scales = job->code_scales;
             g.code_sums = job->code_sums;
-            g.n_planes = l->precise ? 2 : 1;
+            g.plane = job->plane;
+            g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
             g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
             g.y_stride = job->y_stride;
@@ -4664,7 +5146,9 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         job.n_panels += sqm__ceil_div(l->weights[i].shape[0], SQM__LANES);
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
+    job.tile = n == 1 ? 1 : x->kernels->tile;
+    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.plane = l->precise ? groups * SQM__GROUP : 0;
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
@@ -4672,7 +5156,7 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -5197,7 +5681,7 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     float scale = 1.0f;
     int32_t sums[2];
     if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { kernels->quantize(narrow.code, NULL, &scale, sums, from, n); source = narrow.code; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from, n); source = narrow.code; }
     for (int32_t i = 0; i < n; i += run)
         memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
                (size_t)sqm__min(run, n - i) * bytes);
@@ -5634,7 +6118,7 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
              leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
              momentum is for momentum and muon, weights are with window > 1.
    Rows out  [heads x v_dim].
-   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads x inputs (+ 1 with
              bias), outputs]; without: zeros.
    State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
    Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
@@ -5657,7 +6141,7 @@ static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
 static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
 
 typedef struct sqm__layer {             /* one matrix of every head's network */
-    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    const float *start;                 /* [heads * rows, cols] or NULL: zeros */
     /* where its panels lie among a head's weights; 0 floats: no such layer */
     size_t       at, floats;
     int32_t      rows, cols, n_panels;
@@ -5692,9 +6176,9 @@ static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t input
     l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
     m->weights += l->floats;
     if (!start) return SQM_OK;
-    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
-        t->shape[1] != l->rows || t->shape[2] != outputs)
-        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2 ||
+        t->shape[0] != (int64_t)m->heads * l->rows || t->shape[1] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d x %d, %d]", index, m->heads,
                   l->rows, outputs);
     l->start = (const float *)t->data;
     return SQM_OK;
@@ -9196,6 +9680,942 @@ static const sqm_mixer sqm__trapezoid_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
 
+/* ---- helpers of the mixers below ----------------------------------------------------------------------- */
+SQM__INLINE size_t sqm__times(size_t a, size_t b)       /* (size_t)-1 when the product does not fit */
+{
+    return b && a > (size_t)-1 / b ? (size_t)-1 : a * b;
+}
+static size_t sqm__no_scratch(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__zero_state(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, state_bytes);
+}
+
+/* A task over the groups of 16 channels of every span: unit u belongs to piece u % pieces. */
+typedef struct sqm__groups_job {
+    const void      *bound;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, groups, pieces;
+} sqm__groups_job;
+/* work: elementary operations of one row of one group */
+static void sqm__run_groups(sqm_task task, const void *bound, const sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans, int32_t groups, size_t work)
+{
+    sqm__groups_job job;
+    size_t rows = 0;
+    job.bound = bound; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.groups = groups;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.pieces = sqm__pieces(x, rows * (size_t)groups * work);
+    sqm__run(x, task, &job, job.pieces);
+}
+
+/* ---- [MIX.lti] linear time-invariant state space ----------------------------------------------------------
+   Of each channel, with N complex states x_n and real u and y:
+     x_n += da_n x_n + u                                          da = a - 1
+     x_n += da_n x_n + b_n u + p_n sum_m <q_m, x_m>               with b, p, q: diagonal plus rank one
+     y = d u + sum_n <c_n, x_n>                                   <a, b> = Re a Re b + Im a Im b
+   Without c: one complex state a channel, rows [Re u | Im u] in, [Re x | Im x] out; the recipe's linear maps
+   around it are B and C of a system with one shared state.
+   Rows in  [channels], rows out [channels];  without c: [2 * channels] both
+   Weights  da, c, b, p, q [channels, 2 N] in float32 panels: columns 2n and 2n + 1 are real and imaginary
+            part of state n;  d [channels], may be missing;  da_low like da: what rounding to float32 took
+            from da. With it the states are doubles.
+   State    [group of 16 channels][N][Re, Im][16] in float32 or double.
+   Order    d u, then the states in increasing n, real before imaginary part; the sum along q: two sums (real,
+            imaginary) added at the end.
+   Source   S4 (2111.00396), S4D (2206.11893), DSS (2203.14343), GSS (2206.13947), S5 (2208.04933), LRU
+            (2303.06349), H3's diagonal part (2212.14052). Discretisation, B folded into c, factors of
+            conjugate pairs: tools/prep_s4.h, in double. Real states: [MIX.scan] with decay.
+   Traps    c and q hold conjugates: y = Re(C x) needs c = (Re C, -Im C). |a| > 1 grows without bound. A
+            float32 da is wrong by 6e-8 |da|, which the output sees times the length of the memory: give
+            da_low when |da| / (1 - |a|) is above about 500.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: s4_block, s4d_layer, dss_layer, gss_layer, lru_layer,
+            lru_block, s5_layer, h3_layer. */
+typedef struct sqm__lti {
+    int32_t      channels, states;
+    const float *da, *da_low, *b, *c, *d, *p, *q;
+} sqm__lti;
+
+/* One matrix of float32 panels, of the shape of da unless it is da itself; NULL when missing */
+static sqm_result sqm__lti_matrix(const float **to, sqm__lti *l, const sqm_param *params, int32_t n,
+                                  const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *to = NULL;
+    if (!p) return SQM_OK;
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->dtype != SQM_F32) SQM__FAIL(err, SQM_E_SHAPE, t->dtype, "%s must be float32", key);
+    if (!l->da) {
+        l->channels = t->shape[0];
+        l->states = t->shape[1] / 2;
+    }
+    if (t->shape[1] % 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s has %d columns: no pairs", key, t->shape[1]);
+    if (t->shape[0] != l->channels || t->shape[1] / 2 != l->states)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], da is [%d, %d]", key, t->shape[0],
+                  t->shape[1], l->channels, 2 * l->states);
+    *to = (const float *)t->data;
+    return SQM_OK;
+}
+static sqm_result sqm__lti_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__lti *l = (sqm__lti *)bound;
+    memset(l, 0, sizeof(*l));
+    SQM__TRY(sqm__lti_matrix(&l->da, l, params, n, "da", err));
+    if (!l->da) SQM__FAIL(err, SQM_E_SHAPE, 0, "lti needs its state matrix in da=");
+    SQM__TRY(sqm__lti_matrix(&l->da_low, l, params, n, "da_low", err));
+    SQM__TRY(sqm__lti_matrix(&l->c, l, params, n, "c", err));
+    SQM__TRY(sqm__lti_matrix(&l->b, l, params, n, "b", err));
+    SQM__TRY(sqm__lti_matrix(&l->p, l, params, n, "p", err));
+    SQM__TRY(sqm__lti_matrix(&l->q, l, params, n, "q", err));
+    SQM__TRY(sqm__param_vector(&l->d, params, n, "d", l->channels, err));
+    if ((l->p || l->q || l->b) && !(l->p && l->q && l->b && l->c && !l->da_low))
+        SQM__FAIL(err, SQM_E_SHAPE, l->states, "b, p and q go together, with c and without da_low");
+    if (!l->c && (l->states != 1 || l->d))
+        SQM__FAIL(err, SQM_E_SHAPE, l->states, "without c there is one state a channel, not %d, and no d",
+                  l->states);
+    if (!l->c && l->channels > INT32_MAX / 2) SQM__FAIL(err, SQM_E_LIMIT, l->channels, "too many channels");
+    *out_width = l->c ? l->channels : 2 * l->channels;
+    if (*out_width != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "lti of %d channels reads rows of %d, not %d", l->channels,
+                  *out_width, in_width);
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__lti_group_bytes(const sqm__lti *l)
+{
+    return sqm__times((size_t)l->states, 2 * SQM__LANES * (l->da_low ? sizeof(double) : sizeof(float)));
+}
+static size_t sqm__lti_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__lti *l = (const sqm__lti *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times(sqm__lti_group_bytes(l), (size_t)sqm__ceil_div(l->channels, SQM__LANES));
+}
+static size_t sqm__lti_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__lti_state_bytes(bound, 0, 0, SQM_F32);
+}
+
+static void sqm__lti_group(const sqm__groups_job *job, const sqm_span *span, int32_t group)
+{
+    const sqm__lti *l = (const sqm__lti *)job->bound;
+    const size_t width = (size_t)(l->c ? l->channels : 2 * l->channels), first = (size_t)group * SQM__LANES;
+    const size_t at = 2 * first * (size_t)l->states;    /* of this group's panel */
+    sqm__lti_scan s;
+    s.state = (uint8_t *)span->state + sqm__lti_group_bytes(l) * (size_t)group;
+    s.y = job->out + (size_t)span->first_row * width + first;
+    s.u = job->in + (size_t)span->first_row * width + first;
+    s.da = l->da + at;
+    s.da_low = l->da_low ? l->da_low + at : NULL;
+    s.b = l->b ? l->b + at : NULL;
+    s.c = l->c ? l->c + at : NULL;
+    s.p = l->p ? l->p + at : NULL;
+    s.q = l->q ? l->q + at : NULL;
+    s.d = l->d ? l->d + first : NULL;
+    s.u_stride = s.y_stride = width;
+    s.imag = (size_t)l->channels;
+    s.states = l->states;
+    s.n_tokens = span->rows;
+    s.lanes = sqm__min(SQM__LANES, l->channels - (int32_t)first);
+    job->x->kernels->lti(&s);
+}
+static void sqm__lti_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t g = 0; job->spans[s].state && g < job->groups; g++)
+            if (unit++ % job->pieces == piece) sqm__lti_group(job, &job->spans[s], g);
+}
+static void sqm__lti_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__lti *l = (const sqm__lti *)bound;
+    sqm__run_groups(sqm__lti_task, bound, x, out, in, spans, n_spans, sqm__ceil_div(l->channels, SQM__LANES),
+                    (size_t)l->states * SQM__LANES * (l->p || l->da_low ? 12u : 6u));
+}
+static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__lti_mixer = {
+    "lti", "da da_low b c d p q", sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
+    sqm__lti_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__lti_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_lti(void) { return &sqm__lti_mixer; }
+static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__lti_mixer, bound, x, out, in, spans, n_spans, 0, sqm__lti_run);
+}
+
+/* ---- [MIX.rnn] dense recurrence ---------------------------------------------------------------------------
+   x_t = act(u_t + W x_(t-1)), y_t = x_t                      the first `first` states of a copy without act
+   Rows in  [copies][states], what the recipe's linear maps made of the inputs;     rows out [copies][states]
+   Weights  w [states, states] in panels, any element type; copies share it
+   State    [copies * states] float32: the last row that went out.
+   Order    u + (one chain over the old states in increasing index): gemm of [KERN], copies are its rows.
+   Source   Legendre memory units (Voelker et al. 2019): W = A, copies = memory_d; with recurrent connections
+            or a simple recurrent cell all of it is one such W (tools/map_s4.h). Elman networks; dense state
+            spaces.
+   Traps    W is applied to the old state, so a cell that reads the new memory has the product folded into W.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: keras_lmu, lmuformer. */
+typedef struct sqm__rnn {
+    sqm_tensor w;
+    int32_t    states, copies, act, first;
+} sqm__rnn;
+
+static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__rnn *r = (sqm__rnn *)bound;
+    const sqm_param *w = sqm__param(params, n, "w");
+    memset(r, 0, sizeof(*r));
+    if (!w || w->n_tensors != 1 || !w->tensors || !w->tensors[0])
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "rnn needs one matrix in w=");
+    r->w = *w->tensors[0];
+    SQM__TRY(sqm__check_panels(&r->w, err));
+    r->states = r->w.shape[0];
+    SQM__TRY(sqm__param_int(&r->copies, params, n, "copies", 1, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&r->first, params, n, "first", 0, 0, r->states, err));
+    SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    if (r->w.shape[1] != r->states || (int64_t)r->states * r->copies != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "rnn: w [%d, %d] and %d copies do not fit rows of %d",
+                  r->states, r->w.shape[1], r->copies, in_width);
+    *out_width = in_width;
+    return SQM_OK;
+}
+static size_t sqm__rnn_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__rnn *r = (const sqm__rnn *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)r->states * sizeof(float), (size_t)r->copies);
+}
+static size_t sqm__rnn_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__rnn_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__rnn_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch;
+    return (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+}
+
+static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, float *work)
+{
+    const sqm__rnn *r = (const sqm__rnn *)job->bound;
+    const size_t width = (size_t)r->states * (size_t)r->copies;
+    sqm__gemm g;
+    memset(&g, 0, sizeof(g));
+    g.x = (const float *)span->state;
+    g.panels = (const uint8_t *)r->w.data;
+    g.panel_bytes = (size_t)sqm__panel_bytes(r->w.dtype, r->states);
+    g.y_stride = g.x_stride = (size_t)r->states;
+    g.scale = 1.0f;
+    g.add = 1;
+    g.n_tokens = r->copies;
+    g.n_rows = g.n_cols = r->states;
+    g.dtype = r->w.dtype;
+    for (size_t t = (size_t)span->first_row; t < (size_t)span->first_row + (size_t)span->rows; t++) {
+        g.y = job->out + t * width;
+        memcpy(g.y, job->in + t * width, width * sizeof(float));
+        job->x->kernels->gemm(&g, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
+            float *part = g.y + (size_t)i * (size_t)r->states + r->first;
+            job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
+        }
+        g.x = g.y;
+    }
+    memcpy(span->state, g.x, width * sizeof(float));
+}
+static void sqm__rnn_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    for (int32_t s = piece; s < job->n_spans; s += job->pieces)
+        if (job->spans[s].state && job->spans[s].rows > 0)
+            sqm__rnn_span(job, &job->spans[s],
+                          (float *)(void *)job->x->scratch + (size_t)piece * SQM__WORK_FLOATS);
+}
+static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__rnn *r = (const sqm__rnn *)bound;
+    sqm__run_groups(sqm__rnn_task, bound, x, out, in, spans, n_spans, 1,
+                    (size_t)r->states * (size_t)r->states * (size_t)r->copies);
+}
+static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__rnn_mixer = {
+    "rnn", "w act first copies", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
+static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__rnn_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__rnn_scratch_bytes(bound, 0, 0, x->threads), sqm__rnn_run);
+}
+
+/* ---- [MIX.legs] scale-invariant Legendre memory -----------------------------------------------------------
+   c'(t) = (A c + B u) / t, HiPPO-LegS: the best `order` Legendre coefficients of all that a signal has been,
+   stretched over the whole past. Step k = 1, 2, ... (position + 1):
+     bilinear, backward, forward   (I - i A / k) c_k = (I + (1 - i) A / k) c_(k-1) + B u / k
+                                   i = 1/2, 1, 0
+     exact                         c_k = E c_(k-1) + (I - E) e_0 u,   E = exp(A log((k + 1) / k))
+   Rows in  [signals];  rows out [order][signals]
+   State    [group of 16 signals][order][16] float32.  Cost: O(order) a step (exact: O(order^3 / k) at first)
+   Source   Gu et al. 2020 (2008.07669); state-spaces/s4 src/models/hippo.
+   Traps    forward steps are unstable while k < order. Reset the sequence to start another piece of signal.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: hippo_legs_online. */
+typedef struct sqm__legs { int32_t signals, order, step; } sqm__legs;
+static const char *const sqm__legs_steps[] = { "bilinear", "backward", "forward", "exact" };
+
+static sqm_result sqm__legs_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__legs *l = (sqm__legs *)bound;
+    memset(l, 0, sizeof(*l));
+    l->signals = in_width;
+    SQM__TRY(sqm__param_choice(&l->step, params, n, "step", sqm__legs_steps, SQM__COUNT(sqm__legs_steps), 0,
+                               err));
+    SQM__TRY(sqm__param_int(&l->order, params, n, "order", 0, 1, l->step == 3 ? 256 : 4096, err));
+    if (in_width > INT32_MAX / l->order)
+        SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d signals of order %d are too wide", in_width, l->order);
+    *out_width = in_width * l->order;
+    return SQM_OK;
+}
+static size_t sqm__legs_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__legs *l = (const sqm__legs *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)sqm__ceil_div(l->signals, SQM__LANES),
+                      (size_t)l->order * SQM__LANES * sizeof(float));
+}
+static size_t sqm__legs_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__legs_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__legs_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    const sqm__legs *l = (const sqm__legs *)bound;
+    (void)max_context; (void)max_batch;
+    return ((size_t)threads * 3 * SQM__LANES + 1) * (size_t)l->order * sizeof(float);
+}
+static void sqm__legs_task(void *arg, int32_t piece)
+{
+    static const float implicit[] = { 0.5f, 1.0f, 0.0f, -1.0f };
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__legs *l = (const sqm__legs *)job->bound;
+    float *scratch = (float *)(void *)job->x->scratch;
+    sqm__legs_scan s;
+    int32_t unit = 0;
+    s.root = scratch;
+    s.work = scratch + l->order + (size_t)piece * 3 * SQM__LANES * (size_t)l->order;
+    s.order = l->order;
+    s.signals = l->signals;
+    s.implicit = implicit[l->step];
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t g = 0; job->spans[i].state && g < job->groups; g++) {
+            const sqm_span *span = &job->spans[i];
+            const size_t at = (size_t)span->first_row * (size_t)l->signals;
+            if (unit++ % job->pieces != piece) continue;
+            s.state = (float *)span->state + (size_t)g * (size_t)l->order * SQM__LANES;
+            s.u = job->in + at + (size_t)g * SQM__LANES;
+            s.y = job->out + at * (size_t)l->order + (size_t)g * SQM__LANES;
+            s.lanes = sqm__min(SQM__LANES, l->signals - g * SQM__LANES);
+            s.n_tokens = span->rows;
+            s.position = span->position;
+            job->x->kernels->legs(&s);
+        }
+}
+static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                          const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__legs *l = (const sqm__legs *)bound;
+    float *root = (float *)(void *)x->scratch;
+    for (int32_t n = 0; n < l->order; n++) root[n] = sqm__sqrt((float)(2 * n + 1));
+    sqm__run_groups(sqm__legs_task, bound, x, out, in, spans, n_spans, sqm__ceil_div(l->signals, SQM__LANES),
+                    (size_t)l->order * SQM__LANES * 8);
+}
+static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__legs_mixer = {
+    "legs", "order step", sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
+    sqm__legs_used_bytes, sqm__legs_scratch_bytes, sqm__zero_state, sqm__legs_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_legs(void) { return &sqm__legs_mixer; }
+static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__legs_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__legs_scratch_bytes(bound, 0, 0, x->threads), sqm__legs_run);
+}
+
+/* ---- [MIX.long_conv] convolution as long as the sequence --------------------------------------------------
+   y_t[c] = sum_(l = 0 .. min(K - 1, t)) w[l][c] u_(t - l)[c]
+   Rows in, out [channels];  w [K, channels];  segment = S: starts afresh at every multiple of S
+   Tiles    Positions fall into blocks of 64, those into pairs, pairs into pairs and so on. When a block of
+            n = 64, 128, ... rows that is the first of its pair is complete, what it gives to all rows of the
+            second one is added at once: inputs times taps 1 .. 2n - 1, by a transform of n points modulo
+            X^n - i, in which the wanted half of the product stands as the imaginary part. Within a block of
+            64 the sum is direct. O(log^2 K) a row; no row depends on how calls or batches are cut.
+   State    header, then of each group of 16 channels the inputs of the current block of `block` rows and what
+            is already known of the sums for them; block: the power of two >= K - 1, or max_context if that is
+            less. Constant for endless streams; a row that completes a large block takes longer.
+   Order    the contribution of the largest block first, then direct taps by increasing lag.
+   Source   Hyena (2302.10866), S4 and its kin as convolutions; tiles: Oncescu et al. 2024 (2410.12982), van
+            der Hoeven 1997 (relaxed multiplication). The converter makes the taps, in double; a skip D u or a
+            bias times u is part of tap 0.
+   Traps    the transforms' rounding is 1e-7 of the largest |y|, not of each y.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: hyena_operator, s4_block, s4d_layer, dss_layer, liquid_s4,
+            s4nd. */
+enum { SQM__DIRECT = 64 };              /* rows of the smallest block */
+typedef struct sqm__long_conv {
+    int32_t      channels, taps, segment;
+    const float *w;                     /* [taps, channels] */
+} sqm__long_conv;
+typedef struct sqm__long_conv_header {
+    int32_t block;                      /* rows of the largest block */
+    int32_t limit;                      /* rows a sequence may reach */
+    int32_t reserved[14];
+} sqm__long_conv_header;
+
+static sqm_result sqm__long_conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__long_conv *c = (sqm__long_conv *)bound;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_matrix(&c->w, &c->taps, &c->channels, params, n, "w", err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 0, 0, 1 << 30, err));
+    if (!c->w) SQM__FAIL(err, SQM_E_SHAPE, 0, "long_conv needs its taps in w=");
+    if (c->channels != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "long_conv of %d channels reads rows of %d", c->channels,
+                  in_width);
+    *out_width = in_width;
+    return SQM_OK;
+}
+static int32_t sqm__long_conv_block(const sqm__long_conv *c, int32_t max_context)
+{
+    int32_t reach = sqm__min(c->taps - 1, max_context), block = SQM__DIRECT;
+    if (c->segment) reach = sqm__min(reach, c->segment);
+    while (block < reach && block < 1 << 30) block *= 2;
+    return block;
+}
+/* floats of one group's inputs; its sums lie behind them */
+SQM__INLINE size_t sqm__long_conv_half(int32_t block) { return (size_t)block * SQM__LANES; }
+static size_t sqm__long_conv_bytes(const sqm__long_conv *c, int32_t block)
+{
+    const size_t group = sqm__times((size_t)block, 2 * SQM__LANES * sizeof(float));
+    const size_t all = sqm__times(group, (size_t)sqm__ceil_div(c->channels, SQM__LANES));
+    const size_t header = sizeof(sqm__long_conv_header);
+    return all > (size_t)-1 - header ? (size_t)-1 : all + header;
+}
+static size_t sqm__long_conv_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    (void)max_batch; (void)kv_dtype;
+    return sqm__long_conv_bytes(c, sqm__long_conv_block(c, max_context));
+}
+static size_t sqm__long_conv_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)position;
+    return sqm__long_conv_bytes((const sqm__long_conv *)bound, ((const sqm__long_conv_header *)state)->block);
+}
+static void sqm__long_conv_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    sqm__long_conv_header *h = (sqm__long_conv_header *)state;
+    (void)state_bytes; (void)max_batch; (void)kv_dtype;
+    memset(h, 0, sizeof(*h));
+    h->block = sqm__long_conv_block(c, max_context);
+    h->limit = max_context;
+    memset(h + 1, 0, sqm__long_conv_bytes(c, h->block) - sizeof(*h));
+}
+/* roots of all nodes, then of each thread two complex rows for the largest block */
+static size_t sqm__long_conv_scratch(int32_t block, int32_t threads)
+{
+    return sqm__times((size_t)block, sizeof(float) * (2 + 4 * SQM__LANES * (size_t)threads));
+}
+static size_t sqm__long_conv_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
+{
+    (void)max_batch;
+    return sqm__long_conv_scratch(sqm__long_conv_block((const sqm__long_conv *)bound, max_context), threads);
+}
+
+/* roots[k] = exp(2 pi i f), f = 1/8 for k = 1, f(2k) = f(k) / 2, f(2k + 1) = f(k) / 2 + 1/4: see transform */
+static void sqm__long_conv_roots(float *roots, int32_t n)
+{
+    for (int32_t k = 1; k < n; k++) {
+        int32_t bit = 1;
+        double turn = 0.125;
+        while (2 * bit <= k) bit *= 2;
+        for (bit /= 2; bit; bit /= 2) turn = turn / 2.0 + (k & bit ? 0.25 : 0.0);
+        sqm__sincos(turn * 6.28318530717958648, &roots[2 * k + 1], &roots[2 * k]);
+    }
+}
+
+typedef struct sqm__long_conv_work {    /* one group of channels of one span */
+    const sqm__long_conv *c;
+    const sqm__kernels   *kernels;
+    float                *inputs, *sums;        /* [block][16] */
+    float                *z, *g;                /* [block][re | im][16] */
+    const float          *roots, *w;            /* w: this group's first tap */
+    int32_t               lanes, block;
+} sqm__long_conv_work;
+
+/* Spectrum of taps 1 .. 2n - 1 divided by n: taps below n are real parts, the others imaginary ones. */
+static void sqm__long_conv_spectrum(const sqm__long_conv_work *k, int32_t n)
+{
+    const float scale = 1.0f / (float)n;
+    memset(k->g, 0, (size_t)n * 2 * SQM__LANES * sizeof(float));
+    for (int32_t l = 1; l < sqm__min(k->c->taps, 2 * n); l++) {
+        float *to = k->g + ((size_t)(l % n) * 2 + (size_t)(l / n)) * SQM__LANES;
+        const float *from = k->w + (size_t)l * (size_t)k->c->channels;
+        for (int32_t i = 0; i < k->lanes; i++) to[i] = from[i] * scale;
+    }
+    k->kernels->transform(k->g, k->roots, n, 0);
+}
+/* What inputs end - n .. end - 1 give to the n rows behind them; first: nothing was given to those before. */
+static void sqm__long_conv_tile(const sqm__long_conv_work *k, int32_t end, int32_t n, int first)
+{
+    float *sums = k->sums + (size_t)(end % k->block) * SQM__LANES;
+    const float *inputs = k->inputs + (size_t)(end - n) * SQM__LANES;
+    memset(k->z, 0, (size_t)n * 2 * SQM__LANES * sizeof(float));
+    for (size_t t = 0; t < (size_t)n; t++)
+        memcpy(k->z + t * 2 * SQM__LANES, inputs + t * SQM__LANES, SQM__LANES * sizeof(float));
+    k->kernels->transform(k->z, k->roots, n, 0);
+    k->kernels->multiply(k->z, k->g, n);
+    k->kernels->transform(k->z, k->roots, n, 1);
+    for (size_t t = 0; t < (size_t)n; t++) {
+        const float *from = k->z + (t * 2 + 1) * SQM__LANES;
+        float *to = sums + t * SQM__LANES;
+        if (first) memcpy(to, from, SQM__LANES * sizeof(float));
+        else for (int32_t i = 0; i < SQM__LANES; i++) to[i] += from[i];
+    }
+}
+/* Rows [at, at + rows) of the current largest block: all within it. last: no row follows in this sequence. */
+static void sqm__long_conv_rows(const sqm__long_conv_work *k, float *out, const float *in, int32_t at,
+                                int32_t rows, int last)
+{
+    const size_t width = (size_t)k->c->channels;
+    const int32_t end = at + rows;
+    for (int32_t t = 0; t < rows; t++) {
+        float *to = k->inputs + (size_t)(at + t) * SQM__LANES;
+        for (int32_t i = 0; i < SQM__LANES; i++)
+            to[i] = i < k->lanes ? in[(size_t)t * width + (size_t)i] : 0.0f;
+    }
+    for (int32_t n = k->block / 2; n >= SQM__DIRECT && k->c->taps > 1; n /= 2) {
+        const int32_t first = at / n + 1;               /* number of the first block of n that ends here */
+        int ready = 0;
+        for (int32_t b = first + (first % 2 == 0); b * n <= end; b += 2) {
+            if (!ready) sqm__long_conv_spectrum(k, n);
+            ready = 1;
+            sqm__long_conv_tile(k, b * n, n, 0);
+        }
+    }
+    for (int32_t t = at; t < end;) {
+        const int32_t past = t % SQM__DIRECT, n = sqm__min(SQM__DIRECT - past, end - t);
+        k->kernels->convolve(out + (size_t)(t - at) * width, width, k->sums + (size_t)t * SQM__LANES,
+                             k->inputs + (size_t)t * SQM__LANES, k->w, width, k->c->taps, n, past, k->lanes);
+        t += n;
+    }
+    if (end < k->block || last || k->c->taps < 2) return;
+    sqm__long_conv_spectrum(k, k->block);
+    sqm__long_conv_tile(k, k->block, k->block, 1);
+}
+
+/* Rows from row t of a span on that lie in one largest block; *at: where in it the first one is. */
+static int32_t sqm__long_conv_cut(const sqm__long_conv *c, int32_t block, const sqm_span *span, int32_t t,
+                                  int32_t *at, int32_t *position)
+{
+    const int32_t here = span->position + t, within = c->segment ? here % c->segment : here;
+    int32_t rows = sqm__min(span->rows - t, block - within % block);
+    if (c->segment) rows = sqm__min(rows, c->segment - within);
+    *at = within % block;
+    *position = within;
+    return rows;
+}
+static void sqm__long_conv_group(const sqm__groups_job *job, const sqm_span *span, int32_t group,
+                                 float *scratch)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)job->bound;
+    const sqm__long_conv_header *h = (const sqm__long_conv_header *)span->state;
+    const size_t half = sqm__long_conv_half(h->block), first = (size_t)group * SQM__LANES;
+    const int32_t limit = c->segment ? sqm__min(c->segment, h->limit) : h->limit;
+    int32_t at, position;
+    sqm__long_conv_work k;
+    k.c = c;
+    k.kernels = job->x->kernels;
+    k.inputs = (float *)((sqm__long_conv_header *)span->state + 1) + 2 * half * (size_t)group;
+    k.sums = k.inputs + half;
+    k.z = scratch;
+    k.g = scratch + 2 * half;
+    k.roots = (const float *)(const void *)job->x->scratch;
+    k.w = c->w + first;
+    k.lanes = sqm__min(SQM__LANES, c->channels - (int32_t)first);
+    k.block = h->block;
+    for (int32_t t = 0, rows; t < span->rows; t += rows) {
+        const size_t row = (size_t)(span->first_row + t) * (size_t)c->channels + first;
+        rows = sqm__long_conv_cut(c, h->block, span, t, &at, &position);
+        if (position == 0) memset(k.sums, 0, half * sizeof(float));
+        sqm__long_conv_rows(&k, job->out + row, job->in + row, at, rows, position + rows >= limit);
+    }
+}
+static void sqm__long_conv_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    int32_t unit = 0, largest = SQM__DIRECT;
+    float *scratch = (float *)(void *)job->x->scratch;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        if (job->spans[s].state)
+            largest = sqm__max(largest, ((const sqm__long_conv_header *)job->spans[s].state)->block);
+    scratch += (size_t)largest * (2 + 4 * SQM__LANES * (size_t)piece);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t g = 0; job->spans[s].state && g < job->groups; g++)
+            if (unit++ % job->pieces == piece) sqm__long_conv_group(job, &job->spans[s], g, scratch);
+}
+/* Points of the largest transform that these rows need; 0: none */
+static int32_t sqm__long_conv_points(const sqm__long_conv *c, const sqm_span *span)
+{
+    const int32_t block = ((const sqm__long_conv_header *)span->state)->block;
+    int32_t points = 0, at, position;
+    for (int32_t t = 0, rows; t < span->rows; t += rows) {
+        rows = sqm__long_conv_cut(c, block, span, t, &at, &position);
+        for (int32_t n = block; n > points && n >= SQM__DIRECT; n /= 2)
+            if ((at + rows) / n > at / n) points = n;
+    }
+    return points;
+}
+static void sqm__long_conv_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                               const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    int32_t points = 0;
+    for (int32_t s = 0; s < n_spans; s++)
+        if (spans[s].state) points = sqm__max(points, sqm__long_conv_points(c, &spans[s]));
+    sqm__long_conv_roots((float *)(void *)x->scratch, points);
+    sqm__run_groups(sqm__long_conv_task, bound, x, out, in, spans, n_spans,
+                    sqm__ceil_div(c->channels, SQM__LANES), SQM__LANES * 128);
+}
+static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__long_conv_mixer = {
+    "long_conv", "w segment", sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    sizeof(sqm__long_conv_header), sqm__long_conv_bind, sqm__long_conv_state_bytes, sqm__long_conv_used_bytes,
+    sqm__long_conv_scratch_bytes, sqm__long_conv_reset, sqm__long_conv_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_long_conv(void) { return &sqm__long_conv_mixer; }
+static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    int32_t block = SQM__DIRECT;
+    for (int32_t s = 0; s < n_spans; s++)
+        block = sqm__max(block, spans[s].state ? ((const sqm__long_conv_header *)spans[s].state)->block
+                                               : sqm__long_conv_block(c, spans[s].rows));
+    return sqm__run_spans(&sqm__long_conv_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__long_conv_scratch(block, x->threads), sqm__long_conv_run);
+}
+
+/* ---- [MIX.window] the last rows side by side --------------------------------------------------------------
+   y_t = [x_(t - (size - 1) * dilation) | ... | x_(t - dilation) | x_t], zeros before the first row
+   Rows in [width], rows out [size * width]: a linear map behind it is a full convolution over time.
+   State    the last (size - 1) * dilation rows, oldest first.
+   Source   time-delay networks; torch.nn.Conv1d with weights [out, in, size] wants them as [out, size * in].
+   Traps    a convolution that looks ahead, streamed: outputs come late by its reach, and rows before the
+            first one must be zeros at every layer (LMUFormer in tools/map_s4.h: a column of ones tells).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: lmuformer. */
+typedef struct sqm__window { int32_t width, size, dilation; } sqm__window;
+
+static sqm_result sqm__window_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__window *w = (sqm__window *)bound;
+    memset(w, 0, sizeof(*w));
+    w->width = in_width;
+    SQM__TRY(sqm__param_int(&w->size, params, n, "size", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&w->dilation, params, n, "dilation", 1, 1, 1 << 14, err));
+    if (in_width > INT32_MAX / w->size)
+        SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d rows of %d side by side are too wide", w->size, in_width);
+    *out_width = w->size * in_width;
+    return SQM_OK;
+}
+SQM__INLINE int32_t sqm__window_past(const sqm__window *w) { return (w->size - 1) * w->dilation; }
+static size_t sqm__window_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype kv_dtype)
+{
+    const sqm__window *w = (const sqm__window *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)w->width * sizeof(float), (size_t)sqm__window_past(w));
+}
+static size_t sqm__window_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__window_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__window_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__window *w = (const sqm__window *)bound;
+    const size_t width = (size_t)w->width, row = width * sizeof(float);
+    const int32_t past = sqm__window_past(w);
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *rows = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * width * (size_t)w->size;
+        float *kept = (float *)spans[s].state;
+        const int32_t fresh = sqm__min(past, spans[s].rows);
+        if (!kept) continue;
+        for (int32_t t = 0; t < spans[s].rows; t++)
+            for (int32_t back = past; back >= 0; back -= w->dilation, to += width)
+                memcpy(to, t >= back ? rows + (size_t)(t - back) * width
+                                     : kept + (size_t)(past + t - back) * width, row);
+        memmove(kept, kept + (size_t)fresh * width, (size_t)(past - fresh) * row);
+        memcpy(kept + (size_t)(past - fresh) * width, rows + (size_t)(spans[s].rows - fresh) * width,
+               (size_t)fresh * row);
+    }
+}
+static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__window_mixer = {
+    "window", "size dilation", sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
+    sqm__window_state_bytes, sqm__window_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__window_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_window(void) { return &sqm__window_mixer; }
+static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__window_mixer, bound, x, out, in, spans, n_spans, 0, sqm__window_run);
+}
+
+/* ---- [MIX.reorder] rows in another order ------------------------------------------------------------------
+   order = backward: the last row first;  down, up with columns = C: a picture of C columns, whose rows come
+   line by line, column by column instead (up: that backwards). Any causal mixer between two of them looks the
+   other way; down with as many columns as the picture has lines undoes down.
+   Rows in, out [width], of the whole sequence
+   Source   bidirectional S4, DSS and S5 (2208.04933), S4ND (2210.06583).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: s5_layer, dss_layer, liquid_s4, s4nd. */
+typedef struct sqm__reorder {
+    sqm__order order;
+    int32_t    width;
+} sqm__reorder;
+
+static sqm_result sqm__reorder_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__reorder *r = (sqm__reorder *)bound;
+    memset(r, 0, sizeof(*r));
+    r->width = *out_width = in_width;
+    return sqm__order_bind(&r->order, params, n, err);
+}
+static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__reorder *r = (const sqm__reorder *)bound;
+    const size_t width = (size_t)r->width;
+    sqm__run_of run;
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *from = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * width;
+        for (int32_t i = 0; sqm__order_run(&run, &r->order, spans[s].rows, i); i++)
+            for (int32_t k = 0; k < run.count; k++, to += width)
+                memcpy(to, from + (size_t)(run.first + k * run.step) * width, width * sizeof(float));
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__reorder_mixer = {
+    "reorder", "order columns", sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
+
+/* ---- [MIX.running_pool] what all rows so far have in common -----------------------------------------------
+   mean: sum_s w_s x_s / sum_s w_s    sum: sum_s w_s x_s    max: largest x_s with w_s > 0             s <= t
+   Rows in  [width], or with weighted = 1 [width | w];  rows out [width]; without weighted w_s = 1. Zeros as
+            long as every w_s was 0.
+   State    doubles: sum of w, then the sums or the largest values.
+   Order    one chain of double additions over the rows for each column.
+   Source   pooling of sequence classifiers, at every step: the running prediction of LMUFormer (2402.04882).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: lmuformer. */
+enum { SQM__RUNNING_MEAN, SQM__RUNNING_SUM, SQM__RUNNING_MAX };
+static const char *const sqm__running_pool_kinds[] = { "mean", "sum", "max" };
+typedef struct sqm__running_pool { int32_t width, weighted, kind; } sqm__running_pool;
+
+static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__running_pool *p = (sqm__running_pool *)bound;
+    memset(p, 0, sizeof(*p));
+    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds, SQM__COUNT(sqm__running_pool_kinds), 0,
+                               err));
+    SQM__TRY(sqm__param_int(&p->weighted, params, n, "weighted", 0, 0, 1, err));
+    p->width = in_width - p->weighted;
+    if (p->width < 1) SQM__FAIL(err, SQM_E_SHAPE, in_width, "running_pool: a weight alone is no row");
+    *out_width = p->width;
+    return SQM_OK;
+}
+static size_t sqm__running_pool_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)((const sqm__running_pool *)bound)->width + 1, sizeof(double));
+}
+static size_t sqm__running_pool_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__running_pool_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__running_pool_row(const sqm__running_pool *p, double *total, float *y, const float *x)
+{
+    const double weight = p->weighted ? (double)x[p->width] : 1.0, before = *total;
+    double *sums = total + 1;
+    *total += weight;
+    for (int32_t i = 0; i < p->width; i++) {
+        const double v = (double)x[i];
+        if (p->kind != SQM__RUNNING_MAX) sums[i] += weight * v;
+        else if (weight > 0.0 && (before == 0.0 || v > sums[i])) sums[i] = v;
+        y[i] = (float)(p->kind != SQM__RUNNING_MEAN ? sums[i] : *total != 0.0 ? sums[i] / *total : 0.0);
+    }
+}
+static void sqm__running_pool_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                          const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__running_pool *p = (const sqm__running_pool *)bound;
+    const size_t width = (size_t)p->width, in_width = width + (size_t)p->weighted;
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++)
+        for (size_t t = (size_t)spans[s].first_row; spans[s].state &&
+             t < (size_t)spans[s].first_row + (size_t)spans[s].rows; t++)
+            sqm__running_pool_row(p, (double *)spans[s].state, out + t * width, in + t * in_width);
+}
+static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__running_pool_mixer = {
+    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind, sqm__running_pool_state_bytes,
+    sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool_mixer; }
+static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0, sqm__running_pool_run);
+}
+
+/* ---- [MIX.spike] leaky integrate-and-fire neurons ---------------------------------------------------------
+   input = scaled: v += (x - (v - rest)) / tau       added: v += x - (v - rest) / tau
+   y = 1 if v >= threshold else 0;   where it fired: v = rest (reset = hard) or v -= threshold (soft)
+   Rows in, out [width]
+   State    v [width], starts at 0.
+   Source   spikingjelly's LIFNode (decay_input = scaled) and IFNode (tau = inf: tau large, added), Spiking
+            LMUFormer (2402.04882).
+   Traps    spikes are 0 or 1: an input that rounds to the other side of the threshold changes all after it.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: lif, lmuformer. */
+typedef struct sqm__spike { int32_t width, added, soft; float leak, threshold, rest; } sqm__spike;
+static const char *const sqm__spike_inputs[] = { "scaled", "added" };
+static const char *const sqm__spike_resets[] = { "hard", "soft" };
+
+static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    const double tau = sqm__param_number(params, n, "tau", 2.0);
+    sqm__spike *s = (sqm__spike *)bound;
+    memset(s, 0, sizeof(*s));
+    if (!(tau >= 1.0 && tau <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau must be at least 1");
+    SQM__TRY(sqm__param_float(&s->threshold, params, n, "threshold", 1.0, err));
+    SQM__TRY(sqm__param_float(&s->rest, params, n, "rest", 0.0, err));
+    SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->soft, params, n, "reset", sqm__spike_resets, 2, 0, err));
+    s->leak = (float)(1.0 / tau);
+    s->width = *out_width = in_width;
+    return SQM_OK;
+}
+static size_t sqm__spike_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)((const sqm__spike *)bound)->width, sizeof(float));
+}
+static size_t sqm__spike_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__spike_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__spike_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__spike *n = (const sqm__spike *)job->bound;
+    sqm__spike_scan s;
+    int32_t unit = 0;
+    s.stride = (size_t)n->width;
+    s.keep_input = n->added;
+    s.soft = n->soft;
+    s.leak = n->leak;
+    s.threshold = n->threshold;
+    s.rest = n->rest;
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t g = 0; job->spans[i].state && g < job->groups; g++) {
+            const size_t first = (size_t)g * SQM__LANES;
+            const size_t at = (size_t)job->spans[i].first_row * s.stride + first;
+            if (unit++ % job->pieces != piece) continue;
+            s.v = (float *)job->spans[i].state + first;
+            s.x = job->in + at;
+            s.y = job->out + at;
+            s.n_tokens = job->spans[i].rows;
+            s.lanes = sqm__min(SQM__LANES, n->width - (int32_t)first);
+            job->x->kernels->spike(&s);
+        }
+}
+static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                           const sqm_span *spans, int32_t n_spans)
+{
+    sqm__run_groups(sqm__spike_task, bound, x, out, in, spans, n_spans,
+                    sqm__ceil_div(((const sqm__spike *)bound)->width, SQM__LANES), SQM__LANES * 4);
+}
+static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__spike_mixer = {
+    "spike", "tau threshold rest input reset", sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
+    sqm__spike_state_bytes, sqm__spike_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__spike_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_spike(void) { return &sqm__spike_mixer; }
+static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__spike_mixer, bound, x, out, in, spans, n_spans, 0, sqm__spike_run);
+}
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -9213,6 +10633,14 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__trapezoid_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
     &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer, &sqm__ridge_mixer,
+    &sqm__legs_mixer,
+    &sqm__long_conv_mixer,
+    &sqm__lti_mixer,
+    &sqm__running_pool_mixer,
+    &sqm__reorder_mixer,
+    &sqm__rnn_mixer,
+    &sqm__spike_mixer,
+    &sqm__window_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
@@ -12272,7 +13700,7 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
             ? 2048 : 1 << 30;
     if (to->max_batch == 0)
         to->max_batch = m->mixer_flags & SQM_MIXER_WHOLE_ONLY ? to->max_context
-            : sqm__min(64, to->max_context);
+            : sqm__min(128, to->max_context);
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
@@ -12514,17 +13942,37 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
     }
 }
 
-static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+/* Ops that treat rows one by one: rows are cut over threads. */
+typedef void (*sqm__row_function)(const sqm_session *s, const sqm__op *op, size_t row);
+typedef struct sqm__op_job {
+    const sqm_session *s;
+    const sqm__op     *op;
+    sqm__row_function  run;
+    int32_t            pieces;
+} sqm__op_job;
+static void sqm__op_task(void *arg, int32_t piece)
+{
+    const sqm__op_job *job = (const sqm__op_job *)arg;
+    const int32_t n = job->s->n_rows, last = sqm__cut(n, piece + 1, job->pieces);
+    for (int32_t t = sqm__cut(n, piece, job->pieces); t < last; t++) job->run(job->s, job->op, (size_t)t);
+}
+static void sqm__run_by_rows(const sqm_session *s, const sqm__op *op, sqm__row_function run)
+{
+    sqm__op_job job;
+    job.s = s;
+    job.op = op;
+    job.run = run;
+    job.pieces = sqm__min(s->n_rows, sqm__pieces(&s->exec, (size_t)s->n_rows * (size_t)op->out_width * 2));
+    sqm__run(&s->exec, sqm__op_task, &job, job.pieces);
+}
+
+static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const sqm__rope_table *r = &s->model->ropes[op->rope];
-    const size_t stride = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
-        const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
-        for (int32_t h = 0; h < op->heads; h++)
-            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims,
-                             (sqm_rope_style)op->choice);
-    }
+    float *row = s->registers[op->dst] + t * (size_t)op->out_width + op->first;
+    const float *table = s->rope_tables[op->rope] + t * (size_t)r->dims;
+    for (int32_t h = 0; h < op->heads; h++)
+        sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
 /* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
@@ -12555,45 +14003,39 @@ static void sqm__rope_prepare(sqm_session *s)
     }
 }
 
-/* a * gain + bias and rows side by side */
-static void sqm__run_affine(sqm_session *s, const sqm__op *op)
+/* a * gain + bias */
+static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width + op->first;
-        const float *a = s->registers[op->src] + (size_t)t * width + op->first;
-        for (size_t i = 0; i < (size_t)op->count; i++) {
-            const float product = op->gain ? a[i] * op->gain[i] : a[i];
-            y[i] = op->bias ? product + op->bias[i] : product;
-        }
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    float *y = s->registers[op->dst] + at;
+    const float *a = s->registers[op->src] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) {
+        const float product = op->gain ? a[i] * op->gain[i] : a[i];
+        y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-static void sqm__run_cat(sqm_session *s, const sqm__op *op)
+/* two rows side by side */
+static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-        memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
-    }
+    float *y = s->registers[op->dst] + t * width;
+    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
+    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
 }
-
-/* y = a + b, a * b; b has a value for each block of `each` columns */
-static void sqm__run_pair(sqm_session *s, const sqm__op *op)
+/* a + b or a * b; b has a value for each block of columns */
+static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, groups = (size_t)op->groups, each = width / groups;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
-        if (each == 1) {
-            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
-            else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
-            continue;
-        }
-        for (size_t g = 0; g < groups; g++, y += each, a += each) {
-            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
-            else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
-        }
+    float *y = s->registers[op->dst] + t * width;
+    const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
+    if (each == 1) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
+        else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
+        return;
+    }
+    for (size_t g = 0; g < groups; g++, y += each, a += each) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
+        else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
     }
 }
 
@@ -12609,22 +14051,20 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
 }
 
 /* scale, clip, copy */
-static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
-        const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
-        if (op->kind == SQM__OP_SCALE) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
-        } else if (op->kind == SQM__OP_CLIP) {
-            for (size_t i = 0; i < n; i++) {
-                const float high = a[i] > op->high ? op->high : a[i];
-                y[i] = high < op->low ? op->low : high;
-            }
-        } else if (y != a) {
-            memcpy(y, a, n * sizeof(float));
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+    if (op->kind == SQM__OP_SCALE) {
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+    } else if (op->kind == SQM__OP_CLIP) {
+        for (size_t i = 0; i < n; i++) {
+            const float high = a[i] > op->high ? op->high : a[i];
+            y[i] = high < op->low ? op->low : high;
         }
+    } else if (y != a) {
+        memcpy(y, a, n * sizeof(float));
     }
 }
 
@@ -12751,7 +14191,7 @@ static void sqm__run_ops(void *session)
             sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
                             s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
             break;
-        case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
+        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
         case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
         case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
@@ -12759,13 +14199,13 @@ static void sqm__run_ops(void *session)
         case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
             sqm__run_rows(s, op);
             break;
-        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_pair(s, op); break;
+        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_by_rows(s, op, sqm__pair_row); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
-        case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
-        case SQM__OP_CAT:    sqm__run_cat(s, op); break;
+        case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
+        case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
         case SQM__OP_GATE:   sqm__run_gate(s, op); break;
-        default:             sqm__run_elementwise(s, op); break;
+        default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
         }
     }
 }

@@ -29,18 +29,22 @@ typedef struct problem { int32_t rows, cols; uint8_t *panels; size_t bytes; sqm_
 static void run_product(float *y, const problem *p, sqm_isa isa, int32_t tokens, int planes, int add)
 {
     const sqm__kernels *k = sqm__kernels_of(isa);
-    const size_t groups = (size_t)sqm__ceil_div(p->cols, SQM__GROUP), row = groups * SQM__GROUP;
-    int8_t *codes = (int8_t *)malloc((size_t)tokens * row * 2);
-    float *scales = (float *)malloc((size_t)tokens * groups * 4);
+    const size_t groups = (size_t)sqm__ceil_div(p->cols, SQM__GROUP);
+    const size_t tile = tokens == 1 ? 1 : (size_t)k->tile, n = groups * sqm__align_up((size_t)tokens, tile);
+    const size_t plane = planes == 2 ? n * SQM__GROUP : 0;
+    int8_t *codes = (int8_t *)calloc(n * 2, SQM__GROUP);
+    float *scales = (float *)calloc(n, 4);
     float *work = (float *)malloc(SQM__WORK_FLOATS * sizeof(float));
-    int32_t *sums = (int32_t *)malloc((size_t)tokens * groups * 8);
+    int32_t *sums = (int32_t *)calloc(n, 8);
     sqm__gemm g;
-    for (size_t t = 0; t < (size_t)tokens; t++)
-        k->quantize(codes + t * row, planes == 2 ? codes + ((size_t)tokens + t) * row : NULL,
-                    scales + t * groups, sums + t * groups * 2, p->x + t * (size_t)p->cols, p->cols);
+    for (size_t t = 0; t < (size_t)tokens; t++) {
+        const size_t at = t / tile * groups * tile + t % tile;
+        k->quantize(codes + at * SQM__GROUP, scales + at, sums + 2 * at, tile, plane,
+                    p->x + t * (size_t)p->cols, p->cols);
+    }
     for (int32_t i = 0; i < tokens * p->rows; i++) y[i] = (float)(i % 7);
     g.y = y; g.x = p->x; g.codes = planes ? codes : NULL; g.code_scales = scales; g.code_sums = sums;
-    g.n_planes = planes;
+    g.plane = plane; g.tile = (int32_t)tile;
     g.panels = p->panels; g.panel_bytes = (size_t)sqm__panel_bytes(p->dtype, p->cols);
     g.y_stride = (size_t)p->rows; g.x_stride = (size_t)p->cols; g.bias = p->bias; g.scale = 0.75f;
     g.add = add;

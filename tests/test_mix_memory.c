@@ -65,14 +65,6 @@ static void tensor(bench *b, const char *key, sqm_tensor t)
     b->params[b->n_params - 1].tensors = &b->lists[i];
     b->params[b->n_params - 1].n_tensors = 1;
 }
-static sqm_tensor rows_3d(const float *data, int32_t a, int32_t rows, int32_t cols)
-{
-    sqm_tensor t = sqm_tensor_1d(data, SQM_F32, a);
-    t.ndim = 3;
-    t.shape[1] = rows;
-    t.shape[2] = cols;
-    return t;
-}
 static void *kept_panels[512];                         /* freed by main */
 static int n_kept;
 /* panels of rows [rows, cols] */
@@ -540,7 +532,9 @@ static void spec_params(bench *b, const spec *s)
         tensor(b, "norm_b", sqm_tensor_1d(s->shift, SQM_F32, s->heads * s->v_dim));
     }
     for (int i = 0; i < 3; i++)
-        if (n.w[i]) tensor(b, "start", rows_3d(s->start[i], s->heads, n.rows[i], n.cols[i]));
+        if (n.w[i])
+            tensor(b, "start", sqm_tensor_2d(s->start[i], SQM_F32, SQM_ROWS, s->heads * n.rows[i],
+                                             n.cols[i]));
     net_free(&n);
 }
 static void test_memory(int i)
@@ -1052,17 +1046,17 @@ static void test_memory_refusals(void)
     tensor(&b, "steps", sqm_tensor_1d(some, SQM_F32, 1));
     refused(&b, "update=sum only", __LINE__);
     base(&b, memory);
-    tensor(&b, "start", rows_3d(some, 2, 4, 4));
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 4));
     accepted(&b, __LINE__);
-    tensor(&b, "start", rows_3d(some, 2, 4, 4));
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 4));
     refused(&b, "start has 2 matrices, this memory has 1", __LINE__);
     base(&b, memory);
-    tensor(&b, "start", rows_3d(some, 2, 4, 5));
-    refused(&b, "matrix 0 must be float32 [2, 4, 4]", __LINE__);
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 5));
+    refused(&b, "matrix 0 must be float32 [2 x 4, 4]", __LINE__);
     base(&b, memory);
     number(&b, "bias", 1);
-    tensor(&b, "start", rows_3d(some, 2, 4, 4));
-    refused(&b, "must be float32 [2, 5, 4]", __LINE__);
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 4));
+    refused(&b, "must be float32 [2 x 5, 4]", __LINE__);
     base(&b, memory);
     set(&b, "head_dim", 65536, NULL);
     word(&b, "memory", "mlp");
