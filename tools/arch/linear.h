@@ -891,4 +891,55 @@ static void arch_fla_rwkv(conv *c, int version)
 static void arch_rwkv6(conv *c) { arch_fla_rwkv(c, 6); }
 static void arch_rwkv7(conv *c) { arch_fla_rwkv(c, 7); }
 
+/* ---- xLSTM of transformers ----------------------------------------------------------------------------- */
+static void arch_xlstm_keys(conv *c)
+{
+    static const char *const kernels[] = {
+        "chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "chunk_size", "autocast_kernel_dtype",
+        "inference_state_dtype", "max_inference_chunksize", "return_last_states", "norm_reduction_force_float32",
+        "ffn_round_up_to_multiple_of", NULL
+    };
+    for (int i = 0; kernels[i]; i++) conv_key(c, kernels[i]);
+    conv_only_bool(c, "use_bias", 0);
+    if (strcmp(conv_word(c, "weight_mode", "single"), "single") != 0)
+        conv_fail(c->env, "config.json: \"weight_mode\" other than single is not supported");
+}
+static void arch_xlstm(conv *c)
+{
+    static const lin_xlstm_names names = {
+        "norm_mlstm", "mlstm_layer.q", "mlstm_layer.k", "mlstm_layer.v", "mlstm_layer.fgate_preact.weight",
+        "mlstm_layer.igate_preact.weight", "mlstm_layer.ogate_preact", "mlstm_layer.multihead_norm",
+        "mlstm_layer.out_proj", "norm_ffn", "ffn.proj_up_gate", "ffn.proj_up", "ffn.proj_down"
+    };
+    conv_decoder d;
+    lin_xlstm x;
+    arch_xlstm_keys(c);
+    if (!arch_ssm_decoder(c, &d, "backbone.embeddings", "backbone.out_norm", "backbone.blocks.")) return;
+    d.dim = conv_size(c, "hidden_size", conv_size(c, "embedding_dim", 4096));
+    d.layers = conv_size(c, "num_hidden_layers", conv_size(c, "num_blocks", 32));
+    d.vocab = conv_size(c, "vocab_size", 50304);
+    d.tied = conv_bool(c, "tie_word_embeddings", 0);
+    d.norm_eps = conv_positive(c, "norm_eps", 1e-6);
+    if (!conv_decoder_defaults(c, &d)) return;
+    d.head_softcap = conv_number(c, "output_logit_soft_cap", 30.0);
+    x.dim = d.dim;
+    x.heads = conv_size(c, "num_heads", 8);
+    x.key_dim = arch_expanded(c, &d, "qk_dim_factor", 0.5) / x.heads;
+    x.v_dim = arch_expanded(c, &d, "v_dim_factor", 1.0) / x.heads;
+    x.gate_cap = conv_positive(c, "gate_soft_cap", 15.0);
+    x.eps = conv_positive(c, "eps", 1e-6);
+    x.norm_eps = d.norm_eps;
+    conv_key(c, "ffn_proj_factor");                    /* the weights' shapes show it                       */
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const lin l = arch_lin(c, conv_format(c->env, "backbone.blocks.%d.", i), ".weight", i);
+        x.ffn = lin_size(&l, names.up, 0);
+        conv_line(c, "# layer %d", i);
+        lin_put_xlstm_block(&l, &x, &names);
+    }
+    conv_line(c, "# output");
+    if (conv_bool(c, "add_out_norm", 1)) conv_put_norm(c, &d, 0, 0, "norm", d.final_norm);
+    conv_put_head(c, &d);
+}
+
 #endif /* ARCH_LINEAR_H_INCLUDED */

@@ -87,6 +87,7 @@ static const conv_arch conv_hf_archs[] = {
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
+    { "xlstm", "xLSTMForCausalLM", arch_xlstm },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
     { NULL, NULL, NULL }
