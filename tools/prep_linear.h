@@ -121,27 +121,33 @@ static CONV_UNUSED void lin_low_rank(const lin *l, int dst, int src, conv_part i
 }
 
 /* mix rD rS conv with kernels [channels, 1, taps] of up to three tensors, whose channels stand side by side
-   from column 0 on. biases: NAME with .weight replaced by .bias, when it is there.                         */
-static CONV_UNUSED void lin_conv(const lin *l, int dst, int src, const char *const *names, const int64_t *channels,
-                                 int n, int32_t taps, const char *act)
+   from column 0 on. Only their sum must be right: transformers cuts the kernels of OLMo hybrid in thirds.
+   biases: NAME with .weight replaced by .bias, when it is there.                                           */
+static CONV_UNUSED void lin_conv(const lin *l, int dst, int src, const char *const *names,
+                                 const int64_t *channels, int n, int32_t taps, const char *act)
 {
-    int64_t all = 0, at = 0;
+    int64_t all = 0, found = 0, at = 0;
     float *kernel, *bias;
     int biases = 0;
-    for (int i = 0; i < n; i++) all += channels[i];
+    for (int i = 0; i < n; i++) {
+        all += channels[i];
+        found += lin_size(l, names[i], 0);
+    }
     kernel = lin_floats(l, all * taps);
     bias = lin_floats(l, all);
-    for (int i = 0; kernel && bias && i < n; at += channels[i], i++) {
-        const float *from = lin_read(l, names[i], channels[i] * taps);
-        const char *base = strstr(names[i], ".weight");
-        const char *name = conv_format(l->c->env, "%.*s.bias", (int)(base ? base - names[i] : (int)strlen(names[i])),
-                                       names[i]);
+    for (int i = 0; kernel && bias && i < n; i++) {
+        const int64_t rows = found == all ? lin_size(l, names[i], 0) : channels[i];
+        const float *from = lin_read(l, names[i], rows * taps);
+        const char *end = strstr(names[i], ".weight");
+        const char *name = conv_format(l->c->env, "%.*s.bias",
+                                       (int)(end ? end - names[i] : (int)strlen(names[i])), names[i]);
         const float *b = conv_has(l->c, conv_format(l->c->env, "%s%s", l->from, name))
-            ? lin_read(l, name, channels[i]) : NULL;
-        for (int64_t j = 0; from && j < channels[i]; j++) {
+            ? lin_read(l, name, rows) : NULL;
+        for (int64_t j = 0; from && j < rows; j++) {
             for (int32_t k = 0; k < taps; k++) kernel[k * all + at + j] = from[j * taps + k];
             if (b) bias[at + j] = b[j];
         }
+        at += rows;
         biases |= b != NULL;
     }
     conv_put(l->c, "mix r%d r%d conv w=@%s", dst, src,

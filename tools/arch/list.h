@@ -6,7 +6,7 @@
 #include "gpt.h"
 #include "phi.h"
 #include "ssm.h"
-#include "linear.h"
+#include "linear_hybrid.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -17,6 +17,7 @@ typedef struct conv_arch {
 static const conv_arch conv_hf_archs[] = {
     { "abc", "ABCForCausalLM", arch_abc },
     { "arcee", "ArceeForCausalLM", arch_arcee },
+    { "bailing_hybrid", "BailingHybridForCausalLM", arch_bailing_hybrid },
     { "bamba", "BambaForCausalLM", arch_bamba },
     { "biogpt", "BioGptForCausalLM", arch_biogpt },
     { "codegen", "CodeGenForCausalLM", arch_gptj },
@@ -52,6 +53,7 @@ static const conv_arch conv_hf_archs[] = {
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
     { "jamba", "JambaForCausalLM", arch_jamba },
     { "kda", "KDAForCausalLM", arch_kda },
+    { "kimi_linear", "KimiLinearForCausalLM", arch_kimi_linear },
     { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
     { "lfm2_moe", "Lfm2MoeForCausalLM", arch_lfm2 },
     { "lfm3", "Lfm3ForCausalLM", arch_lfm3 },
@@ -62,6 +64,7 @@ static const conv_arch conv_hf_archs[] = {
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
     { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
     { "mesa_net", "MesaNetForCausalLM", arch_mesa_net },
+    { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "ministral", "MinistralForCausalLM", arch_ministral },
     { "mistral", "MistralForCausalLM", arch_mistral },
     { "nanochat", "NanoChatForCausalLM", arch_nanochat },
@@ -70,6 +73,7 @@ static const conv_arch conv_hf_archs[] = {
     { "olmo", "OlmoForCausalLM", arch_olmo },
     { "olmo2", "Olmo2ForCausalLM", arch_olmo2 },
     { "olmo3", "Olmo3ForCausalLM", arch_olmo3 },
+    { "olmo_hybrid", "OlmoHybridForCausalLM", arch_olmo_hybrid },
     { "openai-gpt", "OpenAIGPTLMHeadModel", arch_openai_gpt },
     { "opt", "OPTForCausalLM", arch_opt },
     { "persimmon", "PersimmonForCausalLM", arch_persimmon },
@@ -77,6 +81,9 @@ static const conv_arch conv_hf_archs[] = {
     { "phi3", "Phi3ForCausalLM", arch_phi3 },
     { "qwen2", "Qwen2ForCausalLM", arch_qwen2 },
     { "qwen3", "Qwen3ForCausalLM", arch_qwen3 },
+    { "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", arch_qwen_hybrid },
+    { "qwen3_5_text", "Qwen3_5ForCausalLM", arch_qwen_hybrid },
+    { "qwen3_next", "Qwen3NextForCausalLM", arch_qwen_hybrid },
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
     { "retnet", "RetNetForCausalLM", arch_retnet },
     { "rwkv", "RwkvForCausalLM", arch_rwkv },
