@@ -338,6 +338,7 @@ SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
 SQMDEF const sqm_mixer *sqm_mixer_shift(void);
 SQMDEF const sqm_mixer *sqm_mixer_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_ridge(void);
 SQMDEF const sqm_mixer *sqm_mixer_lti(void);
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
@@ -1891,15 +1892,16 @@ typedef struct sqm__outer {
     float       *state;                 /* [v_dim / 16][key_dim][16], panels of [KERN]'s dense product */
     float       *key_sum;               /* [key_dim up to a multiple of 16] or NULL */
     const float *q, *k, *v, *a, *b;
-    const float *decay, *gate;          /* factors, one a row (decay: or key_dim, when decay_is_vector) */
+    const float *decay, *gate;          /* factors of the first row; decay: 1, key_dim or v_dim of them */
     const float *bonus;                 /* [key_dim] or NULL */
     float       *factor, *extra;        /* [n_rows] of outer_sums; NULL: scale, 0 */
     float       *out;
     float        scale;
     size_t       stride, decay_stride, gate_stride, out_stride;      /* from row to row; 0: all the same */
     size_t       k_step, v_step, gate_step;                          /* from update to update of a row */
-    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_is_vector;
+    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_by;
 } sqm__outer;
+enum { SQM__BY_HEAD, SQM__BY_KEY, SQM__BY_VALUE };     /* decay: one factor, for each key or value channel */
 
 /* Channels [first, last) of a running log-sum-exp; see [MIX.running_softmax]. */
 typedef struct sqm__running {
@@ -1908,7 +1910,7 @@ typedef struct sqm__running {
     const float *decay, *bonus;         /* [channels / spread] or NULL */
     float       *out;
     size_t       stride, out_stride;
-    int32_t      n_rows, channels, spread;
+    int32_t      n_rows, channels, spread, weights;    /* weights: there are no values, see the mixer */
 } sqm__running;
 
 /* One head of a recurrent network with exponential gates; see [MIX.slstm]. */
@@ -4172,7 +4174,7 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
             const int32_t left = o->key_dim - i;
             const v16 k = SQM__NAME(load_n)(u.k + i, left, 0.0f), q = SQM__NAME(load_n)(u.q + i, left, 0.0f);
             if (o->key_sum) {
-                const v16 d = o->decay_is_vector ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
+                const v16 d = o->decay_by == SQM__BY_KEY ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
                 const v16 z = SQM__MADD(k, gate, SQM__MUL(d, SQM__NAME(load)(o->key_sum + i)));
                 SQM__NAME(store)(o->key_sum + i, z);
                 seen = SQM__MADD(q, z, seen);
@@ -4199,7 +4201,7 @@ SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const in
 
 /* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
 SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
-                                         const int32_t update, const int32_t vector, const int32_t W)
+                                         const int32_t update, const int32_t by, const int32_t W)
 {
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     const float *state = o->state + (size_t)tile * tile_floats;
@@ -4209,7 +4211,7 @@ SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int3
     SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
     for (int32_t k = 0; k < o->key_dim; k++) {
         v16 r = SQM__SET1(reader[k]);
-        if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        if (update == SQM__OUTER_DELTA && by == SQM__BY_KEY) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
         SQM__WIDE for (int32_t c = 0; c < W; c++)
             sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
                                sum[c]);
@@ -4221,7 +4223,7 @@ SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int3
    state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
    update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
 SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
-                                         const int32_t update, const int32_t read, const int32_t vector,
+                                         const int32_t update, const int32_t read, const int32_t by,
                                          const int32_t single, const int32_t W)
 {
     const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
@@ -4229,7 +4231,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     float *state = o->state + (size_t)tile * tile_floats;
     sqm__update next = SQM__NAME(outer_row)(o, 0);
-    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A];
+    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A], lanes[SQM__TILE_A];
     SQM__WIDE for (int32_t c = 0; c < W; c++)
         ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
     for (int32_t step = 0; step < n; step++) {
@@ -4242,18 +4244,21 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
             if (update == SQM__OUTER_DELTA)
-                x[c] = SQM__SUB(x[c], vector ? ahead[c] : SQM__MUL(decay, ahead[c]));
+                x[c] = SQM__SUB(x[c], by == SQM__BY_KEY ? ahead[c] : SQM__MUL(decay, ahead[c]));
             x[c] = SQM__MUL(gate, x[c]);
+            lanes[c] = by == SQM__BY_VALUE ?
+                SQM__NAME(load_n)(u.decay + first + 16 * c, o->v_dim - first - 16 * c, 0.0f) : decay;
             sum[c] = gathered[c] = SQM__SET1(0.0f);
         }
         for (int32_t k = 0; k < o->key_dim; k++) {
-            const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
+            const v16 key = SQM__SET1(u.k[k]), d = by == SQM__BY_KEY ? SQM__SET1(u.decay[k]) : decay;
             v16 r = key;
             if (more) r = SQM__SET1(reader[k]);
-            if (more && update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            if (more && update == SQM__OUTER_DELTA && by == SQM__BY_KEY)
+                r = SQM__MUL(r, SQM__SET1(next.decay[k]));
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
                 float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
-                v16 s = SQM__MUL(d, SQM__NAME(load)(at));
+                v16 s = SQM__MUL(by == SQM__BY_VALUE ? lanes[c] : d, SQM__NAME(load)(at));
                 if (update == SQM__OUTER_DPLR) s = SQM__MADD(SQM__SET1(u.b[k]), ahead[c], s);
                 s = SQM__MADD(key, x[c], s);
                 SQM__NAME(store)(at, s);
@@ -4276,7 +4281,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
 }
 /* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
 SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
-                                         const int32_t update, const int32_t read, const int32_t vector)
+                                         const int32_t update, const int32_t read, const int32_t by)
 {
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
     const int single = looks_ahead && o->n_rows * o->steps == 1;
@@ -4284,39 +4289,42 @@ SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int3
     while (tile < last) {
         const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
         if (looks_ahead) {
-            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 4);
-            else SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 1);
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 1);
         }
         if (SQM__TILE_A > 1 && (!looks_ahead || single))
         for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector,
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by,
                                    looks_ahead, SQM__TILE_A);
         if (SQM__TILE_S > 1 && looks_ahead)
         for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0,
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0,
                                    SQM__TILE_S);
         for (; tile < end; tile++)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0, 1);
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0, 1);
     }
 }
-static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
+/* The options of a recurrence as constants: each pair gets its own loop. */
+SQM__SPECIAL void SQM__NAME(outer_by)(const sqm__outer *o, int32_t first, int32_t last, const int32_t update,
+                                      const int32_t read)
 {
-    const int32_t vector = o->decay_is_vector;
-    if (o->update == SQM__OUTER_DELTA) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 0);
-    } else if (o->update == SQM__OUTER_DPLR) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 0);
-    } else if (o->read == SQM__OUTER_POST) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 0);
-    } else if (o->read == SQM__OUTER_PRE) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 0);
-    } else {
-        SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_UNREAD, 0);
-    }
+    if (o->decay_by == SQM__BY_KEY) SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_KEY);
+    else SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_HEAD);
+}
+static void SQM__NAME(outer)(const sqm__outer *o, int32_t first, int32_t last)
+{
+    if (o->update == SQM__OUTER_DELTA)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DELTA, SQM__OUTER_POST);
+    else if (o->update == SQM__OUTER_DPLR)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DPLR, SQM__OUTER_POST);
+    else if (o->decay_by == SQM__BY_VALUE)
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST, SQM__BY_VALUE);
+    else if (o->read == SQM__OUTER_POST)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST);
+    else if (o->read == SQM__OUTER_PRE)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_PRE);
+    else
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_UNREAD, SQM__BY_HEAD);
 }
 
 /* ---- running log-sum-exp and exponential gates --------------------------------------------------------- */
@@ -4336,10 +4344,10 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
         const v16 decay = r->decay ? SQM__NAME(spread)(r->decay, at, r->spread, n, 0.0f) : zero;
         const v16 bonus = r->bonus ? SQM__NAME(spread)(r->bonus, at, r->spread, n, 0.0f) : zero;
         v16 top = SQM__NAME(load_n)(r->largest + at, n, 0.0f), sum = SQM__NAME(load_n)(r->sum + at, n, 0.0f);
-        v16 value = SQM__NAME(load_n)(r->value + at, n, 0.0f);
+        v16 value = r->weights ? zero : SQM__NAME(load_n)(r->value + at, n, 0.0f);
         for (size_t t = 0; t < (size_t)r->n_rows; t++) {
             const v16 score = SQM__NAME(spread)(r->score + t * r->stride, at, r->spread, n, 0.0f);
-            const v16 v = SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
+            const v16 v = r->weights ? zero : SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
             const v16 kept = SQM__ADD(top, decay), now = SQM__NAME(max)(kept, score);
             const v16 old = SQM__NAME(exp)(SQM__SUB(kept, now)), fresh = SQM__NAME(exp)(SQM__SUB(score, now));
             v16 y = zero, den = zero;
@@ -4351,6 +4359,12 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
                 den = SQM__MADD(before, sum, own);
             }
             value = SQM__MADD(old, value, SQM__MUL(fresh, v));
+            if (r->weights) {
+                const v16 all = SQM__MADD(old, sum, fresh);
+                SQM__NAME(store_n)(r->out + t * r->out_stride + r->channels + at,
+                                   SQM__NAME(div)(SQM__MUL(old, sum), all), n);
+                value = fresh;
+            }
             sum = SQM__MADD(old, sum, fresh);
             top = now;
             if (!r->bonus) { y = value; den = sum; }
@@ -4358,7 +4372,7 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
         }
         SQM__NAME(store_n)(r->largest + at, top, n);
         SQM__NAME(store_n)(r->sum + at, sum, n);
-        SQM__NAME(store_n)(r->value + at, value, n);
+        if (!r->weights) SQM__NAME(store_n)(r->value + at, value, n);
     }
 }
 
@@ -7550,7 +7564,8 @@ SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; 
 
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
-     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and channel
+     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and key channel
+                S' = S diag(d_t)         decay=value: one a row and value channel
      update     add    S = S' + g_t k_t v_t^T
                 delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
                 dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T       a reads the state before the decay
@@ -7563,7 +7578,7 @@ SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; 
                 0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
    steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
    Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay:
-            decay_heads (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) |
+            decay_heads, x key_dim with decay=vector, x v_dim with decay=value | g: steps x heads (gate=1) |
             a, b: like k (update=dplr)]; a part with n heads serves head h with its head h / (heads / n).
             Feature maps, norms and the gates' non-linearities are ops of the recipe.
    Rows out [heads x v_dim].
@@ -7580,7 +7595,7 @@ SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; 
             decayed state; scale also stands in the normalizer.
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_*.
    linear_attention_whole: the same rows, but every row sees all rows of the sequence; add, post, no decay. */
-enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
+enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR, SQM__DECAY_VALUE };
 enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
 typedef struct sqm__linear_attention {
     int32_t      heads, key_dim, v_dim, q_heads, k_heads, v_heads, decay_heads, steps, tiles, in_width;
@@ -7588,19 +7603,19 @@ typedef struct sqm__linear_attention {
     int32_t      at_k, at_v, at_decay, at_gate, at_a, at_b;              /* columns */
     float        scale, eps, key_start;
     const float *factors, *bonus;
-    int32_t      factors_a_head;        /* 1 or key_dim */
+    int32_t      factors_a_head, decay_width;          /* decay factors of a head */
 } sqm__linear_attention;
 
 static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const sqm_param *params, int32_t n,
                                                 sqm_error *err)
 {
     static const char *const updates[] = { "add", "delta", "dplr" }, *const reads[] = { "post", "pre" };
-    static const char *const decays[] = { "none", "scalar", "vector" };
+    static const char *const decays[] = { "none", "scalar", "vector", "value" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     const sqm_param *factors = sqm__param(params, n, "factors");
     SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
     SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
-    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 4, SQM__DECAY_NONE, err));
     SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
                              err));
     SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
@@ -7627,7 +7642,10 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
                   "log_gates goes with update=add, decay=scalar and gate=1 of every head, one step");
     if (a->normalizer == SQM__NORMALIZER_MAX && !a->log_gates)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "normalizer=max needs log_gates=1");
-    if (a->steps > 1 && (a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1)))
+    if (a->decay == SQM__DECAY_VALUE && (a->update || a->read || a->normalizer))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "decay=value goes with update=add, read=post, no normalizer");
+    if (a->steps > 1 && (a->decay > SQM__DECAY_SCALAR || (a->factors && a->factors_a_head > 1)))
         SQM__FAIL(err, SQM_E_UNSUPPORTED, a->steps, "%d steps need a decay of one factor a head", a->steps);
     return SQM_OK;
 }
@@ -7656,8 +7674,8 @@ static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *param
     at[0] = (int64_t)a->q_heads * a->key_dim;
     at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
     at[2] = at[1] + (int64_t)a->steps * a->v_heads * a->v_dim;
-    at[3] = at[2] + (a->decay == SQM__DECAY_NONE ? 0 : a->decay == SQM__DECAY_SCALAR ? a->decay_heads
-                     : (int64_t)a->decay_heads * a->key_dim);
+    a->decay_width = a->decay == SQM__DECAY_VECTOR ? a->key_dim : a->decay == SQM__DECAY_VALUE ? a->v_dim : 1;
+    at[3] = at[2] + (a->decay ? (int64_t)a->decay_heads * a->decay_width : 0);
     at[4] = at[3] + (a->gate ? (int64_t)a->steps * a->heads : 0);
     at[5] = at[4] + (a->update == SQM__OUTER_DPLR ? at[1] - at[0] : 0);
     at[6] = at[5] + (at[5] - at[4]);
@@ -7753,10 +7771,10 @@ static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_
     o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
     o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
     o->gate_step = (size_t)a->heads;
-    if (a->decay)
-        o->decay = row + a->at_decay + decay_at * (a->decay == SQM__DECAY_VECTOR ? a->key_dim : 1);
+    if (a->decay) o->decay = row + a->at_decay + decay_at * a->decay_width;
     if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
-    o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
+    o->decay_by = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1) ? SQM__BY_KEY
+        : a->decay == SQM__DECAY_VALUE ? SQM__BY_VALUE : SQM__BY_HEAD;
     if (a->gate) o->gate = row + a->at_gate + h;
     if (a->normalizer) { o->factor = arrays; arrays += all; }
     if (a->bonus) { o->bonus = a->bonus + head * (size_t)a->key_dim; o->extra = arrays; arrays += all; }
@@ -7825,48 +7843,37 @@ static void sqm__outer_task(void *arg, int32_t piece)
                 job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
             }
 }
-static void sqm__outer_run(sqm__outer_job *job)
+/* Rows up to the last one of any span */
+static size_t sqm__span_rows(const sqm_span *spans, int32_t n_spans)
 {
     size_t rows = 0;
-    for (int32_t s = 0; s < job->n_spans; s++) rows += job->spans[s].state ? (size_t)job->spans[s].rows : 0;
-    job->pieces = sqm__pieces(job->x, rows * (size_t)job->a->steps * sqm__outer_head(job->a) *
-                              (size_t)job->a->heads * 3);
-    if (sqm__outer_arrays(job->a)) sqm__run(job->x, sqm__outer_sums_task, job, job->pieces);
-    sqm__run(job->x, sqm__outer_task, job, job->pieces);
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        if (end > rows) rows = end;
+    }
+    return rows;
 }
-
-/* A span without state gets one in the scratch, behind the arrays. */
+static void sqm__outer_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t rows = 0;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.n_rows = sqm__span_rows(spans, n_spans);
+    job.arrays = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) rows += spans[s].state ? (size_t)spans[s].rows : 0;
+    job.pieces = sqm__pieces(x, rows * (size_t)a->steps * sqm__outer_head(a) * (size_t)a->heads * 3);
+    if (sqm__outer_arrays(a)) sqm__run(x, sqm__outer_sums_task, &job, job.pieces);
+    sqm__run(x, sqm__outer_task, &job, job.pieces);
+}
 static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                                 const sqm_span *spans, int32_t n_spans)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
-    sqm__outer_job job;
-    size_t need;
-    int32_t without = 0;
-    memset(&job, 0, sizeof(job));
-    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
-    for (int32_t s = 0; s < n_spans; s++) {
-        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
-        if (end > job.n_rows) job.n_rows = end;
-        without += spans[s].state == NULL;
-    }
-    need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
-    job.arrays = (float *)(void *)x->scratch;
-    if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
-                  "linear_attention needs %z bytes of scratch%s, the context has %z", (uint64_t)need,
-                  without ? " and a state" : "", (uint64_t)x->scratch_bytes);
-    if (without < n_spans) sqm__outer_run(&job);
-    for (int32_t s = 0; s < n_spans; s++) {
-        sqm_span span = spans[s];
-        if (span.state) continue;
-        span.state = x->scratch + need;
-        sqm__linear_attention_reset(a, span.state, 0, 0, 0, SQM_F32);
-        job.spans = &span;
-        job.n_spans = 1;
-        sqm__outer_run(&job);
-    }
-    return SQM_OK;
+    const size_t arrays = (size_t)sqm__outer_arrays(a) * (size_t)a->heads * sizeof(float);
+    return sqm__run_spans(sqm_mixer_linear_attention(), a, x, out, in, spans, n_spans,
+                          arrays * sqm__span_rows(spans, n_spans), sqm__outer_run);
 }
 
 static const char sqm__linear_attention_keys[] =
@@ -8003,13 +8010,15 @@ SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__li
      o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
    Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
             weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
-   State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
+   weights=1  rows in [s: heads], rows out [p: heads | r: heads]: what row t weighs, p = e^(s_t - m_t) / u_t,
+            and what all earlier ones keep, r = 1 - p: a recurrence with decay r and input p v is the softmax.
+   State    m, u, w [heads x v_dim] each (weights=1: no w); m = -1e38 at the start.
    Order    row by row, each channel by itself.
    Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
    Traps    RWKV-4's decay is -e^(time_decay).
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: aaren_*, rwkv4_*. */
 typedef struct sqm__running_softmax {
-    int32_t      heads, v_dim, channels, in_width;
+    int32_t      heads, v_dim, channels, in_width, out_width, weights;
     const float *decay, *bonus;
 } sqm__running_softmax;
 
@@ -8022,19 +8031,24 @@ static sqm_result sqm__running_bind(void *bound, const sqm_param *params, int32_
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", 1, 1, 1 << 16, err));
     SQM__TRY(sqm__param_vector(&a->decay, params, n, "decay", a->heads, err));
     SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads, err));
-    if ((int64_t)a->heads * (a->v_dim + 1) != in_width)
+    SQM__TRY(sqm__param_int(&a->weights, params, n, "weights", 0, 0, 1, err));
+    if (a->weights && (a->v_dim != 1 || a->bonus))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->v_dim, "weights=1 goes with v_dim=1 and no bonus");
+    if ((int64_t)a->heads * (a->weights ? 1 : a->v_dim + 1) != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d scores and values of %d channels do not fit rows of %d",
-                  a->heads, a->v_dim, in_width);
+                  a->heads, a->weights ? 0 : a->v_dim, in_width);
     a->channels = a->heads * a->v_dim;
     a->in_width = in_width;
-    *out_width = a->channels;
+    a->out_width = a->weights ? 2 * a->channels : a->channels;
+    *out_width = a->out_width;
     return SQM_OK;
 }
 static size_t sqm__running_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                        sqm_dtype kv_dtype)
 {
+    const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
     (void)max_context; (void)max_batch; (void)kv_dtype;
-    return (size_t)((const sqm__running_softmax *)bound)->channels * 3 * sizeof(float);
+    return (size_t)a->channels * (a->weights ? 2 : 3) * sizeof(float);
 }
 static size_t sqm__running_used_bytes(const void *bound, const void *state, int32_t position)
 {
@@ -8053,7 +8067,8 @@ static void sqm__running_reset(const void *bound, void *state, size_t state_byte
     const size_t n = (size_t)((const sqm__running_softmax *)bound)->channels;
     float *m = (float *)state;
     (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
-    for (size_t i = 0; i < 3 * n; i++) m[i] = i < n ? -1.0e38f : 0.0f;
+    memset(m, 0, sqm__running_state_bytes(bound, 0, 0, SQM_F32));
+    for (size_t i = 0; i < n; i++) m[i] = -1.0e38f;
 }
 
 typedef struct sqm__running_job {
@@ -8080,40 +8095,38 @@ static void sqm__running_task(void *arg, int32_t piece)
     r.v = r.score + a->heads;
     r.decay = a->decay;
     r.bonus = a->bonus;
-    r.out = job->out + (size_t)job->span->first_row * (size_t)a->channels;
+    r.out = job->out + (size_t)job->span->first_row * (size_t)a->out_width;
     r.stride = (size_t)a->in_width;
-    r.out_stride = (size_t)a->channels;
+    r.out_stride = (size_t)a->out_width;
+    r.weights = a->weights;
     r.n_rows = job->span->rows;
     r.channels = a->channels;
     r.spread = a->v_dim;
     job->x->kernels->running(&r, first, last);
 }
-static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
-                                       const sqm_span *spans, int32_t n_spans)
+static void sqm__running_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
 {
     const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
-    const size_t need = sqm__running_state_bytes(a, 0, 0, SQM_F32);
     sqm__running_job job;
     job.a = a; job.x = x; job.out = out; job.in = in;
     for (int32_t s = 0; s < n_spans; s++) {
+        if (!spans[s].state) continue;
         job.span = &spans[s];
         job.state = (float *)spans[s].state;
-        if (!job.state) {
-            if (need > x->scratch_bytes)
-                SQM__FAIL(&x->error, SQM_E_MEMORY, need,
-                          "running_softmax needs %z bytes of scratch, the context has %z", (uint64_t)need,
-                          (uint64_t)x->scratch_bytes);
-            job.state = (float *)(void *)x->scratch;
-            sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
-        }
         job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->channels * 64),
                               sqm__ceil_div(a->channels, SQM__LANES));
         sqm__run(x, sqm__running_task, &job, job.pieces);
     }
-    return SQM_OK;
+}
+static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_running_softmax(), bound, x, out, in, spans, n_spans, 0,
+                          sqm__running_run);
 }
 static const sqm_mixer sqm__running_softmax_mixer = {
-    "running_softmax", "heads v_dim decay bonus", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    "running_softmax", "heads v_dim decay bonus weights", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
     sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
     sqm__running_reset, sqm__running_forward
 };
@@ -8209,29 +8222,26 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         job->x->kernels->slstm(&s);
     }
 }
-static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
-                                     const sqm_span *spans, int32_t n_spans)
+static void sqm__slstm_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
-    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads);
-    const size_t state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    const size_t gates = (size_t)a->heads * (size_t)a->dim * 4;
     sqm__slstm_job job;
     job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
-        const size_t need = raw + (spans[s].state ? 0 : state);
-        if (need > x->scratch_bytes)
-            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "slstm needs %z bytes of scratch, the context has %z",
-                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (!spans[s].state) continue;
         job.span = &spans[s];
         job.state = (float *)spans[s].state;
-        if (!job.state) {
-            job.state = (float *)(void *)(x->scratch + raw);
-            sqm__slstm_reset(a, job.state, state, 0, 0, SQM_F32);
-        }
-        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * state / 4 * (size_t)a->dim), a->heads);
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * gates * (size_t)a->dim), a->heads);
         sqm__run(x, sqm__slstm_task, &job, job.pieces);
     }
-    return SQM_OK;
+}
+static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_slstm(), bound, x, out, in, spans, n_spans,
+                          sqm__slstm_scratch_bytes(bound, 0, 0, x->threads), sqm__slstm_run);
 }
 static const sqm_mixer sqm__slstm_mixer = {
     "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
@@ -8405,6 +8415,144 @@ static const sqm_mixer sqm__pool_mixer = {
     sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
+
+/* ---- [MIX.ridge] queries through the inverse of the keys' running second moment ---------------------------
+     H_t = d_t H_(t-1) + g_t k_t k_t^T,  H = 0 at the start;  x_t = (H_t + diag(lambda))^-1 q_t    head by head
+   With x as queries and the same decays and strengths, linear_attention is then the ridge regression of the
+   values on the keys, solved anew at each row.
+   Rows in  [q: heads x dim | k: heads x dim | d: heads | g: heads], rows out [heads x dim].
+   lambda   [heads x dim] > 0.
+   State    H [heads x dim x dim], one triangle of it.  Cost: dim^3 / 6 multiplications a head and row.
+   Order    row by row; H + diag(lambda) = L D L^T column by column, then two substitutions.
+   Source   MesaNet (2506.05233); its kernels run conjugate gradients instead, this is what they converge to.
+   Tests    tests/test_mix_linear.c; with a real layer: fla-mesa_net. */
+typedef struct sqm__ridge {
+    int32_t      heads, dim;
+    const float *lambda;
+} sqm__ridge;
+
+static sqm_result sqm__ridge_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__ridge *a = (sqm__ridge *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->dim, params, n, "dim", 0, 1, 1024, err));
+    if (2 * (int64_t)a->heads * (a->dim + 1) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "two times %d heads of %d channels and a number do not fit rows of %d", a->heads, a->dim,
+                  in_width);
+    SQM__TRY(sqm__param_vector(&a->lambda, params, n, "lambda", a->heads * a->dim, err));
+    if (!a->lambda) SQM__FAIL(err, SQM_E_SHAPE, 0, "ridge needs lambda=");
+    *out_width = a->heads * a->dim;
+    return SQM_OK;
+}
+static size_t sqm__ridge_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    const sqm__ridge *a = (const sqm__ridge *)bound;
+    const size_t dim = (size_t)a->dim;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)a->heads > (size_t)-1 / 16 / (dim * dim) ? (size_t)-1 : (size_t)a->heads * dim * dim * 4;
+}
+static size_t sqm__ridge_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__ridge_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* of a piece: the factored matrix */
+static size_t sqm__ridge_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
+{
+    const size_t dim = (size_t)((const sqm__ridge *)bound)->dim;
+    (void)max_context; (void)max_batch;
+    return dim * dim * sizeof(float) * (size_t)threads;
+}
+static void sqm__ridge_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__ridge_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* x = (L D L^T)^-1 q; column j of a [n][n] holds the rows from j on: D_j, then L_ij D_j. a is overwritten. */
+static void sqm__ridge_solve(float *x, float *a, const float *q, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        float *column = a + j * n;
+        for (size_t p = 0; p < j; p++) {
+            const float *earlier = a + p * n, factor = earlier[j] / earlier[p];
+            for (size_t i = j; i < n; i++) column[i] -= factor * earlier[i];
+        }
+    }
+    for (size_t i = 0; i < n; i++) x[i] = q[i];
+    for (size_t j = 0; j < n; j++) {
+        x[j] /= a[j * n + j];
+        for (size_t i = j + 1; i < n; i++) x[i] -= x[j] * a[j * n + i];
+    }
+    for (size_t j = n; j-- > 0;) {
+        float sum = 0.0f;
+        for (size_t i = j + 1; i < n; i++) sum += a[j * n + i] * x[i];
+        x[j] -= sum / a[j * n + j];
+    }
+}
+
+typedef struct sqm__ridge_job {
+    const sqm__ridge *a;
+    const sqm_exec   *x;
+    float            *out, *work, *state;
+    const float      *in;
+    const sqm_span   *span;
+    int32_t           pieces;
+} sqm__ridge_job;
+static void sqm__ridge_task(void *arg, int32_t piece)
+{
+    const sqm__ridge_job *job = (const sqm__ridge_job *)arg;
+    const size_t n = (size_t)job->a->dim, heads = (size_t)job->a->heads, width = 2 * heads * (n + 1);
+    float *work = job->work + (size_t)piece * n * n;
+    for (size_t h = (size_t)piece; h < heads; h += (size_t)job->pieces) {
+        float *state = job->state + h * n * n;
+        for (size_t t = 0; t < (size_t)job->span->rows; t++) {
+            const size_t row = (size_t)job->span->first_row + t;
+            const float *q = job->in + row * width + h * n, *k = q + heads * n;
+            const float *gates = job->in + row * width + 2 * heads * n + h, decay = gates[0];
+            for (size_t j = 0; j < n; j++) {
+                const float factor = gates[heads] * k[j];
+                for (size_t i = j; i < n; i++) state[j * n + i] = decay * state[j * n + i] + factor * k[i];
+            }
+            memcpy(work, state, n * n * sizeof(float));
+            for (size_t j = 0; j < n; j++) work[j * n + j] += job->a->lambda[h * n + j];
+            sqm__ridge_solve(job->out + row * heads * n + h * n, work, q, n);
+        }
+    }
+}
+static void sqm__ridge_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
+{
+    const sqm__ridge *a = (const sqm__ridge *)bound;
+    const size_t n = (size_t)a->dim;
+    sqm__ridge_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.work = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if (!spans[s].state) continue;
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        job.pieces = sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->heads * n * n * (n + 12) / 6);
+        job.pieces = sqm__min(job.pieces, a->heads);
+        sqm__run(x, sqm__ridge_task, &job, job.pieces);
+    }
+}
+static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_ridge(), bound, x, out, in, spans, n_spans,
+                          sqm__ridge_scratch_bytes(bound, 0, 0, x->threads), sqm__ridge_run);
+}
+static const sqm_mixer sqm__ridge_mixer = {
+    "ridge", "heads dim lambda", sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
+    sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset, sqm__ridge_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_ridge(void) { return &sqm__ridge_mixer; }
 
 /* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
    For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
@@ -10504,7 +10652,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__ssd_whole_mixer,
     &sqm__trapezoid_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
-    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
+    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer, &sqm__ridge_mixer,
     &sqm__legs_mixer,
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
@@ -12551,6 +12699,12 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
      mirror  rD rS  [groups=]                                      x, -x of each group
      blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
+     route   rD rS  k= score=softmax|sigmoid|none [b=@ groups= group_k= group_top= renorm=1 eps= scale=]
+             weights of experts: 0 but for the k with the largest score + b; only the group_k groups count
+             whose group_top largest ones sum highest. renorm: over (their sum + eps); then times scale
+     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1]
+             sum_e rW[e] * down_e act(up_e rS), of the e with rW[e] != 0 alone; up_e with twice the rows
+             that down_e has columns: act(first half) * second half
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
@@ -12558,7 +12712,7 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
     SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
-    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_COUNT
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
@@ -12586,7 +12740,9 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "reduce",  "kind groups", 1 },
     { "mirror",  "groups", 1 },
     { "clip",    "low high first count", 1 },
-    { "blocks",  "w out groups shared", 1 }
+    { "blocks",  "w out groups shared", 1 },
+    { "route",   "k score b groups group_k group_top renorm eps scale", 1 },
+    { "experts", "up down up_b down_b act add", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -12597,10 +12753,17 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
     int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
 
+typedef struct sqm__route {             /* how weights of experts come from scores */
+    int32_t k, score, groups, group_k, group_top, renorm;
+    float   eps, scale;
+} sqm__route;
+enum { SQM__MAX_EXPERTS = 4096 };
+
 typedef struct sqm__op {
     int32_t          kind, dst, src, src2, line;
     int32_t          in_width, out_width;
-    sqm__linear      linear;            /* linear, head */
+    sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
+    sqm__route       route;
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
@@ -12728,6 +12891,74 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
+}
+
+/* A weight [rows, cols] for each of several experts; rows and cols 0: those of the first */
+static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const char *key,
+                                           const char *bias_key, int32_t n, int32_t rows, int32_t cols)
+{
+    const sqm_param *w = sqm__param(b->params, b->n_params, key);
+    const sqm_param *bias = sqm__param(b->params, b->n_params, bias_key);
+    if (!w || w->n_tensors != n || (bias && bias->n_tensors != n))
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: %s needs a tensor for each of %d experts",
+                  b->line, !w || w->n_tensors != n ? key : bias_key, n);
+    for (int32_t i = 0; i < n; i++) {
+        const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__check_panels(t, b->err));
+        if (rows == 0) rows = t->shape[0];
+        if (cols == 0) cols = t->shape[1];
+        if (t->shape[0] != rows || t->shape[1] != cols)
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0], "op %d: %s of expert %d is [%d, %d], expected [%d, %d]",
+                      b->line, key, i, t->shape[0], t->shape[1], rows, cols);
+        if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != rows))
+            SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: %s of expert %d must be %d float32 values",
+                      b->line, bias_key, i, rows);
+    }
+    l->weights = b->m->views + (w->tensors - b->m->view_pointers);
+    l->biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
+    l->n_weights = n;
+    l->scale = 1.0f;
+    return SQM_OK;
+}
+static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
+{
+    const int32_t n = b->width[op->src2];
+    int32_t hidden, inner;
+    if (n > SQM__MAX_EXPERTS || op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
+    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
+    SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
+    hidden = op->linear.weights[0].shape[0];
+    inner = op->down.weights[0].shape[1];
+    op->own = hidden == inner;          /* no gate */
+    if (!op->own && hidden != 2 * (int64_t)inner)
+        SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
+                  inner);
+    op->out_width = op->down.weights[0].shape[0];
+    return SQM_OK;
+}
+
+static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none" };
+static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
+{
+    sqm__route *r = &op->route;
+    const int32_t n = op->in_width;
+    op->out_width = n;
+    SQM__TRY(sqm__param_int(&r->k, b->params, b->n_params, "k", 0, 1, n, b->err));
+    SQM__TRY(sqm__bind_choice(&r->score, b, "score", sqm__score_names, SQM__COUNT(sqm__score_names)));
+    SQM__TRY(sqm__param_int(&r->groups, b->params, b->n_params, "groups", 1, 1, n, b->err));
+    SQM__TRY(sqm__param_int(&r->group_k, b->params, b->n_params, "group_k", r->groups, 1, r->groups, b->err));
+    SQM__TRY(sqm__param_int(&r->group_top, b->params, b->n_params, "group_top", 1, 1, 2, b->err));
+    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&r->eps, b->params, b->n_params, "eps", 0.0, b->err));
+    SQM__TRY(sqm__param_float(&r->scale, b->params, b->n_params, "scale", 1.0, b->err));
+    if (op->dst == op->src || n > SQM__MAX_EXPERTS)
+        SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    if (n % r->groups || r->k > n / r->groups * r->group_k)
+        SQM__FAIL(b->err, SQM_E_SHAPE, r->groups, "op %d: %d of %d experts in %d of %d groups is impossible",
+                  b->line, r->k, n, r->group_k, r->groups);
+    return sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err);
 }
 
 static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
@@ -12979,6 +13210,8 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__bind_columns(b, op));
         return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
     case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
+    case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
+    case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
     case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
         return sqm__bind_groups(b, op);
     default:                            /* copy */
@@ -13370,6 +13603,33 @@ struct sqm_session {
 };
 
 /* ---- layout -------------------------------------------------------------------------------------------- */
+typedef struct sqm__expert_rows {       /* the rows of one expert while it runs; sizes for a whole batch */
+    float   *in, *hidden, *inner, *out;
+    int32_t *row;                       /* which rows of the batch they are */
+    size_t   linear_bytes;              /* scratch of products, in front of all this */
+} sqm__expert_rows;
+/* Bytes for the rows of an expert; where they lie when there is a base. */
+static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
+{
+    sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
+    const int32_t hidden = op->linear.weights[0].shape[0], inner = op->down.weights[0].shape[1];
+    const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
+                                                 (size_t)op->out_width };
+    const size_t head = sqm__align_up(sizeof(*r), 64), linear =
+        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), threads), 64);
+    float *at[4] = { NULL, NULL, NULL, NULL };
+    size_t used = head + linear;
+    for (int i = 0; i < 4; i++) {
+        at[i] = base ? (float *)(void *)(base + used) : NULL;
+        used += sqm__align_up(n * widths[i] * sizeof(float), 64);
+    }
+    if (r) {
+        r->in = at[0]; r->hidden = at[1]; r->inner = at[2]; r->out = at[3];
+        r->row = (int32_t *)(void *)(base + used);
+        r->linear_bytes = linear;
+    }
+    return used + n * sizeof(int32_t);
+}
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -13378,6 +13638,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         size_t need = 0;
         if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
             need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+        if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
+        if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
         if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
         if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch,
@@ -13613,6 +13875,105 @@ static void sqm__run_input(sqm_session *s, const sqm__op *op)
     for (int32_t i = 0; i < s->n_spans; i++)
         memcpy(s->registers[op->dst] + (size_t)s->spans[i].first_row * width, s->row_values[i],
                (size_t)s->spans[i].rows * width * sizeof(float));
+}
+
+/* Leaves the experts of groups outside the best group_k at -infinity. */
+static void sqm__route_groups(float *key, const sqm__route *r, int32_t n)
+{
+    const int32_t size = n / r->groups;
+    for (int32_t g = 0; g < r->groups; g++) {
+        int32_t better = 0;             /* groups before this one in the order of their scores */
+        float mine = 0.0f;
+        for (int32_t other = -1; other < r->groups; other++) {
+            const float *of = key + (size_t)(other < 0 ? g : other) * (size_t)size;
+            float top[2] = { -3.0e38f, -3.0e38f }, sum;
+            for (int32_t i = 0; i < size; i++) {
+                if (of[i] > top[0]) { top[1] = top[0]; top[0] = of[i]; }
+                else if (of[i] > top[1]) top[1] = of[i];
+            }
+            sum = r->group_top == 2 && size > 1 ? top[0] + top[1] : top[0];
+            if (other < 0) mine = sum;
+            else if (sum > mine || (sum == mine && other < g)) better++;
+        }
+        key[n + g] = better < r->group_k ? 1.0f : 0.0f;
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (key[n + i / size] == 0.0f) key[i] = -3.0e38f;
+}
+static void sqm__run_route(sqm_session *s, const sqm__op *op)
+{
+    const sqm__route *r = &op->route;
+    const int32_t n = op->in_width;
+    float *key = (float *)(void *)s->exec.scratch;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        const float *x = s->registers[op->src] + (size_t)t * (size_t)n;
+        float *y = s->registers[op->dst] + (size_t)t * (size_t)n, sum = 0.0f;
+        if (r->score == 0) s->exec.kernels->softmax(y, x, n, 1.0f);
+        else s->exec.kernels->activate(y, x, (size_t)n, r->score == 1 ? SQM_ACT_SIGMOID : SQM_ACT_NONE);
+        for (int32_t i = 0; i < n; i++) key[i] = op->bias ? y[i] + op->bias[i] : y[i];
+        if (r->group_k < r->groups) sqm__route_groups(key, r, n);
+        for (int32_t k = 0; k < r->k; k++) {            /* the first of equal ones; taken: marked +infinity */
+            int32_t best = -1;
+            for (int32_t i = 0; i < n; i++)
+                if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
+            if (best < 0) break;
+            key[best] = 3.3e38f;
+        }
+        for (int32_t i = 0; i < n; i++) {
+            if (key[i] < 3.2e38f) y[i] = 0.0f;
+            sum += y[i];
+        }
+        for (int32_t i = 0; i < n; i++) y[i] = (r->renorm ? y[i] / (sum + r->eps) : y[i]) * r->scale;
+    }
+}
+
+/* Rows in r->in through expert e */
+static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
+                            int32_t n)
+{
+    const size_t hidden = (size_t)op->linear.weights[0].shape[0], inner = (size_t)op->down.weights[0].shape[1];
+    sqm__linear one = op->linear;
+    one.weights += e;
+    if (one.biases) one.biases += e;
+    one.n_weights = 1;
+    sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
+    for (size_t t = 0; t < (size_t)n; t++)
+        x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
+                        op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
+    one = op->down;
+    one.weights += e;
+    if (one.biases) one.biases += e;
+    one.n_weights = 1;
+    sqm__linear_run(x, &one, r->out, (size_t)op->out_width, r->inner, inner, n);
+}
+/* Expert by expert in their order, each with the rows of the batch that chose it. */
+static void sqm__run_experts(sqm_session *s, const sqm__op *op)
+{
+    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
+    const float *weights = s->registers[op->src2];
+    float *y = s->registers[op->dst];
+    sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
+    sqm_exec x = s->exec;
+    (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
+    x.scratch += sqm__align_up(sizeof(*r), 64);
+    x.scratch_bytes = r->linear_bytes;
+    if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
+    for (size_t e = 0; e < n; e++) {
+        int32_t count = 0;
+        for (int32_t t = 0; t < s->n_rows; t++)
+            if (weights[(size_t)t * n + e] != 0.0f) {
+                memcpy(r->in + (size_t)count * in, s->registers[op->src] + (size_t)t * in, in * sizeof(float));
+                r->row[count++] = t;
+            }
+        if (!count) continue;
+        sqm__run_expert(&x, op, r, (int32_t)e, count);
+        for (int32_t i = 0; i < count; i++) {
+            const float weight = weights[(size_t)r->row[i] * n + e];
+            float *to = y + (size_t)r->row[i] * out;
+            const float *from = r->out + (size_t)i * out;
+            for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
+        }
+    }
 }
 
 /* Ops that treat rows one by one: rows are cut over threads. */
@@ -13866,6 +14227,8 @@ static void sqm__run_ops(void *session)
             break;
         case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
+        case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
+        case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
         case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
         case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
             sqm__run_rows(s, op);

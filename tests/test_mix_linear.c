@@ -208,7 +208,7 @@ static void refused(rig *r, const char *text, int line)
 #define REFUSED(r, text) refused(r, text, __LINE__)
 
 /* ---- linear attention ---------------------------------------------------------------------------------- */
-enum { NONE, SCALAR, VECTOR, HEAD, CHANNEL };          /* decays: HEAD, CHANNEL: constant                   */
+enum { NONE, SCALAR, VECTOR, VALUE, HEAD, CHANNEL };   /* decays: HEAD, CHANNEL: constant                   */
 typedef struct shape {
     int32_t heads, q, k, v, decay_heads, key_dim, v_dim, steps, rows;
     int     update, decay, gate, pre, bonus, normalizer, log_gates;
@@ -221,7 +221,7 @@ static double dot(const double *a, size_t step, const float *b, int32_t n)
     return sum;
 }
 
-typedef struct naive_row { const float *q, *k, *v, *a, *b; double d[64], g, bonus; } naive_row;
+typedef struct naive_row { const float *q, *k, *v, *a, *b; double d[64], dv[64], g, bonus; } naive_row;
 
 /* What one update of row t sees in head h */
 static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, int32_t step, const float *factors,
@@ -230,7 +230,8 @@ static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, 
     const float *row = r->in + t * r->width;
     const int32_t K = s->key_dim, V = s->v_dim, kn = s->steps * s->k * K;
     const int32_t at_k = s->q * K, at_v = at_k + kn, at_d = at_v + s->steps * s->v * V;
-    const int32_t each = s->decay == VECTOR ? K : 1, dn = s->decay == SCALAR || s->decay == VECTOR ? s->decay_heads * each : 0;
+    const int32_t each = s->decay == VECTOR ? K : s->decay == VALUE ? V : 1;
+    const int32_t dn = s->decay > NONE && s->decay < HEAD ? s->decay_heads * each : 0;
     const int32_t at_g = at_d + dn, at_a = at_g + (s->gate ? s->steps * s->heads : 0);
     const int32_t k_at = (step * s->k + h / (s->heads / s->k)) * K;
     naive_row n;
@@ -241,8 +242,10 @@ static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, 
     n.a = row + at_a + k_at;
     n.b = row + at_a + kn + k_at;
     n.g = s->gate ? (double)row[at_g + step * s->heads + h] : 1.0;
+    for (int32_t j = 0; j < V; j++)
+        n.dv[j] = s->decay == VALUE ? (double)row[at_d + h / (s->heads / s->decay_heads) * each + j] : 1.0;
     for (int32_t i = 0; i < K; i++)
-        n.d[i] = step || s->decay == NONE ? 1.0 : s->decay == HEAD ? (double)factors[h]
+        n.d[i] = step || s->decay == NONE || s->decay == VALUE ? 1.0 : s->decay == HEAD ? (double)factors[h]
             : s->decay == CHANNEL ? (double)factors[h * K + i]
             : (double)row[at_d + h / (s->heads / s->decay_heads) * each + (each > 1 ? i : 0)];
     for (int32_t i = 0; bonus && i < K; i++) n.bonus += (double)(n.q[i] * n.k[i]) * (double)bonus[h * K + i];
@@ -254,7 +257,7 @@ static void naive_update(double *S, double *z, const naive_row *n, const shape *
     for (int32_t j = 0; j < s->v_dim; j++) {
         double seen = 0.0, value = (double)n->v[j];
         if (s->update == 2) seen = dot(S + j, 64, n->a, s->key_dim);
-        for (int32_t i = 0; i < s->key_dim; i++) S[i * 64 + j] *= n->d[i];
+        for (int32_t i = 0; i < s->key_dim; i++) S[i * 64 + j] *= n->d[i] * n->dv[j];
         if (s->update == 1) value -= dot(S + j, 64, n->k, s->key_dim);
         for (int32_t i = 0; i < s->key_dim; i++)
             S[i * 64 + j] += n->g * (double)n->k[i] * value + (s->update == 2 ? (double)n->b[i] * seen : 0.0);
@@ -296,7 +299,8 @@ static void naive_linear(double *out, const rig *r, const shape *s, const float 
 
 static void linear_params(rig *r, const shape *s)
 {
-    static const char *const updates[] = { "add", "delta", "dplr" }, *const decays[] = { "none", "scalar", "vector" };
+    static const char *const updates[] = { "add", "delta", "dplr" }, *const decays[] = { "none", "scalar", "vector",
+                                                                                       "value" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     rig_number(r, "heads", s->heads);
     rig_number(r, "q_heads", s->q);
@@ -312,7 +316,7 @@ static void linear_params(rig *r, const shape *s)
     rig_number(r, "eps", 0.01);
     rig_number(r, "key_start", s->normalizer == 1 ? 0.5 : 0.0);
     rig_word(r, "update", updates[s->update]);
-    rig_word(r, "decay", decays[s->decay > VECTOR ? 0 : s->decay]);
+    rig_word(r, "decay", decays[s->decay > VALUE ? 0 : s->decay]);
     rig_word(r, "read", s->pre ? "pre" : "post");
     rig_word(r, "normalizer", normalizers[s->normalizer]);
 }
@@ -320,14 +324,16 @@ static int32_t linear_width(const shape *s)
 {
     const int32_t k = s->steps * s->k * s->key_dim;
     return s->q * s->key_dim + k + s->steps * s->v * s->v_dim +
-           (s->decay == SCALAR ? s->decay_heads : s->decay == VECTOR ? s->decay_heads * s->key_dim : 0) +
+           (s->decay == SCALAR ? 1 : s->decay == VECTOR ? s->key_dim : s->decay == VALUE ? s->v_dim : 0) *
+           s->decay_heads +
            (s->gate ? s->steps * s->heads : 0) + (s->update == 2 ? 2 * k : 0);
 }
 /* Rows that keep the recurrence tame: short keys, decays in (0.5, 1), positive q and k under a normalizer. */
 static void linear_rows(rig *r, const shape *s)
 {
     const int32_t keys = s->q * s->key_dim + s->steps * s->k * s->key_dim, at_d = keys + s->steps * s->v * s->v_dim;
-    const int32_t dn = s->decay == SCALAR ? s->decay_heads : s->decay == VECTOR ? s->decay_heads * s->key_dim : 0;
+    const int32_t dn = s->decay_heads * (s->decay == SCALAR ? 1 : s->decay == VECTOR ? s->key_dim
+                                         : s->decay == VALUE ? s->v_dim : 0);
     for (int32_t t = 0; t < s->rows; t++) {
         float *row = r->in + t * r->width;
         for (int32_t i = 0; i < r->width; i++) {
@@ -377,10 +383,11 @@ static void test_linear_shapes(void)
         s.rows = 1 + (int32_t)draw(20);
         s.update = i % 3;
         s.steps = i % 4 == 3 ? 1 + (int32_t)draw(3) : 1;
-        s.decay = (int)draw(5);
+        s.decay = (int)draw(6);
         if (s.steps > 1 && (s.decay == VECTOR || s.decay == CHANNEL)) s.decay = SCALAR;
+        if (s.decay == VALUE && (s.update || s.steps > 1)) s.decay = SCALAR;
         s.gate = (int)draw(2);
-        if (s.update == 0 && s.steps == 1) {
+        if (s.update == 0 && s.steps == 1 && s.decay != VALUE) {
             if (i % 2) s.normalizer = 1;
             else { s.pre = 1; s.bonus = (int)draw(2); }
         }
@@ -507,6 +514,69 @@ static void test_running(int32_t heads, int32_t V, int32_t rows, int decayed, in
     rig_close(&r);
 }
 
+/* p and r of weights=1 rebuild the softmax: value_t = r value_(t-1) + p v_t */
+static void test_weights(int32_t heads, int32_t rows)
+{
+    double *naive;
+    rig r;
+    rig_open(&r, sqm_mixer_running_softmax(), heads, rows);
+    rig_number(&r, "heads", heads);
+    rig_number(&r, "weights", 1);
+    naive = (double *)grab((size_t)(rows * 2 * heads) * sizeof(double));
+    for (int32_t h = 0; h < heads; h++) {
+        double sum = 0.0;
+        for (int32_t t = 0; t < rows; t++) {
+            const double e = exp((double)(r.in[t * heads + h] *= 8.0f));
+            naive[(t * 2 + 1) * heads + h] = sum / (sum + e);
+            sum += e;
+            naive[t * 2 * heads + h] = e / sum;
+        }
+    }
+    if (rig_bind(&r)) rig_check(&r, naive, 3e-6, "weights of a running softmax");
+    free(naive);
+    rig_close(&r);
+}
+
+/* ---- ridge --------------------------------------------------------------------------------------------- */
+/* The solution must satisfy the equations, in double. */
+static void test_ridge(int32_t heads, int32_t n, int32_t rows)
+{
+    const float *lambda;
+    double *naive, *H, worst = 0.0;
+    rig r;
+    rig_open(&r, sqm_mixer_ridge(), 2 * heads * (n + 1), rows);
+    rig_number(&r, "heads", heads);
+    rig_number(&r, "dim", n);
+    lambda = rig_vector(&r, "lambda", heads * n, 0.4f, 0.6f);
+    for (int32_t t = 0; t < rows; t++)
+        for (int32_t i = 2 * heads * n; i < r.width; i++) r.in[t * r.width + i] = 0.6f + 0.4f * r.in[t * r.width + i];
+    if (rig_bind(&r)) {
+        H = (double *)grab((size_t)(n * n) * sizeof(double));
+        naive = (double *)grab((size_t)(rows * heads * n) * sizeof(double));
+        for (int32_t i = 0; i < rows * heads * n; i++) naive[i] = (double)r.want[i];
+        for (int32_t h = 0; h < heads; h++) {
+            for (int32_t i = 0; i < n * n; i++) H[i] = 0.0;
+            for (int32_t t = 0; t < rows; t++) {
+                const float *row = r.in + t * r.width, *q = row + h * n, *k = q + heads * n;
+                const float *x = r.want + (t * heads + h) * n;
+                for (int32_t i = 0; i < n; i++) {
+                    double sum = -(double)q[i] + (double)(lambda[h * n + i] * x[i]);
+                    for (int32_t j = 0; j < n; j++) {
+                        H[i * n + j] = (double)row[2 * heads * n + h] * H[i * n + j] +
+                            (double)row[2 * heads * n + heads + h] * (double)k[i] * (double)k[j];
+                        sum += H[i * n + j] * (double)x[j];
+                    }
+                    worst = fabs(sum) > worst ? fabs(sum) : worst;
+                }
+            }
+        }
+        CHECK(worst < 1e-5);
+        rig_check(&r, naive, 0.0, "ridge");
+        free(naive); free(H);
+    }
+    rig_close(&r);
+}
+
 /* ---- sLSTM --------------------------------------------------------------------------------------------- */
 static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 static void test_slstm(int32_t heads, int32_t d, int32_t rows)
@@ -596,6 +666,15 @@ static void test_others_refused(void)
     rig_open(&r, sqm_mixer_running_softmax(), 10, 1);
     rig_number(&r, "heads", 3); rig_number(&r, "v_dim", 2);
     REFUSED(&r, "do not fit rows of 10");
+    rig_open(&r, sqm_mixer_running_softmax(), 3, 1);
+    rig_number(&r, "heads", 3); rig_number(&r, "weights", 1); rig_number(&r, "v_dim", 2);
+    REFUSED(&r, "weights=1 goes with");
+    rig_open(&r, sqm_mixer_ridge(), 20, 1);
+    rig_number(&r, "heads", 2); rig_number(&r, "dim", 4);
+    REFUSED(&r, "needs lambda=");
+    rig_open(&r, sqm_mixer_ridge(), 21, 1);
+    rig_number(&r, "heads", 2); rig_number(&r, "dim", 4);
+    REFUSED(&r, "do not fit rows of 21");
     rig_open(&r, sqm_mixer_slstm(), 10, 1);
     rig_number(&r, "heads", 2);
     REFUSED(&r, "not four gates");
@@ -815,6 +894,9 @@ int main(void)
     test_running(40, 1, 25, 1, 1);
     test_running(7, 20, 9, 1, 0);
     test_running(1, 16, 9, 0, 1);
+    test_weights(37, 12);
+    test_ridge(3, 5, 12);
+    test_ridge(1, 16, 30);
     test_slstm(3, 6, 20);
     test_slstm(2, 20, 9);
     test_shift(20, 1, 0, 0, 9);

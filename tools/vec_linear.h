@@ -441,8 +441,7 @@ static int vl_rwkv(vector_case *v)
         reg = version == 7 ? lin_put_rwkv7_channels(&m.l, &r, 1) : lin_put_rwkv_channels(&m.l, &r, 1, version == 6);
         return vl_finish(&m, reg, x, "out.y");
     }
-    reg = version == 4 ? lin_put_rwkv4(&m.l, &r, 1) : version == 5 ? lin_put_rwkv5(&m.l, &r, 1)
-        : version == 6 ? lin_put_rwkv6(&m.l, &r, 1) : lin_put_rwkv7(&m.l, &r, 1, !first);
+    reg = lin_put_rwkv(&m.l, &r, version, 1, !first);
     return vl_project(&m, reg, "output", r.dim, r.dim, x);
 }
 
