@@ -32,7 +32,8 @@
    (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
    use the length that the call reaches.)
 
-   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32.
+   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32,
+              queries, keys and values to 16; attention caches are float16.
               SQM_EXACT: float32 everywhere, weights dequantised exactly as their format defines.
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
@@ -321,6 +322,11 @@ SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; namin
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void);
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void);
 SQMDEF const sqm_mixer *sqm_mixer_scan(void);
 SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
@@ -332,6 +338,14 @@ SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
 SQMDEF const sqm_mixer *sqm_mixer_shift(void);
 SQMDEF const sqm_mixer *sqm_mixer_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_lti(void);
+SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
+SQMDEF const sqm_mixer *sqm_mixer_legs(void);
+SQMDEF const sqm_mixer *sqm_mixer_long_conv(void);
+SQMDEF const sqm_mixer *sqm_mixer_window(void);
+SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
+SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_spike(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -376,16 +390,18 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes with a
+   scale for each vector. */
+typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
-    int32_t             max_batch;                     /* rows computed at once; 0: 64 */
+    int32_t             max_batch;                     /* rows computed at once; 0: 128 */
     int32_t             n_sequences;                   /* independent states (users, beams); 0: 1 */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
     sqm_precision       precision;                     /* 0: SQM_FAST */
-    /* SQM_F32 (0) or SQM_F16: element type of attention caches */
-    sqm_dtype           kv_dtype;
+    sqm_kv              kv;                            /* element type of attention caches; 0: SQM_KV_AUTO */
     const sqm_parallel *parallel;                      /* NULL: OpenMP or serial */
 } sqm_session_config;
 /* Exact bytes sqm_session_init takes from `memory`; 0 on error. */
@@ -1764,6 +1780,7 @@ enum {
     SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
     SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
     SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
+    SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
     SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm: a chunk and four panels of sums */
 };
 
@@ -1772,9 +1789,13 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product */
-    const float   *code_scales;         /* [n_tokens, groups] */
-    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
+    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards only:
+       [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
+    const int8_t  *codes;
+    const float   *code_scales;
+    const int32_t *code_sums;
+    size_t         plane;               /* 0; else x is in 16 bits: 255 * codes[i] + codes[plane + i] */
+    int32_t        tile;
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
     const float   *bias;                /* [n_rows] or NULL */
@@ -1790,11 +1811,13 @@ typedef struct sqm__attend {
     float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
+    float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
+    int32_t        keep;                /* positions before it are always visible */
     float          softcap;             /* 0: none */
-    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
 
 /* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
@@ -1804,6 +1827,27 @@ typedef struct sqm__taps {
     const float        *bias;           /* [n] or NULL */
     int32_t             n_taps, n;
 } sqm__taps;
+
+/* How a matrix of a test-time memory changes with a token, from the gradient G of its loss ([MIX.memory]). */
+enum {
+    SQM__LEARN_DESCENT,                 /* M = retain M - rate G */
+    SQM__LEARN_MOMENTUM,                /* S = momentum S - rate G; M = retain M + S */
+    SQM__LEARN_SUM,                     /* S = S - rate G; what is read is M + retain S */
+    SQM__LEARN_SURPRISE                 /* S = momentum S - G; nothing is read */
+};
+/* One matrix of a test-time memory over n_tokens: token t has the gradient G = sum_i weight_i x_(t+i)'
+   e_(t+i) over the `window` pairs from row t of x and e on, and reads y_t = q_t M after its update. */
+typedef struct sqm__learn {
+    float       *m, *s;                 /* panels [n_panels][rows][16]; s is not touched by DESCENT */
+    /* pairs [n_tokens + window - 1]: rows of x_stride and e_stride floats */
+    const float *x, *e;
+    /* [n_tokens][3 + window]: rate, retain, momentum, weights oldest first */
+    const float *gates;
+    const float *q;                     /* [n_tokens] rows of q_stride floats */
+    float       *y;                     /* [n_tokens] rows of y_stride floats */
+    size_t       x_stride, e_stride, q_stride, y_stride;
+    int32_t      rows, n_panels, n_tokens, window, rule;
+} sqm__learn;
 
 /* Rows of a diagonal scan for one panel of 16 channels, see [MIX.scan]. Strides count floats from one row to
    the next and may be negative. A complex state has its n real parts first; so have a, b and c. */
@@ -1861,7 +1905,7 @@ typedef struct sqm__outer {
 typedef struct sqm__running {
     float       *largest, *sum, *value; /* [channels] the state */
     const float *score, *v;             /* of the first row: [channels / spread], [channels] */
-    const float *decay, *bonus;         /* [channels / spread] or NULL: 0; bonus NULL: read after the update */
+    const float *decay, *bonus;         /* [channels / spread] or NULL */
     float       *out;
     size_t       stride, out_stride;
     int32_t      n_rows, channels, spread;
@@ -1879,27 +1923,75 @@ typedef struct sqm__slstm {
 } sqm__slstm;
 
 enum { SQM__REDUCE_SUM, SQM__REDUCE_MEAN, SQM__REDUCE_MAX };
-typedef struct sqm__update {            /* one update of a gated outer-product recurrence: where its numbers are */
+typedef struct sqm__update {            /* where the numbers of one update of sqm__outer are */
     const float *q, *k, *v, *a, *b, *decay;
     float        gate;
     size_t       row;
 } sqm__update;
 
+/* A linear time-invariant state space for 16 channels over n_tokens ([MIX.lti]):
+   x += da x + u, or with p: x += da x + b u + p sum_n <q_n, x_n>
+   y = d u + sum_n <c_n, x_n>, or without c: x            <a, b> = Re a Re b + Im a Im b */
+typedef struct sqm__lti_scan {
+    void        *state;                 /* [states][re | im][16] floats; doubles when there is da_low */
+    float       *y;                     /* [n_tokens] rows of y_stride floats */
+    const float *u;                     /* [n_tokens] rows of u_stride floats */
+    const float *da, *da_low, *b, *c, *p, *q;   /* [states][re | im][16]; all but da may be NULL */
+    const float *d;                     /* [lanes] or NULL */
+    size_t       u_stride, y_stride;
+    size_t       imag;                  /* without c: imaginary parts lie this far behind in u and y */
+    int32_t      states, n_tokens, lanes;
+} sqm__lti_scan;
+
+/* Scale-invariant Legendre memory of 16 signals ([MIX.legs]) */
+typedef struct sqm__legs_scan {
+    float       *state, *work;          /* [order][16]; work [3 * order][16] */
+    const float *root;                  /* [order] sqrt(2n + 1) */
+    const float *u;                     /* [n_tokens] rows of u_stride floats */
+    float       *y;                     /* [n_tokens] rows of order blocks of `signals` floats */
+    int32_t      order, signals, lanes, n_tokens, position;
+    float        implicit;              /* weight of the new state in the step; < 0: exact step */
+} sqm__legs_scan;
+
+/* Leaky integrate-and-fire neurons, 16 at a time ([MIX.spike]) */
+typedef struct sqm__spike_scan {
+    float       *v, *y;                 /* [lanes] potentials; [n_tokens] rows of `stride` floats */
+    const float *x;
+    size_t       stride;
+    int32_t      n_tokens, lanes, keep_input, soft;
+    float        leak, threshold, rest;
+} sqm__spike_scan;
+
 typedef struct sqm__kernels {
     sqm_isa isa;
+    int32_t tile;                       /* tokens that an 8-bit product takes at once */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n);
+    /* A row of n values in 8 bits, groups `step` apart; plane: offset of the second plane for 16 bits, or 0. */
+    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane, const float *x,
+                     int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
                       float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
     void (*glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind);
     void (*softmax)(float *y, const float *x, int32_t n, float scale);
     void (*softcap)(float *y, const float *x, size_t n, float cap);
-    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values
-       [v_pad/16][64][16]. */
-    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
-                        int32_t n_keys);
+    /* One tile of n_keys valid keys that starts at position first_key, see [MIX.attention]. */
+    void (*attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys);
+    void (*narrow)(uint16_t *y, const float *x, int32_t n);    /* float32 -> float16 */
     void (*conv_row)(float *y, const sqm__taps *c);
+    /* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
+    void (*product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                    const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n, int32_t resume,
+                    sqm_dtype dtype);
+    /* y [n_rows, n] = e [n_rows, n_panels * 16] * transposed panels; a panel has `rows` >= n rows of 16 */
+    void (*product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
+                         const float *w, int32_t rows, int32_t n_panels, int32_t n);
+    void (*learn)(const sqm__learn *l);
+    void (*blend)(float *m, const float *n, size_t count, float keep, float take);     /* m = keep m + take n */
+    void (*act_slope)(float *y, const float *x, size_t n, int32_t kind);               /* y *= act'(x) */
+    /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
+    void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
+                       int32_t n, float eps);
     void (*scan)(const sqm__scan *s);
     void (*ssd)(const sqm__ssd *s);
     /* angle += step * rate, kept within +-pi; and its sine and cosine */
@@ -1914,6 +2006,15 @@ typedef struct sqm__kernels {
     void (*outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile);
     void (*running)(const sqm__running *r, int32_t first, int32_t last);
     void (*slstm)(const sqm__slstm *s);
+    void (*lti)(const sqm__lti_scan *s);
+    void (*legs)(const sqm__legs_scan *s);
+    void (*spike)(const sqm__spike_scan *s);
+    /* z [n][re | im][16] <-> values of 16 polynomials at the n roots of X^n = i; n a power of two >= 2 */
+    void (*transform)(float *z, const float *roots, int32_t n, int32_t inverse);
+    void (*multiply)(float *z, const float *g, int32_t n);                     /* complex [n][re | im][16] */
+    /* y[t] = start[t] + sum_l taps[l] u[t - l], l < min(n_taps, past + t + 1); start, u [n][16] */
+    void (*convolve)(float *y, size_t y_stride, const float *start, const float *u, const float *taps,
+                     size_t tap_stride, int32_t n_taps, int32_t n, int32_t past, int32_t lanes);
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -2030,6 +2131,7 @@ SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p)
     SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i));
     return r;
 }
+SQM__LANEWISE void SQM__NAME(store_f16)(uint16_t *p, v16 a) { SQM__EACH p[i] = sqm__f32_to_f16(a.v[i]); }
 SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     v16 r;
@@ -2142,6 +2244,7 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
 SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
@@ -2156,7 +2259,8 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
 #define SQM__SSD_N 1
 #define SQM__SSD_STEP 1                 /* panels at once for a single row */
-#define SQM__TILE_S 1                   /* state tiles of a recurrence at once */
+#define SQM__TILE_S 1                   /* state tiles of a recurrence at once; with a plain update */
+#define SQM__TILE_A 1
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
@@ -2180,6 +2284,13 @@ SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, 
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
     return SQM__NAME(pair)(_mm256_cvtph_ps(SQM__NAME(load16)(p)), _mm256_cvtph_ps(SQM__NAME(load16)(p + 16)));
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 v)
+{
+    const __m128i a = _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT);
+    const __m128i b = _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &a, 16);
+    memcpy(p + 8, &b, 16);
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2338,6 +2449,13 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
     acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones));
     return acc;
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    const __m256i add = _mm256_set1_epi32(b);
+    a.a = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.a, 8), a.a), add);
+    a.b = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.b, 8), a.b), add);
+    return a;
+}
 /* codes up to 15 (8 quads), 31 (4) or 63 (2): sums of pairs of products stay in 16 bits for a while */
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { (void)acc; return SQM__NAME(int1)(0); }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x)
@@ -2373,6 +2491,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
+#define SQM__TILE_A 2
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
@@ -2387,6 +2506,11 @@ SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
 SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return _mm512_cvtph_ps(SQM__NAME(load32)(p)); }
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    const __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &half, 32);
+}
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(SQM__NAME(load32)(p)), 16));
@@ -2481,6 +2605,10 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    return _mm512_add_epi32(_mm512_sub_epi32(_mm512_slli_epi32(a, 8), a), _mm512_set1_epi32(b));
+}
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
@@ -2493,6 +2621,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 4
 #define SQM__TILE_S 2
+#define SQM__TILE_A 4
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
@@ -2513,6 +2642,10 @@ SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
     v16 r;
     SQM__EACH { uint16x4_t h; memcpy(&h, p + 8 * i, 8); r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(h)); }
     return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    SQM__EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2650,6 +2783,11 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = vmlaq_n_s32(vdupq_n_s32(b), a.v[i], 255);
+    return a;
+}
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
@@ -2660,6 +2798,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
+#define SQM__TILE_A 2
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -2956,7 +3095,7 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 }
 /* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
    at x. */
-SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const uint8_t *const *codes,
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
@@ -2970,7 +3109,7 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const u
                     const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
                     if (half != 2 && half != high) continue;
                     SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                        const int8_t *four = x[t] + 16 * high + 4 * j;
+                        const int8_t *four = x + SQM__GROUP * t + 16 * high + 4 * j;
                         w16 *to = &part[t * P + p];
                         *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
                     }
@@ -2981,23 +3120,22 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const u
 }
 
 /* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
-   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels and rows
-   past the end repeat the last ones; their results are dropped. */
+   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels past the end
+   repeat the last one and rows past the end hold zeros; their results are dropped. */
 SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                         const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
     const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
     const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const size_t step = (size_t)g->tile;
+    const size_t start = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const int8_t *x = g->codes + start * SQM__GROUP;
+    const float *x_scales = g->code_scales + start;
+    const int32_t *x_sums = g->code_sums + 2 * start;
     const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
-    const int8_t *x[SQM__TILE_DOTS];
-    size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
     v16 sum[SQM__TILE_DOTS];
     float out[SQM__LANES];
-    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-        row[t] = (size_t)sqm__min(token + t, g->n_tokens - 1) * (size_t)n_groups;
-        x[t] = g->codes + row[t] * SQM__GROUP;
-    }
     SQM__WIDE for (int32_t p = 0; p < P; p++)
         unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
     SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
@@ -3013,27 +3151,33 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
             w16 dot[SQM__TILE_DOTS];
             int32_t code_sum[SQM__TILE_DOTS];
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
-                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                code_sum[t] = halves == 2 ? x_sums[2 * t + half] : x_sums[2 * t] + x_sums[2 * t + 1];
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
-                    dot[t * P + p] = SQM__NAME(int1)(-offset * code_sum[t]);
+                    dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
             }
             SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
+            if (g->plane) {
+                SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+                    dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
+                SQM__NAME(dot_quads)(dot, x + g->plane, codes, halves == 1 ? 2 : half, d, P, T);
+            }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
                 SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                    const float x_scale = g->code_scales[row[t] + (size_t)group];
                     v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scale)), *to);
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scales[t])),
+                                    *to);
                     if (SQM__NAME(has_min)(d)) {
-                        const float weight = x_scale * (float)code_sum[t];
+                        const float weight = x_scales[t] * (float)code_sum[t];
                         *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
                     }
                 }
             }
         }
-        SQM__WIDE for (int32_t t = 0; t < T; t++) x[t] += SQM__GROUP;
+        x += SQM__GROUP * step;
+        x_scales += step;
+        x_sums += 2 * step;
         if (sub == subs - 1)
             SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
@@ -3086,32 +3230,38 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. */
-static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n)
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane in 16
+   bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
+                                const float *x, int32_t n)
 {
     const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
+    const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
         half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
         half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f)
-            : SQM__SET1(0.0f);
+                                     : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        *scales++ = largest / 127.0f;
+        inverse = largest > 0.0f ? most / largest : 0.0f;
+        *scales = largest / most;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
-                    SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
-            for (int lane = 0; lane < SQM__LANES; lane++) {
-                const int8_t code = (int8_t)(uint8_t)(sqm__bits(rounded[i * SQM__LANES + lane]) & 0xffu);
-                codes[i * SQM__LANES + lane] = code;
+            for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
+                const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
+                const int32_t high = plane ? (code + (code < 0 ? -127 : 127)) / 255 : code;
+                codes[lane] = (int8_t)high;
+                if (plane) codes[plane + (size_t)lane] = (int8_t)(code - 255 * high);
                 sum += code;
             }
-            *sums++ = sum;
+            sums[i] = sum;
         }
-        codes += SQM__GROUP;
+        codes += SQM__GROUP * step;
+        scales += step;
+        sums += 2 * step;
     }
 }
 
@@ -3269,7 +3419,7 @@ SQM__SPECIAL v16 SQM__NAME(log1p01)(v16 e)
 /* log x: x = 2^e m by steps that need no integers, log m as 2 atanh((m - 1) / (m + 1)); -3e38 for x <= 0 */
 SQM__SPECIAL v16 SQM__NAME(log)(v16 x)
 {
-    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536.0f, 256.0f, 16.0f, 4.0f, 2.0f };
+    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536, 256, 16, 4, 2 };
     v16 m = x, e = SQM__SET1(0.0f), s, square, p = SQM__SET1(1.0f / 17.0f);
     for (int i = 0; i < 7; i++) {
         const v16 high = SQM__SET1(up[i]), low = SQM__SET1(1.0f / up[i]), step = SQM__SET1((float)(64 >> i));
@@ -3316,7 +3466,8 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
         return SQM__SUB(SQM__NAME(min)(x, zero),
                         SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
     case SQM_ACT_ELU1:
-        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)), SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
+        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)),
+                               SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
     case SQM_ACT_LOG:        return SQM__NAME(log)(x);
     case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(SQM__NAME(max)(x, zero));
     default:                 return x;
@@ -3389,17 +3540,27 @@ static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
-/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high)
-   weigh 0.
+static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        uint16_t part[SQM__LANES];
+        SQM__NAME(store_f16)(part, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+        memcpy(y + i, part, (size_t)sqm__min(SQM__LANES, n - i) * sizeof(*y));
+    }
+}
+
+/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [0, kept) and
+   [low, high) weigh 0.
    Returns the factor by which earlier sums shrink. */
-SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high)
+SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high,
+                                          int32_t kept)
 {
     float *scores = a->scores + (size_t)m * SQM__TILE_KEYS, lanes[SQM__LANES];
     const v16 never = SQM__SET1(-3.0e38f);
     v16 s[4], largest;
     SQM__WIDE for (int i = 0; i < 4; i++) {
         s[i] = never;
-        if (16 * i >= high || 16 * i + 16 <= low) continue;
+        if (16 * i >= high || (16 * i + 16 <= low && 16 * i >= kept)) continue;
         s[i] = SQM__NAME(load)(scores + 16 * i);
         if (a->softcap > 0.0f) {
             const v16 cap = SQM__SET1(a->softcap);
@@ -3408,7 +3569,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
         if (16 * i < low || 16 * i + 16 > high) {
             const v16 key = SQM__NAME(load)(sqm__key_numbers + 16 * i);
             s[i] = SQM__NAME(less)(key, SQM__SET1((float)high), s[i], never);
-            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low), never, s[i]);
+            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low),
+                                   SQM__NAME(less)(key, SQM__SET1((float)kept), s[i], never), s[i]);
         }
     }
     largest = SQM__NAME(max)(SQM__NAME(max)(s[0], s[1]), SQM__NAME(max)(s[2], s[3]));
@@ -3428,30 +3590,60 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values,
-                                   int32_t first_key,
-                                   int32_t n_keys)
+/* A panel of 16 keys [n][16] (its scales [n / 32][64] by key), or of 16 columns of values (its scales [64] by
+   row), as float32. */
+SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                 const float *scales)
 {
-    const size_t element = a->dtype == SQM_F32 ? 4 : 2;
-    const int32_t n_panels = sqm__ceil_div(n_keys, SQM__LANES);
-    SQM__NAME(product)(a->scores, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors, keys,
-                       (size_t)a->head_dim * SQM__LANES * element, n_panels, a->head_dim, 0, a->dtype);
+    if (a->dtype != SQM_I8) return codes;
+    for (int32_t i = 0; i < a->head_dim; i++) {
+        const v16 scale = SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
+        SQM__NAME(store)(a->panel + i * SQM__LANES, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
+    return (const uint8_t *)a->panel;
+}
+SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                   const float *scales, int32_t n)
+{
+    if (a->dtype != SQM_I8) return codes;
+    for (int32_t i = 0; i < n; i++)
+        SQM__NAME(store)(a->panel + i * SQM__LANES,
+                         SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    return (const uint8_t *)a->panel;
+}
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
+    const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
+    const uint8_t *values = tile + 4 * key_bytes;
+    const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
+    const sqm_dtype dtype = a->dtype == SQM_I8 ? SQM_F32 : a->dtype;
+    for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+                           SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
+                           0, 1, a->head_dim, 0, dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
         const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
-        if (high <= low) {
+        if (high <= low && kept == 0) {
             memset(a->scores + (size_t)m * SQM__TILE_KEYS, 0, SQM__TILE_KEYS * sizeof(float));
             continue;
         }
-        shrink = SQM__NAME(weigh_tile)(a, m, low, high);
+        shrink = SQM__NAME(weigh_tile)(a, m, low, high, kept);
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
-    SQM__NAME(product)(a->acc, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors, values,
-                       SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
+    for (int32_t i = 0; i < a->v_pad / SQM__LANES; i++)
+        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
+                                                  i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
+                           0, 1, n_keys, 1, dtype);
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
@@ -3468,6 +3660,220 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
                             SQM__NAME(load_n)(c->rows[k] + i, left, 0.0f), sum);
         }
         SQM__NAME(store_n)(y + i, sum, left);
+    }
+}
+
+/* ---- test-time memory ---------------------------------------------------------------------------------- */
+static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride,
+                                    int32_t n_rows, const float *w, int32_t rows, int32_t n_panels, int32_t n)
+{
+    const size_t panel = (size_t)rows * SQM__LANES;
+    for (int32_t t = 0; t < n_rows; t++) {
+        const float *error = e + (size_t)t * e_stride;
+        for (int32_t k = 0; k < n; k++) {
+            v16 sum = SQM__SET1(0.0f);
+            for (int32_t p = 0; p < n_panels; p++)
+                sum = SQM__MADD(SQM__NAME(load)(error + SQM__LANES * p),
+                                SQM__NAME(load)(w + panel * (size_t)p + (size_t)k * SQM__LANES), sum);
+            y[(size_t)t * y_stride + (size_t)k] = SQM__NAME(sum)(sum);
+        }
+    }
+}
+
+/* 16 weights of one row and one token: the gradient from the pairs x (in steps of x_stride) and e, then the
+   rule. Returns what the query reads. */
+SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, const float *gates,
+                                       const float *x, const float *e, const int32_t rule)
+{
+    v16 g = SQM__MUL(SQM__SET1(gates[3] * x[0]), SQM__NAME(load)(e));
+    for (int32_t i = 1; i < l->window; i++)
+        g = SQM__MADD(SQM__SET1(gates[3 + i] * x[(size_t)i * l->x_stride]),
+                      SQM__NAME(load)(e + (size_t)i * l->e_stride), g);
+    switch (rule) {
+    case SQM__LEARN_DESCENT:
+        *m = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[1]), *m));
+        return *m;
+    case SQM__LEARN_MOMENTUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[2]), *s));
+        *m = SQM__MADD(SQM__SET1(gates[1]), *m, *s);
+        return *m;
+    case SQM__LEARN_SUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, *s);
+        return SQM__MADD(SQM__SET1(gates[1]), *s, *m);
+    default:
+        *s = SQM__SUB(SQM__MUL(SQM__SET1(gates[2]), *s), g);
+        return *s;
+    }
+}
+/* One token, P panels: what it reads stays in registers. */
+SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const int32_t P,
+                                       const int32_t rule)
+{
+    const size_t step = (size_t)l->rows * SQM__LANES;
+    float *m = l->m + step * (size_t)panel, *s = l->s + step * (size_t)panel;
+    const float *e = l->e + SQM__LANES * panel;
+    v16 y[SQM__TILE_ROWS];
+    SQM__WIDE for (int32_t p = 0; p < P; p++) y[p] = SQM__SET1(0.0f);
+    for (size_t k = 0; k < (size_t)l->rows; k++) {
+        const v16 q = SQM__SET1(l->q ? l->q[k] : 0.0f);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            float *mk = m + step * (size_t)p + k * SQM__LANES, *sk = s + step * (size_t)p + k * SQM__LANES;
+            v16 weight = SQM__NAME(load)(mk);
+            v16 past = rule == SQM__LEARN_DESCENT ? weight : SQM__NAME(load)(sk);
+            const v16 seen = SQM__NAME(learn_cell)(&weight, &past, l, l->gates, l->x + k, e + SQM__LANES * p,
+                                                   rule);
+            if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(mk, weight);
+            if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(sk, past);
+            y[p] = SQM__MADD(q, seen, y[p]);
+        }
+    }
+    if (!l->q) return;
+    SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(l->y + SQM__LANES * (panel + p), y[p]);
+}
+/* All tokens, K rows of one panel from row k: the weights stay in registers. */
+SQM__SPECIAL void SQM__NAME(learn_rows)(const sqm__learn *l, int32_t panel, int32_t k, const int32_t K,
+                                        const int32_t rule)
+{
+    const size_t at = ((size_t)l->rows * (size_t)panel + (size_t)k) * SQM__LANES;
+    v16 m[4], s[4];
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        m[i] = SQM__NAME(load)(l->m + at + (size_t)i * SQM__LANES);
+        s[i] = rule == SQM__LEARN_DESCENT ? m[i] : SQM__NAME(load)(l->s + at + (size_t)i * SQM__LANES);
+    }
+    for (int32_t t = 0; t < l->n_tokens; t++) {
+        const float *gates = l->gates + (size_t)t * (size_t)(3 + l->window);
+        const float *x = l->x + (size_t)t * l->x_stride + (size_t)k;
+        const float *q = l->q + (size_t)t * l->q_stride + (size_t)k;
+        const float *e = l->e + (size_t)t * l->e_stride + SQM__LANES * panel;
+        float *y = l->y + (size_t)t * l->y_stride + SQM__LANES * panel;
+        v16 sum = k ? SQM__NAME(load)(y) : SQM__SET1(0.0f);
+        SQM__WIDE for (int32_t i = 0; i < K; i++)
+            sum = SQM__MADD(SQM__SET1(q[i]),
+                            SQM__NAME(learn_cell)(&m[i], &s[i], l, gates, x + i, e, rule), sum);
+        SQM__NAME(store)(y, sum);
+    }
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->m + at + (size_t)i * SQM__LANES, m[i]);
+        if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->s + at + (size_t)i * SQM__LANES, s[i]);
+    }
+}
+SQM__SPECIAL void SQM__NAME(learn_by)(const sqm__learn *l, const int32_t rule)
+{
+    int32_t p = 0;
+    if (l->n_tokens == 1) {
+        for (; p + SQM__TILE_ROWS <= l->n_panels; p += SQM__TILE_ROWS)
+            SQM__NAME(learn_one)(l, p, SQM__TILE_ROWS, rule);
+        for (; p < l->n_panels; p++) SQM__NAME(learn_one)(l, p, 1, rule);
+        return;
+    }
+    for (; p < l->n_panels; p++) {
+        int32_t k = 0;
+        for (; k + 4 <= l->rows; k += 4) SQM__NAME(learn_rows)(l, p, k, 4, rule);
+        for (; k < l->rows; k++) SQM__NAME(learn_rows)(l, p, k, 1, rule);
+    }
+}
+static void SQM__NAME(learn)(const sqm__learn *l)
+{
+    switch (l->rule) {
+    case SQM__LEARN_DESCENT:  SQM__NAME(learn_by)(l, SQM__LEARN_DESCENT); break;
+    case SQM__LEARN_MOMENTUM: SQM__NAME(learn_by)(l, SQM__LEARN_MOMENTUM); break;
+    case SQM__LEARN_SUM:      SQM__NAME(learn_by)(l, SQM__LEARN_SUM); break;
+    default:                  SQM__NAME(learn_by)(l, SQM__LEARN_SURPRISE); break;
+    }
+}
+
+static void SQM__NAME(blend)(float *m, const float *n, size_t count, float keep, float take)
+{
+    const v16 k = SQM__SET1(keep), t = SQM__SET1(take);
+    for (size_t i = 0; i < count; i += SQM__LANES) {
+        const int32_t left = count - i < SQM__LANES ? (int32_t)(count - i) : SQM__LANES;
+        SQM__NAME(store_n)(m + i, SQM__MADD(t, SQM__NAME(load_n)(n + i, left, 0.0f),
+                                            SQM__MUL(k, SQM__NAME(load_n)(m + i, left, 0.0f))), left);
+    }
+}
+
+/* Derivatives of the activations, and 0 or 1 where one has a corner */
+SQM__SPECIAL v16 SQM__NAME(slope)(v16 x, const int32_t kind)
+{
+    const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f), half = SQM__SET1(0.5f);
+    switch (kind) {
+    case SQM_ACT_SILU: {                /* s + x s (1 - s) */
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MADD(SQM__MUL(x, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_GELU: {                /* (1 + erf(x / sqrt 2)) / 2 + x e^(-x^2 / 2) / sqrt(2 pi) */
+        const v16 bell = SQM__NAME(exp)(SQM__MUL(SQM__SET1(-0.5f), SQM__MUL(x, x)));
+        const v16 step = SQM__ADD(one, SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f))));
+        return SQM__MADD(SQM__MUL(x, bell), SQM__SET1(0.39894228f), SQM__MUL(half, step));
+    }
+    /* s + x s (1 - s) u', s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3) */
+    case SQM_ACT_GELU_TANH: {
+        const v16 square = SQM__MUL(x, x);
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f),
+                               SQM__MADD(SQM__MUL(square, x), SQM__SET1(0.044715f), x));
+        const v16 rise = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(square, SQM__SET1(0.134145f), one));
+        const v16 s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(SQM__MUL(x, s), SQM__SUB(one, s)), rise, s);
+    }
+    case SQM_ACT_QUICK_GELU: {          /* s + 1.702 x s (1 - s), s = sigmoid(1.702 x) */
+        const v16 u = SQM__MUL(SQM__SET1(1.702f), x), s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(u, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_RELU:    return SQM__NAME(less)(zero, x, one, zero);
+    case SQM_ACT_RELU2:   return SQM__MUL(SQM__SET1(2.0f), SQM__NAME(max)(x, zero));
+    case SQM_ACT_SIGMOID: {
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MUL(s, SQM__SUB(one, s));
+    }
+    case SQM_ACT_TANH: {
+        const v16 t = SQM__NAME(tanh)(x);
+        return SQM__SUB(one, SQM__MUL(t, t));
+    }
+    default:              return one;
+    }
+}
+static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kind)
+{
+    for (size_t i = 0; i < n; i += SQM__LANES) {
+        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+        const v16 rise = SQM__NAME(slope)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
+        SQM__NAME(store_n)(y + i, SQM__MUL(SQM__NAME(load_n)(y + i, left, 0.0f), rise), left);
+    }
+}
+
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std.
+   e may be z. */
+static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
+                                  const float *bias, int32_t n, float eps)
+{
+    v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, mean, inverse;
+    float middle;
+    for (int32_t i = 0; i < n; i += SQM__LANES)
+        total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
+    middle = SQM__NAME(sum)(total) / (float)n;
+    mean = SQM__SET1(middle);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {       /* missing lanes are the mean: no distance */
+        const v16 d = SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean);
+        squares = SQM__MADD(d, d, squares);
+    }
+    inverse = SQM__SET1(1.0f / sqm__sqrt(SQM__NAME(sum)(squares) / (float)n + eps));
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < n; i += SQM__LANES) {
+            const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean), inverse);
+            const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
+            v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f),
+                             SQM__NAME(load_n)(target + i, n - i, 0.0f));
+            g = SQM__MUL(SQM__MADD(scale, h, g), scale);
+            if (pass == 1) {
+                SQM__NAME(store_n)(e + i, SQM__MUL(SQM__SUB(g, SQM__MADD(h, products, sums)), inverse),
+                                   n - i);
+                continue;
+            }
+            sums = SQM__ADD(sums, g);
+            products = SQM__MADD(g, h, products);
+        }
+        sums = SQM__SET1(SQM__NAME(sum)(sums) / (float)n);
+        products = SQM__SET1(SQM__NAME(sum)(products) / (float)n);
     }
 }
 
@@ -3768,7 +4174,8 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
                 SQM__NAME(store)(o->key_sum + i, z);
                 seen = SQM__MADD(q, z, seen);
             }
-            if (o->bonus) extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
+            if (o->bonus)
+                extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
         }
         if (o->extra) o->extra[u.row] = SQM__NAME(sum)(extra);
         if (!o->factor) continue;
@@ -3781,35 +4188,54 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
     }
 }
 
+/* What reads the state before an update */
+SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const int32_t update)
+{
+    return update == SQM__OUTER_DELTA ? u->k : update == SQM__OUTER_DPLR ? u->a : u->q;
+}
+
+/* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
+SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
+                                         const int32_t update, const int32_t vector, const int32_t W)
+{
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    const float *state = o->state + (size_t)tile * tile_floats;
+    const sqm__update u = SQM__NAME(outer_row)(o, 0);
+    const float *reader = SQM__NAME(outer_reader)(&u, update);
+    v16 sum[4];
+    SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
+    for (int32_t k = 0; k < o->key_dim; k++) {
+        v16 r = SQM__SET1(reader[k]);
+        if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        SQM__WIDE for (int32_t c = 0; c < W; c++)
+            sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
+                               sum[c]);
+    }
+    SQM__WIDE for (int32_t c = 0; c < W; c++) SQM__NAME(store)(ahead + c * SQM__LANES, sum[c]);
+}
+
 /* 16 W columns of the state from tile `tile` on, over all rows. `ahead` is what the next update needs of the
    state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
    update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
-SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const int32_t update,
-                                         const int32_t read, const int32_t vector, const int32_t W)
+SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
+                                         const int32_t update, const int32_t read, const int32_t vector,
+                                         const int32_t single, const int32_t W)
 {
-    const int32_t n = o->n_rows * o->steps, first = tile * SQM__LANES;
+    const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     float *state = o->state + (size_t)tile * tile_floats;
     sqm__update next = SQM__NAME(outer_row)(o, 0);
-    v16 ahead[SQM__TILE_S], gathered[SQM__TILE_S], x[SQM__TILE_S], sum[SQM__TILE_S];
-    SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = SQM__SET1(0.0f);
-    if (looks_ahead) {
-        const float *reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
-        for (int32_t k = 0; k < o->key_dim; k++) {
-            v16 r = SQM__SET1(reader[k]);
-            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
-            SQM__WIDE for (int32_t c = 0; c < W; c++)
-                ahead[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats +
-                                                        (size_t)k * SQM__LANES), ahead[c]);
-        }
-    }
+    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A];
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
     for (int32_t step = 0; step < n; step++) {
         const sqm__update u = next;
         const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        const int more = looks_ahead && !single && step + 1 < n;
         const float *reader;
-        next = SQM__NAME(outer_row)(o, step + 1 < n ? step + 1 : step);
-        reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
+        if (step + 1 < n) next = SQM__NAME(outer_row)(o, step + 1);
+        reader = SQM__NAME(outer_reader)(&next, update);
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
             if (update == SQM__OUTER_DELTA)
@@ -3819,8 +4245,9 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         }
         for (int32_t k = 0; k < o->key_dim; k++) {
             const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
-            v16 r = SQM__SET1(looks_ahead ? reader[k] : 0.0f);
-            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            v16 r = key;
+            if (more) r = SQM__SET1(reader[k]);
+            if (more && update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
                 float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
                 v16 s = SQM__MUL(d, SQM__NAME(load)(at));
@@ -3828,30 +4255,46 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
                 s = SQM__MADD(key, x[c], s);
                 SQM__NAME(store)(at, s);
                 if (read == SQM__OUTER_POST) sum[c] = SQM__MADD(SQM__SET1(u.q[k]), s, sum[c]);
-                if (looks_ahead) gathered[c] = SQM__MADD(r, s, gathered[c]);
+                if (more) gathered[c] = SQM__MADD(r, s, gathered[c]);
             }
         }
         if (read != SQM__OUTER_UNREAD && (o->steps == 1 || (step + 1) % o->steps == 0)) {
             const v16 factor = SQM__SET1(o->factor ? o->factor[u.row] : o->scale);
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
-                const int32_t left = o->v_dim - first - 16 * c;
+                const int32_t at = first + 16 * c, left = o->v_dim - at;
                 v16 y = read == SQM__OUTER_PRE ? ahead[c] : sum[c];
                 if (o->extra)
-                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + first + 16 * c, left, 0.0f),
-                                  y);
-                SQM__NAME(store_n)(o->out + u.row * o->out_stride + first + 16 * c, SQM__MUL(y, factor), left);
+                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + at, left, 0.0f), y);
+                SQM__NAME(store_n)(o->out + u.row * o->out_stride + at, SQM__MUL(y, factor), left);
             }
         }
         SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = gathered[c];
     }
 }
-SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last, const int32_t update,
-                                         const int32_t read, const int32_t vector)
+/* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
+SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
+                                         const int32_t update, const int32_t read, const int32_t vector)
 {
-    if (SQM__TILE_S > 1)
-    for (; tile + SQM__TILE_S <= last; tile += SQM__TILE_S)
-        SQM__NAME(outer_tiles)(o, tile, update, read, vector, SQM__TILE_S);
-    for (; tile < last; tile++) SQM__NAME(outer_tiles)(o, tile, update, read, vector, 1);
+    const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
+    const int single = looks_ahead && o->n_rows * o->steps == 1;
+    float ahead[4 * SQM__LANES];
+    while (tile < last) {
+        const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
+        if (looks_ahead) {
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 1);
+        }
+        if (SQM__TILE_A > 1 && (!looks_ahead || single))
+        for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector,
+                                   looks_ahead, SQM__TILE_A);
+        if (SQM__TILE_S > 1 && looks_ahead)
+        for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0,
+                                   SQM__TILE_S);
+        for (; tile < end; tile++)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0, 1);
+    }
 }
 static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
 {
@@ -3899,7 +4342,8 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
             v16 y = zero, den = zero;
             if (r->bonus) {
                 const v16 here = SQM__ADD(bonus, score), high = SQM__NAME(max)(top, here);
-                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high)), own = SQM__NAME(exp)(SQM__SUB(here, high));
+                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high));
+                const v16 own = SQM__NAME(exp)(SQM__SUB(here, high));
                 y = SQM__MADD(before, value, SQM__MUL(own, v));
                 den = SQM__MADD(before, sum, own);
             }
@@ -3919,9 +4363,10 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
 static void SQM__NAME(slstm)(const sqm__slstm *s)
 {
     const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const size_t dim = (size_t)s->dim;
     for (size_t t = 0; t < (size_t)s->n_rows; t++) {
         for (size_t g = 0; g < 4; g++)
-            SQM__NAME(block)(s->raw + g * (size_t)s->dim, s->y, s->weights + g * (size_t)s->dim * (size_t)s->dim,
+            SQM__NAME(block)(s->raw + g * dim, s->y, s->weights + g * dim * dim,
                              s->in + t * s->stride + g * s->gate, s->dim, s->dim);
         for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
             const int32_t left = s->dim - i;
@@ -3946,6 +4391,415 @@ static void SQM__NAME(slstm)(const sqm__slstm *s)
     }
 }
 
+/* ---- linear state spaces ------------------------------------------------------------------------------- */
+/* P states from n on over a block of tokens: their weights stay in registers, y and u in the first cache. */
+SQM__SPECIAL void SQM__NAME(lti_states)(const sqm__lti_scan *s, v16 *y, int32_t t0, int32_t n_tokens,
+                                        int32_t n, const int32_t P)
+{
+    v16 dr[2], di[2], minus_di[2], cr[2], ci[2], xr[2], xi[2];
+    SQM__WIDE for (int32_t i = 0; i < P; i++) {
+        const size_t re = 2 * (size_t)(n + i) * SQM__LANES, im = re + SQM__LANES;
+        dr[i] = SQM__NAME(load)(s->da + re);
+        di[i] = SQM__NAME(load)(s->da + im);
+        minus_di[i] = SQM__SUB(SQM__SET1(0.0f), di[i]);
+        cr[i] = SQM__NAME(load)(s->c + re);
+        ci[i] = SQM__NAME(load)(s->c + im);
+        xr[i] = SQM__NAME(load)((const float *)s->state + re);
+        xi[i] = SQM__NAME(load)((const float *)s->state + im);
+    }
+    for (int32_t t = 0; t < n_tokens; t++) {
+        const v16 u = SQM__NAME(load_n)(s->u + (size_t)(t0 + t) * s->u_stride, s->lanes, 0.0f);
+        v16 sum = y[t];
+        SQM__WIDE for (int32_t i = 0; i < P; i++) {
+            const v16 step = SQM__MADD(minus_di[i], xi[i], SQM__MADD(dr[i], xr[i], u));
+            xi[i] = SQM__ADD(xi[i], SQM__MADD(dr[i], xi[i], SQM__MUL(di[i], xr[i])));
+            xr[i] = SQM__ADD(xr[i], step);
+            sum = SQM__MADD(cr[i], xr[i], sum);
+            sum = SQM__MADD(ci[i], xi[i], sum);
+        }
+        y[t] = sum;
+    }
+    SQM__WIDE for (int32_t i = 0; i < P; i++) {
+        const size_t re = 2 * (size_t)(n + i) * SQM__LANES;
+        SQM__NAME(store)((float *)s->state + re, xr[i]);
+        SQM__NAME(store)((float *)s->state + re + SQM__LANES, xi[i]);
+    }
+}
+
+/* One token with the rank-one term: first what all states have along q, then every state. */
+SQM__SPECIAL v16 SQM__NAME(lti_rank1)(const sqm__lti_scan *s, v16 y, v16 u)
+{
+    const size_t end = 2 * (size_t)s->states * SQM__LANES;
+    float *x = (float *)s->state;
+    v16 along = SQM__SET1(0.0f), across = along;
+    for (size_t re = 0; re < end; re += 2 * SQM__LANES) {
+        const size_t im = re + SQM__LANES;
+        along = SQM__MADD(SQM__NAME(load)(s->q + re), SQM__NAME(load)(x + re), along);
+        across = SQM__MADD(SQM__NAME(load)(s->q + im), SQM__NAME(load)(x + im), across);
+    }
+    along = SQM__ADD(along, across);
+    for (size_t re = 0; re < end; re += 2 * SQM__LANES) {
+        const size_t im = re + SQM__LANES;
+        const v16 dr = SQM__NAME(load)(s->da + re), di = SQM__NAME(load)(s->da + im);
+        v16 xr = SQM__NAME(load)(x + re), xi = SQM__NAME(load)(x + im);
+        v16 r = SQM__MADD(SQM__NAME(load)(s->p + re), along, SQM__MUL(SQM__NAME(load)(s->b + re), u));
+        v16 i = SQM__MADD(SQM__NAME(load)(s->p + im), along, SQM__MUL(SQM__NAME(load)(s->b + im), u));
+        r = SQM__SUB(SQM__MADD(dr, xr, r), SQM__MUL(di, xi));
+        i = SQM__MADD(di, xr, SQM__MADD(dr, xi, i));
+        xr = SQM__ADD(xr, r);
+        xi = SQM__ADD(xi, i);
+        SQM__NAME(store)(x + re, xr);
+        SQM__NAME(store)(x + im, xi);
+        y = SQM__MADD(SQM__NAME(load)(s->c + re), xr, y);
+        y = SQM__MADD(SQM__NAME(load)(s->c + im), xi, y);
+    }
+    return y;
+}
+
+/* Without c: one state a channel, its rows go in and out as they are. */
+SQM__SPECIAL void SQM__NAME(lti_direct)(const sqm__lti_scan *s)
+{
+    const v16 dr = SQM__NAME(load)(s->da), di = SQM__NAME(load)(s->da + SQM__LANES);
+    const v16 minus_di = SQM__SUB(SQM__SET1(0.0f), di);
+    float *state = (float *)s->state;
+    v16 xr = SQM__NAME(load)(state), xi = SQM__NAME(load)(state + SQM__LANES);
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const float *u = s->u + (size_t)t * s->u_stride;
+        float *y = s->y + (size_t)t * s->y_stride;
+        const v16 re = SQM__MADD(dr, xr, SQM__NAME(load_n)(u, s->lanes, 0.0f));
+        const v16 im = SQM__MADD(di, xr, SQM__NAME(load_n)(u + s->imag, s->lanes, 0.0f));
+        xr = SQM__ADD(xr, SQM__MADD(minus_di, xi, re));
+        xi = SQM__ADD(xi, SQM__MADD(dr, xi, im));
+        SQM__NAME(store_n)(y, xr, s->lanes);
+        SQM__NAME(store_n)(y + s->imag, xi, s->lanes);
+    }
+    SQM__NAME(store)(state, xr);
+    SQM__NAME(store)(state + SQM__LANES, xi);
+}
+
+/* The same with states in double and da + da_low, for memories of many thousand steps, where the rounding of
+   a float's da is the whole error. Plain C: every machine rounds doubles alike. */
+SQM__SPECIAL void SQM__NAME(lti_states_double)(const sqm__lti_scan *s, double (*y)[SQM__LANES],
+                                               double (*u)[SQM__LANES], int32_t n_tokens, int32_t n)
+{
+    const size_t re = 2 * (size_t)n * SQM__LANES, im = re + SQM__LANES;
+    double *xr = (double *)s->state + re, *xi = (double *)s->state + im;
+    double dr[SQM__LANES], di[SQM__LANES], cr[SQM__LANES], ci[SQM__LANES];
+    for (size_t i = 0; i < SQM__LANES; i++) {
+        dr[i] = (double)s->da[re + i] + (double)s->da_low[re + i];
+        di[i] = (double)s->da[im + i] + (double)s->da_low[im + i];
+        cr[i] = (double)s->c[re + i];
+        ci[i] = (double)s->c[im + i];
+    }
+    for (int32_t t = 0; t < n_tokens; t++)
+        for (int32_t i = 0; i < SQM__LANES; i++) {
+            const double step = dr[i] * xr[i] - di[i] * xi[i] + u[t][i];
+            xi[i] += dr[i] * xi[i] + di[i] * xr[i];
+            xr[i] += step;
+            y[t][i] += cr[i] * xr[i] + ci[i] * xi[i];
+        }
+}
+static SQM__NOINLINE void SQM__NAME(lti_double)(const sqm__lti_scan *s)
+{
+    enum { BLOCK = 4 };
+    double u[BLOCK][SQM__LANES], y[BLOCK][SQM__LANES];
+    for (int32_t t0 = 0; t0 < s->n_tokens; t0 += BLOCK) {
+        const int32_t n_tokens = sqm__min(BLOCK, s->n_tokens - t0);
+        for (int32_t t = 0; t < n_tokens; t++) {
+            const float *from = s->u + (size_t)(t0 + t) * s->u_stride;
+            for (int32_t i = 0; i < SQM__LANES; i++) {
+                u[t][i] = i < s->lanes ? (double)from[i] : 0.0;
+                y[t][i] = s->d && i < s->lanes ? (double)s->d[i] * u[t][i] : 0.0;
+            }
+        }
+        for (int32_t n = 0; n < s->states; n++) SQM__NAME(lti_states_double)(s, y, u, n_tokens, n);
+        for (int32_t t = 0; t < n_tokens; t++)
+            for (int32_t i = 0; i < s->lanes; i++)
+                s->y[(size_t)(t0 + t) * s->y_stride + (size_t)i] = (float)y[t][i];
+    }
+}
+static SQM__NOINLINE void SQM__NAME(lti_direct_double)(const sqm__lti_scan *s)
+{
+    double *xr = (double *)s->state, *xi = xr + SQM__LANES;
+    for (int32_t t = 0; t < s->n_tokens; t++)
+        for (int32_t i = 0; i < s->lanes; i++) {
+            const float *u = s->u + (size_t)t * s->u_stride + i;
+            float *y = s->y + (size_t)t * s->y_stride + i;
+            const double dr = (double)s->da[i] + (double)s->da_low[i];
+            const double di = (double)s->da[SQM__LANES + i] + (double)s->da_low[SQM__LANES + i];
+            const double step = dr * xr[i] - di * xi[i] + (double)u[0];
+            xi[i] += dr * xi[i] + di * xr[i] + (double)u[s->imag];
+            xr[i] += step;
+            y[0] = (float)xr[i];
+            y[s->imag] = (float)xi[i];
+        }
+}
+
+static void SQM__NAME(lti)(const sqm__lti_scan *s)
+{
+    enum { BLOCK = 8 };
+    v16 y[BLOCK];
+    if (s->da_low && s->c) { SQM__NAME(lti_double)(s); return; }
+    if (s->da_low) { SQM__NAME(lti_direct_double)(s); return; }
+    if (!s->c) { SQM__NAME(lti_direct)(s); return; }
+    for (int32_t t0 = 0; t0 < s->n_tokens; t0 += BLOCK) {
+        const int32_t n_tokens = sqm__min(BLOCK, s->n_tokens - t0);
+        int32_t n = s->p ? s->states : 0;
+        for (int32_t t = 0; t < n_tokens; t++) {
+            const v16 u = SQM__NAME(load_n)(s->u + (size_t)(t0 + t) * s->u_stride, s->lanes, 0.0f);
+            y[t] = s->d ? SQM__MUL(SQM__NAME(load_n)(s->d, s->lanes, 0.0f), u) : SQM__SET1(0.0f);
+            if (s->p) y[t] = SQM__NAME(lti_rank1)(s, y[t], u);
+        }
+        for (; n + 2 <= s->states; n += 2) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, 2);
+        for (; n < s->states; n++) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, 1);
+        for (int32_t t = 0; t < n_tokens; t++)
+            SQM__NAME(store_n)(s->y + (size_t)(t0 + t) * s->y_stride, y[t], s->lanes);
+    }
+}
+
+/* ---- Legendre memory ----------------------------------------------------------------------------------- */
+/* y = A x for HiPPO-LegS: (A x)_n = -r_n sum_{k < n} r_k x_k - (n + 1) x_n, r_n = sqrt(2n + 1) */
+SQM__SPECIAL void SQM__NAME(legs_apply)(float *y, const float *x, const float *root, int32_t order)
+{
+    v16 sum = SQM__SET1(0.0f);
+    for (int32_t n = 0; n < order; n++) {
+        const v16 v = SQM__NAME(load)(x + n * SQM__LANES), r = SQM__SET1(root[n]);
+        const v16 own = SQM__MUL(SQM__SET1(-(float)(n + 1)), v);
+        SQM__NAME(store)(y + n * SQM__LANES, SQM__SUB(own, SQM__MUL(r, sum)));
+        sum = SQM__MADD(r, v, sum);
+    }
+}
+/* x = (I - i A / step)^-1 (x + (1 - i) A x / step + B u / step), i = implicit: one pass, A is triangular */
+SQM__SPECIAL void SQM__NAME(legs_step)(const sqm__legs_scan *s, v16 u, float step)
+{
+    const float old = (1.0f - s->implicit) / step, now = s->implicit / step;
+    const v16 one = SQM__SET1(1.0f);
+    v16 sum = SQM__SET1(0.0f);
+    SQM__NAME(legs_apply)(s->work, s->state, s->root, s->order);
+    u = SQM__NAME(div)(u, SQM__SET1(step));
+    for (int32_t n = 0; n < s->order; n++) {
+        float *x = s->state + n * SQM__LANES;
+        const v16 r = SQM__SET1(s->root[n]);
+        v16 v = SQM__MADD(SQM__SET1(old), SQM__NAME(load)(s->work + n * SQM__LANES), SQM__NAME(load)(x));
+        v = SQM__MADD(r, SQM__SUB(u, SQM__MUL(SQM__SET1(now), sum)), v);
+        v = SQM__NAME(div)(v, SQM__MADD(SQM__SET1((float)(n + 1)), SQM__SET1(now), one));
+        SQM__NAME(store)(x, v);
+        sum = SQM__MADD(r, v, sum);
+    }
+}
+/* Zero-order hold: B = -A e_0, so x - u e_0 is multiplied by exp(A log((k + 1) / k)): Taylor steps so short
+   that the norm of their matrix is at most about 1. */
+SQM__SPECIAL void SQM__NAME(legs_exact)(const sqm__legs_scan *s, v16 u, int32_t step)
+{
+    const double z = 1.0 / (2.0 * step + 1.0);          /* log((k + 1) / k) = 2 atanh(1 / (2k + 1)) */
+    const int32_t size = s->order * SQM__LANES;
+    float *const total = s->work + 2 * size;
+    double span = 0.0, power = z;
+    int32_t pieces;
+    for (int32_t i = 1; i < 40; i += 2, power *= z * z) span += 2.0 * power / i;
+    pieces = 1 + (int32_t)(2.0 * span * s->order * s->order);
+    SQM__NAME(store)(s->state, SQM__SUB(SQM__NAME(load)(s->state), u));
+    for (int32_t piece = 0; piece < pieces; piece++) {
+        const float *from = s->state;
+        memcpy(total, s->state, (size_t)size * sizeof(float));
+        for (int32_t i = 1; i <= 12; i++) {
+            const v16 factor = SQM__SET1((float)(span / pieces / i));
+            float *to = s->work + i % 2 * size;
+            SQM__NAME(legs_apply)(to, from, s->root, s->order);
+            for (int32_t n = 0; n < size; n += SQM__LANES) {
+                const v16 term = SQM__MUL(SQM__NAME(load)(to + n), factor);
+                SQM__NAME(store)(to + n, term);
+                SQM__NAME(store)(total + n, SQM__ADD(SQM__NAME(load)(total + n), term));
+            }
+            from = to;
+        }
+        memcpy(s->state, total, (size_t)size * sizeof(float));
+    }
+    SQM__NAME(store)(s->state, SQM__ADD(SQM__NAME(load)(s->state), u));
+}
+static void SQM__NAME(legs)(const sqm__legs_scan *s)
+{
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const size_t row = (size_t)t * (size_t)s->signals;
+        const v16 u = SQM__NAME(load_n)(s->u + row, s->lanes, 0.0f);
+        if (s->implicit < 0.0f) SQM__NAME(legs_exact)(s, u, s->position + t + 1);
+        else SQM__NAME(legs_step)(s, u, (float)(s->position + t + 1));
+        for (int32_t n = 0; n < s->order; n++)
+            SQM__NAME(store_n)(s->y + row * (size_t)s->order + (size_t)n * (size_t)s->signals,
+                               SQM__NAME(load)(s->state + n * SQM__LANES), s->lanes);
+    }
+}
+
+/* ---- spiking neurons ----------------------------------------------------------------------------------- */
+static void SQM__NAME(spike)(const sqm__spike_scan *s)
+{
+    const v16 leak = SQM__SET1(s->leak), threshold = SQM__SET1(s->threshold), rest = SQM__SET1(s->rest);
+    const v16 one = SQM__SET1(1.0f), zero = SQM__SET1(0.0f);
+    v16 v = SQM__NAME(load_n)(s->v, s->lanes, 0.0f);
+    for (int32_t t = 0; t < s->n_tokens; t++) {
+        const v16 x = SQM__NAME(load_n)(s->x + (size_t)t * s->stride, s->lanes, 0.0f);
+        v16 fired;
+        if (s->keep_input) v = SQM__ADD(SQM__SUB(v, SQM__MUL(SQM__SUB(v, rest), leak)), x);
+        else v = SQM__ADD(v, SQM__MUL(SQM__SUB(x, SQM__SUB(v, rest)), leak));
+        fired = SQM__NAME(less)(v, threshold, zero, one);
+        if (s->soft) v = SQM__SUB(v, SQM__MUL(fired, threshold));
+        else v = SQM__NAME(less)(v, threshold, v, rest);
+        SQM__NAME(store_n)(s->y + (size_t)t * s->stride, fired, s->lanes);
+    }
+    SQM__NAME(store_n)(s->v, v, s->lanes);
+}
+
+/* ---- long convolutions --------------------------------------------------------------------------------- */
+/* Fourier transform of 16 channels at once, for products of polynomials modulo X^n - i: each level splits
+   X^m - r^2 into (X^(m/2) - r)(X^(m/2) + r), so the roots of a level belong to its blocks, block k of a level
+   of N blocks uses roots[N + k], and values come out in the order in which the inverse takes them in. */
+typedef struct { v16 re, im; } SQM__NAME(complex);
+SQM__SPECIAL void SQM__NAME(put)(float *p, SQM__NAME(complex) a)
+{
+    SQM__NAME(store)(p, a.re);
+    SQM__NAME(store)(p + SQM__LANES, a.im);
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(get)(const float *p)
+{
+    SQM__NAME(complex) r;
+    r.re = SQM__NAME(load)(p);
+    r.im = SQM__NAME(load)(p + SQM__LANES);
+    return r;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(plus)(SQM__NAME(complex) a, SQM__NAME(complex) b)
+{
+    a.re = SQM__ADD(a.re, b.re);
+    a.im = SQM__ADD(a.im, b.im);
+    return a;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(minus)(SQM__NAME(complex) a, SQM__NAME(complex) b)
+{
+    a.re = SQM__SUB(a.re, b.re);
+    a.im = SQM__SUB(a.im, b.im);
+    return a;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(times)(SQM__NAME(complex) a, v16 re, v16 im)
+{
+    SQM__NAME(complex) r;
+    r.re = SQM__SUB(SQM__MUL(a.re, re), SQM__MUL(a.im, im));
+    r.im = SQM__MADD(a.re, im, SQM__MUL(a.im, re));
+    return r;
+}
+SQM__SPECIAL SQM__NAME(complex) SQM__NAME(times_i)(SQM__NAME(complex) a)
+{
+    SQM__NAME(complex) r;
+    r.re = SQM__SUB(SQM__SET1(0.0f), a.im);
+    r.im = a.re;
+    return r;
+}
+/* One level on a block of 2 * half elements */
+SQM__SPECIAL void SQM__NAME(split2)(float *z, const float *root, int32_t half, const int32_t inverse)
+{
+    const v16 re = SQM__SET1(root[0]), im = SQM__SET1(inverse ? -root[1] : root[1]);
+    float *end = z + (size_t)half * 2 * SQM__LANES, *y = end;
+    for (; z < end; z += 2 * SQM__LANES, y += 2 * SQM__LANES) {
+        const SQM__NAME(complex) a = SQM__NAME(get)(z);
+        SQM__NAME(complex) b = SQM__NAME(get)(y);
+        if (!inverse) b = SQM__NAME(times)(b, re, im);
+        SQM__NAME(put)(z, SQM__NAME(plus)(a, b));
+        b = SQM__NAME(minus)(a, b);
+        SQM__NAME(put)(y, inverse ? SQM__NAME(times)(b, re, im) : b);
+    }
+}
+/* Two levels at once on a block of 4 * quarter elements: its root, then those of its two halves, r and i r */
+SQM__SPECIAL void SQM__NAME(split4)(float *z, const float *own, const float *inner, int32_t quarter,
+                                    const int32_t inverse)
+{
+    const v16 re = SQM__SET1(own[0]), im = SQM__SET1(inverse ? -own[1] : own[1]);
+    const v16 re2 = SQM__SET1(inner[0]), im2 = SQM__SET1(inverse ? -inner[1] : inner[1]);
+    const size_t step = (size_t)quarter * 2 * SQM__LANES;
+    for (float *end = z + step; z < end; z += 2 * SQM__LANES) {
+        SQM__NAME(complex) a = SQM__NAME(get)(z), b = SQM__NAME(get)(z + step);
+        SQM__NAME(complex) c = SQM__NAME(get)(z + 2 * step), d = SQM__NAME(get)(z + 3 * step), t;
+        if (!inverse) {
+            t = SQM__NAME(times)(c, re, im);
+            c = SQM__NAME(minus)(a, t);
+            a = SQM__NAME(plus)(a, t);
+            t = SQM__NAME(times)(d, re, im);
+            d = SQM__NAME(times_i)(SQM__NAME(times)(SQM__NAME(minus)(b, t), re2, im2));
+            b = SQM__NAME(times)(SQM__NAME(plus)(b, t), re2, im2);
+            SQM__NAME(put)(z, SQM__NAME(plus)(a, b));
+            SQM__NAME(put)(z + step, SQM__NAME(minus)(a, b));
+            SQM__NAME(put)(z + 2 * step, SQM__NAME(plus)(c, d));
+            SQM__NAME(put)(z + 3 * step, SQM__NAME(minus)(c, d));
+        } else {
+            t = SQM__NAME(times)(SQM__NAME(minus)(a, b), re2, im2);
+            a = SQM__NAME(plus)(a, b);
+            b = t;                      /* (c - d) / (i r) = i (d - c) / r */
+            t = SQM__NAME(times_i)(SQM__NAME(times)(SQM__NAME(minus)(d, c), re2, im2));
+            c = SQM__NAME(plus)(c, d);
+            SQM__NAME(put)(z, SQM__NAME(plus)(a, c));
+            SQM__NAME(put)(z + step, SQM__NAME(plus)(b, t));
+            SQM__NAME(put)(z + 2 * step, SQM__NAME(times)(SQM__NAME(minus)(a, c), re, im));
+            SQM__NAME(put)(z + 3 * step, SQM__NAME(times)(SQM__NAME(minus)(b, t), re, im));
+        }
+    }
+}
+SQM__SPECIAL void SQM__NAME(split_level)(float *z, const float *roots, int32_t n, int32_t blocks,
+                                         int32_t inverse)
+{
+    const size_t step = (size_t)(n / blocks) * 2 * SQM__LANES;
+    for (int32_t k = blocks; k < 2 * blocks; k++, z += step) {
+        if (inverse) SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, 1);
+        else SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, 0);
+    }
+}
+static void SQM__NAME(transform)(float *z, const float *roots, int32_t n, int32_t inverse)
+{
+    int32_t first = 1, blocks;          /* first: blocks of the first level that is done in pairs */
+    for (blocks = n; blocks > 1; blocks /= 4) if (blocks == 2) first = 2;
+    if (!inverse && first == 2) SQM__NAME(split2)(z, roots + 2, n / 2, 0);
+    for (blocks = first; !inverse && blocks <= n / 4; blocks *= 4)
+        SQM__NAME(split_level)(z, roots, n, blocks, 0);
+    for (blocks = n / 4; inverse && blocks >= first; blocks /= 4)
+        SQM__NAME(split_level)(z, roots, n, blocks, 1);
+    if (inverse && first == 2) SQM__NAME(split2)(z, roots + 2, n / 2, 1);
+}
+static void SQM__NAME(multiply)(float *z, const float *g, int32_t n)
+{
+    for (float *end = z + (size_t)n * 2 * SQM__LANES; z < end; z += 2 * SQM__LANES, g += 2 * SQM__LANES) {
+        const SQM__NAME(complex) w = SQM__NAME(get)(g);
+        SQM__NAME(put)(z, SQM__NAME(times)(SQM__NAME(get)(z), w.re, w.im));
+    }
+}
+
+/* T outputs that follow one another: the lags that all of them have, then those that only later ones have */
+SQM__SPECIAL void SQM__NAME(convolve_rows)(float *y, size_t y_stride, const float *start, const float *u,
+                                           const float *taps, size_t tap_stride, int32_t n_taps, int32_t lags,
+                                           int32_t lanes, const int32_t T)
+{
+    v16 sum[4];
+    const int32_t common = sqm__min(n_taps, lags);
+    SQM__WIDE for (int32_t t = 0; t < T; t++) sum[t] = SQM__NAME(load)(start + t * SQM__LANES);
+    for (int32_t l = 0; l < common; l++) {
+        const v16 tap = SQM__NAME(load_n)(taps + (size_t)l * tap_stride, lanes, 0.0f);
+        const float *from = u - (ptrdiff_t)l * SQM__LANES;
+        SQM__WIDE for (int32_t t = 0; t < T; t++)
+            sum[t] = SQM__MADD(tap, SQM__NAME(load)(from + t * SQM__LANES), sum[t]);
+    }
+    SQM__WIDE for (int32_t t = 0; t < T; t++) {
+        for (int32_t l = common; l < sqm__min(n_taps, lags + t); l++)
+            sum[t] = SQM__MADD(SQM__NAME(load_n)(taps + (size_t)l * tap_stride, lanes, 0.0f),
+                               SQM__NAME(load)(u + (ptrdiff_t)(t - l) * SQM__LANES), sum[t]);
+        SQM__NAME(store_n)(y + (size_t)t * y_stride, sum[t], lanes);
+    }
+}
+static void SQM__NAME(convolve)(float *y, size_t y_stride, const float *start, const float *u,
+                                const float *taps, size_t tap_stride, int32_t n_taps, int32_t n, int32_t past,
+                                int32_t lanes)
+{
+    int32_t t = 0;
+    for (; t + 4 <= n; t += 4, y += 4 * y_stride, start += 4 * SQM__LANES, u += 4 * SQM__LANES)
+        SQM__NAME(convolve_rows)(y, y_stride, start, u, taps, tap_stride, n_taps, past + t + 1, lanes, 4);
+    for (; t < n; t++, y += y_stride, start += SQM__LANES, u += SQM__LANES)
+        SQM__NAME(convolve_rows)(y, y_stride, start, u, taps, tap_stride, n_taps, past + t + 1, lanes, 1);
+}
+
 static const sqm__kernels SQM__NAME(table) = {
 #if SQM__PASS == SQM__PASS_SCALAR
     SQM_ISA_SCALAR,
@@ -3956,11 +4810,16 @@ static const sqm__kernels SQM__NAME(table) = {
 #else
     SQM_ISA_NEON,
 #endif
+    SQM__TILE_Q,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row), SQM__NAME(scan), SQM__NAME(ssd),
-    SQM__NAME(turn), SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums),
-    SQM__NAME(outer), SQM__NAME(running), SQM__NAME(slstm)
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
+    SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
+    SQM__NAME(norm_error), SQM__NAME(scan), SQM__NAME(ssd), SQM__NAME(turn),
+    SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
+    SQM__NAME(running), SQM__NAME(slstm),
+    SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
+    SQM__NAME(convolve)
 };
 #undef v16
 #undef w16
@@ -3976,6 +4835,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
 #undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__SET1
@@ -4121,8 +4981,9 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
-    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
-    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+    const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
+    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
+    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
@@ -4169,6 +5030,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none */
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
+    int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
     float                scale;
 } sqm__linear;
 
@@ -4178,7 +5040,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels;
+    int32_t            n, cols, pieces, n_panels, tile;
+    size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
     int32_t           *code_sums;
@@ -4188,12 +5051,25 @@ typedef struct sqm__linear_job {
 static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
-    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales +
-                                  (size_t)t * groups,
-                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride,
-                                      job->cols);
+    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
+    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
+    for (int32_t t = first; t < last; t++) {
+        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+        if (t < job->n) {
+            job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
+                                      job->code_sums + 2 * at, tile, job->plane,
+                                      job->a + (size_t)t * job->a_stride, job->cols);
+            continue;
+        }
+        for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
+            memset(job->codes + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            if (job->plane) memset(job->codes + job->plane + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            job->code_scales[at + g * tile] = 0.0f;
+            job->code_sums[2 * (at + g * tile)] = job->code_sums[2 * (at + g * tile) + 1] = 0;
+        }
+    }
 }
 
 /* Panels [first, last) of all weights counted through. */
@@ -4216,6 +5092,8 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
             g.code_scales = job->code_scales;
             g.code_sums = job->code_sums;
+            g.plane = job->plane;
+            g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
             g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
             g.y_stride = job->y_stride;
@@ -4254,15 +5132,17 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         job.n_panels += sqm__ceil_div(l->weights[i].shape[0], SQM__LANES);
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
-    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
+    job.tile = n == 1 ? 1 : x->kernels->tile;
+    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.plane = l->precise ? groups * SQM__GROUP : 0;
+    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
     job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -4298,6 +5178,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.biases = &bias;
     l.n_weights = 1;
     l.add = 0;
+    l.precise = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -4626,16 +5507,17 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
-   tanh(s / softcap)
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+                                          cap(s) = softcap * tanh(s / softcap)
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32 or float16, a ring of tiles when there is a window. Keys and values are thus panels
-            of [KERN]'s dense product.
+            in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
+            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
+            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -4644,6 +5526,7 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
+    int32_t      keep;                  /* first positions that no window hides */
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
@@ -4666,6 +5549,7 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
+    SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -4687,19 +5571,26 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     return SQM_OK;
 }
 
+SQM__INLINE size_t sqm__kv_element(sqm_dtype t) { return t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1; }
 SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 {
-    return (size_t)a->head_dim * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    return (size_t)a->head_dim * SQM__TILE_KEYS * sqm__kv_element(t);
+}
+SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
+{
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * sqm__kv_element(t);
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad, SQM__GROUP));
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
     if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1;
+        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+                             sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
     return (int32_t)all;
@@ -4735,7 +5626,8 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return 
 static size_t sqm__attention_piece_bytes(const sqm__attention *a)
 {
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    return sqm__align_up(m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3) * 4, 64);
+    const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
@@ -4758,38 +5650,53 @@ typedef struct sqm__attention_job {
 SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t position, int32_t kv_head)
 {
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
-    const size_t tile = (size_t)(position / SQM__TILE_KEYS % kv->n_tiles);
+    const int32_t kept = sqm__ceil_div(a->keep, SQM__TILE_KEYS), n = position / SQM__TILE_KEYS;
+    const size_t tile = (size_t)(n < kv->n_tiles ? n : kept + (n - kept) % (kv->n_tiles - kept));
     return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
             (size_t)kv_head);
 }
 
+/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements apart; returns the scale of 8-bit
+   codes. */
+static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run, size_t jump,
+                           const float *from, int32_t n)
+{
+    union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
+    const void *source = from;
+    const size_t bytes = sqm__kv_element(dtype);
+    float scale = 1.0f;
+    int32_t sums[2];
+    if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from, n); source = narrow.code; }
+    for (int32_t i = 0; i < n; i += run)
+        memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
+               (size_t)sqm__min(run, n - i) * bytes);
+    return scale;
+}
+
 /* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head,
-                          const float *row)
+static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, void *state, int32_t position,
+                          int32_t kv_head, const float *row)
 {
     const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
-    const int32_t key = position % SQM__TILE_KEYS;
+    const size_t key = (size_t)(position % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
+    const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
     uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
-    const float *k = row + (size_t)(a->heads + kv_head) * (size_t)a->head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim +
-        (size_t)kv_head * (size_t)a->v_dim;
-    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES +
-        (size_t)(key % SQM__LANES);
+    float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
+    const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
+    const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
-    if (dtype == SQM_F32) {
-        float *to_keys = (float *)(void *)keys, *to_values = (float *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = k[i];
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] = v[i];
-    } else {
-        uint16_t *to_keys = (uint16_t *)(void *)keys, *to_values = (uint16_t *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] =
-            sqm__f32_to_f16(k[i]);
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] =
-                sqm__f32_to_f16(v[i]);
+    keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
+    for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1, SQM__LANES,
+                                          k + i, sqm__min(SQM__GROUP, a->head_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
+    }
+    values += key * SQM__LANES * element;
+    for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype, SQM__LANES,
+                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP, a->v_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
     }
 }
 static void sqm__attention_write_task(void *arg, int32_t piece)
@@ -4801,7 +5708,7 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
         for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
             if (unit++ % job->pieces == piece)
                 for (int32_t t = 0; t < job->spans[s].rows; t++)
-                    sqm__kv_write(a, job->spans[s].state, job->spans[s].position + t, h,
+                    sqm__kv_write(a, job->x->kernels, job->spans[s].state, job->spans[s].position + t, h,
                                   job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
 }
 
@@ -4838,6 +5745,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     float *floats = (float *)(void *)scratch;
     int32_t *positions;
     sqm__attend work;
+    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     work.q = floats;                    floats += capacity * (size_t)a->head_dim;
     work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
     work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
@@ -4849,6 +5757,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     work.head_dim = a->head_dim;
     work.v_pad = a->v_pad;
     work.window = a->window;
+    work.keep = a->keep;
     work.softcap = a->softcap;
     work.dtype = kv->dtype;
     memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
@@ -4862,10 +5771,11 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
         work.sum[m] = 0.0f;
         positions[m] = start + t;
     }
-    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= last; key += SQM__TILE_KEYS) {
+    for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
+        /* from the kept tiles to the window */
+        if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        job->x->kernels->attend_tile(&work, keys, keys + sqm__kv_keys_bytes(a, kv->dtype), key,
-                                     sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
@@ -4934,7 +5844,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -5137,38 +6047,1524 @@ static const sqm_mixer sqm__conv_whole_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
 
+/* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed`
+   bytes that run() uses itself, then all others in one call. run() skips spans without state. */
+typedef void (*sqm__spans_run)(const void *bound, sqm_exec *x, float *out, const float *in,
+                               const sqm_span *spans, int32_t n_spans);
+static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_exec *x, float *out,
+                                 const float *in, const sqm_span *spans, int32_t n_spans, size_t fixed,
+                                 sqm__spans_run run)
+{
+    int32_t kept = 0;
+    fixed = sqm__align_up(fixed, 64);
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
+        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
+                      "%s needs %z bytes of scratch, the context has %z", mixer->name,
+                      (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);
+        kept += span.state != NULL;
+        if (span.state) continue;
+        if (span.position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
+                      "a span without state must start at position 0, not %d", span.position);
+        span.state = x->scratch + fixed;
+        mixer->reset(bound, span.state, state, span.rows, span.rows, SQM_F32);
+        run(bound, x, out, in, &span, 1);
+    }
+    if (kept) run(bound, x, out, in, spans, n_spans);
+    return SQM_OK;
+}
+/* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
+static float *sqm__take(float *base, size_t *used, size_t floats)
+{
+    float *p = base ? base + *used : NULL;
+    *used += sqm__align_up(floats, SQM__LANES);
+    return p;
+}
+
+/* ---- [MIX.memory] test-time memory: a small network that learns while it reads --------------------------
+   Each head owns a network M; every token teaches it k -> v by one step of an optimiser and reads it at q.
+   Network   linear  M(x) = x W                         mlp  M(x) = act(x W_in) W_out
+             gated   M(x) = (act(x W_in) * x W_gate) W_out
+             residual=1 adds x; bias=1 gives every layer one more row, whose input is the constant 1.
+   Loss      l2  |M(k) - v|^2      dot  -M(k) . v      norm  1/2 |LN(M(k)) - (v - k)|^2, LN with gain and bias
+   Gradient  G_t = sum over lag < window of weight_t,lag * gradient of the loss of token t - lag, at the
+             anchor: the weights at the start of t's chunk (chunk=1: just before t).
+   Update    descent   M = retain_t M - rate_t G_t
+             momentum  S = momentum_t S - rate_t G_t;  M = retain_t M + S
+             muon      S = momentum_t S - G_t;         M = retain_t M + rate_t NS(S)
+             sum       S = S - rate_t G_t within the chunk; what is read is M + step_i S, i = t mod chunk; at
+                       the chunk's end that becomes M
+             NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X; by matrix.
+   Read      y_t = M_t(q_t), after the update; loss norm: y_t = q_t + LN(M_t(q_t)).
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate: heads | retain: heads |
+             momentum: heads | weights: heads x window, the token's own first]. rate=0, retain=0 and weights=0
+             leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
+             momentum is for momentum and muon, weights are with window > 1.
+   Rows out  [heads x v_dim].
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+             bias), outputs]; without: zeros.
+   State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
+   Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
+             of vsum; chunks are aligned to absolute positions, and a cut inside one finds its anchor in the
+             state.
+   Cost      a token of a linear memory reads and writes M (and S) once; mlp: window + 1 passes forward,
+             window back.
+   Serves    linear attention and gated forms of it (linear, dot), the delta rule (linear, l2), windows of
+             both, TTT-linear and TTT-MLP (norm, sum, bias; 2407.04620), Titans (momentum; 2501.00663), DLA,
+             OmegaNet, Atlas and Atlas++ (2505.23735; equations by two transcriptions, no official code).
+   Traps     l2 keeps its factor 2, norm has none. The weight of a token before the first counts as 0. muon
+             descends in this sign (S gathers -G, M moves along S); a table of the paper prints a mixture that
+             ascends. Too large a rate makes any of these diverge: normalise the keys.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: titans_*, atlas*, omeganet_*, dla_*, ttt_*. */
+enum { SQM__MEMORY_LINEAR, SQM__MEMORY_MLP, SQM__MEMORY_GATED };
+enum { SQM__LOSS_L2, SQM__LOSS_DOT, SQM__LOSS_NORM };
+enum { SQM__MEMORY_BLOCK = 16 };        /* tokens that learn from one anchor together */
+static const char *const sqm__memory_kinds[] = { "linear", "mlp", "gated" };
+static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
+static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
+
+typedef struct sqm__layer {             /* one matrix of every head's network */
+    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    /* where its panels lie among a head's weights; 0 floats: no such layer */
+    size_t       at, floats;
+    int32_t      rows, cols, n_panels;
+} sqm__layer;
+
+typedef struct sqm__memory {
+    int32_t      heads, head_dim, v_dim, hidden, kind, act, residual, bias, loss, window, chunk, update;
+    int32_t      has_rate, has_retain, has_momentum, has_weights;
+    sqm__layer   in, gate, out;
+    size_t       weights;               /* floats of one head's network */
+    size_t       ring_at, head_floats;  /* of one head's state; the ring of earlier keys and values ends it */
+    const float *gain, *shift;          /* [heads * v_dim] of the norm loss */
+    const float *steps;                 /* [chunk] of update sum, or NULL: 1 */
+    float        eps;
+} sqm__memory;
+
+#define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update " \
+    "rate retain weights start norm norm_b eps steps"
+
+static int32_t sqm__pad(int32_t n) { return sqm__ceil_div(n, SQM__LANES) * SQM__LANES; }
+
+static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t inputs, int32_t outputs,
+                                    const sqm_param *start, int32_t index, sqm_error *err)
+{
+    const sqm_tensor *t = start && start->tensors && index < start->n_tensors ? start->tensors[index] : NULL;
+    l->rows = inputs + m->bias;
+    l->cols = outputs;
+    l->n_panels = sqm__ceil_div(outputs, SQM__LANES);
+    if ((int64_t)l->rows * sqm__pad(outputs) > 1 << 28)
+        SQM__FAIL(err, SQM_E_LIMIT, l->rows, "a memory of %d x %d is too large", l->rows, outputs);
+    l->at = m->weights;
+    l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
+    m->weights += l->floats;
+    if (!start) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
+        t->shape[1] != l->rows || t->shape[2] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+                  l->rows, outputs);
+    l->start = (const float *)t->data;
+    return SQM_OK;
+}
+/* The layers, their places and the size of a head's state. */
+static sqm_result sqm__memory_layers(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *start = sqm__param(params, n, "start");
+    int32_t index = 0;
+    size_t copies = 1;
+    if (m->kind != SQM__MEMORY_LINEAR)
+        SQM__TRY(sqm__memory_layer(m, &m->in, m->head_dim, m->hidden, start, index++, err));
+    if (m->kind == SQM__MEMORY_GATED)
+        SQM__TRY(sqm__memory_layer(m, &m->gate, m->head_dim, m->hidden, start, index++, err));
+    SQM__TRY(sqm__memory_layer(m, &m->out, m->kind == SQM__MEMORY_LINEAR ? m->head_dim : m->hidden, m->v_dim,
+                               start, index++, err));
+    if (start && start->n_tensors != index)
+        SQM__FAIL(err, SQM_E_SHAPE, start->n_tensors, "start has %d matrices, this memory has %d",
+                  start->n_tensors, index);
+    if ((int64_t)(m->window + SQM__MEMORY_BLOCK) * ((int64_t)m->head_dim + m->v_dim + m->hidden) > 1 << 26)
+        SQM__FAIL(err, SQM_E_LIMIT, m->window, "a window of %d is too long for this memory", m->window);
+    if (m->update != SQM__LEARN_DESCENT) copies++;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) copies++;
+    m->ring_at = m->weights * copies;
+    m->head_floats = m->ring_at + sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim),
+                                                SQM__LANES);
+    return SQM_OK;
+}
+/* What only the norm loss and the sum update have. */
+static sqm_result sqm__memory_norm(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_vector(&m->steps, params, n, "steps", m->chunk, err));
+    SQM__TRY(sqm__param_float(&m->eps, params, n, "eps", 1e-6, err));
+    if (m->steps && m->update != SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_SHAPE, m->chunk, "steps= goes with update=sum only");
+    if (m->loss != SQM__LOSS_NORM) return SQM_OK;
+    if ((int64_t)m->heads * m->v_dim > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, m->heads, "%d heads of %d are too wide", m->heads, m->v_dim);
+    SQM__TRY(sqm__param_vector(&m->gain, params, n, "norm", m->heads * m->v_dim, err));
+    SQM__TRY(sqm__param_vector(&m->shift, params, n, "norm_b", m->heads * m->v_dim, err));
+    if (!m->gain || !m->shift)
+        SQM__FAIL(err, SQM_E_SHAPE, m->loss, "loss=norm needs norm= and norm_b=");
+    return SQM_OK;
+}
+
+/* Fills m; *columns: how many of the input row it takes. */
+static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm_param *params, int32_t n,
+                                     sqm_error *err)
+{
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, 3, SQM__MEMORY_LINEAR, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 3, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT,
+                               err));
+    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE,
+                               err));
+    SQM__TRY(sqm__param_int(&m->hidden, params, n, "hidden", 0, m->kind != SQM__MEMORY_LINEAR,
+                            m->kind != SQM__MEMORY_LINEAR ? 1 << 20 : 0, err));
+    SQM__TRY(sqm__param_int(&m->residual, params, n, "residual", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->bias, params, n, "bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 4096, err));
+    SQM__TRY(sqm__param_int(&m->chunk, params, n, "chunk", 1, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", m->update != SQM__LEARN_SUM, 0,
+                            m->update != SQM__LEARN_SUM, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    m->has_momentum = m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE;
+    if ((m->residual || m->loss == SQM__LOSS_NORM) && m->v_dim != m->head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, m->v_dim, "residual=1 and loss=norm need v_dim = head_dim, not %d and %d",
+                  m->v_dim, m->head_dim);
+    SQM__TRY(sqm__memory_norm(m, params, n, err));
+    SQM__TRY(sqm__memory_layers(m, params, n, err));
+    *columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                    m->has_momentum + (m->has_weights ? m->window : 0));
+    return SQM_OK;
+}
+static sqm_result sqm__memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__memory *m = (sqm__memory *)bound;
+    int64_t columns = 0;
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory of %d heads of %d and %d with its gates reads rows of %z, "
+                  "not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+
+/* ---- state ---- */
+static size_t sqm__memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (m->head_floats > ((size_t)-1 / 4 - 64) / (size_t)m->heads) return (size_t)-1;
+    return m->head_floats * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__memory_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Writes the first weights of one head, panel by panel; padding lanes stay 0 for ever. */
+static void sqm__memory_restart(const sqm__memory *m, float *weights, int32_t head)
+{
+    const sqm__layer *layers[3];
+    layers[0] = &m->in; layers[1] = &m->gate; layers[2] = &m->out;
+    memset(weights, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i < 3; i++) {
+        const sqm__layer *l = layers[i];
+        const float *from = l->start;
+        if (!from || !l->floats) continue;
+        from += (size_t)head * (size_t)l->rows * (size_t)l->cols;
+        for (int32_t j = 0; j < l->rows; j++)
+            for (int32_t c = 0; c < l->cols; c++)
+                weights[l->at + ((size_t)(c / SQM__LANES) * (size_t)l->rows + (size_t)j) * SQM__LANES +
+                        (size_t)(c % SQM__LANES)] = *from++;
+    }
+}
+static void sqm__memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                              int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->head_floats * (size_t)m->heads * sizeof(float));
+    for (int32_t h = 0; h < m->heads; h++)
+        sqm__memory_restart(m, (float *)state + m->head_floats * (size_t)h, h);
+}
+
+/* ---- one block of tokens of one head ---- */
+/* rows of pairs (window - 1 earlier ones, then the block) and queries */
+typedef struct sqm__memory_work {
+    float *gates;                       /* [block][3 + window] */
+    float *x, *v, *q;                   /* inputs with the bias's 1; targets */
+    float *z, *u, *h;                   /* of pairs: act's input, gate, hidden row with the bias's 1 */
+    float *e, *e_in, *e_gate;           /* gradients of the layers' outputs */
+    float *zq, *uq, *hq, *y;            /* of queries; y [block, v_pad] */
+    float *spare;                       /* [v_pad]; Newton-Schulz */
+    size_t x_stride, z_stride, h_stride, v_stride;
+} sqm__memory_work;
+
+static size_t sqm__newton_floats(int32_t rows, int32_t cols)
+{
+    const size_t a = (size_t)sqm__min(rows, cols), b = (size_t)sqm__max(rows, cols);
+    const size_t a_pad = sqm__align_up(a, SQM__LANES), b_pad = sqm__align_up(b, SQM__LANES);
+    return 2 * a * b_pad + a_pad * b + 2 * a * a_pad + a_pad * a;
+}
+/* Lays the work area of one piece out; returns its floats. */
+static size_t sqm__memory_lay(sqm__memory_work *w, const sqm__memory *m, float *base)
+{
+    const size_t block = SQM__MEMORY_BLOCK, pairs = block + (size_t)m->window - 1;
+    const size_t deep = m->kind != SQM__MEMORY_LINEAR, gated = m->kind == SQM__MEMORY_GATED;
+    size_t used = 0, spare;
+    w->x_stride = (size_t)sqm__pad(m->head_dim + m->bias);
+    w->v_stride = (size_t)sqm__pad(m->v_dim);
+    w->z_stride = (size_t)sqm__pad(m->hidden);
+    w->h_stride = (size_t)sqm__pad(m->hidden + m->bias);
+    w->gates = sqm__take(base, &used, block * (3 + (size_t)m->window));
+    w->x = sqm__take(base, &used, pairs * w->x_stride);
+    w->v = sqm__take(base, &used, pairs * w->v_stride);
+    w->q = sqm__take(base, &used, block * w->x_stride);
+    w->z = sqm__take(base, &used, pairs * w->z_stride);
+    w->u = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->h = sqm__take(base, &used, deep * pairs * w->h_stride);
+    w->e = sqm__take(base, &used, pairs * w->v_stride);
+    w->e_in = sqm__take(base, &used, deep * pairs * w->z_stride);
+    w->e_gate = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->zq = sqm__take(base, &used, deep * block * w->z_stride);
+    w->uq = sqm__take(base, &used, gated * block * w->z_stride);
+    w->hq = sqm__take(base, &used, deep * block * w->h_stride);
+    w->y = sqm__take(base, &used, block * w->v_stride);
+    spare = w->v_stride;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const size_t in = deep * (sqm__newton_floats(m->in.rows, m->in.cols) + m->in.floats);
+        const size_t out = sqm__newton_floats(m->out.rows, m->out.cols) + m->out.floats;
+        spare += in > out ? in : out;
+    }
+    w->spare = sqm__take(base, &used, spare);
+    return used;
+}
+
+/* Columns of an input row: of all heads' parts */
+typedef struct sqm__memory_columns { size_t k, v, rate, retain, momentum, weights; } sqm__memory_columns;
+static sqm__memory_columns sqm__memory_find(const sqm__memory *m)
+{
+    const size_t heads = (size_t)m->heads;
+    sqm__memory_columns c;
+    c.k = heads * (size_t)m->head_dim;
+    c.v = 2 * c.k;
+    c.rate = c.v + heads * (size_t)m->v_dim;
+    c.retain = c.rate + (m->has_rate ? heads : 0);
+    c.momentum = c.retain + (m->has_retain ? heads : 0);
+    c.weights = c.momentum + (m->has_momentum ? heads : 0);
+    return c;
+}
+/* The gates of one token as [KERN]'s learn reads them. age: tokens before it. */
+static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__memory_columns *c,
+                              const float *row, int32_t h, int32_t age)
+{
+    const int32_t last = m->window - 1;
+    gates[0] = m->has_rate ? row[c->rate + (size_t)h] : 1.0f;
+    gates[1] = m->has_retain ? row[c->retain + (size_t)h] : m->steps ? m->steps[age % m->chunk] : 1.0f;
+    gates[2] = m->has_momentum ? row[c->momentum + (size_t)h] : 1.0f;
+    for (int32_t lag = 0; lag <= last; lag++)
+        gates[3 + last - lag] = lag > age ? 0.0f : !m->has_weights ? 1.0f :
+            row[c->weights + (size_t)h * (size_t)m->window + (size_t)lag];
+}
+/* Fills inputs, targets, queries and gates of tokens age .. age + n - 1 and of the window before them. */
+static void sqm__memory_gather(const sqm__memory *m, const sqm__memory_work *w, const float *ring,
+                               const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const sqm__memory_columns c = sqm__memory_find(m);
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim, head = (size_t)h;
+    const int32_t past = m->window - 1;
+    for (int32_t i = 0; i < past + n; i++) {
+        float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+        const int32_t at = age - past + i;
+        if (m->bias) x[dim] = 1.0f;
+        if (at < 0) {
+            memset(x, 0, dim * sizeof(float));
+            memset(v, 0, v_dim * sizeof(float));
+        } else if (i < past) {
+            const float *pair = ring + (size_t)(at % past) * (dim + v_dim);
+            memcpy(x, pair, dim * sizeof(float));
+            memcpy(v, pair + dim, v_dim * sizeof(float));
+        } else {
+            const float *row = in + (size_t)(i - past) * in_width;
+            memcpy(x, row + c.k + head * dim, dim * sizeof(float));
+            memcpy(v, row + c.v + head * v_dim, v_dim * sizeof(float));
+        }
+    }
+    for (int32_t t = 0; t < n; t++) {
+        const float *row = in + (size_t)t * in_width;
+        float *q = w->q + (size_t)t * w->x_stride;
+        memcpy(q, row + head * dim, dim * sizeof(float));
+        if (m->bias) q[dim] = 1.0f;
+        sqm__memory_gates(w->gates + (size_t)t * (size_t)(3 + m->window), m, &c, row, h, age + t);
+    }
+}
+/* Keeps the last window - 1 pairs of the block. */
+static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, float *ring, int32_t age,
+                             int32_t n)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const int32_t past = m->window - 1;
+    for (int32_t t = sqm__max(0, n - past); t < n; t++) {
+        float *pair = ring + (size_t)((age + t) % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)(past + t) * w->x_stride, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)(past + t) * w->v_stride, v_dim * sizeof(float));
+    }
+}
+
+static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y, size_t y_stride,
+                            const float *weights, const float *x, size_t x_stride, int32_t n)
+{
+    k->product(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
+               (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
+}
+/* h = act(z) or act(z) * u, and the bias's 1 */
+static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *h, const float *z, const float *u, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float *row = h + (size_t)i * w->h_stride;
+        const size_t at = (size_t)i * w->z_stride;
+        k->glu(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
+        if (m->bias) row[m->hidden] = 1.0f;
+    }
+}
+/* y becomes what the mixer gives for queries q: with the residual, or normalised and added to q. */
+static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, int32_t h, int32_t n)
+{
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    for (int32_t t = 0; t < n; t++) {
+        const float *q = w->q + (size_t)t * w->x_stride;
+        float *row = y + (size_t)t * w->v_stride;
+        for (int32_t i = 0; m->residual && i < m->v_dim; i++) row[i] += q[i];
+        if (m->loss != SQM__LOSS_NORM) continue;
+        k->normalize(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
+        for (int32_t i = 0; i < m->v_dim; i++) row[i] += q[i];
+    }
+}
+/* Reads a head's network at the n queries of the work area, changing nothing. */
+static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, const float *weights, int32_t h, int32_t n)
+{
+    const float *x = w->q;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->zq, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->uq, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        x = w->hq;
+        x_stride = w->h_stride;
+    }
+    sqm__layer_read(k, &m->out, y, w->v_stride, weights, x, x_stride, n);
+    sqm__memory_finish(m, k, w, y, h, n);
+}
+
+/* e: gradient of the loss of pair i by the network's output, from the output that stands in e. */
+static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             int32_t h, int32_t i)
+{
+    const float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+    float *e = w->e + (size_t)i * w->v_stride, *target = w->spare;
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    if (m->loss == SQM__LOSS_DOT) {
+        for (int32_t j = 0; j < m->v_dim; j++) e[j] = -v[j];
+    } else {
+        for (int32_t j = 0; m->residual && j < m->v_dim; j++) e[j] += x[j];
+        if (m->loss == SQM__LOSS_L2) {
+            for (int32_t j = 0; j < m->v_dim; j++) e[j] = 2.0f * (e[j] - v[j]);
+        } else {
+            for (int32_t j = 0; j < m->v_dim; j++) target[j] = v[j] - x[j];
+            k->norm_error(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
+        }
+    }
+    for (size_t j = (size_t)m->v_dim; j < w->v_stride; j++) e[j] = 0.0f;
+}
+/* Forward and backward of n pairs at the given weights: fills h, e, e_in, e_gate. */
+static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               const float *weights, int32_t h, int32_t n)
+{
+    const size_t hidden = (size_t)m->hidden;
+    const float *x = w->x;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->z, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->u, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->h, w->z, w->u, n);
+        x = w->h;
+        x_stride = w->h_stride;
+    }
+    if (m->loss != SQM__LOSS_DOT) sqm__layer_read(k, &m->out, w->e, w->v_stride, weights, x, x_stride, n);
+    for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
+    if (!m->in.floats) return;
+    k->product_back(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
+                    m->out.n_panels, m->hidden);
+    for (int32_t i = 0; i < n; i++) {
+        const size_t at = (size_t)i * w->z_stride;
+        float *e = w->e_in + at, *g = w->e_gate + at;
+        const float *z = w->z + at, *u = w->u + at;
+        for (size_t j = hidden; j < w->z_stride; j++) e[j] = 0.0f;
+        if (m->gate.floats) {
+            k->glu(g, z, e, hidden, m->act);
+            for (size_t j = 0; j < hidden; j++) e[j] *= u[j];
+            for (size_t j = hidden; j < w->z_stride; j++) g[j] = 0.0f;
+        }
+        k->act_slope(e, z, hidden, m->act);
+    }
+}
+
+/* ---- Newton-Schulz ---- */
+/* Panels over the columns of src [rows, cols] (stride floats apart): dst [ceil(cols / 16)][rows][16] */
+static void sqm__to_panels(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t c = 0; c < sqm__pad(cols); c++)
+        for (int32_t r = 0; r < rows; r++)
+            dst[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                (size_t)(c % SQM__LANES)] =
+                c < cols ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* Panels over its rows: dst [ceil(rows / 16)][cols][16] */
+static void sqm__to_panels_across(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t r = 0; r < sqm__pad(rows); r++)
+        for (int32_t c = 0; c < cols; c++)
+            dst[((size_t)(r / SQM__LANES) * (size_t)cols + (size_t)c) * SQM__LANES +
+                (size_t)(r % SQM__LANES)] =
+                r < rows ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* The five steps on y [a, b], a <= b, whose rows are b_pad floats apart; work: sqm__newton_floats less y. */
+static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_t b, float *work)
+{
+    const size_t a_pad = (size_t)sqm__pad(a), b_pad = (size_t)sqm__pad(b), rows = (size_t)a;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *across = work, *along = across + a_pad * (size_t)b;
+    float *g = along + rows * b_pad, *g2 = g + rows * a_pad;
+    float *g_panels = g2 + rows * a_pad;
+    for (int step = 0; step < 5; step++) {
+        sqm__to_panels_across(across, y, b_pad, a, b);
+        k->product(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
+                   (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
+        sqm__to_panels(g_panels, g, a_pad, a, a);
+        k->product(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
+                   (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
+        k->blend(g2, g, rows * a_pad, 2.0315f, -4.7750f);
+        sqm__to_panels(along, y, b_pad, a, b);
+        for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
+        k->product(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
+                   (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
+    }
+}
+/* x = NS(s), both panels over the columns of a matrix [rows, cols]; the shorter side is made the rows, which
+   changes nothing (a polynomial in XX'). work: sqm__newton_floats(rows, cols). */
+static void sqm__newton_schulz(const sqm__kernels *k, float *x, const float *s, int32_t rows, int32_t cols,
+                               float *work)
+{
+    const int flip = rows > cols;
+    const int32_t a = flip ? cols : rows, b = flip ? rows : cols;
+    const size_t b_pad = (size_t)sqm__pad(b);
+    double squares = 0.0;
+    float scale, *y = work;
+    memset(y, 0, (size_t)a * b_pad * sizeof(float));
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t c = 0; c < cols; c++) {
+            const float v = s[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                              (size_t)(c % SQM__LANES)];
+            squares += (double)v * (double)v;
+            y[flip ? (size_t)c * b_pad + (size_t)r : (size_t)r * b_pad + (size_t)c] = v;
+        }
+    scale = 1.0f / (sqm__sqrt((float)squares) + 1e-7f);
+    for (size_t i = 0; i < (size_t)a * b_pad; i++) y[i] *= scale;
+    sqm__newton_steps(k, y, a, b, work + (size_t)a * b_pad);
+    if (flip) sqm__to_panels_across(x, y, b_pad, a, b);
+    else sqm__to_panels(x, y, b_pad, a, b);
+}
+
+/* ---- learning ---- */
+/* One layer learns from the pairs of the block (x, e) and is read at its queries (q -> y). */
+static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__layer *layer,
+                             float *head, const sqm__memory_work *w, sqm__learn l)
+{
+    l.m = head + layer->at;
+    l.s = head + (m->update == SQM__LEARN_DESCENT ? 0 : m->weights) + layer->at;
+    l.gates = w->gates;
+    l.rows = layer->rows;
+    l.n_panels = layer->n_panels;
+    l.window = m->window;
+    l.rule = m->update;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const float *q = l.q;
+        float *direction = w->spare + w->v_stride;
+        l.q = NULL;
+        k->learn(&l);
+        sqm__newton_schulz(k, direction, l.s, layer->rows, layer->cols, direction + layer->floats);
+        k->blend(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
+        sqm__layer_read(k, layer, l.y, l.y_stride, head, q, l.q_stride, 1);
+    } else {
+        k->learn(&l);
+    }
+}
+/* All layers of the network, from the queries up; y and finish. */
+static void sqm__memory_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                              float *head, int32_t h, int32_t n)
+{
+    sqm__learn l;
+    memset(&l, 0, sizeof(l));
+    l.n_tokens = n;
+    l.x = w->x;
+    l.x_stride = l.q_stride = w->x_stride;
+    l.q = w->q;
+    if (m->in.floats) {
+        l.e_stride = l.y_stride = w->z_stride;
+        l.e = w->e_in;
+        l.y = w->zq;
+        sqm__layer_learn(m, k, &m->in, head, w, l);
+        l.e = w->e_gate;
+        l.y = w->uq;
+        if (m->gate.floats) sqm__layer_learn(m, k, &m->gate, head, w, l);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        l.x = w->h;
+        l.q = w->hq;
+        l.x_stride = l.q_stride = w->h_stride;
+    }
+    l.e = w->e;
+    l.y = w->y;
+    l.e_stride = l.y_stride = w->v_stride;
+    sqm__layer_learn(m, k, &m->out, head, w, l);
+    sqm__memory_finish(m, k, w, w->y, h, n);
+}
+/* How many of `left` tokens from `age` on learn from one anchor at once. */
+static int32_t sqm__memory_block_tokens(const sqm__memory *m, int32_t age, int32_t left)
+{
+    if (m->update == SQM__LEARN_SURPRISE) return 1;
+    return sqm__min(sqm__min(SQM__MEMORY_BLOCK, left), m->chunk - age % m->chunk);
+}
+/* Tokens age .. age + n - 1 of head h, whose state is `head`: their results in w->y [n, v_dim]. */
+static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             float *head, const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const int32_t past = m->window - 1;
+    float *anchor = head;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) {
+        anchor = head + m->weights * (m->update == SQM__LEARN_DESCENT ? 1 : 2);
+        if (age % m->chunk == 0) memcpy(anchor, head, m->weights * sizeof(float));
+    }
+    sqm__memory_gather(m, w, head + m->ring_at, in, in_width, h, age, n);
+    sqm__memory_errors(m, k, w, anchor, h, past + n);
+    sqm__memory_learn(m, k, w, head, h, n);
+    if (past) sqm__memory_keep(m, w, head + m->ring_at, age, n);
+    if (m->update == SQM__LEARN_SUM && (age + n) % m->chunk == 0) {
+        k->blend(head, head + m->weights, m->weights, 1.0f, m->steps ? m->steps[m->chunk - 1] : 1.0f);
+        memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+
+/* ---- all spans and heads ---- */
+typedef struct sqm__memory_job {
+    const sqm__memory *m;
+    const sqm_exec    *x;
+    float             *out;
+    const float       *in;
+    const sqm_span    *spans;
+    size_t             in_width;
+    int32_t            n_spans, pieces;
+} sqm__memory_job;
+
+static size_t sqm__memory_piece_floats(const sqm__memory *m)
+{
+    sqm__memory_work w;
+    return sqm__memory_lay(&w, m, NULL);
+}
+static void sqm__memory_task(void *arg, int32_t piece)
+{
+    const sqm__memory_job *job = (const sqm__memory_job *)arg;
+    const sqm__memory *m = job->m;
+    const size_t out_width = (size_t)m->heads * (size_t)m->v_dim;
+    sqm__memory_work w;
+    int32_t unit = 0;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *head = (float *)span->state + m->head_floats * (size_t)h;
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0, n; t < span->rows; t += n) {
+                const size_t row = (size_t)(span->first_row + t);
+                n = sqm__memory_block_tokens(m, span->position + t, span->rows - t);
+                sqm__memory_step(m, job->x->kernels, &w, head, job->in + row * job->in_width, job->in_width,
+                                 h, span->position + t, n);
+                for (int32_t i = 0; i < n; i++)
+                    memcpy(job->out + (row + (size_t)i) * out_width + (size_t)h * (size_t)m->v_dim,
+                           w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+            }
+        }
+}
+/* Floating-point operations of a token of one head, roughly */
+static size_t sqm__memory_work_of(const sqm__memory *m)
+{
+    return m->weights * (size_t)(4 + 4 * m->window) * (m->update == SQM__LEARN_SURPRISE ? 64u : 1u);
+}
+static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    const sqm__memory_columns c = sqm__memory_find(m);
+    sqm__memory_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.in_width = c.weights + (m->has_weights ? (size_t)m->heads * (size_t)m->window : 0);
+    job.pieces = sqm__pieces(x, rows * (size_t)m->heads * sqm__memory_work_of(m));
+    sqm__run(x, sqm__memory_task, &job, job.pieces);
+}
+static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__memory_piece_floats((const sqm__memory *)bound) * sizeof(float) * (size_t)threads;
+}
+static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__memory_scratch_bytes(bound, 0, 0, x->threads), sqm__memory_run);
+}
+static const sqm_mixer sqm__memory_mixer = {
+    "memory", SQM__MEMORY_KEYS, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
+    sqm__memory_state_bytes, sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset,
+    sqm__memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
+
+/* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -------------------
+   The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are
+   copied into the state and its momentum starts again at 0, with fresh=1 its weights at the first ones. A
+   token reads the memory of its own segment and those kept, weighed by g:
+     combine=sum      y = sum_i M_i(q)            residual memory, eq. 7
+     combine=softmax  y = sum_i g_i M_i(q)        gated residual memory, eq. 9;  g = softmax_i u_t . pool_i
+                      top=k: of those kept only the k with the largest u_t . pool_i: sparse selection, eq. 16
+     combine=soup     y = M*(q), every matrix of M* the g-weighted sum of those matrices, eq. 14
+     combine=mean     as soup, with equal weights: what a model trained without cache uses
+   pool_i is the mean of x over segment i, over the tokens so far in the running one.
+   Rows in  those of the memory, then with softmax and soup [x: pool | u: pool];    rows out [heads x v_dim]
+   State    that of the memory, the sum of x, and for each full segment its pool and networks: grows.
+   Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute
+            positions. For a linear memory without norm soup and mean weigh what is read: the same, and
+            cheaper.
+   Cost     a token reads every kept memory (sum, softmax without top) or all their weights (soup, mean).
+   Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running
+            segment counts with its mean so far, and the reset of the momentum are the reference's choices.
+   Traps    segment must be a multiple of chunk; ties at the k-th place are all kept.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: memory_caching_*. */
+enum { SQM__COMBINE_SUM, SQM__COMBINE_SOFTMAX, SQM__COMBINE_SOUP, SQM__COMBINE_MEAN };
+static const char *const sqm__combine_names[] = { "sum", "softmax", "soup", "mean" };
+
+typedef struct sqm__caching {
+    sqm__memory memory;
+    int32_t     segment, combine, top, fresh, pool, in_width;
+    int32_t     columns;                /* of the memory; the pooled columns follow */
+    int32_t     merge;                  /* 1: parameters are combined, 0: what is read */
+    size_t      base, pool_pad, record; /* floats: before the records, of a pool, of a record */
+} sqm__caching;
+
+static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__caching *c = (sqm__caching *)bound;
+    sqm__memory *m = &c->memory;
+    int64_t columns = 0;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 30, err));
+    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4,
+                               SQM__COMBINE_SOFTMAX, err));
+    SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0,
+                            c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
+    SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
+    c->pool = c->combine == SQM__COMBINE_SOFTMAX || c->combine == SQM__COMBINE_SOUP;
+    SQM__TRY(sqm__param_int(&c->pool, params, n, "pool", 0, c->pool, c->pool ? 1 << 24 : 0, err));
+    c->merge = c->combine >= SQM__COMBINE_SOUP &&
+        (m->kind != SQM__MEMORY_LINEAR || m->loss == SQM__LOSS_NORM);
+    if (c->segment % m->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, c->segment, "segment = %d must be a multiple of chunk = %d", c->segment,
+                  m->chunk);
+    if (c->merge && m->update == SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine,
+                  "combine=%s of deep memories does not go with update=sum",
+                  sqm__combine_names[c->combine]);
+    if (columns + 2 * (int64_t)c->pool != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  (uint64_t)columns, c->pool, in_width);
+    c->columns = (int32_t)columns;
+    c->in_width = in_width;
+    c->pool_pad = (size_t)sqm__pad(c->pool);
+    c->base = m->head_floats * (size_t)m->heads + c->pool_pad;
+    c->record = m->weights * (size_t)m->heads + c->pool_pad;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__caching_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t base = sqm__memory_state_bytes(&c->memory, max_context, max_batch, dtype);
+    const size_t records = (size_t)(max_context / c->segment), limit = (size_t)-1 / 8;
+    if (base > limit || c->record > limit / 4 / (records + 1)) return (size_t)-1;
+    return base + (c->pool_pad + c->record * records) * sizeof(float);
+}
+static size_t sqm__caching_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__caching_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__caching_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                               int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    sqm__memory_reset(&c->memory, state, state_bytes, max_context, max_batch, dtype);
+    memset((float *)state + c->base - c->pool_pad, 0, c->pool_pad * sizeof(float));
+}
+
+typedef struct sqm__caching_job {
+    const sqm__caching *c;
+    const sqm_exec     *x;
+    float              *out, *state, *shares;   /* shares [block, kept + 1] */
+    const float        *in;                     /* first row of the block */
+    float              *scratch;                /* of the pieces */
+    int32_t             age, n, kept, pieces;
+} sqm__caching_job;
+
+static size_t sqm__caching_piece_floats(const sqm__caching *c)
+{
+    const size_t row = (size_t)sqm__pad(c->memory.v_dim);
+    return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
+           (c->merge ? c->memory.weights : 0);
+}
+/* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
+static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
+{
+    return sqm__caching_piece_floats(c) * (size_t)threads + 2 * c->pool_pad +
+           (SQM__MEMORY_BLOCK + 1) * ((size_t)kept + 1);
+}
+static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    (void)max_batch;
+    return sqm__caching_floats(c, max_context / c->segment, threads) * sizeof(float);
+}
+
+/* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
+static void sqm__keep_largest(float *r, int32_t n, int32_t k, float *taken)
+{
+    float limit = 0.0f;
+    if (k >= n) return;
+    for (int32_t i = 0; i < n; i++) taken[i] = 0.0f;
+    for (; k > 0; k--) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (taken[i] == 0.0f && (best < 0 || r[i] > r[best])) best = i;
+        taken[best] = 1.0f;
+        limit = r[best];
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (r[i] < limit) r[i] = -3.0e38f;
+}
+/* The weight of every kept memory and the running one for token `t` of the block, which joins the pool. */
+static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_t t, float *shared)
+{
+    const sqm__caching *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const float *row = job->in + (size_t)t * (size_t)c->in_width + c->columns;
+    const int32_t panels = (int32_t)(c->pool_pad / SQM__LANES);
+    const float tokens = (float)(job->age + t + 1);
+    float *sum = job->state + c->base - c->pool_pad, *u = shared, *mean = u + c->pool_pad;
+    if (!c->pool) {
+        const float equal = c->combine == SQM__COMBINE_SUM ? 1.0f : 1.0f / (float)(job->kept + 1);
+        for (int32_t i = 0; i <= job->kept; i++) share[i] = equal;
+        return;
+    }
+    for (int32_t i = 0; i < c->pool; i++) {
+        sum[i] += row[i];
+        mean[i] = sum[i] / tokens;
+        u[i] = row[c->pool + i];
+    }
+    for (size_t i = (size_t)c->pool; i < c->pool_pad; i++) mean[i] = u[i] = 0.0f;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *pool = i < job->kept ? job->state + c->base + c->record * (size_t)i : mean;
+        k->product_back(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
+    }
+    if (c->top) sqm__keep_largest(share, job->kept, c->top, mean + c->pool_pad);
+    k->softmax(share, share, job->kept + 1, 1.0f);
+}
+
+/* y rows of a head in w->y -> the combination of all memories in sum */
+static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_work *w, float *sum,
+                                 float *other, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t shares = (size_t)job->kept + 1;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *weights =
+            job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        const float *y = w->y;
+        int32_t asked = 0;
+        for (int32_t t = 0; t < job->n; t++) asked += job->shares[(size_t)t * shares + (size_t)i] != 0.0f;
+        if (asked && i < job->kept) {
+            sqm__memory_recall(m, k, w, other, weights, h, job->n);
+            y = other;
+        }
+        for (int32_t t = 0; asked && t < job->n; t++) {
+            const float share = job->shares[(size_t)t * shares + (size_t)i];
+            const size_t at = (size_t)t * w->v_stride;
+            if (share != 0.0f) k->blend(sum + at, y + at, w->v_stride, 1.0f, share);
+        }
+    }
+}
+/* One token: the networks' weighted sum, then one read */
+static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_work *w, float *merged,
+                               const float *head, float *y, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    memset(merged, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *record = job->state + c->base + c->record * (size_t)i;
+        const float *kept = record + c->pool_pad + m->weights * (size_t)h;
+        job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
+    }
+    sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
+}
+static void sqm__caching_task(void *arg, int32_t piece)
+{
+    const sqm__caching_job *job = (const sqm__caching_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    float *base = job->scratch + sqm__caching_piece_floats(job->c) * (size_t)piece;
+    sqm__memory_work w;
+    const size_t floats = sqm__memory_lay(&w, m, base), rows = SQM__MEMORY_BLOCK * w.v_stride;
+    float *sum = base + floats, *other = sum + rows, *merged = other + rows;
+    for (int32_t h = piece; h < m->heads; h += job->pieces) {
+        float *head = job->state + m->head_floats * (size_t)h;
+        sqm__memory_step(m, job->x->kernels, &w, head, job->in, (size_t)job->c->in_width, h, job->age,
+                         job->n);
+        memset(sum, 0, rows * sizeof(float));
+        if (job->c->merge) sqm__caching_merge(job, &w, merged, head, sum, h);
+        else sqm__caching_combine(job, &w, sum, other, h);
+        for (int32_t t = 0; t < job->n; t++)
+            memcpy(job->out + ((size_t)t * (size_t)m->heads + (size_t)h) * (size_t)m->v_dim,
+                   sum + (size_t)t * w.v_stride, (size_t)m->v_dim * sizeof(float));
+    }
+}
+/* The end of a segment: its pool and networks become record `kept`. */
+static void sqm__caching_keep(const sqm__caching *c, float *state, int32_t kept)
+{
+    const sqm__memory *m = &c->memory;
+    float *record = state + c->base + c->record * (size_t)kept, *sum = state + c->base - c->pool_pad;
+    for (size_t i = 0; i < c->pool_pad; i++) {
+        record[i] = sum[i] / (float)c->segment;
+        sum[i] = 0.0f;
+    }
+    for (int32_t h = 0; h < m->heads; h++) {
+        float *head = state + m->head_floats * (size_t)h;
+        memcpy(record + c->pool_pad + m->weights * (size_t)h, head, m->weights * sizeof(float));
+        if (c->fresh) sqm__memory_restart(m, head, h);
+        if (m->update != SQM__LEARN_DESCENT) memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+static void sqm__caching_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const sqm__memory *m = &c->memory;
+    sqm__caching_job job;
+    job.c = c; job.x = x;
+    for (int32_t s = 0; s < n_spans; s++)
+        for (int32_t t = 0; spans[s].state && t < spans[s].rows; t += job.n) {
+            const int32_t position = spans[s].position + t;
+            const size_t row = (size_t)(spans[s].first_row + t);
+            float *shared = (float *)(void *)x->scratch;
+            job.state = (float *)spans[s].state;
+            job.age = position % c->segment;
+            job.kept = position / c->segment;
+            job.n = sqm__min(c->merge ? 1 : spans[s].rows - t, c->segment - job.age);
+            job.n = sqm__memory_block_tokens(m, job.age, job.n);
+            job.in = in + row * (size_t)c->in_width;
+            job.out = out + row * (size_t)(m->heads * m->v_dim);
+            job.shares = shared + 2 * c->pool_pad + (size_t)job.kept + 1;
+            job.scratch = job.shares + SQM__MEMORY_BLOCK * ((size_t)job.kept + 1);
+            for (int32_t i = 0; i < job.n; i++)
+                sqm__caching_share(&job, job.shares + (size_t)i * ((size_t)job.kept + 1), i, shared);
+            job.pieces = sqm__min(m->heads, sqm__pieces(x, (size_t)job.n * (size_t)m->heads *
+                                                            (sqm__memory_work_of(m) + 2 * m->weights *
+                                                             (size_t)job.kept)));
+            sqm__run(x, sqm__caching_task, &job, job.pieces);
+            if (job.age + job.n == c->segment) sqm__caching_keep(c, job.state, job.kept);
+        }
+}
+static sqm_result sqm__caching_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    int32_t last = 0;
+    for (int32_t s = 0; s < n_spans; s++) last = sqm__max(last, spans[s].position + spans[s].rows);
+    return sqm__run_spans(sqm_mixer_memory_caching(), bound, x, out, in, spans, n_spans,
+                          sqm__caching_scratch_bytes(c, last, 0, x->threads), sqm__caching_run);
+}
+static const sqm_mixer sqm__caching_mixer = {
+    "memory_caching", SQM__MEMORY_KEYS " segment combine top fresh pool", sizeof(sqm__caching),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind, sqm__caching_state_bytes,
+    sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset, sqm__caching_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
+
+/* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel -----------------
+   M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, but kept as keys k_j and
+   coefficients u_j.
+   loss=l2   for the tokens i of the window: u_i += rate_t weight_t,i 2 (v_i - M_(t-1)(k_i)), after all
+             earlier coefficients were multiplied by retain_t
+   loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
+   y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
+            gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
+   Rows out [heads x v_dim]
+   State    window - 1 keys and values, then tiles of 64 positions: [tile][head] { keys [4][head_dim][16],
+            coefficients [v_pad / 16][64][16] }, float32: grows.
+   Order    tiles from position 0 on, each sum one chain over positions.
+   Cost     a token: window + 1 passes over all keys and coefficients, one more with retain.
+   Source   2505.23735 (ATLAS), eq. 25-31: DeepTransformer, and Dot with linear memory, in the kernel form of
+            the project's reference. No official code.
+   Traps    scores beyond 88 overflow: normalise queries and keys.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
+typedef struct sqm__kernel_memory {
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
+} sqm__kernel_memory;
+
+static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                          int32_t *out_width, sqm_error *err)
+{
+    sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
+    int64_t columns;
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                   (m->has_weights ? m->window : 0));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a kernel memory of %d heads of %d and %d with its gates reads rows "
+                  "of %z, not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    m->in_width = in_width;
+    m->v_pad = sqm__pad(m->v_dim);
+    m->ring = sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim), SQM__LANES);
+    m->tile = (size_t)(m->head_dim + m->v_pad) * SQM__TILE_KEYS;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__kernel_memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                             sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    const size_t tiles = (size_t)sqm__ceil_div(max_context, SQM__TILE_KEYS), limit = (size_t)-1 / 16;
+    (void)max_batch; (void)dtype;
+    if (m->ring > limit / (size_t)m->heads || m->tile > limit / (size_t)m->heads / (tiles + 1))
+        return (size_t)-1;
+    return (m->ring + m->tile * tiles) * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__kernel_memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__kernel_memory_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__kernel_memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                     int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->ring * (size_t)m->heads * sizeof(float));
+}
+
+typedef struct sqm__kernel_work {       /* rows: the window's keys from the oldest on, then the query */
+    float *x, *v, *scores, *acc;        /* [window + 1, head_dim], [window, v_dim], [.., 64], [.., v_pad] */
+    float *tiles;                       /* the head's part of tile 0 */
+    size_t step;                        /* floats from tile to tile */
+} sqm__kernel_work;
+static size_t sqm__kernel_lay(sqm__kernel_work *w, const sqm__kernel_memory *m, float *base)
+{
+    const size_t rows = (size_t)m->window + 1;
+    size_t used = 0;
+    w->x = sqm__take(base, &used, rows * (size_t)m->head_dim);
+    w->v = sqm__take(base, &used, rows * (size_t)m->v_dim);
+    w->scores = sqm__take(base, &used, rows * SQM__TILE_KEYS);
+    w->acc = sqm__take(base, &used, rows * (size_t)m->v_pad);
+    return used;
+}
+/* acc rows = sum over positions [0, end) of e^(x . k_j) u_j for n rows of x */
+static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             const float *x, float *acc, int32_t n, int32_t end)
+{
+    memset(acc, 0, (size_t)n * (size_t)m->v_pad * sizeof(float));
+    for (int32_t first = 0; first < end; first += SQM__TILE_KEYS) {
+        const float *tile = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS);
+        const int32_t keys = sqm__min(SQM__TILE_KEYS, end - first);
+        const size_t panel = SQM__LANES * sizeof(float);
+        k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
+                   panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
+        for (int32_t i = 0; i < n; i++)
+            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
+                        SQM_ACT_EXP);
+        k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
+                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
+                   panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
+    }
+}
+/* Decays all coefficients and adds those of the window, which stand in the rows of v. */
+static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                              int32_t position, int32_t seen, float retain)
+{
+    const int32_t slot = position % SQM__TILE_KEYS;
+    const float *key = w->x + (size_t)(m->window - 1) * (size_t)m->head_dim;
+    float *tile = w->tiles + w->step * (size_t)(position / SQM__TILE_KEYS);
+    if (slot == 0) memset(tile, 0, m->tile * sizeof(float));
+    for (int32_t i = 0; i < m->head_dim; i++)
+        tile[((size_t)(slot / SQM__LANES) * (size_t)m->head_dim + (size_t)i) * SQM__LANES +
+             (size_t)(slot % SQM__LANES)] = key[i];
+    for (int32_t first = 0; m->has_retain && first < position; first += SQM__TILE_KEYS) {
+        float *u = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        k->blend(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
+    }
+    for (int32_t i = 0; i < seen; i++) {
+        const int32_t at = position - seen + 1 + i;
+        const float *change = w->v + (size_t)(m->window - seen + i) * (size_t)m->v_dim;
+        float *u = w->tiles + w->step * (size_t)(at / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        for (int32_t j = 0; j < m->v_dim; j++)
+            u[((size_t)(j / SQM__LANES) * SQM__TILE_KEYS + (size_t)(at % SQM__TILE_KEYS)) * SQM__LANES +
+              (size_t)(j % SQM__LANES)] += change[j];
+    }
+}
+/* One token of head h: row -> out [v_dim]. ring: the head's. */
+static void sqm__kernel_step(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             float *ring, const float *row, int32_t h, int32_t position, float *out)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const size_t heads = (size_t)m->heads, head = (size_t)h;
+    const int32_t past = m->window - 1, seen = sqm__min(m->window, position + 1);
+    const float *gates = row + heads * (2 * dim + v_dim);
+    const float rate = m->has_rate ? gates[h] : 1.0f;
+    const float retain = m->has_retain ? gates[(m->has_rate ? heads : 0) + head] : 1.0f;
+    const float *weights = gates + heads * (size_t)(m->has_rate + m->has_retain) + head * (size_t)m->window;
+    float *x = w->x + (size_t)(m->window - seen) * dim, *v = w->v + (size_t)(m->window - seen) * v_dim;
+    for (int32_t i = 0; i < seen - 1; i++) {
+        const float *pair = ring + (size_t)((position - seen + 1 + i) % past) * (dim + v_dim);
+        memcpy(x + (size_t)i * dim, pair, dim * sizeof(float));
+        memcpy(v + (size_t)i * v_dim, pair + dim, v_dim * sizeof(float));
+    }
+    memcpy(w->x + (size_t)past * dim, row + (heads + head) * dim, dim * sizeof(float));
+    memcpy(w->v + (size_t)past * v_dim, row + 2 * heads * dim + head * v_dim, v_dim * sizeof(float));
+    memcpy(w->x + (size_t)m->window * dim, row + head * dim, dim * sizeof(float));
+    if (past) {
+        float *pair = ring + (size_t)(position % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)past * dim, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)past * v_dim, v_dim * sizeof(float));
+    }
+    if (m->loss == SQM__LOSS_L2) sqm__kernel_read(m, k, w, x, w->acc, seen, position);
+    for (int32_t i = 0; i < seen; i++) {
+        const float scale = rate * (m->has_weights ? weights[seen - 1 - i] : 1.0f);
+        const float *seen_as = w->acc + (size_t)i * (size_t)m->v_pad;
+        float *change = v + (size_t)i * v_dim;
+        for (size_t j = 0; j < v_dim; j++)
+            change[j] = m->loss == SQM__LOSS_L2 ? scale * 2.0f * (change[j] - seen_as[j]) : scale * change[j];
+    }
+    sqm__kernel_write(m, k, w, position, seen, retain);
+    sqm__kernel_read(m, k, w, w->x + (size_t)m->window * dim, w->acc, 1, position + 1);
+    memcpy(out, w->acc, v_dim * sizeof(float));
+}
+
+typedef struct sqm__kernel_job {
+    const sqm__kernel_memory *m;
+    const sqm_exec           *x;
+    float                    *out;
+    const float              *in;
+    const sqm_span           *spans;
+    int32_t                   n_spans, pieces;
+} sqm__kernel_job;
+static void sqm__kernel_task(void *arg, int32_t piece)
+{
+    const sqm__kernel_job *job = (const sqm__kernel_job *)arg;
+    const sqm__kernel_memory *m = job->m;
+    const size_t heads = (size_t)m->heads;
+    sqm__kernel_work w;
+    int32_t unit = 0;
+    (void)sqm__kernel_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__kernel_lay(&w, m, NULL) * (size_t)piece);
+    w.step = m->tile * heads;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *state = (float *)span->state;
+            if (unit++ % job->pieces != piece) continue;
+            w.tiles = state + m->ring * heads + m->tile * (size_t)h;
+            for (int32_t t = 0; t < span->rows; t++) {
+                const size_t row = (size_t)(span->first_row + t);
+                sqm__kernel_step(m, job->x->kernels, &w, state + m->ring * (size_t)h,
+                                 job->in + row * (size_t)m->in_width, h, span->position + t,
+                                 job->out + (row * heads + (size_t)h) * (size_t)m->v_dim);
+            }
+        }
+}
+static void sqm__kernel_memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    sqm__kernel_job job;
+    size_t work = 0;
+    for (int32_t s = 0; s < n_spans; s++)
+        work += (size_t)spans[s].rows * (size_t)(spans[s].position + spans[s].rows) * (size_t)m->heads *
+                (size_t)(m->head_dim + m->v_pad) * (size_t)(m->window + 2);
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, work);
+    sqm__run(x, sqm__kernel_task, &job, job.pieces);
+}
+static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                               int32_t threads)
+{
+    sqm__kernel_work w;
+    (void)max_context; (void)max_batch;
+    return sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL) * (size_t)threads * sizeof(float);
+}
+static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                             const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
+}
+static const sqm_mixer sqm__kernel_memory_mixer = {
+    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
+    sqm__kernel_memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memory_mixer; }
+
+/* ---- [MIX.codebook] attention whose keys are codewords --------------------------------------------------
+   z_j = argmin_s |k_j - c_s|^2, the first of equals; every key counts as its codeword c_z. Near tokens
+   (i - j < near; with block=L those of i's block of L and of the one before it, near = 2 L) keep values of
+   their own; all older ones of a code are its count N_s and mean value U_s:
+     o_i = (sum_s N_s e^(q_i . c_s) U_s + sum_near e^(q_i . c_(z_j) + q_i . r_(i-j) + b_(i-j)) v_j) /
+           (the same with 1 for U_s and v_j)
+   This is softmax attention over all tokens to the letter, at constant state.
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim];        rows out  [heads x v_dim]
+   Weights   codebook=@ panels [heads x codes_pad, head_dim], codes_pad: codes up to a multiple of 16; rows
+             beyond `codes` are unused;  half=@ [heads x codes_pad] |c|^2 / 2;  relative=@ panels [heads x
+             near_pad, head_dim]: r by distance, or none;  bias=@ [heads x near]: b, or none.
+   State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
+             tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
+   Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same
+             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+   Cost      a token: codes + near products with q, codes with k, and as many values.
+   Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived
+             in the project's reference (its code is not public: form not verified).
+   Traps     scaling of q and k, and Transformer-VQ's vectors u, v, are the converter's (tools/prep_memory.h).
+             Counts are exact up to 2^24 tokens of a code.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: transformer_vq_layer, longvq_block_DERIVED. */
+typedef struct sqm__codebook {
+    int32_t     heads, head_dim, v_dim, codes, near, block, codes_pad, near_pad, v_pad;
+    sqm_tensor  book, relative;         /* relative.data NULL: none */
+    const float *half, *bias;           /* [heads * codes_pad]; [heads * near] or NULL */
+    size_t      head_floats;
+} sqm__codebook;
+enum { SQM__CODEBOOK_BLOCK = 16 };      /* tokens whose products with the codebook are made at once */
+
+/* A panel matrix [rows, cols] of plain floats under `key`; missing: data NULL. */
+static sqm_result sqm__codebook_panels(sqm_tensor *to, const sqm_param *params, int32_t n, const char *key,
+                                       int64_t rows, int32_t cols, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->tensors && p->n_tensors == 1 ? p->tensors[0] : NULL;
+    memset(to, 0, sizeof(*to));
+    if (!p) return SQM_OK;
+    if (!t || t->layout != SQM_PANELS || t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols ||
+        (t->dtype != SQM_F32 && t->dtype != SQM_F16 && t->dtype != SQM_BF16))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "%s must be float panels [%z, %d]", key, (uint64_t)rows, cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                     int32_t *out_width, sqm_error *err)
+{
+    sqm__codebook *c = (sqm__codebook *)bound;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_int(&c->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&c->head_dim, params, n, "head_dim", 0, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->v_dim, params, n, "v_dim", c->head_dim, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->codes, params, n, "codes", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->block, params, n, "block", 0, 0, 1 << 15, err));
+    SQM__TRY(sqm__param_int(&c->near, params, n, "near", 2 * c->block, c->block ? 2 * c->block : 1,
+                            c->block ? 2 * c->block : 1 << 16, err));
+    c->codes_pad = sqm__pad(c->codes);
+    c->near_pad = sqm__pad(c->near);
+    c->v_pad = sqm__pad(c->v_dim + 1);
+    SQM__TRY(sqm__codebook_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad,
+                                  c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->half, params, n, "half", c->heads * c->codes_pad, err));
+    SQM__TRY(sqm__codebook_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad,
+                                  c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "bias", c->heads * c->near, err));
+    if (!c->book.data || !c->half)
+        SQM__FAIL(err, SQM_E_SHAPE, c->codes, "a codebook mixer needs codebook= and half=");
+    if ((int64_t)c->heads * (2 * c->head_dim + c->v_dim) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d heads of 2 x %d and %d do not fit rows of %d", c->heads,
+                  c->head_dim, c->v_dim, in_width);
+    c->head_floats = (size_t)(c->codes_pad + c->near_pad) + (size_t)c->v_pad * (size_t)(c->codes + c->near);
+    *out_width = c->heads * c->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__codebook_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (c->head_floats > (size_t)-1 / 8 / (size_t)c->heads) return (size_t)-1;
+    return c->head_floats * (size_t)c->heads * sizeof(float);
+}
+static size_t sqm__codebook_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__codebook_state_bytes(bound, 0, 0, SQM_F32);
+}
+typedef struct sqm__codebook_head { float *counts, *codes, *means, *values; } sqm__codebook_head;
+static sqm__codebook_head sqm__codebook_head_of(const sqm__codebook *c, void *state, int32_t h)
+{
+    sqm__codebook_head head;
+    head.counts = (float *)state + c->head_floats * (size_t)h;
+    head.codes = head.counts + c->codes_pad;
+    head.means = head.codes + c->near_pad;
+    head.values = head.means + (size_t)c->v_pad * (size_t)c->codes;
+    return head;
+}
+/* Value `i` of row `row` in panels of `rows` rows */
+SQM__INLINE float *sqm__panel_at(float *panels, int32_t rows, int32_t row, int32_t i)
+{
+    return panels + ((size_t)(i / SQM__LANES) * (size_t)rows + (size_t)row) * SQM__LANES +
+           (size_t)(i % SQM__LANES);
+}
+static void sqm__codebook_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, c->head_floats * (size_t)c->heads * sizeof(float));
+    for (int32_t h = 0; h < c->heads; h++) {
+        const sqm__codebook_head head = sqm__codebook_head_of(c, state, h);
+        for (int32_t s = 0; s < c->codes; s++) *sqm__panel_at(head.means, c->codes, s, c->v_dim) = 1.0f;
+        for (int32_t s = 0; s < c->near; s++) *sqm__panel_at(head.values, c->near, s, c->v_dim) = 1.0f;
+    }
+}
+
+/* The first near token of position p */
+SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
+{
+    return sqm__max(0, c->block ? (p / c->block - 1) * c->block : p - c->near + 1);
+}
+/* Token `p` is no longer near: joins the mean of its code. */
+static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
+{
+    const int32_t slot = p % c->near, code = (int32_t)head->codes[slot];
+    const float count = head->counts[code] += 1.0f;
+    for (int32_t i = 0; i < c->v_dim; i++) {
+        float *mean = sqm__panel_at(head->means, c->codes, code, i);
+        *mean += (*sqm__panel_at(head->values, c->near, slot, i) - *mean) / count;
+    }
+}
+/* Scores of all codes and near slots -> weights; what does not exist weighs 0. */
+static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                                float *weights, const float *scores, const float *relative, const float *bias,
+                                int32_t p)
+{
+    const int32_t start = sqm__codebook_start(c, p);
+    float *near = weights + c->codes_pad, largest = -3.0e38f;
+    for (int32_t s = 0; s < c->codes; s++) {
+        weights[s] = head->counts[s] > 0.0f ? scores[s] : -3.0e38f;
+        if (weights[s] > largest) largest = weights[s];
+    }
+    for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
+    for (int32_t j = start; j <= p; j++) {
+        float score = scores[(int32_t)head->codes[j % c->near]];
+        if (relative) score += relative[p - j];
+        if (bias) score += bias[p - j];
+        near[j % c->near] = score;
+        if (score > largest) largest = score;
+    }
+    for (int32_t i = 0; i < c->codes; i++) weights[i] -= largest;
+    for (int32_t i = 0; i < c->near; i++) near[i] -= largest;
+    k->activate(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
+    k->activate(near, near, (size_t)c->near, SQM_ACT_EXP);
+    for (int32_t s = 0; s < c->codes; s++) weights[s] *= head->counts[s];
+}
+/* One token: its code, then its output. scores, keys: products of q and k with the codebook. */
+static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                               float *out, const float *scores, const float *keys, const float *relative,
+                               const float *v, int32_t h, int32_t p, float *work)
+{
+    const float *half = c->half + (size_t)h * (size_t)c->codes_pad;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *acc = work + c->codes_pad + c->near_pad;
+    int32_t best = 0;
+    for (int32_t j = p ? sqm__codebook_start(c, p - 1) : 0; j < sqm__codebook_start(c, p); j++)
+        sqm__codebook_fold(c, head, j);
+    for (int32_t s = 1; s < c->codes; s++)
+        if (half[s] - keys[s] < half[best] - keys[best]) best = s;
+    head->codes[p % c->near] = (float)best;
+    for (int32_t i = 0; i < c->v_dim; i++) *sqm__panel_at(head->values, c->near, p % c->near, i) = v[i];
+    sqm__codebook_weigh(c, k, head, work, scores, relative,
+                        c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
+    k->product(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
+               panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
+    k->product(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1, (const uint8_t *)(const void *)head->values,
+               panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
+    for (int32_t i = 0; i < c->v_dim; i++) out[i] = acc[i] / acc[c->v_dim];
+}
+
+typedef struct sqm__codebook_job {
+    const sqm__codebook *c;
+    const sqm_exec      *x;
+    float               *out;
+    const float         *in;
+    const sqm_span      *spans;
+    int32_t              n_spans, pieces;
+} sqm__codebook_job;
+static size_t sqm__codebook_piece_floats(const sqm__codebook *c)
+{
+    return (size_t)(c->codes_pad + c->near_pad + c->v_pad) +
+           SQM__CODEBOOK_BLOCK * (2 * (size_t)c->codes_pad + (size_t)c->near_pad);
+}
+/* Rows of q (or k) of head h against the head's part of a panel matrix */
+static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k, const sqm_tensor *t,
+                                  float *y, int32_t outputs, const float *x, int32_t h, int32_t n)
+{
+    const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
+    const size_t panels = (size_t)(outputs / SQM__LANES);
+    k->product(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
+               (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
+               t->dtype);
+}
+static void sqm__codebook_block(const sqm__codebook_job *job, float *work, const sqm_span *span, int32_t h,
+                                int32_t first, int32_t n)
+{
+    const sqm__codebook *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t dim = (size_t)c->head_dim, heads = (size_t)c->heads, head = (size_t)h;
+    const size_t in_width = heads * (2 * dim + (size_t)c->v_dim), row = (size_t)(span->first_row + first);
+    const float *q = job->in + row * in_width + head * dim, *key = q + heads * dim;
+    const float *v = job->in + row * in_width + 2 * heads * dim + head * (size_t)c->v_dim;
+    const sqm__codebook_head state = sqm__codebook_head_of(c, span->state, h);
+    float *scores = work + c->codes_pad + c->near_pad + c->v_pad;
+    float *keys = scores + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    float *relative = keys + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    sqm__codebook_product(c, k, &c->book, scores, c->codes_pad, q, h, n);
+    sqm__codebook_product(c, k, &c->book, keys, c->codes_pad, key, h, n);
+    if (c->relative.data) sqm__codebook_product(c, k, &c->relative, relative, c->near_pad, q, h, n);
+    for (int32_t t = 0; t < n; t++)
+        sqm__codebook_step(c, k, &state, job->out + ((row + (size_t)t) * heads + head) * (size_t)c->v_dim,
+                           scores + (size_t)t * (size_t)c->codes_pad, keys + (size_t)t * (size_t)c->codes_pad,
+                           c->relative.data ? relative + (size_t)t * (size_t)c->near_pad : NULL,
+                           v + (size_t)t * in_width, h, span->position + first + t, work);
+}
+static void sqm__codebook_task(void *arg, int32_t piece)
+{
+    const sqm__codebook_job *job = (const sqm__codebook_job *)arg;
+    float *work = (float *)(void *)job->x->scratch + sqm__codebook_piece_floats(job->c) * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < job->c->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0; t < span->rows; t += SQM__CODEBOOK_BLOCK)
+                sqm__codebook_block(job, work, span, h, t, sqm__min(SQM__CODEBOOK_BLOCK, span->rows - t));
+        }
+}
+static void sqm__codebook_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                              const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    sqm__codebook_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, rows * (size_t)c->heads * (size_t)(c->codes + c->near) *
+                                (size_t)(2 * c->head_dim + c->v_dim));
+    sqm__run(x, sqm__codebook_task, &job, job.pieces);
+}
+static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                          int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__codebook_piece_floats((const sqm__codebook *)bound) * (size_t)threads * sizeof(float);
+}
+static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                        const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
+                          sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
+}
+static const sqm_mixer sqm__codebook_mixer = {
+    "codebook", "heads head_dim v_dim codes near block codebook half relative bias", sizeof(sqm__codebook),
+    SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
+    sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; }
+
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
-     decay      S' = diag(d_t) S          d_t: 1 | a factor of the head | one a row | one a row and channel
+     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and channel
      update     add    S = S' + g_t k_t v_t^T
                 delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
-                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T           a reads the state before the decay
+                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T       a reads the state before the decay
      result     post   o_t = scale S_t^T q_t
                 pre    o_t = scale (S_before^T q_t + (q_t . (bonus * k_t)) v_t)
      normalizer none   o_t
-                sum    o_t / (scale z_t . q_t + eps)            z_t = d_t z + g_t k_t, key_start at the start
+                sum    o_t / (scale z_t . q_t + eps)           z_t = d_t z + g_t k_t, key_start at the start
                 max    o_t / (max(|scale z_t . q_t|, e^-m_t) + eps)
-     log_gates  the decay column holds log f <= 0, the gate column log i; stabilised by m_t = max(log f + m, log i),
+     log_gates  the decay column holds log f <= 0, the gate column log i; with m_t = max(log f + m, log i),
                 0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
    steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
-   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay: decay_heads
-            (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) | a, b: like k
-            (update=dplr)]; feature maps, norms, gates' non-linearities are ops of the recipe; rows out [heads x
-            v_dim]. A part with n heads serves head h with its head h / (heads / n).
+   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay:
+            decay_heads (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) |
+            a, b: like k (update=dplr)]; a part with n heads serves head h with its head h / (heads / n).
+            Feature maps, norms and the gates' non-linearities are ops of the recipe.
+   Rows out [heads x v_dim].
    factors  [heads] or [heads x key_dim]: decay factors that do not depend on the row.
-   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16] and m [heads]
-            when they are used; what is beyond v_dim or key_dim is 0. No part of it depends on max_context.
-   Order    row by row, sums over key channels in increasing order, tiles of 16 value channels on their own: cuts,
-            batches and threads change no bit. Chunked forms are not used: on a processor the step form with the
-            state tile in cache does the same work, and stays exact when decays are strong.
-   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2), 2406.06484
-            (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6), 2503.14456 (RWKV-7),
-            2405.04517 (mLSTM), 2501.08313 (lightning attention).
+   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16], then
+            m [heads], where they are used; what is beyond v_dim or key_dim is 0. It does not grow.
+   Order    row by row, sums over key channels in increasing order, each tile of 16 value channels by itself:
+            cuts, batches and threads change no bit. Chunked forms are not used: on a processor the step form
+            with the state tile in cache does the same work, and it stays exact when decays are strong.
+   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2),
+            2406.06484 (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6),
+            2503.14456 (RWKV-7), 2405.04517 (mLSTM), 2501.08313 (lightning attention).
    Traps    decays are factors in [0, 1], not logarithms (but for log_gates); the delta rule predicts from the
             decayed state; scale also stands in the normalizer.
-   linear_attention_whole reads the same rows, where every row sees all rows of the sequence (update=add, no decay);
-   its key_start is 0.
-   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_* ... */
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_*.
+   linear_attention_whole: the same rows, but every row sees all rows of the sequence; add, post, no decay. */
 enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
 enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
 typedef struct sqm__linear_attention {
@@ -5205,7 +7601,8 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
     if (a->factors && a->decay)
         SQM__FAIL(err, SQM_E_SHAPE, a->decay, "factors and decay columns exclude each other");
     if (a->read == SQM__OUTER_PRE && (a->update || a->normalizer || a->steps > 1))
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "read=pre goes with update=add, one step, no normalizer");
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "read=pre goes with update=add, one step, no normalizer");
     if (a->bonus && a->read != SQM__OUTER_PRE) SQM__FAIL(err, SQM_E_SHAPE, 0, "a bonus needs read=pre");
     if (a->normalizer && (a->update || a->steps > 1))
         SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "a normalizer goes with update=add and one step");
@@ -5220,7 +7617,8 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
     return SQM_OK;
 }
 
-static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n,
+                                             int32_t in_width,
                                              int32_t *out_width, sqm_error *err)
 {
     sqm__linear_attention *a = (sqm__linear_attention *)bound;
@@ -5237,7 +7635,8 @@ static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *param
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d, %d, %d and %d of q, k, v, decay",
                   a->heads, a->q_heads, a->k_heads, a->v_heads, a->decay_heads);
     if ((int64_t)a->heads * sqm__max(a->key_dim, a->v_dim) > INT32_MAX / 4)
-        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim, a->v_dim);
+        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim,
+                  a->v_dim);
     SQM__TRY(sqm__linear_attention_options(a, params, n, err));
     at[0] = (int64_t)a->q_heads * a->key_dim;
     at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
@@ -5283,7 +7682,8 @@ static size_t sqm__linear_attention_used_bytes(const void *bound, const void *st
     (void)state; (void)position;
     return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
 }
-static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes,
+                                        int32_t max_context,
                                         int32_t max_batch, sqm_dtype kv_dtype)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
@@ -5308,7 +7708,7 @@ static size_t sqm__linear_attention_scratch_bytes(const void *bound, int32_t max
     return (size_t)sqm__outer_arrays(a) * (size_t)a->heads * (size_t)max_batch * sizeof(float) + 64;
 }
 
-enum { SQM__OUTER_TILES = 2 };          /* state tiles of a unit of work */
+enum { SQM__OUTER_TILES = 4 };          /* state tiles of a unit of work */
 typedef struct sqm__outer_job {
     const sqm__linear_attention *a;
     const sqm_exec *x;
@@ -5338,7 +7738,8 @@ static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_
     o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
     o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
     o->gate_step = (size_t)a->heads;
-    if (a->decay) o->decay = row + a->at_decay + (a->decay == SQM__DECAY_VECTOR ? decay_at * a->key_dim : decay_at);
+    if (a->decay)
+        o->decay = row + a->at_decay + decay_at * (a->decay == SQM__DECAY_VECTOR ? a->key_dim : 1);
     if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
     o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
     if (a->gate) o->gate = row + a->at_gate + h;
@@ -5437,8 +7838,9 @@ static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, 
     need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
     job.arrays = (float *)(void *)x->scratch;
     if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention needs %z bytes of scratch%s, the context has %z",
-                  (uint64_t)need, without ? " and a state" : "", (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention needs %z bytes of scratch%s, the context has %z", (uint64_t)need,
+                  without ? " and a state" : "", (uint64_t)x->scratch_bytes);
     if (without < n_spans) sqm__outer_run(&job);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -5452,8 +7854,9 @@ static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, 
     return SQM_OK;
 }
 
-static const char sqm__linear_attention_keys[] = "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps "
-    "update read decay factors gate log_gates bonus normalizer eps key_start scale";
+static const char sqm__linear_attention_keys[] =
+    "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps update read decay factors gate log_gates "
+    "bonus normalizer eps key_start scale";
 static const sqm_mixer sqm__linear_attention_mixer = {
     "linear_attention", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0,
     sqm__linear_attention_bind, sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
@@ -5468,8 +7871,8 @@ static sqm_result sqm__linear_attention_whole_bind(void *bound, const sqm_param 
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
     SQM__TRY(sqm__linear_attention_bind(bound, params, n, in_width, out_width, err));
     if (a->update || a->read || a->decay || a->factors || a->gate || a->steps > 1 || a->key_start != 0.0f)
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "linear_attention_whole has no decay, gate, other update or "
-                  "read than add and post");
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "linear_attention_whole has no decay, gate, other update or read than add and post");
     return SQM_OK;
 }
 /* of one piece: a head's matrix and key sum, the work area of a product, factors of the rows */
@@ -5484,7 +7887,8 @@ static size_t sqm__linear_attention_whole_scratch(const void *bound, int32_t max
     return sqm__whole_floats((const sqm__linear_attention *)bound, (size_t)max_batch) * sizeof(float) *
            (size_t)threads;
 }
-static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                  sqm_dtype kv_dtype)
 {
     (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
     return 0;
@@ -5543,7 +7947,8 @@ static void sqm__outer_whole_task(void *arg, int32_t piece)
                 sqm__outer_whole(job, &job->spans[s], h,
                                  job->arrays + (size_t)piece * sqm__whole_floats(job->a, job->n_rows));
 }
-static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out,
+                                                      const float *in,
                                                       const sqm_span *spans, int32_t n_spans)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
@@ -5563,24 +7968,26 @@ static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exe
     job.pieces = sqm__pieces(x, rows * sqm__outer_head(a) * (size_t)a->heads * 4);
     need = sqm__whole_floats(a, job.n_rows) * sizeof(float) * (size_t)job.pieces;
     if (need > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention_whole needs %z bytes of scratch, the context "
-                  "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention_whole needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                  (uint64_t)x->scratch_bytes);
     sqm__run(x, sqm__outer_whole_task, &job, job.pieces);
     return SQM_OK;
 }
 static const sqm_mixer sqm__linear_attention_whole_mixer = {
-    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_WHOLE_ONLY, 0,
-    sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__linear_attention_whole_scratch, sqm__no_reset, sqm__linear_attention_whole_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__linear_attention_whole_mixer; }
 
-/* ---- [MIX.running_softmax] softmax over all earlier rows with a score that does not see the query ----------
-     m_t = max(m + d, s_t), u_t = u e^(m + d - m_t) + e^(s_t - m_t), w_t = w e^(m + d - m_t) + e^(s_t - m_t) v_t
-     o_t = w_t / u_t;   with bonus:  o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p)),
-     p = max(m, b + s_t), of the state before row t
-   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the weight
-            that earlier rows lose with each row (absent: 0); bonus [heads]: b.
+/* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
+     m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
+     o_t = w_t / u_t
+     with bonus b, of the state before row t: p = max(m, b + s_t),
+     o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
+   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
+            weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
    State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
    Order    row by row, each channel by itself.
    Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
@@ -5619,7 +8026,8 @@ static size_t sqm__running_used_bytes(const void *bound, const void *state, int3
     (void)state; (void)position;
     return sqm__running_state_bytes(bound, 0, 0, SQM_F32);
 }
-static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
 {
     (void)bound; (void)max_context; (void)max_batch; (void)threads;
     return 0;
@@ -5677,8 +8085,9 @@ static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *ou
         job.state = (float *)spans[s].state;
         if (!job.state) {
             if (need > x->scratch_bytes)
-                SQM__FAIL(&x->error, SQM_E_MEMORY, need, "running_softmax needs %z bytes of scratch, the context "
-                          "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+                SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                          "running_softmax needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                          (uint64_t)x->scratch_bytes);
             job.state = (float *)(void *)x->scratch;
             sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
         }
@@ -5695,16 +8104,17 @@ static const sqm_mixer sqm__running_softmax_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_softmax_mixer; }
 
-/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory --------------------------
-     (i, f, z, o)_t = in_t + R_h y_(t-1)                 a head h sees its own y only
-     m_t = max(i, m + log sigmoid(f)), on the first row i;  i' = min(e^(i - m_t), 1), f' = min(e^(m + log sigmoid(f) -
-     m_t), 1);  c = f' c + i' tanh(z),  n = f' n + i',  y = sigmoid(o) c / n
+/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory -------------------------
+     (i, f, z, o)_t = in_t + R_h y_(t-1)              a head h sees its own y only
+     l = m + log sigmoid(f);  m_t = max(i, l), on the first row i
+     i' = min(e^(i - m_t), 1);  f' = min(e^(l - m_t), 1);  c = f' c + i' tanh(z);  n = f' n + i'
+     y = sigmoid(o) c / n
    Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
    w        [head][i f z o][dim in][dim out] float32.
    State    y, c, n, m [heads x dim] each, zero at the start.
    Order    row by row; sums over `dim in` in increasing order.
    Source   2405.04517, NX-AI/xlstm sLSTM cell.
-   Traps    the official layer names its gates the other way round (module fgate feeds i): a converter's matter.
+   Traps    the official layer names its gates the other way round (its module fgate feeds i).
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: slstm_layer. */
 typedef struct sqm__slstm_layer {
     int32_t      heads, dim;
@@ -5728,7 +8138,8 @@ static sqm_result sqm__slstm_bind(void *bound, const sqm_param *params, int32_t 
     *out_width = a->heads * a->dim;
     return SQM_OK;
 }
-static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
     (void)max_context; (void)max_batch; (void)kv_dtype;
@@ -5739,7 +8150,8 @@ static size_t sqm__slstm_used_bytes(const void *bound, const void *state, int32_
     (void)state; (void)position;
     return sqm__slstm_state_bytes(bound, 0, 0, SQM_F32);
 }
-static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
 {
     (void)max_context; (void)max_batch;
     return (size_t)((const sqm__slstm_layer *)bound)->dim * 4 * sizeof(float) * (size_t)threads;
@@ -5786,7 +8198,8 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
                                      const sqm_span *spans, int32_t n_spans)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
-    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads), state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads);
+    const size_t state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
     sqm__slstm_job job;
     job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
@@ -5806,12 +8219,13 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
     return SQM_OK;
 }
 static const sqm_mixer sqm__slstm_mixer = {
-    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind, sqm__slstm_state_bytes,
-    sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset, sqm__slstm_forward
+    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
+    sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
+        sqm__slstm_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void) { return &sqm__slstm_mixer; }
 
-/* ---- [MIX.shift] a row mixed with the row before it ---------------------------------------------------------
+/* ---- [MIX.shift] a row mixed with the row before it -------------------------------------------------------
      out_i = x_t + (x_(t-1) - x_t) * (w_i + m_i)          i = 0 .. mixes - 1, side by side; x_(-1) = 0
    Rows in  [x: width], or [x: width | m: mixes x width] (dynamic=1); rows out [mixes x width].
    w        [mixes x width], absent: 0 with dynamic=1, else 1 with mixes = 1 (the row before).
@@ -5844,7 +8258,8 @@ static sqm_result sqm__shift_bind(void *bound, const sqm_param *params, int32_t 
     *out_width = a->width * a->mixes;
     return SQM_OK;
 }
-static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
 {
     (void)max_context; (void)max_batch; (void)kv_dtype;
     return (size_t)((const sqm__shift *)bound)->width * sizeof(float);
@@ -5908,12 +8323,13 @@ static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out,
     return SQM_OK;
 }
 static const sqm_mixer sqm__shift_mixer = {
-    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind, sqm__shift_state_bytes,
-    sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset, sqm__shift_forward
+    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
+    sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
+        sqm__shift_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_shift(void) { return &sqm__shift_mixer; }
 
-/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ------------------------------------
+/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ----------------------------------
      out_g = sum, mean or max of x_(t, i) over all rows t and the columns i of group g
    Rows in [width], rows out [groups] (the default: every column by itself).
    State    none: needs the whole sequence. Order: rows, then columns.
@@ -5933,7 +8349,8 @@ static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n
     *out_width = a->groups;
     return SQM_OK;
 }
-static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
 {
     (void)max_context; (void)max_batch; (void)threads;
     return (size_t)((const sqm__pool *)bound)->width * sizeof(float);
@@ -5945,22 +8362,26 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
     const size_t width = (size_t)a->width, groups = (size_t)a->groups, part = width / groups;
     float *all = (float *)(void *)x->scratch;
     if (width * sizeof(float) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float), "pool needs %z bytes of scratch, the context has %z",
-                  (uint64_t)(width * sizeof(float)), (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float),
+                  "pool needs %z bytes of scratch, the context has %z", (uint64_t)(width * sizeof(float)),
+                  (uint64_t)x->scratch_bytes);
     for (int32_t s = 0; s < n_spans; s++) {
         const float *row = in + (size_t)spans[s].first_row * width;
         float *to = out + (size_t)spans[s].first_row * groups;
         for (size_t i = 0; i < width; i++) all[i] = row[i];
         for (int32_t t = 1; t < spans[s].rows; t++) {
             row += width;
-            if (a->kind == SQM__REDUCE_MAX) for (size_t i = 0; i < width; i++) all[i] = row[i] > all[i] ? row[i] : all[i];
-            else for (size_t i = 0; i < width; i++) all[i] += row[i];
+            for (size_t i = 0; i < width; i++) {
+                const float larger = row[i] > all[i] ? row[i] : all[i];
+                all[i] = a->kind == SQM__REDUCE_MAX ? larger : all[i] + row[i];
+            }
         }
         for (size_t g = 0; g < groups; g++) {
             to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
             if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
         }
-        for (size_t t = 1; t < (size_t)spans[s].rows; t++) memcpy(to + t * groups, to, groups * sizeof(float));
+        for (size_t t = 1; t < (size_t)spans[s].rows; t++)
+            memcpy(to + t * groups, to, groups * sizeof(float));
     }
     return SQM_OK;
 }
@@ -5969,6 +8390,286 @@ static const sqm_mixer sqm__pool_mixer = {
     sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
+
+/* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
+   For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
+     h = M(norm(q s))                             read: nothing is learned
+     z = [persistent | h | s]
+     y = out attention(Q z, K z, V z)             causal over z; the rows of s only
+     M learns from the rows of y by [norm(q y) | norm(k y) | v y | gates of y]
+     o = y * M(norm(q y))                         read by the memory that has learned from the whole segment
+   norm: L2 over all heads together (1e-6 inside the root); rate by softplus, all other gates by sigmoid.
+   A row thus depends on all of its segment: the mixer needs the whole sequence.
+   Rows in  [width];   rows out [width]
+   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
+            whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
+   Source   Titans 2501.00663, memory as context (MAC); no official code: the reference's form.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
+enum { SQM__CONTEXT_LEARN = 8 };        /* weights in learn= */
+typedef struct sqm__context {
+    sqm__memory    memory;
+    sqm__attention attention;
+    int32_t        segment, width, n_persistent, n_learn, columns;     /* columns: of the memory's rows */
+    const float   *persistent;                                         /* [n_persistent, width] */
+    sqm_tensor     attend[4], learn[SQM__CONTEXT_LEARN];
+    const float   *learn_b[SQM__CONTEXT_LEARN];
+} sqm__context;
+
+static sqm_result sqm__context_panels(sqm_tensor *to, const sqm_param *p, int32_t i, int32_t cols,
+                                      sqm_error *err)
+{
+    const sqm_tensor *t = p->tensors && i < p->n_tensors ? p->tensors[i] : NULL;
+    if (!t) SQM__FAIL(err, SQM_E_SHAPE, i, "%s: weight %d is missing", p->key, i);
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->shape[1] != cols)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s: weight %d has %d columns, not %d", p->key, i,
+                  t->shape[1], cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__context_attention(sqm__context *c, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, "attend");
+    sqm_param own[3];
+    int32_t heads, width, inner;
+    if (!p || p->n_tensors != 4)
+        SQM__FAIL(err, SQM_E_SHAPE, p ? p->n_tensors : 0, "attend= must be four weights: Q, K, V, out");
+    SQM__TRY(sqm__param_int(&heads, params, n, "attend_heads", 1, 1, 1 << 12, err));
+    for (int32_t i = 0; i < 3; i++) SQM__TRY(sqm__context_panels(&c->attend[i], p, i, c->width, err));
+    inner = c->attend[0].shape[0];
+    SQM__TRY(sqm__context_panels(&c->attend[3], p, 3, inner, err));
+    if (c->attend[1].shape[0] != inner || c->attend[2].shape[0] != inner ||
+        c->attend[3].shape[0] != c->width || inner % heads || inner > 1 << 24)
+        SQM__FAIL(err, SQM_E_SHAPE, inner,
+                  "attend: Q, K, V and out of %d, %d, %d and %d rows do not fit %d heads "
+                  "and rows of %d", inner, c->attend[1].shape[0], c->attend[2].shape[0],
+                  c->attend[3].shape[0], heads, c->width);
+    memset(own, 0, sizeof(own));
+    own[0].key = "heads";    own[0].number = heads;
+    own[1].key = "head_dim"; own[1].number = inner / heads;
+    own[2].key = "scale";    own[2].number = (double)(1.0f / sqm__sqrt((float)(inner / heads)));
+    return sqm__attention_bind(&c->attention, own, 3, 3 * inner, &width, err);
+}
+static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__context *c = (sqm__context *)bound;
+    const sqm_param *learn = sqm__param(params, n, "learn"), *bias = sqm__param(params, n, "learn_b");
+    int64_t columns = 0, rows = 0;
+    int32_t width;
+    memset(c, 0, sizeof(*c));
+    c->width = in_width;
+    SQM__TRY(sqm__memory_params(&c->memory, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_matrix(&c->persistent, &c->n_persistent, &width, params, n, "persistent", err));
+    SQM__TRY(sqm__context_attention(c, params, n, err));
+    if (c->persistent && (width != in_width || c->n_persistent > 1 << 16))
+        SQM__FAIL(err, SQM_E_SHAPE, width, "persistent rows have %d columns, not %d", width, in_width);
+    if ((int64_t)c->memory.heads * c->memory.v_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory of %d heads of %d cannot stand beside rows of %d",
+                  c->memory.heads, c->memory.v_dim, in_width);
+    c->n_learn = learn ? learn->n_tensors : 0;
+    if (c->n_learn < 1 || c->n_learn > SQM__CONTEXT_LEARN || (bias && bias->n_tensors != c->n_learn))
+        SQM__FAIL(err, SQM_E_SHAPE, c->n_learn, "learn= must be 1 to %d weights, learn_b= as many",
+                  SQM__CONTEXT_LEARN);
+    for (int32_t i = 0; i < c->n_learn; i++) {
+        const sqm_tensor *b = bias && bias->tensors ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__context_panels(&c->learn[i], learn, i, in_width, err));
+        rows += c->learn[i].shape[0];
+        if (b && (b->dtype != SQM_F32 || b->layout != SQM_ROWS || b->ndim != 1 ||
+                  b->shape[0] != c->learn[i].shape[0]))
+            SQM__FAIL(err, SQM_E_SHAPE, i, "learn_b: bias %d must be %d float32 values", i,
+                      c->learn[i].shape[0]);
+        if (b) c->learn_b[i] = (const float *)b->data;
+    }
+    if (rows != columns || c->learn[0].shape[0] != c->memory.heads * c->memory.head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)rows,
+                  "learn: %z rows, the first weight of %d; the memory reads %z, "
+                  "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
+                  c->memory.heads * c->memory.head_dim);
+    c->columns = (int32_t)columns;
+    *out_width = in_width;
+    return SQM_OK;
+}
+
+/* ---- one segment ---- */
+typedef struct sqm__context_work {
+    float *state, *z, *qkv, *a, *y, *rows, *seen;
+} sqm__context_work;
+/* Buffers for segments of n rows; returns their floats. */
+static size_t sqm__context_lay(sqm__context_work *w, const sqm__context *c, int32_t n, float *base)
+{
+    const size_t all = (size_t)c->n_persistent + 2 * (size_t)n, width = (size_t)c->width, rows = (size_t)n;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    size_t used = 0;
+    w->state = sqm__take(base, &used, c->memory.head_floats * (size_t)c->memory.heads);
+    w->z = sqm__take(base, &used, all * width);
+    w->qkv = sqm__take(base, &used, all * 3 * inner);
+    w->a = sqm__take(base, &used, all * inner);
+    w->y = sqm__take(base, &used, rows * width);
+    w->rows = sqm__take(base, &used, rows * (size_t)c->columns);
+    w->seen = sqm__take(base, &used, rows * width);
+    return used;
+}
+/* Scratch of the parts that run one after another behind the buffers */
+static size_t sqm__context_parts_bytes(const sqm__context *c, int32_t n, int32_t threads)
+{
+    const int32_t all = c->n_persistent + 2 * n, inner = c->attend[0].shape[0];
+    const size_t needs[3] = {
+        sqm__linear_scratch(all, sqm__max(c->width, inner), threads) + 64,
+        sqm__memory_scratch_bytes(&c->memory, 0, 0, threads),
+        sqm__align_up(sqm__attention_scratch_bytes(&c->attention, all, all, threads) +
+                      sqm__attention_state_bytes(&c->attention, all, all, SQM_F32), 64)
+    };
+    size_t most = needs[0];
+    for (int i = 1; i < 3; i++) if (needs[i] > most) most = needs[i];
+    return most;
+}
+static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
+    sqm__context_work w;
+    return sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64) +
+           sqm__context_parts_bytes(c, n, threads);
+}
+/* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
+static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
+                             int32_t count, float *y, size_t y_stride, const float *a, size_t a_stride,
+                             int32_t n)
+{
+    sqm__linear map;
+    map.weights = weights;
+    map.biases = biases;
+    map.n_weights = count;
+    map.add = 0;
+    map.scale = 1.0f;
+    sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
+}
+/* The queries (and with `all` keys and gates) of n rows, which a map has made, as the memory wants them */
+static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, float *rows, int32_t n,
+                                     int all)
+{
+    const sqm__memory *m = &c->memory;
+    const int32_t keys = m->heads * m->head_dim, v = 2 * keys + m->heads * m->v_dim;
+    const int32_t rate = m->has_rate ? m->heads : 0;
+    for (int32_t t = 0; t < n; t++) {
+        float *row = rows + (size_t)t * (size_t)c->columns;
+        x->kernels->normalize(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (!all) continue;
+        x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
+        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
+                             SQM_ACT_SIGMOID);
+    }
+}
+
+typedef struct sqm__recall_job {
+    const sqm__context *c;
+    const sqm_exec     *x;
+    float              *out;
+    const float        *rows, *state;
+    int32_t             n, pieces;
+} sqm__recall_job;
+static void sqm__recall_task(void *arg, int32_t piece)
+{
+    const sqm__recall_job *job = (const sqm__recall_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    const size_t dim = (size_t)m->head_dim, width = (size_t)job->c->width;
+    sqm__memory_work w;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t h = piece; h < m->heads; h += job->pieces)
+        for (int32_t t = 0; t < job->n; t += SQM__MEMORY_BLOCK) {
+            const int32_t n = sqm__min(SQM__MEMORY_BLOCK, job->n - t);
+            for (int32_t i = 0; i < n; i++) {
+                float *q = w.q + (size_t)i * w.x_stride;
+                memcpy(q, job->rows + (size_t)(t + i) * (size_t)job->c->columns + (size_t)h * dim,
+                       dim * sizeof(float));
+                if (m->bias) q[dim] = 1.0f;
+            }
+            sqm__memory_recall(m, job->x->kernels, &w, w.y, job->state + m->head_floats * (size_t)h, h, n);
+            for (int32_t i = 0; i < n; i++)
+                memcpy(job->out + (size_t)(t + i) * width + (size_t)h * (size_t)m->v_dim,
+                       w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+        }
+}
+/* out [n, width]: what the memory knows at the queries of rows */
+static void sqm__context_recall(const sqm__context *c, const sqm_exec *x, const sqm__context_work *w,
+                                float *out, int32_t n)
+{
+    sqm__recall_job job;
+    job.c = c; job.x = x; job.out = out; job.rows = w->rows; job.state = w->state; job.n = n;
+    job.pieces = sqm__min(c->memory.heads,
+                          sqm__pieces(x, (size_t)n * (size_t)c->memory.heads * c->memory.weights));
+    sqm__run(x, sqm__recall_task, &job, job.pieces);
+}
+/* n rows from position `at` on */
+static void sqm__context_segment(const sqm__context *c, sqm_exec *x, const sqm__context_work *w, float *out,
+                                 const float *in, int32_t at, int32_t n)
+{
+    const size_t width = (size_t)c->width, columns = (size_t)c->columns;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    const int32_t before = c->n_persistent + n, all = before + n;
+    float *known = w->z + (size_t)c->n_persistent * width;
+    sqm_span span;
+    memset(&span, 0, sizeof(span));
+    sqm__context_map(x, c->learn, c->learn_b, 1, w->rows, columns, in, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 0);
+    sqm__context_recall(c, x, w, known, n);
+    if (c->persistent) memcpy(w->z, c->persistent, (size_t)c->n_persistent * width * sizeof(float));
+    memcpy(known + (size_t)n * width, in, (size_t)n * width * sizeof(float));
+    sqm__context_map(x, c->attend, NULL, 3, w->qkv, 3 * inner, w->z, width, all);
+    span.rows = span.total = all;
+    (void)sqm__attention_forward(&c->attention, x, w->a, w->qkv, &span, 1);
+    sqm__context_map(x, c->attend + 3, NULL, 1, w->y, width, w->a + (size_t)before * inner, inner, n);
+    sqm__context_map(x, c->learn, c->learn_b, c->n_learn, w->rows, columns, w->y, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 1);
+    span.state = w->state;
+    span.position = at;
+    span.rows = n;
+    span.total = at + n;
+    sqm__memory_run(&c->memory, x, w->seen, w->rows, &span, 1);
+    sqm__context_recall(c, x, w, w->seen, n);
+    for (size_t i = 0; i < (size_t)n * width; i++) out[i] = w->y[i] * w->seen[i];
+}
+static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const int32_t most = sqm__min(c->segment, spans[s].rows);
+        const size_t need = sqm__context_scratch_bytes(c, most, most, x->threads);
+        const size_t row = (size_t)spans[s].first_row * (size_t)c->width;
+        sqm__context_work w;
+        sqm_exec own = *x;
+        size_t used;
+        if (!x->scratch || need > x->scratch_bytes)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                      "memory_context needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (spans[s].position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "memory_context reads whole sequences, not from "
+                      "position %d on", spans[s].position);
+        used = sqm__align_up(sqm__context_lay(&w, c, most, (float *)(void *)x->scratch) * sizeof(float), 64);
+        own.scratch += used;
+        own.scratch_bytes -= used;
+        sqm__memory_reset(&c->memory, w.state, 0, 0, 0, SQM_F32);
+        for (int32_t t = 0; t < spans[s].rows; t += c->segment)
+            sqm__context_segment(c, &own, &w, out + row + (size_t)t * (size_t)c->width,
+                                 in + row + (size_t)t * (size_t)c->width, t,
+                                 sqm__min(c->segment, spans[s].rows - t));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__context_mixer = {
+    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b",
+    sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
 
 /* ---- orders of a scan ------------------------------------------------------------------------------------
    The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
@@ -6831,11 +9532,952 @@ static const sqm_mixer sqm__trapezoid_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
 
+/* ---- helpers of the mixers below ----------------------------------------------------------------------- */
+SQM__INLINE size_t sqm__times(size_t a, size_t b)       /* (size_t)-1 when the product does not fit */
+{
+    return b && a > (size_t)-1 / b ? (size_t)-1 : a * b;
+}
+static size_t sqm__no_scratch(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)threads;
+    return 0;
+}
+static void sqm__zero_state(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                            int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, state_bytes);
+}
+
+/* A task over the groups of 16 channels of every span: unit u belongs to piece u % pieces. */
+typedef struct sqm__groups_job {
+    const void      *bound;
+    const sqm_exec  *x;
+    float           *out;
+    const float     *in;
+    const sqm_span  *spans;
+    int32_t          n_spans, groups, pieces;
+} sqm__groups_job;
+/* work: elementary operations of one row of one group */
+static void sqm__run_groups(sqm_task task, const void *bound, const sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans, int32_t groups, size_t work)
+{
+    sqm__groups_job job;
+    size_t rows = 0;
+    job.bound = bound; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.groups = groups;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.pieces = sqm__pieces(x, rows * (size_t)groups * work);
+    sqm__run(x, task, &job, job.pieces);
+}
+
+/* ---- [MIX.lti] linear time-invariant state space ----------------------------------------------------------
+   Of each channel, with N complex states x_n and real u and y:
+     x_n += da_n x_n + u                                          da = a - 1
+     x_n += da_n x_n + b_n u + p_n sum_m <q_m, x_m>               with b, p, q: diagonal plus rank one
+     y = d u + sum_n <c_n, x_n>                                   <a, b> = Re a Re b + Im a Im b
+   Without c: one complex state a channel, rows [Re u | Im u] in, [Re x | Im x] out; the recipe's linear maps
+   around it are B and C of a system with one shared state.
+   Rows in  [channels], rows out [channels];  without c: [2 * channels] both
+   Weights  da, c, b, p, q [channels, 2 N] in float32 panels: columns 2n and 2n + 1 are real and imaginary
+            part of state n;  d [channels], may be missing;  da_low like da: what rounding to float32 took
+            from da. With it the states are doubles.
+   State    [group of 16 channels][N][Re, Im][16] in float32 or double.
+   Order    d u, then the states in increasing n, real before imaginary part; the sum along q: two sums (real,
+            imaginary) added at the end.
+   Source   S4 (2111.00396), S4D (2206.11893), DSS (2203.14343), GSS (2206.13947), S5 (2208.04933), LRU
+            (2303.06349), H3's diagonal part (2212.14052). Discretisation, B folded into c, factors of
+            conjugate pairs: tools/prep_s4.h, in double. Real states: [MIX.scan] with decay.
+   Traps    c and q hold conjugates: y = Re(C x) needs c = (Re C, -Im C). |a| > 1 grows without bound. A
+            float32 da is wrong by 6e-8 |da|, which the output sees times the length of the memory: give
+            da_low when |da| / (1 - |a|) is above about 500.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: s4_block, s4d_layer, dss_layer, gss_layer, lru_layer,
+            lru_block, s5_layer, h3_layer. */
+typedef struct sqm__lti {
+    int32_t      channels, states;
+    const float *da, *da_low, *b, *c, *d, *p, *q;
+} sqm__lti;
+
+/* One matrix of float32 panels, of the shape of da unless it is da itself; NULL when missing */
+static sqm_result sqm__lti_matrix(const float **to, sqm__lti *l, const sqm_param *params, int32_t n,
+                                  const char *key, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->n_tensors == 1 && p->tensors ? p->tensors[0] : NULL;
+    *to = NULL;
+    if (!p) return SQM_OK;
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->dtype != SQM_F32) SQM__FAIL(err, SQM_E_SHAPE, t->dtype, "%s must be float32", key);
+    if (!l->da) {
+        l->channels = t->shape[0];
+        l->states = t->shape[1] / 2;
+    }
+    if (t->shape[1] % 2)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s has %d columns: no pairs", key, t->shape[1]);
+    if (t->shape[0] != l->channels || t->shape[1] / 2 != l->states)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], da is [%d, %d]", key, t->shape[0],
+                  t->shape[1], l->channels, 2 * l->states);
+    *to = (const float *)t->data;
+    return SQM_OK;
+}
+static sqm_result sqm__lti_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__lti *l = (sqm__lti *)bound;
+    memset(l, 0, sizeof(*l));
+    SQM__TRY(sqm__lti_matrix(&l->da, l, params, n, "da", err));
+    if (!l->da) SQM__FAIL(err, SQM_E_SHAPE, 0, "lti needs its state matrix in da=");
+    SQM__TRY(sqm__lti_matrix(&l->da_low, l, params, n, "da_low", err));
+    SQM__TRY(sqm__lti_matrix(&l->c, l, params, n, "c", err));
+    SQM__TRY(sqm__lti_matrix(&l->b, l, params, n, "b", err));
+    SQM__TRY(sqm__lti_matrix(&l->p, l, params, n, "p", err));
+    SQM__TRY(sqm__lti_matrix(&l->q, l, params, n, "q", err));
+    SQM__TRY(sqm__param_vector(&l->d, params, n, "d", l->channels, err));
+    if ((l->p || l->q || l->b) && !(l->p && l->q && l->b && l->c && !l->da_low))
+        SQM__FAIL(err, SQM_E_SHAPE, l->states, "b, p and q go together, with c and without da_low");
+    if (!l->c && (l->states != 1 || l->d))
+        SQM__FAIL(err, SQM_E_SHAPE, l->states, "without c there is one state a channel, not %d, and no d",
+                  l->states);
+    if (!l->c && l->channels > INT32_MAX / 2) SQM__FAIL(err, SQM_E_LIMIT, l->channels, "too many channels");
+    *out_width = l->c ? l->channels : 2 * l->channels;
+    if (*out_width != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "lti of %d channels reads rows of %d, not %d", l->channels,
+                  *out_width, in_width);
+    return SQM_OK;
+}
+
+SQM__INLINE size_t sqm__lti_group_bytes(const sqm__lti *l)
+{
+    return sqm__times((size_t)l->states, 2 * SQM__LANES * (l->da_low ? sizeof(double) : sizeof(float)));
+}
+static size_t sqm__lti_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__lti *l = (const sqm__lti *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times(sqm__lti_group_bytes(l), (size_t)sqm__ceil_div(l->channels, SQM__LANES));
+}
+static size_t sqm__lti_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__lti_state_bytes(bound, 0, 0, SQM_F32);
+}
+
+static void sqm__lti_group(const sqm__groups_job *job, const sqm_span *span, int32_t group)
+{
+    const sqm__lti *l = (const sqm__lti *)job->bound;
+    const size_t width = (size_t)(l->c ? l->channels : 2 * l->channels), first = (size_t)group * SQM__LANES;
+    const size_t at = 2 * first * (size_t)l->states;    /* of this group's panel */
+    sqm__lti_scan s;
+    s.state = (uint8_t *)span->state + sqm__lti_group_bytes(l) * (size_t)group;
+    s.y = job->out + (size_t)span->first_row * width + first;
+    s.u = job->in + (size_t)span->first_row * width + first;
+    s.da = l->da + at;
+    s.da_low = l->da_low ? l->da_low + at : NULL;
+    s.b = l->b ? l->b + at : NULL;
+    s.c = l->c ? l->c + at : NULL;
+    s.p = l->p ? l->p + at : NULL;
+    s.q = l->q ? l->q + at : NULL;
+    s.d = l->d ? l->d + first : NULL;
+    s.u_stride = s.y_stride = width;
+    s.imag = (size_t)l->channels;
+    s.states = l->states;
+    s.n_tokens = span->rows;
+    s.lanes = sqm__min(SQM__LANES, l->channels - (int32_t)first);
+    job->x->kernels->lti(&s);
+}
+static void sqm__lti_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t g = 0; job->spans[s].state && g < job->groups; g++)
+            if (unit++ % job->pieces == piece) sqm__lti_group(job, &job->spans[s], g);
+}
+static void sqm__lti_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__lti *l = (const sqm__lti *)bound;
+    sqm__run_groups(sqm__lti_task, bound, x, out, in, spans, n_spans, sqm__ceil_div(l->channels, SQM__LANES),
+                    (size_t)l->states * SQM__LANES * (l->p || l->da_low ? 12u : 6u));
+}
+static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__lti_mixer = {
+    "lti", "da da_low b c d p q", sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
+    sqm__lti_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__lti_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_lti(void) { return &sqm__lti_mixer; }
+static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__lti_mixer, bound, x, out, in, spans, n_spans, 0, sqm__lti_run);
+}
+
+/* ---- [MIX.rnn] dense recurrence ---------------------------------------------------------------------------
+   x_t = act(u_t + W x_(t-1)), y_t = x_t                      the first `first` states of a copy without act
+   Rows in  [copies][states], what the recipe's linear maps made of the inputs;     rows out [copies][states]
+   Weights  w [states, states] in panels, any element type; copies share it
+   State    [copies * states] float32: the last row that went out.
+   Order    u + (one chain over the old states in increasing index): gemm of [KERN], copies are its rows.
+   Source   Legendre memory units (Voelker et al. 2019): W = A, copies = memory_d; with recurrent connections
+            or a simple recurrent cell all of it is one such W (tools/map_s4.h). Elman networks; dense state
+            spaces.
+   Traps    W is applied to the old state, so a cell that reads the new memory has the product folded into W.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: keras_lmu, lmuformer. */
+typedef struct sqm__rnn {
+    sqm_tensor w;
+    int32_t    states, copies, act, first;
+} sqm__rnn;
+
+static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__rnn *r = (sqm__rnn *)bound;
+    const sqm_param *w = sqm__param(params, n, "w");
+    memset(r, 0, sizeof(*r));
+    if (!w || w->n_tensors != 1 || !w->tensors || !w->tensors[0])
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "rnn needs one matrix in w=");
+    r->w = *w->tensors[0];
+    SQM__TRY(sqm__check_panels(&r->w, err));
+    r->states = r->w.shape[0];
+    SQM__TRY(sqm__param_int(&r->copies, params, n, "copies", 1, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&r->first, params, n, "first", 0, 0, r->states, err));
+    SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    if (r->w.shape[1] != r->states || (int64_t)r->states * r->copies != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "rnn: w [%d, %d] and %d copies do not fit rows of %d",
+                  r->states, r->w.shape[1], r->copies, in_width);
+    *out_width = in_width;
+    return SQM_OK;
+}
+static size_t sqm__rnn_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                   sqm_dtype kv_dtype)
+{
+    const sqm__rnn *r = (const sqm__rnn *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)r->states * sizeof(float), (size_t)r->copies);
+}
+static size_t sqm__rnn_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__rnn_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__rnn_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    (void)bound; (void)max_context; (void)max_batch;
+    return (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+}
+
+static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, float *work)
+{
+    const sqm__rnn *r = (const sqm__rnn *)job->bound;
+    const size_t width = (size_t)r->states * (size_t)r->copies;
+    sqm__gemm g;
+    memset(&g, 0, sizeof(g));
+    g.x = (const float *)span->state;
+    g.panels = (const uint8_t *)r->w.data;
+    g.panel_bytes = (size_t)sqm__panel_bytes(r->w.dtype, r->states);
+    g.y_stride = g.x_stride = (size_t)r->states;
+    g.scale = 1.0f;
+    g.add = 1;
+    g.n_tokens = r->copies;
+    g.n_rows = g.n_cols = r->states;
+    g.dtype = r->w.dtype;
+    for (size_t t = (size_t)span->first_row; t < (size_t)span->first_row + (size_t)span->rows; t++) {
+        g.y = job->out + t * width;
+        memcpy(g.y, job->in + t * width, width * sizeof(float));
+        job->x->kernels->gemm(&g, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
+            float *part = g.y + (size_t)i * (size_t)r->states + r->first;
+            job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
+        }
+        g.x = g.y;
+    }
+    memcpy(span->state, g.x, width * sizeof(float));
+}
+static void sqm__rnn_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    for (int32_t s = piece; s < job->n_spans; s += job->pieces)
+        if (job->spans[s].state && job->spans[s].rows > 0)
+            sqm__rnn_span(job, &job->spans[s],
+                          (float *)(void *)job->x->scratch + (size_t)piece * SQM__WORK_FLOATS);
+}
+static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__rnn *r = (const sqm__rnn *)bound;
+    sqm__run_groups(sqm__rnn_task, bound, x, out, in, spans, n_spans, 1,
+                    (size_t)r->states * (size_t)r->states * (size_t)r->copies);
+}
+static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__rnn_mixer = {
+    "rnn", "w act first copies", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
+static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__rnn_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__rnn_scratch_bytes(bound, 0, 0, x->threads), sqm__rnn_run);
+}
+
+/* ---- [MIX.legs] scale-invariant Legendre memory -----------------------------------------------------------
+   c'(t) = (A c + B u) / t, HiPPO-LegS: the best `order` Legendre coefficients of all that a signal has been,
+   stretched over the whole past. Step k = 1, 2, ... (position + 1):
+     bilinear, backward, forward   (I - i A / k) c_k = (I + (1 - i) A / k) c_(k-1) + B u / k
+                                   i = 1/2, 1, 0
+     exact                         c_k = E c_(k-1) + (I - E) e_0 u,   E = exp(A log((k + 1) / k))
+   Rows in  [signals];  rows out [order][signals]
+   State    [group of 16 signals][order][16] float32.  Cost: O(order) a step (exact: O(order^3 / k) at first)
+   Source   Gu et al. 2020 (2008.07669); state-spaces/s4 src/models/hippo.
+   Traps    forward steps are unstable while k < order. Reset the sequence to start another piece of signal.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: hippo_legs_online. */
+typedef struct sqm__legs { int32_t signals, order, step; } sqm__legs;
+static const char *const sqm__legs_steps[] = { "bilinear", "backward", "forward", "exact" };
+
+static sqm_result sqm__legs_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__legs *l = (sqm__legs *)bound;
+    memset(l, 0, sizeof(*l));
+    l->signals = in_width;
+    SQM__TRY(sqm__param_choice(&l->step, params, n, "step", sqm__legs_steps, SQM__COUNT(sqm__legs_steps), 0,
+                               err));
+    SQM__TRY(sqm__param_int(&l->order, params, n, "order", 0, 1, l->step == 3 ? 256 : 4096, err));
+    if (in_width > INT32_MAX / l->order)
+        SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d signals of order %d are too wide", in_width, l->order);
+    *out_width = in_width * l->order;
+    return SQM_OK;
+}
+static size_t sqm__legs_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    const sqm__legs *l = (const sqm__legs *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)sqm__ceil_div(l->signals, SQM__LANES),
+                      (size_t)l->order * SQM__LANES * sizeof(float));
+}
+static size_t sqm__legs_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__legs_state_bytes(bound, 0, 0, SQM_F32);
+}
+static size_t sqm__legs_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
+{
+    const sqm__legs *l = (const sqm__legs *)bound;
+    (void)max_context; (void)max_batch;
+    return ((size_t)threads * 3 * SQM__LANES + 1) * (size_t)l->order * sizeof(float);
+}
+static void sqm__legs_task(void *arg, int32_t piece)
+{
+    static const float implicit[] = { 0.5f, 1.0f, 0.0f, -1.0f };
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__legs *l = (const sqm__legs *)job->bound;
+    float *scratch = (float *)(void *)job->x->scratch;
+    sqm__legs_scan s;
+    int32_t unit = 0;
+    s.root = scratch;
+    s.work = scratch + l->order + (size_t)piece * 3 * SQM__LANES * (size_t)l->order;
+    s.order = l->order;
+    s.signals = l->signals;
+    s.implicit = implicit[l->step];
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t g = 0; job->spans[i].state && g < job->groups; g++) {
+            const sqm_span *span = &job->spans[i];
+            const size_t at = (size_t)span->first_row * (size_t)l->signals;
+            if (unit++ % job->pieces != piece) continue;
+            s.state = (float *)span->state + (size_t)g * (size_t)l->order * SQM__LANES;
+            s.u = job->in + at + (size_t)g * SQM__LANES;
+            s.y = job->out + at * (size_t)l->order + (size_t)g * SQM__LANES;
+            s.lanes = sqm__min(SQM__LANES, l->signals - g * SQM__LANES);
+            s.n_tokens = span->rows;
+            s.position = span->position;
+            job->x->kernels->legs(&s);
+        }
+}
+static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                          const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__legs *l = (const sqm__legs *)bound;
+    float *root = (float *)(void *)x->scratch;
+    for (int32_t n = 0; n < l->order; n++) root[n] = sqm__sqrt((float)(2 * n + 1));
+    sqm__run_groups(sqm__legs_task, bound, x, out, in, spans, n_spans, sqm__ceil_div(l->signals, SQM__LANES),
+                    (size_t)l->order * SQM__LANES * 8);
+}
+static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__legs_mixer = {
+    "legs", "order step", sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
+    sqm__legs_used_bytes, sqm__legs_scratch_bytes, sqm__zero_state, sqm__legs_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_legs(void) { return &sqm__legs_mixer; }
+static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__legs_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__legs_scratch_bytes(bound, 0, 0, x->threads), sqm__legs_run);
+}
+
+/* ---- [MIX.long_conv] convolution as long as the sequence --------------------------------------------------
+   y_t[c] = sum_(l = 0 .. min(K - 1, t)) w[l][c] u_(t - l)[c]
+   Rows in, out [channels];  w [K, channels];  segment = S: starts afresh at every multiple of S
+   Tiles    Positions fall into blocks of 64, those into pairs, pairs into pairs and so on. When a block of
+            n = 64, 128, ... rows that is the first of its pair is complete, what it gives to all rows of the
+            second one is added at once: inputs times taps 1 .. 2n - 1, by a transform of n points modulo
+            X^n - i, in which the wanted half of the product stands as the imaginary part. Within a block of
+            64 the sum is direct. O(log^2 K) a row; no row depends on how calls or batches are cut.
+   State    header, then of each group of 16 channels the inputs of the current block of `block` rows and what
+            is already known of the sums for them; block: the power of two >= K - 1, or max_context if that is
+            less. Constant for endless streams; a row that completes a large block takes longer.
+   Order    the contribution of the largest block first, then direct taps by increasing lag.
+   Source   Hyena (2302.10866), S4 and its kin as convolutions; tiles: Oncescu et al. 2024 (2410.12982), van
+            der Hoeven 1997 (relaxed multiplication). The converter makes the taps, in double; a skip D u or a
+            bias times u is part of tap 0.
+   Traps    the transforms' rounding is 1e-7 of the largest |y|, not of each y.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: hyena_operator, s4_block, s4d_layer, dss_layer, liquid_s4,
+            s4nd. */
+enum { SQM__DIRECT = 64 };              /* rows of the smallest block */
+typedef struct sqm__long_conv {
+    int32_t      channels, taps, segment;
+    const float *w;                     /* [taps, channels] */
+} sqm__long_conv;
+typedef struct sqm__long_conv_header {
+    int32_t block;                      /* rows of the largest block */
+    int32_t limit;                      /* rows a sequence may reach */
+    int32_t reserved[14];
+} sqm__long_conv_header;
+
+static sqm_result sqm__long_conv_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    sqm__long_conv *c = (sqm__long_conv *)bound;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_matrix(&c->w, &c->taps, &c->channels, params, n, "w", err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 0, 0, 1 << 30, err));
+    if (!c->w) SQM__FAIL(err, SQM_E_SHAPE, 0, "long_conv needs its taps in w=");
+    if (c->channels != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "long_conv of %d channels reads rows of %d", c->channels,
+                  in_width);
+    *out_width = in_width;
+    return SQM_OK;
+}
+static int32_t sqm__long_conv_block(const sqm__long_conv *c, int32_t max_context)
+{
+    int32_t reach = sqm__min(c->taps - 1, max_context), block = SQM__DIRECT;
+    if (c->segment) reach = sqm__min(reach, c->segment);
+    while (block < reach && block < 1 << 30) block *= 2;
+    return block;
+}
+/* floats of one group's inputs; its sums lie behind them */
+SQM__INLINE size_t sqm__long_conv_half(int32_t block) { return (size_t)block * SQM__LANES; }
+static size_t sqm__long_conv_bytes(const sqm__long_conv *c, int32_t block)
+{
+    const size_t group = sqm__times((size_t)block, 2 * SQM__LANES * sizeof(float));
+    const size_t all = sqm__times(group, (size_t)sqm__ceil_div(c->channels, SQM__LANES));
+    const size_t header = sizeof(sqm__long_conv_header);
+    return all > (size_t)-1 - header ? (size_t)-1 : all + header;
+}
+static size_t sqm__long_conv_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         sqm_dtype kv_dtype)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    (void)max_batch; (void)kv_dtype;
+    return sqm__long_conv_bytes(c, sqm__long_conv_block(c, max_context));
+}
+static size_t sqm__long_conv_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)position;
+    return sqm__long_conv_bytes((const sqm__long_conv *)bound, ((const sqm__long_conv_header *)state)->block);
+}
+static void sqm__long_conv_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                 int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    sqm__long_conv_header *h = (sqm__long_conv_header *)state;
+    (void)state_bytes; (void)max_batch; (void)kv_dtype;
+    memset(h, 0, sizeof(*h));
+    h->block = sqm__long_conv_block(c, max_context);
+    h->limit = max_context;
+    memset(h + 1, 0, sqm__long_conv_bytes(c, h->block) - sizeof(*h));
+}
+/* roots of all nodes, then of each thread two complex rows for the largest block */
+static size_t sqm__long_conv_scratch(int32_t block, int32_t threads)
+{
+    return sqm__times((size_t)block, sizeof(float) * (2 + 4 * SQM__LANES * (size_t)threads));
+}
+static size_t sqm__long_conv_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                           int32_t threads)
+{
+    (void)max_batch;
+    return sqm__long_conv_scratch(sqm__long_conv_block((const sqm__long_conv *)bound, max_context), threads);
+}
+
+/* roots[k] = exp(2 pi i f), f = 1/8 for k = 1, f(2k) = f(k) / 2, f(2k + 1) = f(k) / 2 + 1/4: see transform */
+static void sqm__long_conv_roots(float *roots, int32_t n)
+{
+    for (int32_t k = 1; k < n; k++) {
+        int32_t bit = 1;
+        double turn = 0.125;
+        while (2 * bit <= k) bit *= 2;
+        for (bit /= 2; bit; bit /= 2) turn = turn / 2.0 + (k & bit ? 0.25 : 0.0);
+        sqm__sincos(turn * 6.28318530717958648, &roots[2 * k + 1], &roots[2 * k]);
+    }
+}
+
+typedef struct sqm__long_conv_work {    /* one group of channels of one span */
+    const sqm__long_conv *c;
+    const sqm__kernels   *kernels;
+    float                *inputs, *sums;        /* [block][16] */
+    float                *z, *g;                /* [block][re | im][16] */
+    const float          *roots, *w;            /* w: this group's first tap */
+    int32_t               lanes, block;
+} sqm__long_conv_work;
+
+/* Spectrum of taps 1 .. 2n - 1 divided by n: taps below n are real parts, the others imaginary ones. */
+static void sqm__long_conv_spectrum(const sqm__long_conv_work *k, int32_t n)
+{
+    const float scale = 1.0f / (float)n;
+    memset(k->g, 0, (size_t)n * 2 * SQM__LANES * sizeof(float));
+    for (int32_t l = 1; l < sqm__min(k->c->taps, 2 * n); l++) {
+        float *to = k->g + ((size_t)(l % n) * 2 + (size_t)(l / n)) * SQM__LANES;
+        const float *from = k->w + (size_t)l * (size_t)k->c->channels;
+        for (int32_t i = 0; i < k->lanes; i++) to[i] = from[i] * scale;
+    }
+    k->kernels->transform(k->g, k->roots, n, 0);
+}
+/* What inputs end - n .. end - 1 give to the n rows behind them; first: nothing was given to those before. */
+static void sqm__long_conv_tile(const sqm__long_conv_work *k, int32_t end, int32_t n, int first)
+{
+    float *sums = k->sums + (size_t)(end % k->block) * SQM__LANES;
+    const float *inputs = k->inputs + (size_t)(end - n) * SQM__LANES;
+    memset(k->z, 0, (size_t)n * 2 * SQM__LANES * sizeof(float));
+    for (size_t t = 0; t < (size_t)n; t++)
+        memcpy(k->z + t * 2 * SQM__LANES, inputs + t * SQM__LANES, SQM__LANES * sizeof(float));
+    k->kernels->transform(k->z, k->roots, n, 0);
+    k->kernels->multiply(k->z, k->g, n);
+    k->kernels->transform(k->z, k->roots, n, 1);
+    for (size_t t = 0; t < (size_t)n; t++) {
+        const float *from = k->z + (t * 2 + 1) * SQM__LANES;
+        float *to = sums + t * SQM__LANES;
+        if (first) memcpy(to, from, SQM__LANES * sizeof(float));
+        else for (int32_t i = 0; i < SQM__LANES; i++) to[i] += from[i];
+    }
+}
+/* Rows [at, at + rows) of the current largest block: all within it. last: no row follows in this sequence. */
+static void sqm__long_conv_rows(const sqm__long_conv_work *k, float *out, const float *in, int32_t at,
+                                int32_t rows, int last)
+{
+    const size_t width = (size_t)k->c->channels;
+    const int32_t end = at + rows;
+    for (int32_t t = 0; t < rows; t++) {
+        float *to = k->inputs + (size_t)(at + t) * SQM__LANES;
+        for (int32_t i = 0; i < SQM__LANES; i++)
+            to[i] = i < k->lanes ? in[(size_t)t * width + (size_t)i] : 0.0f;
+    }
+    for (int32_t n = k->block / 2; n >= SQM__DIRECT && k->c->taps > 1; n /= 2) {
+        const int32_t first = at / n + 1;               /* number of the first block of n that ends here */
+        int ready = 0;
+        for (int32_t b = first + (first % 2 == 0); b * n <= end; b += 2) {
+            if (!ready) sqm__long_conv_spectrum(k, n);
+            ready = 1;
+            sqm__long_conv_tile(k, b * n, n, 0);
+        }
+    }
+    for (int32_t t = at; t < end;) {
+        const int32_t past = t % SQM__DIRECT, n = sqm__min(SQM__DIRECT - past, end - t);
+        k->kernels->convolve(out + (size_t)(t - at) * width, width, k->sums + (size_t)t * SQM__LANES,
+                             k->inputs + (size_t)t * SQM__LANES, k->w, width, k->c->taps, n, past, k->lanes);
+        t += n;
+    }
+    if (end < k->block || last || k->c->taps < 2) return;
+    sqm__long_conv_spectrum(k, k->block);
+    sqm__long_conv_tile(k, k->block, k->block, 1);
+}
+
+/* Rows from row t of a span on that lie in one largest block; *at: where in it the first one is. */
+static int32_t sqm__long_conv_cut(const sqm__long_conv *c, int32_t block, const sqm_span *span, int32_t t,
+                                  int32_t *at, int32_t *position)
+{
+    const int32_t here = span->position + t, within = c->segment ? here % c->segment : here;
+    int32_t rows = sqm__min(span->rows - t, block - within % block);
+    if (c->segment) rows = sqm__min(rows, c->segment - within);
+    *at = within % block;
+    *position = within;
+    return rows;
+}
+static void sqm__long_conv_group(const sqm__groups_job *job, const sqm_span *span, int32_t group,
+                                 float *scratch)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)job->bound;
+    const sqm__long_conv_header *h = (const sqm__long_conv_header *)span->state;
+    const size_t half = sqm__long_conv_half(h->block), first = (size_t)group * SQM__LANES;
+    const int32_t limit = c->segment ? sqm__min(c->segment, h->limit) : h->limit;
+    int32_t at, position;
+    sqm__long_conv_work k;
+    k.c = c;
+    k.kernels = job->x->kernels;
+    k.inputs = (float *)((sqm__long_conv_header *)span->state + 1) + 2 * half * (size_t)group;
+    k.sums = k.inputs + half;
+    k.z = scratch;
+    k.g = scratch + 2 * half;
+    k.roots = (const float *)(const void *)job->x->scratch;
+    k.w = c->w + first;
+    k.lanes = sqm__min(SQM__LANES, c->channels - (int32_t)first);
+    k.block = h->block;
+    for (int32_t t = 0, rows; t < span->rows; t += rows) {
+        const size_t row = (size_t)(span->first_row + t) * (size_t)c->channels + first;
+        rows = sqm__long_conv_cut(c, h->block, span, t, &at, &position);
+        if (position == 0) memset(k.sums, 0, half * sizeof(float));
+        sqm__long_conv_rows(&k, job->out + row, job->in + row, at, rows, position + rows >= limit);
+    }
+}
+static void sqm__long_conv_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    int32_t unit = 0, largest = SQM__DIRECT;
+    float *scratch = (float *)(void *)job->x->scratch;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        if (job->spans[s].state)
+            largest = sqm__max(largest, ((const sqm__long_conv_header *)job->spans[s].state)->block);
+    scratch += (size_t)largest * (2 + 4 * SQM__LANES * (size_t)piece);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t g = 0; job->spans[s].state && g < job->groups; g++)
+            if (unit++ % job->pieces == piece) sqm__long_conv_group(job, &job->spans[s], g, scratch);
+}
+/* Points of the largest transform that these rows need; 0: none */
+static int32_t sqm__long_conv_points(const sqm__long_conv *c, const sqm_span *span)
+{
+    const int32_t block = ((const sqm__long_conv_header *)span->state)->block;
+    int32_t points = 0, at, position;
+    for (int32_t t = 0, rows; t < span->rows; t += rows) {
+        rows = sqm__long_conv_cut(c, block, span, t, &at, &position);
+        for (int32_t n = block; n > points && n >= SQM__DIRECT; n /= 2)
+            if ((at + rows) / n > at / n) points = n;
+    }
+    return points;
+}
+static void sqm__long_conv_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                               const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    int32_t points = 0;
+    for (int32_t s = 0; s < n_spans; s++)
+        if (spans[s].state) points = sqm__max(points, sqm__long_conv_points(c, &spans[s]));
+    sqm__long_conv_roots((float *)(void *)x->scratch, points);
+    sqm__run_groups(sqm__long_conv_task, bound, x, out, in, spans, n_spans,
+                    sqm__ceil_div(c->channels, SQM__LANES), SQM__LANES * 128);
+}
+static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__long_conv_mixer = {
+    "long_conv", "w segment", sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    sizeof(sqm__long_conv_header), sqm__long_conv_bind, sqm__long_conv_state_bytes, sqm__long_conv_used_bytes,
+    sqm__long_conv_scratch_bytes, sqm__long_conv_reset, sqm__long_conv_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_long_conv(void) { return &sqm__long_conv_mixer; }
+static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                         const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__long_conv *c = (const sqm__long_conv *)bound;
+    int32_t block = SQM__DIRECT;
+    for (int32_t s = 0; s < n_spans; s++)
+        block = sqm__max(block, spans[s].state ? ((const sqm__long_conv_header *)spans[s].state)->block
+                                               : sqm__long_conv_block(c, spans[s].rows));
+    return sqm__run_spans(&sqm__long_conv_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__long_conv_scratch(block, x->threads), sqm__long_conv_run);
+}
+
+/* ---- [MIX.window] the last rows side by side --------------------------------------------------------------
+   y_t = [x_(t - (size - 1) * dilation) | ... | x_(t - dilation) | x_t], zeros before the first row
+   Rows in [width], rows out [size * width]: a linear map behind it is a full convolution over time.
+   State    the last (size - 1) * dilation rows, oldest first.
+   Source   time-delay networks; torch.nn.Conv1d with weights [out, in, size] wants them as [out, size * in].
+   Traps    a convolution that looks ahead, streamed: outputs come late by its reach, and rows before the
+            first one must be zeros at every layer (LMUFormer in tools/map_s4.h: a column of ones tells).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: lmuformer. */
+typedef struct sqm__window { int32_t width, size, dilation; } sqm__window;
+
+static sqm_result sqm__window_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__window *w = (sqm__window *)bound;
+    memset(w, 0, sizeof(*w));
+    w->width = in_width;
+    SQM__TRY(sqm__param_int(&w->size, params, n, "size", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&w->dilation, params, n, "dilation", 1, 1, 1 << 14, err));
+    if (in_width > INT32_MAX / w->size)
+        SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d rows of %d side by side are too wide", w->size, in_width);
+    *out_width = w->size * in_width;
+    return SQM_OK;
+}
+SQM__INLINE int32_t sqm__window_past(const sqm__window *w) { return (w->size - 1) * w->dilation; }
+static size_t sqm__window_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype kv_dtype)
+{
+    const sqm__window *w = (const sqm__window *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)w->width * sizeof(float), (size_t)sqm__window_past(w));
+}
+static size_t sqm__window_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__window_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__window_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__window *w = (const sqm__window *)bound;
+    const size_t width = (size_t)w->width, row = width * sizeof(float);
+    const int32_t past = sqm__window_past(w);
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *rows = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * width * (size_t)w->size;
+        float *kept = (float *)spans[s].state;
+        const int32_t fresh = sqm__min(past, spans[s].rows);
+        if (!kept) continue;
+        for (int32_t t = 0; t < spans[s].rows; t++)
+            for (int32_t back = past; back >= 0; back -= w->dilation, to += width)
+                memcpy(to, t >= back ? rows + (size_t)(t - back) * width
+                                     : kept + (size_t)(past + t - back) * width, row);
+        memmove(kept, kept + (size_t)fresh * width, (size_t)(past - fresh) * row);
+        memcpy(kept + (size_t)(past - fresh) * width, rows + (size_t)(spans[s].rows - fresh) * width,
+               (size_t)fresh * row);
+    }
+}
+static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__window_mixer = {
+    "window", "size dilation", sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
+    sqm__window_state_bytes, sqm__window_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__window_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_window(void) { return &sqm__window_mixer; }
+static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__window_mixer, bound, x, out, in, spans, n_spans, 0, sqm__window_run);
+}
+
+/* ---- [MIX.reorder] rows in another order ------------------------------------------------------------------
+   order = backward: the last row first;  down, up with columns = C: a picture of C columns, whose rows come
+   line by line, column by column instead (up: that backwards). Any causal mixer between two of them looks the
+   other way; down with as many columns as the picture has lines undoes down.
+   Rows in, out [width], of the whole sequence
+   Source   bidirectional S4, DSS and S5 (2208.04933), S4ND (2210.06583).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: s5_layer, dss_layer, liquid_s4, s4nd. */
+typedef struct sqm__reorder {
+    sqm__order order;
+    int32_t    width;
+} sqm__reorder;
+
+static sqm_result sqm__reorder_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__reorder *r = (sqm__reorder *)bound;
+    memset(r, 0, sizeof(*r));
+    r->width = *out_width = in_width;
+    return sqm__order_bind(&r->order, params, n, err);
+}
+static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__reorder *r = (const sqm__reorder *)bound;
+    const size_t width = (size_t)r->width;
+    sqm__run_of run;
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const float *from = in + (size_t)spans[s].first_row * width;
+        float *to = out + (size_t)spans[s].first_row * width;
+        for (int32_t i = 0; sqm__order_run(&run, &r->order, spans[s].rows, i); i++)
+            for (int32_t k = 0; k < run.count; k++, to += width)
+                memcpy(to, from + (size_t)(run.first + k * run.step) * width, width * sizeof(float));
+    }
+    return SQM_OK;
+}
+
+static const sqm_mixer sqm__reorder_mixer = {
+    "reorder", "order columns", sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
+
+/* ---- [MIX.running_pool] what all rows so far have in common -----------------------------------------------
+   mean: sum_s w_s x_s / sum_s w_s    sum: sum_s w_s x_s    max: largest x_s with w_s > 0             s <= t
+   Rows in  [width], or with weighted = 1 [width | w];  rows out [width]; without weighted w_s = 1. Zeros as
+            long as every w_s was 0.
+   State    doubles: sum of w, then the sums or the largest values.
+   Order    one chain of double additions over the rows for each column.
+   Source   pooling of sequence classifiers, at every step: the running prediction of LMUFormer (2402.04882).
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: lmuformer. */
+enum { SQM__RUNNING_MEAN, SQM__RUNNING_SUM, SQM__RUNNING_MAX };
+static const char *const sqm__running_pool_kinds[] = { "mean", "sum", "max" };
+typedef struct sqm__running_pool { int32_t width, weighted, kind; } sqm__running_pool;
+
+static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                 int32_t *out_width, sqm_error *err)
+{
+    sqm__running_pool *p = (sqm__running_pool *)bound;
+    memset(p, 0, sizeof(*p));
+    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds, SQM__COUNT(sqm__running_pool_kinds), 0,
+                               err));
+    SQM__TRY(sqm__param_int(&p->weighted, params, n, "weighted", 0, 0, 1, err));
+    p->width = in_width - p->weighted;
+    if (p->width < 1) SQM__FAIL(err, SQM_E_SHAPE, in_width, "running_pool: a weight alone is no row");
+    *out_width = p->width;
+    return SQM_OK;
+}
+static size_t sqm__running_pool_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                    sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)((const sqm__running_pool *)bound)->width + 1, sizeof(double));
+}
+static size_t sqm__running_pool_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__running_pool_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__running_pool_row(const sqm__running_pool *p, double *total, float *y, const float *x)
+{
+    const double weight = p->weighted ? (double)x[p->width] : 1.0, before = *total;
+    double *sums = total + 1;
+    *total += weight;
+    for (int32_t i = 0; i < p->width; i++) {
+        const double v = (double)x[i];
+        if (p->kind != SQM__RUNNING_MAX) sums[i] += weight * v;
+        else if (weight > 0.0 && (before == 0.0 || v > sums[i])) sums[i] = v;
+        y[i] = (float)(p->kind != SQM__RUNNING_MEAN ? sums[i] : *total != 0.0 ? sums[i] / *total : 0.0);
+    }
+}
+static void sqm__running_pool_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                          const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__running_pool *p = (const sqm__running_pool *)bound;
+    const size_t width = (size_t)p->width, in_width = width + (size_t)p->weighted;
+    (void)x;
+    for (int32_t s = 0; s < n_spans; s++)
+        for (size_t t = (size_t)spans[s].first_row; spans[s].state &&
+             t < (size_t)spans[s].first_row + (size_t)spans[s].rows; t++)
+            sqm__running_pool_row(p, (double *)spans[s].state, out + t * width, in + t * in_width);
+}
+static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__running_pool_mixer = {
+    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind, sqm__running_pool_state_bytes,
+    sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool_mixer; }
+static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                    const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0, sqm__running_pool_run);
+}
+
+/* ---- [MIX.spike] leaky integrate-and-fire neurons ---------------------------------------------------------
+   input = scaled: v += (x - (v - rest)) / tau       added: v += x - (v - rest) / tau
+   y = 1 if v >= threshold else 0;   where it fired: v = rest (reset = hard) or v -= threshold (soft)
+   Rows in, out [width]
+   State    v [width], starts at 0.
+   Source   spikingjelly's LIFNode (decay_input = scaled) and IFNode (tau = inf: tau large, added), Spiking
+            LMUFormer (2402.04882).
+   Traps    spikes are 0 or 1: an input that rounds to the other side of the threshold changes all after it.
+   Tests    tests/test_mix_s4.c; tools/sqm-vectors: lif, lmuformer. */
+typedef struct sqm__spike { int32_t width, added, soft; float leak, threshold, rest; } sqm__spike;
+static const char *const sqm__spike_inputs[] = { "scaled", "added" };
+static const char *const sqm__spike_resets[] = { "hard", "soft" };
+
+static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    const double tau = sqm__param_number(params, n, "tau", 2.0);
+    sqm__spike *s = (sqm__spike *)bound;
+    memset(s, 0, sizeof(*s));
+    if (!(tau >= 1.0 && tau <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau must be at least 1");
+    SQM__TRY(sqm__param_float(&s->threshold, params, n, "threshold", 1.0, err));
+    SQM__TRY(sqm__param_float(&s->rest, params, n, "rest", 0.0, err));
+    SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->soft, params, n, "reset", sqm__spike_resets, 2, 0, err));
+    s->leak = (float)(1.0 / tau);
+    s->width = *out_width = in_width;
+    return SQM_OK;
+}
+static size_t sqm__spike_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return sqm__times((size_t)((const sqm__spike *)bound)->width, sizeof(float));
+}
+static size_t sqm__spike_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__spike_state_bytes(bound, 0, 0, SQM_F32);
+}
+static void sqm__spike_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__spike *n = (const sqm__spike *)job->bound;
+    sqm__spike_scan s;
+    int32_t unit = 0;
+    s.stride = (size_t)n->width;
+    s.keep_input = n->added;
+    s.soft = n->soft;
+    s.leak = n->leak;
+    s.threshold = n->threshold;
+    s.rest = n->rest;
+    for (int32_t i = 0; i < job->n_spans; i++)
+        for (int32_t g = 0; job->spans[i].state && g < job->groups; g++) {
+            const size_t first = (size_t)g * SQM__LANES;
+            const size_t at = (size_t)job->spans[i].first_row * s.stride + first;
+            if (unit++ % job->pieces != piece) continue;
+            s.v = (float *)job->spans[i].state + first;
+            s.x = job->in + at;
+            s.y = job->out + at;
+            s.n_tokens = job->spans[i].rows;
+            s.lanes = sqm__min(SQM__LANES, n->width - (int32_t)first);
+            job->x->kernels->spike(&s);
+        }
+}
+static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                           const sqm_span *spans, int32_t n_spans)
+{
+    sqm__run_groups(sqm__spike_task, bound, x, out, in, spans, n_spans,
+                    sqm__ceil_div(((const sqm__spike *)bound)->width, SQM__LANES), SQM__LANES * 4);
+}
+static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans);
+
+static const sqm_mixer sqm__spike_mixer = {
+    "spike", "tau threshold rest input reset", sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
+    sqm__spike_state_bytes, sqm__spike_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__spike_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_spike(void) { return &sqm__spike_mixer; }
+static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(&sqm__spike_mixer, bound, x, out, in, spans, n_spans, 0, sqm__spike_run);
+}
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
     &sqm__conv_mixer,
     &sqm__conv_whole_mixer,
+    &sqm__memory_mixer,
+    &sqm__caching_mixer,
+    &sqm__context_mixer,
+    &sqm__kernel_memory_mixer,
+    &sqm__codebook_mixer,
     &sqm__scan_mixer,
     &sqm__scan_whole_mixer,
     &sqm__ssd_mixer,
@@ -6843,6 +10485,14 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__trapezoid_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
     &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
+    &sqm__legs_mixer,
+    &sqm__long_conv_mixer,
+    &sqm__lti_mixer,
+    &sqm__running_pool_mixer,
+    &sqm__reorder_mixer,
+    &sqm__rnn_mixer,
+    &sqm__spike_mixer,
+    &sqm__window_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
@@ -8849,10 +12499,11 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b), outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
+             precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from= ntk_factor= ntk_length= divide= period=]    the angle is that of position / divide % period
+             long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -8886,7 +12537,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first", 1 },
+    { "linear",  "w b scale add first precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -9054,6 +12705,7 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
     op->linear.n_weights = w->n_tensors;
     op->linear.add = op->add;
+    SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
@@ -9236,7 +12888,8 @@ static sqm_result sqm__bind_vector(const float **vector, sqm__binder *b, const c
 static sqm_result sqm__bind_input(sqm__binder *b, sqm__op *op)
 {
     if (op->src != SQM__REG_ROWS)
-        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line, op->src);
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line,
+                  op->src);
     SQM__TRY(sqm__param_int(&op->out_width, b->params, b->n_params, "width", 0, 1, 1 << 24, b->err));
     if (b->m->input_width && b->m->input_width != op->out_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: rows of %d columns, but another op reads %d",
@@ -9308,7 +12961,8 @@ static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
     SQM__TRY(sqm__param_float(&op->high, b->params, b->n_params, "high", 1e30, b->err));
-    if (!(op->low <= op->high)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
+    if (!(op->low <= op->high))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
     return sqm__bind_columns(b, op);
 }
 
@@ -9813,6 +13467,11 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
     return sqm__align_up(most, 64);
 }
 
+static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
+{
+    return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
+}
+
 /* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
    size_t. */
 static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
@@ -9823,7 +13482,7 @@ static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m
         const sqm__op *op = &m->ops[i];
         size_t bytes;
         if (op->kind != SQM__OP_MIX) continue;
-        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, c->kv_dtype);
+        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, sqm__kv_dtype(c));
         if (bytes > (size_t)-1 / 2 - *total) return 0;
         if (offsets) offsets[slot] = *total;
         slot++;
@@ -9893,7 +13552,7 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
             ? 2048 : 1 << 30;
     if (to->max_batch == 0)
         to->max_batch = m->mixer_flags & SQM_MIXER_WHOLE_ONLY ? to->max_context
-            : sqm__min(64, to->max_context);
+            : sqm__min(128, to->max_context);
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
@@ -9914,9 +13573,9 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if (to->kv_dtype != SQM_F32 && to->kv_dtype != SQM_F16)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16",
-                  (int32_t)to->kv_dtype);
+    if ((int32_t)to->kv < 0 || to->kv > SQM_KV_Q8)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
+    if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
 }
 
@@ -10135,17 +13794,37 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
     }
 }
 
-static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+/* Ops that treat rows one by one: rows are cut over threads. */
+typedef void (*sqm__row_function)(const sqm_session *s, const sqm__op *op, size_t row);
+typedef struct sqm__op_job {
+    const sqm_session *s;
+    const sqm__op     *op;
+    sqm__row_function  run;
+    int32_t            pieces;
+} sqm__op_job;
+static void sqm__op_task(void *arg, int32_t piece)
+{
+    const sqm__op_job *job = (const sqm__op_job *)arg;
+    const int32_t n = job->s->n_rows, last = sqm__cut(n, piece + 1, job->pieces);
+    for (int32_t t = sqm__cut(n, piece, job->pieces); t < last; t++) job->run(job->s, job->op, (size_t)t);
+}
+static void sqm__run_by_rows(const sqm_session *s, const sqm__op *op, sqm__row_function run)
+{
+    sqm__op_job job;
+    job.s = s;
+    job.op = op;
+    job.run = run;
+    job.pieces = sqm__min(s->n_rows, sqm__pieces(&s->exec, (size_t)s->n_rows * (size_t)op->out_width * 2));
+    sqm__run(&s->exec, sqm__op_task, &job, job.pieces);
+}
+
+static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const sqm__rope_table *r = &s->model->ropes[op->rope];
-    const size_t stride = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
-        const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
-        for (int32_t h = 0; h < op->heads; h++)
-            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims,
-                             (sqm_rope_style)op->choice);
-    }
+    float *row = s->registers[op->dst] + t * (size_t)op->out_width + op->first;
+    const float *table = s->rope_tables[op->rope] + t * (size_t)r->dims;
+    for (int32_t h = 0; h < op->heads; h++)
+        sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
 /* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
@@ -10176,45 +13855,39 @@ static void sqm__rope_prepare(sqm_session *s)
     }
 }
 
-/* a * gain + bias and rows side by side */
-static void sqm__run_affine(sqm_session *s, const sqm__op *op)
+/* a * gain + bias */
+static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width + op->first;
-        const float *a = s->registers[op->src] + (size_t)t * width + op->first;
-        for (size_t i = 0; i < (size_t)op->count; i++) {
-            const float product = op->gain ? a[i] * op->gain[i] : a[i];
-            y[i] = op->bias ? product + op->bias[i] : product;
-        }
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    float *y = s->registers[op->dst] + at;
+    const float *a = s->registers[op->src] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) {
+        const float product = op->gain ? a[i] * op->gain[i] : a[i];
+        y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-static void sqm__run_cat(sqm_session *s, const sqm__op *op)
+/* two rows side by side */
+static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-        memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
-    }
+    float *y = s->registers[op->dst] + t * width;
+    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
+    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
 }
-
-/* y = a + b, a * b; b has a value for each block of `each` columns */
-static void sqm__run_pair(sqm_session *s, const sqm__op *op)
+/* a + b or a * b; b has a value for each block of columns */
+static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, groups = (size_t)op->groups, each = width / groups;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
-        if (each == 1) {
-            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
-            else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
-            continue;
-        }
-        for (size_t g = 0; g < groups; g++, y += each, a += each) {
-            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
-            else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
-        }
+    float *y = s->registers[op->dst] + t * width;
+    const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
+    if (each == 1) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
+        else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
+        return;
+    }
+    for (size_t g = 0; g < groups; g++, y += each, a += each) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
+        else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
     }
 }
 
@@ -10230,19 +13903,20 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
 }
 
 /* scale, clip, copy */
-static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
-        const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
-        if (op->kind == SQM__OP_SCALE) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
-        } else if (op->kind == SQM__OP_CLIP) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] < op->low ? op->low : a[i] > op->high ? op->high : a[i];
-        } else if (y != a) {
-            memcpy(y, a, n * sizeof(float));
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+    if (op->kind == SQM__OP_SCALE) {
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+    } else if (op->kind == SQM__OP_CLIP) {
+        for (size_t i = 0; i < n; i++) {
+            const float high = a[i] > op->high ? op->high : a[i];
+            y[i] = high < op->low ? op->low : high;
         }
+    } else if (y != a) {
+        memcpy(y, a, n * sizeof(float));
     }
 }
 
@@ -10260,9 +13934,10 @@ static void sqm__groups_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     const sqm__op *op = job->op;
-    const size_t in = (size_t)op->in_width / (size_t)op->groups, out = (size_t)op->out_width / (size_t)op->groups;
+    const size_t groups = (size_t)op->groups, in = (size_t)op->in_width / groups;
+    const size_t out = (size_t)op->out_width / groups;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        for (size_t g = 0; g < (size_t)op->groups; g++) {
+        for (size_t g = 0; g < groups; g++) {
             const float *a = job->a + (size_t)t * job->a_stride + g * in;
             float *y = job->y + (size_t)t * job->y_stride + g * out;
             if (op->kind == SQM__OP_REDUCE) {
@@ -10305,9 +13980,9 @@ static void sqm__run_rows(sqm_session *s, const sqm__op *op)
     case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
     default:
         job.op = op;
-        job.dim = op->kind == SQM__OP_BLOCKS ? sqm__max(1, op->out_width / op->groups) * (op->in_width / op->groups)
-            : sqm__max(op->in_width, op->out_width) / op->groups;
         job.groups = op->groups;
+        job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
+        if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
         sqm__rows_run(&job, sqm__groups_task);
         break;
     }
@@ -10368,7 +14043,7 @@ static void sqm__run_ops(void *session)
             sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
                             s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
             break;
-        case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
+        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
         case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
         case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
@@ -10376,13 +14051,13 @@ static void sqm__run_ops(void *session)
         case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
             sqm__run_rows(s, op);
             break;
-        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_pair(s, op); break;
+        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_by_rows(s, op, sqm__pair_row); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
-        case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
-        case SQM__OP_CAT:    sqm__run_cat(s, op); break;
+        case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
+        case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
         case SQM__OP_GATE:   sqm__run_gate(s, op); break;
-        default:             sqm__run_elementwise(s, op); break;
+        default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
         }
     }
 }
@@ -10551,7 +14226,7 @@ SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
         if (op->kind == SQM__OP_MIX)
             op->mixer->reset(op->bound, s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot],
                              s->slot_offset[op->slot + 1] - s->slot_offset[op->slot], s->config.max_context,
-                             s->config.max_batch, s->config.kv_dtype);
+                             s->config.max_batch, sqm__kv_dtype(&s->config));
     }
     return SQM_OK;
 }
@@ -10580,7 +14255,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
 typedef struct sqm__saved {
     uint8_t  magic[8];
     uint32_t model;                     /* checksum of the weight file's header: which model */
-    int32_t  position, has_logits, kv_dtype;
+    int32_t  position, has_logits, kv;
     uint64_t bytes;
 } sqm__saved;
 static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
@@ -10621,7 +14296,7 @@ SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t 
     header.model = sqm__load_u32(s->model->file.image + 44);
     header.position = s->position[seq];
     header.has_logits = s->has_logits[seq];
-    header.kv_dtype = (int32_t)s->config.kv_dtype;
+    header.kv = (int32_t)s->config.kv;
     header.bytes = (uint64_t)need;
     memcpy(to, &header, sizeof(header));
     to += sizeof(header);
@@ -10658,10 +14333,10 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
         SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position,
                   "a state of %d tokens does not fit the "
                   "context of %d", header.position, s->config.max_context);
-    if (header.kv_dtype != (int32_t)s->config.kv_dtype || sqm__saved_bytes(s, seq, header.position) != bytes)
+    if (header.kv != (int32_t)s->config.kv || sqm__saved_bytes(s, seq, header.position) != bytes)
         SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes,
                   "the state has %z bytes; a state of %d tokens has another size in this "
-                  "session (kv_dtype, max_context or max_batch differ)", (uint64_t)bytes, header.position);
+                  "session (kv, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
     from += sizeof(header);
@@ -11406,7 +15081,8 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
 /* ---- an op as recipe text ------------------------------------------------------------------------------ */
 static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
 {
-    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS ? "rows" :
+    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS
+        ? "rows" :
                        r == SQM__REG_POSITIONS ? "positions" : r == SQM__REG_NONE ? "none" : NULL;
     if (name) { memcpy(dst, name, strlen(name) + 1); return; }
     snprintf(dst, 12, "r%d", (int)r);
@@ -12226,6 +15902,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
 #undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB

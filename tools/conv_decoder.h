@@ -147,9 +147,11 @@ static CONV_UNUSED conv_part conv_part_rows(conv *c, conv_part p, const char *ou
     return p;
 }
 
-/* linear rD rS w=... b=...; the results of the parts stand side by side. add: they are added to rD.        */
+/* linear rD rS w=... b=...; the results of the parts stand side by side. flags: CONV_ADD: they are added to rD;
+   CONV_PRECISE: attention scores depend on it, see precise= in [RECIPE].                                   */
+enum { CONV_ADD = 1, CONV_PRECISE = 2 };
 static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_part *parts, int32_t n,
-                                        double scale, int add)
+                                        double scale, int flags)
 {
     int biases = 0;
     conv_put(c, "linear r%d r%d w=", dst, src);
@@ -164,7 +166,7 @@ static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_pa
                  conv_make(c, conv_format(c->env, "%s.bias", parts[i].out), CONV_VECTOR, parts[i].bias));
     }
     conv_put_real(c, "scale", scale, 1.0);
-    conv_line(c, "%s", add ? " add=1" : "");
+    conv_line(c, "%s%s", flags & CONV_ADD ? " add=1" : "", flags & CONV_PRECISE ? " precise=1" : "");
 }
 
 /* Name of a tensor of layer i in the checkpoint.                                                           */
@@ -235,7 +237,7 @@ static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, 
         parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim,
                                 d->qkv_bias);
     }
-    conv_put_linear(c, 2, src, parts, 3, 1.0, 0);
+    conv_put_linear(c, 2, src, parts, 3, 1.0, CONV_PRECISE);
 }
 
 /* Own weights of each head lie in one matrix [heads, head_dim], or in one tensor a head
@@ -350,7 +352,7 @@ static CONV_UNUSED void conv_put_branch_end(conv *c, const conv_decoder *d, int 
                                             const char *norm_out, const char *norm_name)
 {
     if (!norm_name) {
-        conv_put_linear(c, 0, src, p, 1, d->residual_scale, 1);
+        conv_put_linear(c, 0, src, p, 1, d->residual_scale, CONV_ADD);
         return;
     }
     conv_put_linear(c, 1, src, p, 1, 1.0, 0);

@@ -133,6 +133,7 @@ static CONV_UNUSED conv_view conv_take(conv *c, const char *name, int64_t rows, 
     v.vector = cols == 0;
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return v; }
     t->used = 1;
+    while (cols > 1 && t->ndim > 2 && t->shape[t->ndim - 1] == 1) t->ndim--;  /* convolution over one row   */
     for (int32_t i = 0; i + 1 < t->ndim; i++) found_rows *= t->shape[i];   /* fits: see conv_source_add     */
     expected[0] = rows;
     expected[1] = cols;

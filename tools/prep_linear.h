@@ -13,23 +13,29 @@
 
 typedef struct lin {                  /* where a layer's tensors come from and go to                        */
     conv       *c;
-    const char *from, *weight;        /* a tensor is called from NAME weight                                */
+    const char *from, *weight;        /* a tensor is called from NAME weight, or from NAME                  */
     const char *out;                  /* and becomes out NAME                                               */
+    int         rwkv_cpp;             /* RWKV: decays as rwkv.cpp stores them, inner maps as [out, in]      */
 } lin;
 
 /* ---- tensors ------------------------------------------------------------------------------------------- */
 static CONV_UNUSED const char *lin_in(const lin *l, const char *name)
 {
-    return conv_format(l->c->env, "%s%s%s", l->from, name, l->weight);
+    const char *bare = conv_format(l->c->env, "%s%s", l->from, name);
+    const char *full = conv_format(l->c->env, "%s%s", bare, l->weight);
+    return conv_has(l->c, bare) && !conv_has(l->c, full) ? bare : full;
 }
 static CONV_UNUSED const char *lin_out(const lin *l, const char *name)
 {
     return conv_format(l->c->env, "%s%s", l->out, name);
 }
-/* Is there a tensor by this name, with or without the ending of weights? */
-static CONV_UNUSED int lin_has(const lin *l, const char *name)
+static CONV_UNUSED int lin_has(const lin *l, const char *name) { return conv_has(l->c, lin_in(l, name)); }
+/* Size `axis` of its shape (negative: from the last one); 1 when there is none                             */
+static CONV_UNUSED int32_t lin_size(const lin *l, const char *name, int32_t axis)
 {
-    return conv_has(l->c, lin_in(l, name)) || conv_has(l->c, conv_format(l->c->env, "%s%s", l->from, name));
+    const conv_tensor *t = conv_source_find(&l->c->source, lin_in(l, name));
+    const int32_t at = t && axis < 0 ? t->ndim + axis : axis;
+    return t && at >= 0 && at < t->ndim && t->shape[at] <= INT32_MAX ? (int32_t)t->shape[at] : 1;
 }
 
 /* The weight [rows, cols] of a linear map, with its bias where there is one.                               */
@@ -52,11 +58,10 @@ static CONV_UNUSED conv_part lin_part_transposed(const lin *l, const char *name,
     return p;
 }
 
-/* All values of a tensor of any shape, of which there must be n; its name may lack the ending of weights.  */
+/* All values of a tensor of any shape, of which there must be n.                                           */
 static CONV_UNUSED conv_view lin_flat(const lin *l, const char *name, int64_t n)
 {
-    const char *full = conv_has(l->c, lin_in(l, name)) ? lin_in(l, name)
-        : conv_format(l->c->env, "%s%s", l->from, name);
+    const char *full = lin_in(l, name);
     conv_tensor *t = conv_source_find(&l->c->source, full);
     int64_t found = 1;
     conv_view v;
@@ -586,9 +591,11 @@ static CONV_UNUSED void lin_linear_from(const lin *l, int dst, int src, conv_par
 }
 /* x @ w1 -> act -> @ w2 + bias of the columns from `first` on; both stored [in, out]                       */
 static CONV_UNUSED void lin_lora(const lin *l, int dst, int src, int32_t first, const char *w1, const char *act,
-                                 const char *w2, const char *bias, int32_t dim, int32_t rank, int32_t out)
+                                 const char *w2, const char *bias, int32_t dim, int32_t out)
 {
-    conv_part a = lin_part_transposed(l, w1, rank, dim), b = lin_part_transposed(l, w2, out, rank);
+    const int32_t rank = lin_size(l, w1, l->rwkv_cpp ? 0 : -1);
+    const conv_part a = l->rwkv_cpp ? lin_part(l, w1, rank, dim) : lin_part_transposed(l, w1, rank, dim);
+    conv_part b = l->rwkv_cpp ? lin_part(l, w2, out, rank) : lin_part_transposed(l, w2, out, rank);
     lin_linear_from(l, 4, src, a, first);
     if (act) conv_line(l->c, "act r4 r4 kind=%s", act);
     if (bias) {
@@ -601,7 +608,6 @@ static CONV_UNUSED void lin_lora(const lin *l, int dst, int src, int32_t first, 
 typedef struct lin_rwkv {
     int32_t dim, heads, head_dim, ffn;
     double  norm_eps;                 /* of the norm over heads                                             */
-    int     rank_w, rank_a, rank_v, rank_g, rank_mix;
 } lin_rwkv;
 
 /* RWKV-4 from rows in rS to the rows before the output projection, in r7                                   */
@@ -619,7 +625,8 @@ static CONV_UNUSED int lin_put_rwkv4(const lin *l, const lin_rwkv *r, int src)
     lin_linear_from(l, 6, 3, lin_part(l, "value", n, n), 2 * n);
     conv_line(l->c, "cat r4 r5 r6");
     conv_put(l->c, "mix r7 r4 running_softmax heads=%d", n);
-    conv_put(l->c, " decay=@%s", lin_values(l, "decay", lin_spread(l, w, n, 1, lin_minus_exp), n));
+    if (!l->rwkv_cpp) w = lin_spread(l, w, n, 1, lin_minus_exp);
+    conv_put(l->c, " decay=@%s", lin_values(l, "decay", w, n));
     conv_line(l->c, " bonus=@%s", lin_vector(l, "time_first", n));
     conv_line(l->c, "gate r7 r7 r2 act=sigmoid");
     return 7;
@@ -657,22 +664,20 @@ static CONV_UNUSED void lin_rwkv_norm(const lin *l, const lin_rwkv *r, const cha
     conv_line(l->c, " b=@%s", lin_vector(l, b, r->dim));
 }
 
-/* RWKV-5: constant decay of each channel or of each head; a gate from 5.1 on. Result in r7.                */
+/* RWKV-5: constant decays of each channel (5.2) or of each head (before, whose bonus is a logarithm); a gate
+   in 5.1 and 5.2. Result in r7.                                                                            */
 static CONV_UNUSED int lin_put_rwkv5(const lin *l, const lin_rwkv *r, int src)
 {
     static const char *const names[4] = { "time_mix_r", "time_mix_k", "time_mix_v", "time_mix_g" };
-    const int gated = lin_has(l, "gate");
-    const char *first = lin_pick(l, "time_faaaa", "time_first");
-    const char *full = conv_format(l->c->env, "%stime_decay", l->from);
-    const conv_tensor *t = conv_source_find(&l->c->source, full);
-    const int32_t n = r->dim, each = t && t->ndim && t->shape[t->ndim - 1] == r->head_dim ? r->head_dim : 1;
+    const int gated = lin_has(l, "gate"), by_head = !lin_has(l, "time_faaaa");
+    const int32_t n = r->dim, each = by_head ? 1 : r->head_dim;
     const float *decay = lin_read(l, "time_decay", (int64_t)r->heads * each);
-    const float *bonus = lin_read(l, first, (int64_t)r->heads * each);
+    const float *bonus = lin_read(l, by_head ? "time_first" : "time_faaaa", (int64_t)r->heads * each);
     float *factors = lin_floats(l, n), *u = lin_floats(l, n);
     for (int32_t i = 0; decay && bonus && factors && u && i < n; i++) {
-        const double w = (double)decay[i / (r->head_dim / each)];
-        factors[i] = (float)exp(-exp(w));
-        u[i] = bonus[i / (r->head_dim / each)];
+        const int32_t at = i / (r->head_dim / each);
+        factors[i] = l->rwkv_cpp ? decay[at] : (float)exp(-exp((double)decay[at]));
+        u[i] = by_head && !l->rwkv_cpp ? (float)exp((double)bonus[at]) : bonus[at];
     }
     lin_shift(l, 3, src, names, gated ? 4 : 3, n, -1.0, 1.0);
     lin_linear_from(l, 2, 3, lin_part(l, "receptance", n, n), 0);
@@ -694,17 +699,17 @@ static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv *r, int src)
 {
     static const char *const base[1] = { "time_maa_x" };
     static const char *const names[5] = { "time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r", "time_maa_g" };
-    const int32_t n = r->dim;
+    const int32_t n = r->dim, rank = lin_size(l, "time_maa_w2", 1);
     conv_view parts[5];
     lin_shift(l, 3, src, base, 1, n, 1.0, 0.0);
-    lin_linear(l, 4, 3, lin_part_transposed(l, "time_maa_w1", 5 * r->rank_mix, n));
+    lin_linear(l, 4, 3, lin_part_transposed(l, "time_maa_w1", 5 * rank, n));
     conv_line(l->c, "act r4 r4 kind=tanh");
-    conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5", lin_vector(l, "time_maa_w2", (int64_t)5 * r->rank_mix * n), n);
+    conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5", lin_vector(l, "time_maa_w2", (int64_t)5 * rank * n), n);
     conv_line(l->c, "cat r6 r%d r5", src);
     for (int i = 0; i < 5; i++) parts[i] = lin_flat(l, names[i], n);
     conv_line(l->c, "mix r3 r6 shift mixes=5 dynamic=1 w=@%s",
               conv_stack(l->c, lin_out(l, "shift5"), CONV_VECTOR, parts, 5));
-    lin_lora(l, 5, 3, 0, "time_decay_w1", "tanh", "time_decay_w2", "time_decay", n, r->rank_w, n);
+    lin_lora(l, 5, 3, 0, "time_decay_w1", "tanh", "time_decay_w2", "time_decay", n, n);
     conv_line(l->c, "act r5 r5 kind=exp");
     conv_line(l->c, "scale r5 r5 by=-1");
     conv_line(l->c, "act r5 r5 kind=exp");
@@ -730,7 +735,7 @@ static void lin__rwkv7_values(const lin *l, const lin_rwkv *r, int first_layer)
         conv_line(l->c, "copy r10 r6");
         return;
     }
-    lin_lora(l, 5, 3, 3 * r->dim, "v1", NULL, "v2", "v0", r->dim, r->rank_v, r->dim);
+    lin_lora(l, 5, 3, 3 * r->dim, "v1", NULL, "v2", "v0", r->dim, r->dim);
     conv_line(l->c, "scale r11 r6 by=-1");
     conv_line(l->c, "add r11 r11 r10");
     conv_line(l->c, "gate r11 r11 r5 act=sigmoid");
@@ -743,11 +748,13 @@ static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv *r, int src, i
     const float *k_a = lin_read(l, "k_a", n);
     float *rest = lin_floats(l, n);
     for (int32_t i = 0; k_a && rest && i < n; i++) rest[i] = (float)(1.0 - (double)k_a[i]);
-    lin_shift(l, 3, src, names, 6, n, 1.0, 0.0);
+    if (lin_has(l, "x_rwkvag"))       /* in this order, in one tensor                                       */
+        conv_line(l->c, "mix r3 r%d shift mixes=6 w=@%s", src, lin_vector(l, "x_rwkvag", 6 * (int64_t)n));
+    else lin_shift(l, 3, src, names, 6, n, 1.0, 0.0);
     lin_linear_from(l, 2, 3, lin_part(l, "receptance", n, n), 0);
     lin__rwkv7_values(l, r, first_layer);
-    lin_lora(l, 8, 3, 5 * n, "g1", "sigmoid", "g2", NULL, n, r->rank_g, n);
-    lin_lora(l, 11, 3, 4 * n, "a1", NULL, "a2", "a0", n, r->rank_a, n);
+    lin_lora(l, 8, 3, 5 * n, "g1", "sigmoid", "g2", NULL, n, n);
+    lin_lora(l, 11, 3, 4 * n, "a1", NULL, "a2", "a0", n, n);
     conv_line(l->c, "act r11 r11 kind=sigmoid");
     lin_linear_from(l, 5, 3, lin_part(l, "key", n, n), 2 * n);
     conv_line(l->c, "affine r12 r5 w=@%s", lin_vector(l, "k_k", n));
@@ -757,7 +764,7 @@ static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv *r, int src, i
     conv_line(l->c, "mul r5 r5 r13");                              /* k (1 + (a - 1) k_a)                    */
     conv_line(l->c, "cat r4 r2 r5");
     conv_line(l->c, "cat r9 r4 r6");
-    lin_lora(l, 13, 3, n, "w1", "tanh", "w2", "w0", n, r->rank_w, n);
+    lin_lora(l, 13, 3, n, "w1", "tanh", "w2", "w0", n, n);
     conv_line(l->c, "act r13 r13 kind=sigmoid");
     conv_line(l->c, "scale r13 r13 by=-0.6065306597126334");
     conv_line(l->c, "act r13 r13 kind=exp");
@@ -867,7 +874,7 @@ static CONV_UNUSED const lin_xlstm_names lin_xlstm_plain_names = {
 /* A part whose name ends with .weight, and whose bias ends with .bias                                      */
 static CONV_UNUSED conv_part lin_part_full(const lin *l, const char *name, int64_t rows, int64_t cols)
 {
-    const lin bare = { l->c, l->from, "", l->out };
+    const lin bare = { l->c, l->from, "", l->out, 0 };
     const char *end = strstr(name, ".weight");
     conv_part p = lin_part(&bare, name, rows, cols);
     p.has_bias = 1;
@@ -930,7 +937,7 @@ static void lin__nala_rope(const lin *l, const lin_nala *n, int reg)
 /* From rS to r10. o = phi(q) R^T R (sum phi(k) v) / (phi(q) . sum phi(k) + N 1e-6): the sum below has no rotation */
 static CONV_UNUSED void lin_put_nala_attention(const lin *l, const lin_nala *n, int src, int prefixed)
 {
-    const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight, l->out };
+    const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight, l->out, 0 };
     const int32_t d = n->dim / n->heads, half = d / 4;
     float *freq = lin_floats(l, half), *eps = lin_floats(l, n->heads);
     for (int32_t i = 0; freq && i < half; i++) freq[i] = (float)pow(10000.0, half > 1 ? -(double)i / (half - 1) : 0.0);

@@ -6,6 +6,7 @@
 #include "gpt.h"
 #include "phi.h"
 #include "ssm.h"
+#include "linear.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -64,6 +65,7 @@ static const conv_arch conv_hf_archs[] = {
     { "qwen2", "Qwen2ForCausalLM", arch_qwen2 },
     { "qwen3", "Qwen3ForCausalLM", arch_qwen3 },
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
+    { "rwkv", "RwkvForCausalLM", arch_rwkv },
     { "seed_oss", "SeedOssForCausalLM", arch_seed_oss },
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
