@@ -6,6 +6,7 @@
 #include "gpt.h"
 #include "phi.h"
 #include "ssm.h"
+#include "ssm_hybrid.h"
 #include "linear.h"
 
 typedef struct conv_arch {
