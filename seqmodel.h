@@ -2615,7 +2615,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__TILE_P 2
 #define SQM__TILE_T 12
 #define SQM__TILE_Q 8
-#define SQM__TILE_STREAMS 8
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 4
 #define SQM__SSD_N 4
@@ -2847,64 +2847,52 @@ SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x,
             SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
 }
 
-/* All rows of x against P panels, in tiles of as many rows as registers hold. */
+/* All rows of x against P panels, in tiles of as many rows as registers hold; many = 0: of three at most. */
 SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                   int32_t n_rows,
-                                  const uint8_t *w, size_t panel_bytes, int32_t n, int32_t resume,
-                                  const sqm_dtype dtype, const int32_t P)
+                                   int32_t n_rows, const uint8_t *w, size_t panel_bytes, int32_t n,
+                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int many)
 {
     int32_t t = 0;
-    for (; t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
+    for (; many && t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, SQM__TILE_T);
+                        panel_bytes, n, resume, dtype, P, SQM__TILE_T);
     for (; t + 3 <= n_rows; t += 3)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, 3);
+                        panel_bytes, n, resume, dtype, P, 3);
     for (; t < n_rows; t++)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, 1);
+                        panel_bytes, n, resume, dtype, P, 1);
 }
 
 /* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
-   values alike. */
+   values alike. Half-width types are for few rows; for many it pays to widen a panel first. */
 SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                        int32_t n_rows,
-                                       const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
-                                       int32_t resume, const sqm_dtype dtype)
+                                        int32_t n_rows, const uint8_t *w, size_t panel_bytes,
+                                        int32_t n_panels, int32_t n, int32_t resume, const sqm_dtype dtype)
 {
     int32_t p = 0;
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
-                            n, resume,
-                            dtype, SQM__TILE_ROWS, 1);
-    if (SQM__TILE_P > 1)
-    for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n,
-                         resume, dtype, SQM__TILE_P);
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n,
+                            resume, dtype, SQM__TILE_ROWS, 1);
+    if (SQM__TILE_P > 1 && dtype == SQM_F32)
+        for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
+            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
+                             panel_bytes, n, resume, dtype, SQM__TILE_P, 1);
     for (; p < n_panels; p++)
         SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n,
-                         resume, dtype, 1);
+                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
                                const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
-                                   int32_t resume,
-                               sqm_dtype dtype)
+                               int32_t resume, sqm_dtype dtype)
 {
     if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
     else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_BF16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
     else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F32);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -3155,11 +3143,11 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
                     dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
             }
-            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
-            if (g->plane) {
+            for (size_t plane = 0;; plane = g->plane) {
+                SQM__NAME(dot_quads)(dot, x + plane, codes, halves == 1 ? 2 : half, d, P, T);
+                if (plane == g->plane) break;
                 SQM__WIDE for (int32_t i = 0; i < T * P; i++)
                     dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
-                SQM__NAME(dot_quads)(dot, x + g->plane, codes, halves == 1 ? 2 : half, d, P, T);
             }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
@@ -3188,29 +3176,36 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
         }
 }
 /* Several rows of x share a panel; a single one (decoding) reads several panels at once, which keeps more of
-   the memory busy. */
-SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d)
+   the memory busy. Rare types have only the latter: less code to compile. */
+SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d,
+                                        const int rare)
 {
-    const int32_t full = g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
-    for (int32_t panel = first; panel < last; panel++)
-        for (int32_t t = 0; t < full; t += SQM__TILE_Q)
-            SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
-    for (int32_t panel = first; full < g->n_tokens && panel < last; panel += SQM__TILE_STREAMS)
-        SQM__NAME(tile_codes)(g, full, panel, last, d, SQM__TILE_STREAMS, 1);
+    const int32_t full = rare ? 0 : g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
+    if (!rare)
+        for (int32_t panel = first; panel < last; panel++)
+            for (int32_t t = 0; t < full; t += SQM__TILE_Q)
+                SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS)
+        for (int32_t t = full; t < g->n_tokens; t++)
+            SQM__NAME(tile_codes)(g, t, panel, last, d, SQM__TILE_STREAMS, 1);
 }
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
     if (!g->codes) { SQM__NAME(gemm_float)(g, first, last, work); return; }
     switch (g->dtype) {
-    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8); break;
-    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
-    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M); break;
-    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5); break;
-    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K); break;
-    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K); break;
-    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K); break;
-    default:      SQM__NAME(gemm_codes)(g, first, last, g->dtype); break;  /* rare types share one copy */
+    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8, 0); break;
+    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4, 0); break;
+    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M, 0); break;
+    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5, 0); break;
+    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K, 0); break;
+    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K, 0); break;
+    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K, 0); break;
+    case SQM_Q5M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5M, 1); break;
+    case SQM_IQ4: SQM__NAME(gemm_codes)(g, first, last, SQM_IQ4, 1); break;
+    case SQM_Q2K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q2K, 1); break;
+    case SQM_Q3K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q3K, 1); break;
+    default:      break;
     }
 }
 
@@ -3590,25 +3585,33 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* A panel of 16 keys [n][16] (its scales [n / 32][64] by key), or of 16 columns of values (its scales [64] by
-   row), as float32. */
+/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds codes
+   or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
+{
+    return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
+}
 SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
                                                  const float *scales)
 {
-    if (a->dtype != SQM_I8) return codes;
+    if (!SQM__NAME(widens)(a)) return codes;
     for (int32_t i = 0; i < a->head_dim; i++) {
-        const v16 scale = SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
-        SQM__NAME(store)(a->panel + i * SQM__LANES, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+        float *to = a->panel + i * SQM__LANES;
+        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        else SQM__NAME(store)(to, SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS),
+                                           SQM__NAME(load_s8)(codes + i * SQM__LANES)));
     }
     return (const uint8_t *)a->panel;
 }
 SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
                                                    const float *scales, int32_t n)
 {
-    if (a->dtype != SQM_I8) return codes;
-    for (int32_t i = 0; i < n; i++)
-        SQM__NAME(store)(a->panel + i * SQM__LANES,
-                         SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    if (!SQM__NAME(widens)(a)) return codes;
+    for (int32_t i = 0; i < n; i++) {
+        float *to = a->panel + i * SQM__LANES;
+        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        else SQM__NAME(store)(to, SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
     return (const uint8_t *)a->panel;
 }
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
@@ -3619,7 +3622,7 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     const uint8_t *values = tile + 4 * key_bytes;
     const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
-    const sqm_dtype dtype = a->dtype == SQM_I8 ? SQM_F32 : a->dtype;
+    const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
     for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
         SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
