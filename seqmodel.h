@@ -12900,16 +12900,18 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
     const sqm_param *w = sqm__param(b->params, b->n_params, key);
     const sqm_param *bias = sqm__param(b->params, b->n_params, bias_key);
     if (!w || w->n_tensors != n || (bias && bias->n_tensors != n))
-        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: %s needs a tensor for each of %d experts",
-                  b->line, !w || w->n_tensors != n ? key : bias_key, n);
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0,
+                  "op %d: %s needs a tensor for each of %d experts", b->line,
+                  !w || w->n_tensors != n ? key : bias_key, n);
     for (int32_t i = 0; i < n; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
         if (rows == 0) rows = t->shape[0];
         if (cols == 0) cols = t->shape[1];
         if (t->shape[0] != rows || t->shape[1] != cols)
-            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0], "op %d: %s of expert %d is [%d, %d], expected [%d, %d]",
-                      b->line, key, i, t->shape[0], t->shape[1], rows, cols);
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0],
+                      "op %d: %s of expert %d is [%d, %d], expected [%d, %d]", b->line, key, i, t->shape[0],
+                      t->shape[1], rows, cols);
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != rows))
             SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: %s of expert %d must be %d float32 values",
                       b->line, bias_key, i, rows);
@@ -13931,7 +13933,8 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
 static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
                             int32_t n)
 {
-    const size_t hidden = (size_t)op->linear.weights[0].shape[0], inner = (size_t)op->down.weights[0].shape[1];
+    const size_t hidden = (size_t)op->linear.weights[0].shape[0];
+    const size_t inner = (size_t)op->down.weights[0].shape[1];
     sqm__linear one = op->linear;
     one.weights += e;
     if (one.biases) one.biases += e;
@@ -13950,7 +13953,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
 {
     const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
-    const float *weights = s->registers[op->src2];
+    const float *x_rows = s->registers[op->src], *weights = s->registers[op->src2];
     float *y = s->registers[op->dst];
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
     sqm_exec x = s->exec;
@@ -13962,7 +13965,7 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                memcpy(r->in + (size_t)count * in, s->registers[op->src] + (size_t)t * in, in * sizeof(float));
+                memcpy(r->in + (size_t)count * in, x_rows + (size_t)t * in, in * sizeof(float));
                 r->row[count++] = t;
             }
         if (!count) continue;

@@ -59,7 +59,8 @@ static CONV_UNUSED void conv_put_route(conv *c, const conv_moe *m, int src, int6
         conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.choice", router), CONV_VECTOR,
                                         conv_take(c, m->bias, m->experts, 0)));
     if (m->groups > 1)
-        conv_put(c, " groups=%d group_k=%d group_top=%d", m->groups, m->group_k, m->group_top ? m->group_top : 1);
+        conv_put(c, " groups=%d group_k=%d group_top=%d", m->groups, m->group_k,
+                 m->group_top ? m->group_top : 1);
     if (m->renorm) conv_put(c, " renorm=1");
     conv_put_real(c, "eps", m->eps, 0.0);
     if (m->scale != 0.0) conv_put_real(c, "scale", m->scale, 1.0);

@@ -7,6 +7,8 @@
 #include "phi.h"
 #include "ssm.h"
 #include "linear_hybrid.h"
+#include "ssm_hybrid.h"
+#include "linear.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
