@@ -42,6 +42,7 @@ typedef struct conv {
     const json_value *config;         /* NULL: a GGUF or llama2.c file                                      */
     uint8_t          *config_seen;    /* by member of config                                                */
     gguf_file        *gguf;
+    const char *labels;               /* of the output's columns, one a line; NULL: none                    */
     const char *const *ignored;       /* NULL-terminated patterns of tensors that may stay unused           */
     conv_out         *outs;
     uint64_t          n_outs, outs_room;

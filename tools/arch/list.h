@@ -6,6 +6,7 @@
 #include "gpt.h"
 #include "phi.h"
 #include "ssm.h"
+#include "typeseg.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -65,6 +66,7 @@ static const conv_arch conv_hf_archs[] = {
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
+    { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
