@@ -7,6 +7,7 @@
 #include "phi.h"
 #include "ssm.h"
 #include "typeseg.h"
+#include "lmuformer.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -44,6 +45,7 @@ static const conv_arch conv_hf_archs[] = {
     { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
     { "lfm3", "Lfm3ForCausalLM", arch_lfm3 },
     { "llama", "LlamaForCausalLM", arch_llama },
+    { "lmuformer", NULL, arch_lmuformer },
     { "mamba", "MambaForCausalLM", arch_mamba },
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
     { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */

@@ -83,14 +83,6 @@ static void typeseg_layer(conv *c, const typeseg *m, int32_t i)
                    m->inner, " add=1");
 }
 
-/* The labels, one a line, for whoever shows the classes */
-static const char *typeseg_labels(conv *c, const json_value *list)
-{
-    const char *text = "";
-    for (uint32_t i = 0; i < json_count(list); i++)
-        text = conv_format(c->env, "%s%s%s", text, i ? "\n" : "", json_text(json_at(list, i), "?"));
-    return text;
-}
 static void arch_typeseg(conv *c)
 {
     static const char *const other[] = { "other_label", "other_index", "unet", "defaults" };
@@ -110,7 +102,7 @@ static void arch_typeseg(conv *c)
     }
     m.dim = (int32_t)dense->shape[0];
     m.inner = (int32_t)(dense->shape[1] / 2);
-    c->labels = typeseg_labels(c, labels);
+    c->labels = conv_lines(c, labels);
     typeseg_embedding(c, m.dim);
     for (int32_t i = 0; i < m.layers && !c->env->failed; i++) typeseg_layer(c, &m, i);
     conv_line(c, "# output");
