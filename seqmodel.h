@@ -32,7 +32,8 @@
    (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
    use the length that the call reaches.)
 
-   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32.
+   Precision  SQM_FAST (default): products with quantised weights round activations to 8 bits in groups of 32,
+              queries, keys and values to 16; attention caches are float16.
               SQM_EXACT: float32 everywhere, weights dequantised exactly as their format defines.
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
@@ -321,6 +322,11 @@ SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; namin
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void);
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void);
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void);
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void);
 SQMDEF const sqm_mixer *sqm_mixer_scan(void);
 SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void);
@@ -332,6 +338,7 @@ SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
 SQMDEF const sqm_mixer *sqm_mixer_shift(void);
 SQMDEF const sqm_mixer *sqm_mixer_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_ridge(void);
 SQMDEF const sqm_mixer *sqm_mixer_lti(void);
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
@@ -384,16 +391,18 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes with a
+   scale for each vector. */
+typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
-    int32_t             max_batch;                     /* rows computed at once; 0: 64 */
+    int32_t             max_batch;                     /* rows computed at once; 0: 128 */
     int32_t             n_sequences;                   /* independent states (users, beams); 0: 1 */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
     sqm_precision       precision;                     /* 0: SQM_FAST */
-    /* SQM_F32 (0) or SQM_F16: element type of attention caches */
-    sqm_dtype           kv_dtype;
+    sqm_kv              kv;                            /* element type of attention caches; 0: SQM_KV_AUTO */
     const sqm_parallel *parallel;                      /* NULL: OpenMP or serial */
 } sqm_session_config;
 /* Exact bytes sqm_session_init takes from `memory`; 0 on error. */
@@ -1772,6 +1781,7 @@ enum {
     SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
     SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
     SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
+    SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
     SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm: a chunk and four panels of sums */
 };
 
@@ -1780,9 +1790,13 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    const int8_t  *codes;               /* x in 8 bits [n_tokens, groups * 32], or NULL: exact product */
-    const float   *code_scales;         /* [n_tokens, groups] */
-    const int32_t *code_sums;           /* [n_tokens, groups * 2]: sums of 16 codes */
+    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards only:
+       [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
+    const int8_t  *codes;
+    const float   *code_scales;
+    const int32_t *code_sums;
+    size_t         plane;               /* 0; else x is in 16 bits: 255 * codes[i] + codes[plane + i] */
+    int32_t        tile;
     const uint8_t *panels;
     size_t         panel_bytes, y_stride, x_stride;
     const float   *bias;                /* [n_rows] or NULL */
@@ -1798,11 +1812,13 @@ typedef struct sqm__attend {
     float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
+    float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
+    int32_t        keep;                /* positions before it are always visible */
     float          softcap;             /* 0: none */
-    sqm_dtype      dtype;               /* of keys and values: SQM_F32 or SQM_F16 */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
 
 /* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
@@ -1812,6 +1828,27 @@ typedef struct sqm__taps {
     const float        *bias;           /* [n] or NULL */
     int32_t             n_taps, n;
 } sqm__taps;
+
+/* How a matrix of a test-time memory changes with a token, from the gradient G of its loss ([MIX.memory]). */
+enum {
+    SQM__LEARN_DESCENT,                 /* M = retain M - rate G */
+    SQM__LEARN_MOMENTUM,                /* S = momentum S - rate G; M = retain M + S */
+    SQM__LEARN_SUM,                     /* S = S - rate G; what is read is M + retain S */
+    SQM__LEARN_SURPRISE                 /* S = momentum S - G; nothing is read */
+};
+/* One matrix of a test-time memory over n_tokens: token t has the gradient G = sum_i weight_i x_(t+i)'
+   e_(t+i) over the `window` pairs from row t of x and e on, and reads y_t = q_t M after its update. */
+typedef struct sqm__learn {
+    float       *m, *s;                 /* panels [n_panels][rows][16]; s is not touched by DESCENT */
+    /* pairs [n_tokens + window - 1]: rows of x_stride and e_stride floats */
+    const float *x, *e;
+    /* [n_tokens][3 + window]: rate, retain, momentum, weights oldest first */
+    const float *gates;
+    const float *q;                     /* [n_tokens] rows of q_stride floats */
+    float       *y;                     /* [n_tokens] rows of y_stride floats */
+    size_t       x_stride, e_stride, q_stride, y_stride;
+    int32_t      rows, n_panels, n_tokens, window, rule;
+} sqm__learn;
 
 /* Rows of a diagonal scan for one panel of 16 channels, see [MIX.scan]. Strides count floats from one row to
    the next and may be negative. A complex state has its n real parts first; so have a, b and c. */
@@ -1855,24 +1892,25 @@ typedef struct sqm__outer {
     float       *state;                 /* [v_dim / 16][key_dim][16], panels of [KERN]'s dense product */
     float       *key_sum;               /* [key_dim up to a multiple of 16] or NULL */
     const float *q, *k, *v, *a, *b;
-    const float *decay, *gate;          /* factors, one a row (decay: or key_dim, when decay_is_vector) */
+    const float *decay, *gate;          /* factors of the first row; decay: 1, key_dim or v_dim of them */
     const float *bonus;                 /* [key_dim] or NULL */
     float       *factor, *extra;        /* [n_rows] of outer_sums; NULL: scale, 0 */
     float       *out;
     float        scale;
     size_t       stride, decay_stride, gate_stride, out_stride;      /* from row to row; 0: all the same */
     size_t       k_step, v_step, gate_step;                          /* from update to update of a row */
-    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_is_vector;
+    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_by;
 } sqm__outer;
+enum { SQM__BY_HEAD, SQM__BY_KEY, SQM__BY_VALUE };     /* decay: one factor, for each key or value channel */
 
 /* Channels [first, last) of a running log-sum-exp; see [MIX.running_softmax]. */
 typedef struct sqm__running {
     float       *largest, *sum, *value; /* [channels] the state */
     const float *score, *v;             /* of the first row: [channels / spread], [channels] */
-    const float *decay, *bonus;         /* [channels / spread] or NULL: 0; bonus NULL: read after the update */
+    const float *decay, *bonus;         /* [channels / spread] or NULL */
     float       *out;
     size_t       stride, out_stride;
-    int32_t      n_rows, channels, spread;
+    int32_t      n_rows, channels, spread, weights;    /* weights: there are no values, see the mixer */
 } sqm__running;
 
 /* One head of a recurrent network with exponential gates; see [MIX.slstm]. */
@@ -1887,7 +1925,7 @@ typedef struct sqm__slstm {
 } sqm__slstm;
 
 enum { SQM__REDUCE_SUM, SQM__REDUCE_MEAN, SQM__REDUCE_MAX };
-typedef struct sqm__update {            /* one update of a gated outer-product recurrence: where its numbers are */
+typedef struct sqm__update {            /* where the numbers of one update of sqm__outer are */
     const float *q, *k, *v, *a, *b, *decay;
     float        gate;
     size_t       row;
@@ -1928,19 +1966,34 @@ typedef struct sqm__spike_scan {
 
 typedef struct sqm__kernels {
     sqm_isa isa;
+    int32_t tile;                       /* tokens that an 8-bit product takes at once */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n);
+    /* A row of n values in 8 bits, groups `step` apart; plane: offset of the second plane for 16 bits, or 0. */
+    void (*quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane, const float *x,
+                     int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
                       float eps);
     void (*activate)(float *y, const float *x, size_t n, int32_t kind);
     void (*glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind);
     void (*softmax)(float *y, const float *x, int32_t n, float scale);
     void (*softcap)(float *y, const float *x, size_t n, float cap);
-    /* One tile of n_keys valid keys that starts at position first_key. keys [4][head_dim][16], values
-       [v_pad/16][64][16]. */
-    void (*attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values, int32_t first_key,
-                        int32_t n_keys);
+    /* One tile of n_keys valid keys that starts at position first_key, see [MIX.attention]. */
+    void (*attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys);
+    void (*narrow)(uint16_t *y, const float *x, int32_t n);    /* float32 -> float16 */
     void (*conv_row)(float *y, const sqm__taps *c);
+    /* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
+    void (*product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                    const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n, int32_t resume,
+                    sqm_dtype dtype);
+    /* y [n_rows, n] = e [n_rows, n_panels * 16] * transposed panels; a panel has `rows` >= n rows of 16 */
+    void (*product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
+                         const float *w, int32_t rows, int32_t n_panels, int32_t n);
+    void (*learn)(const sqm__learn *l);
+    void (*blend)(float *m, const float *n, size_t count, float keep, float take);     /* m = keep m + take n */
+    void (*act_slope)(float *y, const float *x, size_t n, int32_t kind);               /* y *= act'(x) */
+    /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
+    void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
+                       int32_t n, float eps);
     void (*scan)(const sqm__scan *s);
     void (*ssd)(const sqm__ssd *s);
     /* angle += step * rate, kept within +-pi; and its sine and cosine */
@@ -2080,6 +2133,7 @@ SQM__LANEWISE v16 SQM__NAME(load_f16)(const uint8_t *p)
     SQM__EACH r.v[i] = sqm__f16_to_f32(sqm__load_u16(p + 2 * i));
     return r;
 }
+SQM__LANEWISE void SQM__NAME(store_f16)(uint16_t *p, v16 a) { SQM__EACH p[i] = sqm__f32_to_f16(a.v[i]); }
 SQM__LANEWISE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     v16 r;
@@ -2192,6 +2246,7 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
 SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
@@ -2206,7 +2261,8 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
 #define SQM__SSD_N 1
 #define SQM__SSD_STEP 1                 /* panels at once for a single row */
-#define SQM__TILE_S 1                   /* state tiles of a recurrence at once */
+#define SQM__TILE_S 1                   /* state tiles of a recurrence at once; with a plain update */
+#define SQM__TILE_A 1
 
 /* ---- vocabulary of the AVX2 pass ----------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX2
@@ -2230,6 +2286,13 @@ SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, 
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
     return SQM__NAME(pair)(_mm256_cvtph_ps(SQM__NAME(load16)(p)), _mm256_cvtph_ps(SQM__NAME(load16)(p + 16)));
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 v)
+{
+    const __m128i a = _mm256_cvtps_ph(v.a, _MM_FROUND_TO_NEAREST_INT);
+    const __m128i b = _mm256_cvtps_ph(v.b, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &a, 16);
+    memcpy(p + 8, &b, 16);
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2388,6 +2451,13 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
     acc.b = _mm256_add_epi32(acc.b, _mm256_madd_epi16(_mm256_maddubs_epi16(w.b, v), ones));
     return acc;
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    const __m256i add = _mm256_set1_epi32(b);
+    a.a = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.a, 8), a.a), add);
+    a.b = _mm256_add_epi32(_mm256_sub_epi32(_mm256_slli_epi32(a.b, 8), a.b), add);
+    return a;
+}
 /* codes up to 15 (8 quads), 31 (4) or 63 (2): sums of pairs of products stay in 16 bits for a while */
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { (void)acc; return SQM__NAME(int1)(0); }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x)
@@ -2423,6 +2493,7 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
+#define SQM__TILE_A 2
 
 /* ---- vocabulary of the AVX-512 pass -------------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_AVX512
@@ -2437,6 +2508,11 @@ SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { _mm512_storeu_ps(p, a); }
 SQM__INLINE __m128i SQM__NAME(load16)(const uint8_t *p) { __m128i v; memcpy(&v, p, 16); return v; }
 SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, p, 32); return v; }
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return _mm512_cvtph_ps(SQM__NAME(load32)(p)); }
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    const __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+    memcpy(p, &half, 32);
+}
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(SQM__NAME(load32)(p)), 16));
@@ -2531,18 +2607,23 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
 }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    return _mm512_add_epi32(_mm512_sub_epi32(_mm512_slli_epi32(a, 8), a), _mm512_set1_epi32(b));
+}
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #define SQM__TILE_P 2
 #define SQM__TILE_T 12
 #define SQM__TILE_Q 8
-#define SQM__TILE_STREAMS 8
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 4
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 4
 #define SQM__TILE_S 2
+#define SQM__TILE_A 4
 
 /* ---- vocabulary of the NEON pass (AArch64) ------------------------------------------------------------- */
 #elif SQM__PASS == SQM__PASS_NEON
@@ -2563,6 +2644,10 @@ SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
     v16 r;
     SQM__EACH { uint16x4_t h; memcpy(&h, p + 8 * i, 8); r.v[i] = vcvt_f32_f16(vreinterpret_f16_u16(h)); }
     return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    SQM__EACH vst1_u16(p + 4 * i, vreinterpret_u16_f16(vcvt_f16_f32(a.v[i])));
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -2700,6 +2785,11 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x) { return SQM__
 SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
 SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = vmlaq_n_s32(vdupq_n_s32(b), a.v[i], 255);
+    return a;
+}
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
@@ -2710,6 +2800,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
+#define SQM__TILE_A 2
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -2758,64 +2849,52 @@ SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x,
             SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
 }
 
-/* All rows of x against P panels, in tiles of as many rows as registers hold. */
+/* All rows of x against P panels, in tiles of as many rows as registers hold; many = 0: of three at most. */
 SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                   int32_t n_rows,
-                                  const uint8_t *w, size_t panel_bytes, int32_t n, int32_t resume,
-                                  const sqm_dtype dtype, const int32_t P)
+                                   int32_t n_rows, const uint8_t *w, size_t panel_bytes, int32_t n,
+                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int many)
 {
     int32_t t = 0;
-    for (; t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
+    for (; many && t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, SQM__TILE_T);
+                        panel_bytes, n, resume, dtype, P, SQM__TILE_T);
     for (; t + 3 <= n_rows; t += 3)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, 3);
+                        panel_bytes, n, resume, dtype, P, 3);
     for (; t < n_rows; t++)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, 1);
+                        panel_bytes, n, resume, dtype, P, 1);
 }
 
 /* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
-   values alike. */
+   values alike. Half-width types are for few rows; for many it pays to widen a panel first. */
 SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                        int32_t n_rows,
-                                       const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
-                                       int32_t resume, const sqm_dtype dtype)
+                                        int32_t n_rows, const uint8_t *w, size_t panel_bytes,
+                                        int32_t n_panels, int32_t n, int32_t resume, const sqm_dtype dtype)
 {
     int32_t p = 0;
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
-                            n, resume,
-                            dtype, SQM__TILE_ROWS, 1);
-    if (SQM__TILE_P > 1)
-    for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n,
-                         resume, dtype, SQM__TILE_P);
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n,
+                            resume, dtype, SQM__TILE_ROWS, 1);
+    if (SQM__TILE_P > 1 && dtype == SQM_F32)
+        for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
+            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
+                             panel_bytes, n, resume, dtype, SQM__TILE_P, 1);
     for (; p < n_panels; p++)
         SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n,
-                         resume, dtype, 1);
+                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
                                const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
-                                   int32_t resume,
-                               sqm_dtype dtype)
+                               int32_t resume, sqm_dtype dtype)
 {
     if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
     else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_BF16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
     else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F32);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -3006,7 +3085,7 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 }
 /* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
    at x. */
-SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const uint8_t *const *codes,
+SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
@@ -3020,7 +3099,7 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const u
                     const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
                     if (half != 2 && half != high) continue;
                     SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                        const int8_t *four = x[t] + 16 * high + 4 * j;
+                        const int8_t *four = x + SQM__GROUP * t + 16 * high + 4 * j;
                         w16 *to = &part[t * P + p];
                         *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
                     }
@@ -3031,23 +3110,22 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *const *x, const u
 }
 
 /* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
-   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels and rows
-   past the end repeat the last ones; their results are dropped. */
+   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels past the end
+   repeat the last one and rows past the end hold zeros; their results are dropped. */
 SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                         const sqm_dtype d, const int32_t P, const int32_t T)
 {
     const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
     const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
     const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const size_t step = (size_t)g->tile;
+    const size_t start = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const int8_t *x = g->codes + start * SQM__GROUP;
+    const float *x_scales = g->code_scales + start;
+    const int32_t *x_sums = g->code_sums + 2 * start;
     const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
-    const int8_t *x[SQM__TILE_DOTS];
-    size_t row[SQM__TILE_DOTS];         /* index of the row's first group */
     v16 sum[SQM__TILE_DOTS];
     float out[SQM__LANES];
-    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-        row[t] = (size_t)sqm__min(token + t, g->n_tokens - 1) * (size_t)n_groups;
-        x[t] = g->codes + row[t] * SQM__GROUP;
-    }
     SQM__WIDE for (int32_t p = 0; p < P; p++)
         unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
     SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
@@ -3063,27 +3141,33 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
             w16 dot[SQM__TILE_DOTS];
             int32_t code_sum[SQM__TILE_DOTS];
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                const int32_t *s = g->code_sums + (row[t] + (size_t)group) * 2;
-                code_sum[t] = halves == 2 ? s[half] : s[0] + s[1];
+                code_sum[t] = halves == 2 ? x_sums[2 * t + half] : x_sums[2 * t] + x_sums[2 * t + 1];
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
-                    dot[t * P + p] = SQM__NAME(int1)(-offset * code_sum[t]);
+                    dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
             }
-            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
+            for (size_t plane = 0;; plane = g->plane) {
+                SQM__NAME(dot_quads)(dot, x + plane, codes, halves == 1 ? 2 : half, d, P, T);
+                if (plane == g->plane) break;
+                SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+                    dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
+            }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
                 SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                    const float x_scale = g->code_scales[row[t] + (size_t)group];
                     v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scale)), *to);
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scales[t])),
+                                    *to);
                     if (SQM__NAME(has_min)(d)) {
-                        const float weight = x_scale * (float)code_sum[t];
+                        const float weight = x_scales[t] * (float)code_sum[t];
                         *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
                     }
                 }
             }
         }
-        SQM__WIDE for (int32_t t = 0; t < T; t++) x[t] += SQM__GROUP;
+        x += SQM__GROUP * step;
+        x_scales += step;
+        x_sums += 2 * step;
         if (sub == subs - 1)
             SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
@@ -3094,29 +3178,36 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
         }
 }
 /* Several rows of x share a panel; a single one (decoding) reads several panels at once, which keeps more of
-   the memory busy. */
-SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d)
+   the memory busy. Rare types have only the latter: less code to compile. */
+SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d,
+                                        const int rare)
 {
-    const int32_t full = g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
-    for (int32_t panel = first; panel < last; panel++)
-        for (int32_t t = 0; t < full; t += SQM__TILE_Q)
-            SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
-    for (int32_t panel = first; full < g->n_tokens && panel < last; panel += SQM__TILE_STREAMS)
-        SQM__NAME(tile_codes)(g, full, panel, last, d, SQM__TILE_STREAMS, 1);
+    const int32_t full = rare ? 0 : g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
+    if (!rare)
+        for (int32_t panel = first; panel < last; panel++)
+            for (int32_t t = 0; t < full; t += SQM__TILE_Q)
+                SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS)
+        for (int32_t t = full; t < g->n_tokens; t++)
+            SQM__NAME(tile_codes)(g, t, panel, last, d, SQM__TILE_STREAMS, 1);
 }
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
     if (!g->codes) { SQM__NAME(gemm_float)(g, first, last, work); return; }
     switch (g->dtype) {
-    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8); break;
-    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
-    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M); break;
-    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5); break;
-    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K); break;
-    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K); break;
-    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K); break;
-    default:      SQM__NAME(gemm_codes)(g, first, last, g->dtype); break;  /* rare types share one copy */
+    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8, 0); break;
+    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4, 0); break;
+    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M, 0); break;
+    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5, 0); break;
+    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K, 0); break;
+    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K, 0); break;
+    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K, 0); break;
+    case SQM_Q5M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5M, 1); break;
+    case SQM_IQ4: SQM__NAME(gemm_codes)(g, first, last, SQM_IQ4, 1); break;
+    case SQM_Q2K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q2K, 1); break;
+    case SQM_Q3K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q3K, 1); break;
+    default:      break;
     }
 }
 
@@ -3136,32 +3227,38 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. */
-static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, const float *x, int32_t n)
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane in 16
+   bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
+                                const float *x, int32_t n)
 {
     const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
+    const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
         v16 half[2];
         float largest, inverse, rounded[2 * SQM__LANES];
         half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
         half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f)
-            : SQM__SET1(0.0f);
+                                     : SQM__SET1(0.0f);
         largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = largest > 0.0f ? 127.0f / largest : 0.0f;
-        *scales++ = largest / 127.0f;
+        inverse = largest > 0.0f ? most / largest : 0.0f;
+        *scales = largest / most;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
-                    SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
-            for (int lane = 0; lane < SQM__LANES; lane++) {
-                const int8_t code = (int8_t)(uint8_t)(sqm__bits(rounded[i * SQM__LANES + lane]) & 0xffu);
-                codes[i * SQM__LANES + lane] = code;
+            for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
+                const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
+                const int32_t high = plane ? (code + (code < 0 ? -127 : 127)) / 255 : code;
+                codes[lane] = (int8_t)high;
+                if (plane) codes[plane + (size_t)lane] = (int8_t)(code - 255 * high);
                 sum += code;
             }
-            *sums++ = sum;
+            sums[i] = sum;
         }
-        codes += SQM__GROUP;
+        codes += SQM__GROUP * step;
+        scales += step;
+        sums += 2 * step;
     }
 }
 
@@ -3319,7 +3416,7 @@ SQM__SPECIAL v16 SQM__NAME(log1p01)(v16 e)
 /* log x: x = 2^e m by steps that need no integers, log m as 2 atanh((m - 1) / (m + 1)); -3e38 for x <= 0 */
 SQM__SPECIAL v16 SQM__NAME(log)(v16 x)
 {
-    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536.0f, 256.0f, 16.0f, 4.0f, 2.0f };
+    static const float up[7] = { 18446744073709551616.0f, 4294967296.0f, 65536, 256, 16, 4, 2 };
     v16 m = x, e = SQM__SET1(0.0f), s, square, p = SQM__SET1(1.0f / 17.0f);
     for (int i = 0; i < 7; i++) {
         const v16 high = SQM__SET1(up[i]), low = SQM__SET1(1.0f / up[i]), step = SQM__SET1((float)(64 >> i));
@@ -3366,7 +3463,8 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
         return SQM__SUB(SQM__NAME(min)(x, zero),
                         SQM__NAME(log1p01)(SQM__NAME(exp)(SQM__SUB(zero, SQM__NAME(abs)(x)))));
     case SQM_ACT_ELU1:
-        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)), SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
+        return SQM__NAME(less)(zero, x, SQM__ADD(x, SQM__SET1(1.0f)),
+                               SQM__NAME(exp)(SQM__NAME(min)(x, zero)));
     case SQM_ACT_LOG:        return SQM__NAME(log)(x);
     case SQM_ACT_SQRT:       return SQM__NAME(sqrt)(SQM__NAME(max)(x, zero));
     default:                 return x;
@@ -3439,17 +3537,27 @@ static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
-/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [low, high)
-   weigh 0.
+static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
+{
+    for (int32_t i = 0; i < n; i += SQM__LANES) {
+        uint16_t part[SQM__LANES];
+        SQM__NAME(store_f16)(part, SQM__NAME(load_n)(x + i, n - i, 0.0f));
+        memcpy(y + i, part, (size_t)sqm__min(SQM__LANES, n - i) * sizeof(*y));
+    }
+}
+
+/* Scores of one query over a tile -> exponentials relative to the running maximum; keys outside [0, kept) and
+   [low, high) weigh 0.
    Returns the factor by which earlier sums shrink. */
-SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high)
+SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_t low, int32_t high,
+                                          int32_t kept)
 {
     float *scores = a->scores + (size_t)m * SQM__TILE_KEYS, lanes[SQM__LANES];
     const v16 never = SQM__SET1(-3.0e38f);
     v16 s[4], largest;
     SQM__WIDE for (int i = 0; i < 4; i++) {
         s[i] = never;
-        if (16 * i >= high || 16 * i + 16 <= low) continue;
+        if (16 * i >= high || (16 * i + 16 <= low && 16 * i >= kept)) continue;
         s[i] = SQM__NAME(load)(scores + 16 * i);
         if (a->softcap > 0.0f) {
             const v16 cap = SQM__SET1(a->softcap);
@@ -3458,7 +3566,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
         if (16 * i < low || 16 * i + 16 > high) {
             const v16 key = SQM__NAME(load)(sqm__key_numbers + 16 * i);
             s[i] = SQM__NAME(less)(key, SQM__SET1((float)high), s[i], never);
-            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low), never, s[i]);
+            s[i] = SQM__NAME(less)(key, SQM__SET1((float)low),
+                                   SQM__NAME(less)(key, SQM__SET1((float)kept), s[i], never), s[i]);
         }
     }
     largest = SQM__NAME(max)(SQM__NAME(max)(s[0], s[1]), SQM__NAME(max)(s[2], s[3]));
@@ -3478,30 +3587,68 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *keys, const uint8_t *values,
-                                   int32_t first_key,
-                                   int32_t n_keys)
+/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds codes
+   or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
-    const size_t element = a->dtype == SQM_F32 ? 4 : 2;
-    const int32_t n_panels = sqm__ceil_div(n_keys, SQM__LANES);
-    SQM__NAME(product)(a->scores, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors, keys,
-                       (size_t)a->head_dim * SQM__LANES * element, n_panels, a->head_dim, 0, a->dtype);
+    return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
+}
+SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                 const float *scales)
+{
+    if (!SQM__NAME(widens)(a)) return codes;
+    for (int32_t i = 0; i < a->head_dim; i++) {
+        float *to = a->panel + i * SQM__LANES;
+        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        else SQM__NAME(store)(to, SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS),
+                                           SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
+    return (const uint8_t *)a->panel;
+}
+SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
+                                                   const float *scales, int32_t n)
+{
+    if (!SQM__NAME(widens)(a)) return codes;
+    for (int32_t i = 0; i < n; i++) {
+        float *to = a->panel + i * SQM__LANES;
+        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        else SQM__NAME(store)(to, SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
+    return (const uint8_t *)a->panel;
+}
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
+    const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
+    const uint8_t *values = tile + 4 * key_bytes;
+    const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
+    const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
+    for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+                           SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
+                           0, 1, a->head_dim, 0, dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
         const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
-        if (high <= low) {
+        if (high <= low && kept == 0) {
             memset(a->scores + (size_t)m * SQM__TILE_KEYS, 0, SQM__TILE_KEYS * sizeof(float));
             continue;
         }
-        shrink = SQM__NAME(weigh_tile)(a, m, low, high);
+        shrink = SQM__NAME(weigh_tile)(a, m, low, high, kept);
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
-    SQM__NAME(product)(a->acc, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors, values,
-                       SQM__TILE_KEYS * SQM__LANES * element, a->v_pad / SQM__LANES, n_keys, 1, a->dtype);
+    for (int32_t i = 0; i < a->v_pad / SQM__LANES; i++)
+        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
+                                                  i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
+                           0, 1, n_keys, 1, dtype);
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
@@ -3518,6 +3665,220 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
                             SQM__NAME(load_n)(c->rows[k] + i, left, 0.0f), sum);
         }
         SQM__NAME(store_n)(y + i, sum, left);
+    }
+}
+
+/* ---- test-time memory ---------------------------------------------------------------------------------- */
+static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride,
+                                    int32_t n_rows, const float *w, int32_t rows, int32_t n_panels, int32_t n)
+{
+    const size_t panel = (size_t)rows * SQM__LANES;
+    for (int32_t t = 0; t < n_rows; t++) {
+        const float *error = e + (size_t)t * e_stride;
+        for (int32_t k = 0; k < n; k++) {
+            v16 sum = SQM__SET1(0.0f);
+            for (int32_t p = 0; p < n_panels; p++)
+                sum = SQM__MADD(SQM__NAME(load)(error + SQM__LANES * p),
+                                SQM__NAME(load)(w + panel * (size_t)p + (size_t)k * SQM__LANES), sum);
+            y[(size_t)t * y_stride + (size_t)k] = SQM__NAME(sum)(sum);
+        }
+    }
+}
+
+/* 16 weights of one row and one token: the gradient from the pairs x (in steps of x_stride) and e, then the
+   rule. Returns what the query reads. */
+SQM__SPECIAL v16 SQM__NAME(learn_cell)(v16 *m, v16 *s, const sqm__learn *l, const float *gates,
+                                       const float *x, const float *e, const int32_t rule)
+{
+    v16 g = SQM__MUL(SQM__SET1(gates[3] * x[0]), SQM__NAME(load)(e));
+    for (int32_t i = 1; i < l->window; i++)
+        g = SQM__MADD(SQM__SET1(gates[3 + i] * x[(size_t)i * l->x_stride]),
+                      SQM__NAME(load)(e + (size_t)i * l->e_stride), g);
+    switch (rule) {
+    case SQM__LEARN_DESCENT:
+        *m = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[1]), *m));
+        return *m;
+    case SQM__LEARN_MOMENTUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, SQM__MUL(SQM__SET1(gates[2]), *s));
+        *m = SQM__MADD(SQM__SET1(gates[1]), *m, *s);
+        return *m;
+    case SQM__LEARN_SUM:
+        *s = SQM__MADD(SQM__SET1(-gates[0]), g, *s);
+        return SQM__MADD(SQM__SET1(gates[1]), *s, *m);
+    default:
+        *s = SQM__SUB(SQM__MUL(SQM__SET1(gates[2]), *s), g);
+        return *s;
+    }
+}
+/* One token, P panels: what it reads stays in registers. */
+SQM__SPECIAL void SQM__NAME(learn_one)(const sqm__learn *l, int32_t panel, const int32_t P,
+                                       const int32_t rule)
+{
+    const size_t step = (size_t)l->rows * SQM__LANES;
+    float *m = l->m + step * (size_t)panel, *s = l->s + step * (size_t)panel;
+    const float *e = l->e + SQM__LANES * panel;
+    v16 y[SQM__TILE_ROWS];
+    SQM__WIDE for (int32_t p = 0; p < P; p++) y[p] = SQM__SET1(0.0f);
+    for (size_t k = 0; k < (size_t)l->rows; k++) {
+        const v16 q = SQM__SET1(l->q ? l->q[k] : 0.0f);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            float *mk = m + step * (size_t)p + k * SQM__LANES, *sk = s + step * (size_t)p + k * SQM__LANES;
+            v16 weight = SQM__NAME(load)(mk);
+            v16 past = rule == SQM__LEARN_DESCENT ? weight : SQM__NAME(load)(sk);
+            const v16 seen = SQM__NAME(learn_cell)(&weight, &past, l, l->gates, l->x + k, e + SQM__LANES * p,
+                                                   rule);
+            if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(mk, weight);
+            if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(sk, past);
+            y[p] = SQM__MADD(q, seen, y[p]);
+        }
+    }
+    if (!l->q) return;
+    SQM__WIDE for (int32_t p = 0; p < P; p++) SQM__NAME(store)(l->y + SQM__LANES * (panel + p), y[p]);
+}
+/* All tokens, K rows of one panel from row k: the weights stay in registers. */
+SQM__SPECIAL void SQM__NAME(learn_rows)(const sqm__learn *l, int32_t panel, int32_t k, const int32_t K,
+                                        const int32_t rule)
+{
+    const size_t at = ((size_t)l->rows * (size_t)panel + (size_t)k) * SQM__LANES;
+    v16 m[4], s[4];
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        m[i] = SQM__NAME(load)(l->m + at + (size_t)i * SQM__LANES);
+        s[i] = rule == SQM__LEARN_DESCENT ? m[i] : SQM__NAME(load)(l->s + at + (size_t)i * SQM__LANES);
+    }
+    for (int32_t t = 0; t < l->n_tokens; t++) {
+        const float *gates = l->gates + (size_t)t * (size_t)(3 + l->window);
+        const float *x = l->x + (size_t)t * l->x_stride + (size_t)k;
+        const float *q = l->q + (size_t)t * l->q_stride + (size_t)k;
+        const float *e = l->e + (size_t)t * l->e_stride + SQM__LANES * panel;
+        float *y = l->y + (size_t)t * l->y_stride + SQM__LANES * panel;
+        v16 sum = k ? SQM__NAME(load)(y) : SQM__SET1(0.0f);
+        SQM__WIDE for (int32_t i = 0; i < K; i++)
+            sum = SQM__MADD(SQM__SET1(q[i]),
+                            SQM__NAME(learn_cell)(&m[i], &s[i], l, gates, x + i, e, rule), sum);
+        SQM__NAME(store)(y, sum);
+    }
+    SQM__WIDE for (int32_t i = 0; i < K; i++) {
+        if (rule <= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->m + at + (size_t)i * SQM__LANES, m[i]);
+        if (rule >= SQM__LEARN_MOMENTUM) SQM__NAME(store)(l->s + at + (size_t)i * SQM__LANES, s[i]);
+    }
+}
+SQM__SPECIAL void SQM__NAME(learn_by)(const sqm__learn *l, const int32_t rule)
+{
+    int32_t p = 0;
+    if (l->n_tokens == 1) {
+        for (; p + SQM__TILE_ROWS <= l->n_panels; p += SQM__TILE_ROWS)
+            SQM__NAME(learn_one)(l, p, SQM__TILE_ROWS, rule);
+        for (; p < l->n_panels; p++) SQM__NAME(learn_one)(l, p, 1, rule);
+        return;
+    }
+    for (; p < l->n_panels; p++) {
+        int32_t k = 0;
+        for (; k + 4 <= l->rows; k += 4) SQM__NAME(learn_rows)(l, p, k, 4, rule);
+        for (; k < l->rows; k++) SQM__NAME(learn_rows)(l, p, k, 1, rule);
+    }
+}
+static void SQM__NAME(learn)(const sqm__learn *l)
+{
+    switch (l->rule) {
+    case SQM__LEARN_DESCENT:  SQM__NAME(learn_by)(l, SQM__LEARN_DESCENT); break;
+    case SQM__LEARN_MOMENTUM: SQM__NAME(learn_by)(l, SQM__LEARN_MOMENTUM); break;
+    case SQM__LEARN_SUM:      SQM__NAME(learn_by)(l, SQM__LEARN_SUM); break;
+    default:                  SQM__NAME(learn_by)(l, SQM__LEARN_SURPRISE); break;
+    }
+}
+
+static void SQM__NAME(blend)(float *m, const float *n, size_t count, float keep, float take)
+{
+    const v16 k = SQM__SET1(keep), t = SQM__SET1(take);
+    for (size_t i = 0; i < count; i += SQM__LANES) {
+        const int32_t left = count - i < SQM__LANES ? (int32_t)(count - i) : SQM__LANES;
+        SQM__NAME(store_n)(m + i, SQM__MADD(t, SQM__NAME(load_n)(n + i, left, 0.0f),
+                                            SQM__MUL(k, SQM__NAME(load_n)(m + i, left, 0.0f))), left);
+    }
+}
+
+/* Derivatives of the activations, and 0 or 1 where one has a corner */
+SQM__SPECIAL v16 SQM__NAME(slope)(v16 x, const int32_t kind)
+{
+    const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f), half = SQM__SET1(0.5f);
+    switch (kind) {
+    case SQM_ACT_SILU: {                /* s + x s (1 - s) */
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MADD(SQM__MUL(x, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_GELU: {                /* (1 + erf(x / sqrt 2)) / 2 + x e^(-x^2 / 2) / sqrt(2 pi) */
+        const v16 bell = SQM__NAME(exp)(SQM__MUL(SQM__SET1(-0.5f), SQM__MUL(x, x)));
+        const v16 step = SQM__ADD(one, SQM__NAME(erf)(SQM__MUL(x, SQM__SET1(0.70710678f))));
+        return SQM__MADD(SQM__MUL(x, bell), SQM__SET1(0.39894228f), SQM__MUL(half, step));
+    }
+    /* s + x s (1 - s) u', s = sigmoid(u), u = 2 sqrt(2/pi) (x + 0.044715 x^3) */
+    case SQM_ACT_GELU_TANH: {
+        const v16 square = SQM__MUL(x, x);
+        const v16 u = SQM__MUL(SQM__SET1(1.59576912f),
+                               SQM__MADD(SQM__MUL(square, x), SQM__SET1(0.044715f), x));
+        const v16 rise = SQM__MUL(SQM__SET1(1.59576912f), SQM__MADD(square, SQM__SET1(0.134145f), one));
+        const v16 s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(SQM__MUL(x, s), SQM__SUB(one, s)), rise, s);
+    }
+    case SQM_ACT_QUICK_GELU: {          /* s + 1.702 x s (1 - s), s = sigmoid(1.702 x) */
+        const v16 u = SQM__MUL(SQM__SET1(1.702f), x), s = SQM__NAME(sigmoid)(u);
+        return SQM__MADD(SQM__MUL(u, s), SQM__SUB(one, s), s);
+    }
+    case SQM_ACT_RELU:    return SQM__NAME(less)(zero, x, one, zero);
+    case SQM_ACT_RELU2:   return SQM__MUL(SQM__SET1(2.0f), SQM__NAME(max)(x, zero));
+    case SQM_ACT_SIGMOID: {
+        const v16 s = SQM__NAME(sigmoid)(x);
+        return SQM__MUL(s, SQM__SUB(one, s));
+    }
+    case SQM_ACT_TANH: {
+        const v16 t = SQM__NAME(tanh)(x);
+        return SQM__SUB(one, SQM__MUL(t, t));
+    }
+    default:              return one;
+    }
+}
+static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kind)
+{
+    for (size_t i = 0; i < n; i += SQM__LANES) {
+        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+        const v16 rise = SQM__NAME(slope)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
+        SQM__NAME(store_n)(y + i, SQM__MUL(SQM__NAME(load_n)(y + i, left, 0.0f), rise), left);
+    }
+}
+
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std.
+   e may be z. */
+static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
+                                  const float *bias, int32_t n, float eps)
+{
+    v16 total = SQM__SET1(0.0f), squares = total, sums = total, products = total, mean, inverse;
+    float middle;
+    for (int32_t i = 0; i < n; i += SQM__LANES)
+        total = SQM__ADD(total, SQM__NAME(load_n)(z + i, n - i, 0.0f));
+    middle = SQM__NAME(sum)(total) / (float)n;
+    mean = SQM__SET1(middle);
+    for (int32_t i = 0; i < n; i += SQM__LANES) {       /* missing lanes are the mean: no distance */
+        const v16 d = SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean);
+        squares = SQM__MADD(d, d, squares);
+    }
+    inverse = SQM__SET1(1.0f / sqm__sqrt(SQM__NAME(sum)(squares) / (float)n + eps));
+    for (int pass = 0; pass < 2; pass++) {
+        for (int32_t i = 0; i < n; i += SQM__LANES) {
+            const v16 h = SQM__MUL(SQM__SUB(SQM__NAME(load_n)(z + i, n - i, middle), mean), inverse);
+            const v16 scale = SQM__NAME(load_n)(gain + i, n - i, 0.0f);
+            v16 g = SQM__SUB(SQM__NAME(load_n)(bias + i, n - i, 0.0f),
+                             SQM__NAME(load_n)(target + i, n - i, 0.0f));
+            g = SQM__MUL(SQM__MADD(scale, h, g), scale);
+            if (pass == 1) {
+                SQM__NAME(store_n)(e + i, SQM__MUL(SQM__SUB(g, SQM__MADD(h, products, sums)), inverse),
+                                   n - i);
+                continue;
+            }
+            sums = SQM__ADD(sums, g);
+            products = SQM__MADD(g, h, products);
+        }
+        sums = SQM__SET1(SQM__NAME(sum)(sums) / (float)n);
+        products = SQM__SET1(SQM__NAME(sum)(products) / (float)n);
     }
 }
 
@@ -3813,12 +4174,13 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
             const int32_t left = o->key_dim - i;
             const v16 k = SQM__NAME(load_n)(u.k + i, left, 0.0f), q = SQM__NAME(load_n)(u.q + i, left, 0.0f);
             if (o->key_sum) {
-                const v16 d = o->decay_is_vector ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
+                const v16 d = o->decay_by == SQM__BY_KEY ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
                 const v16 z = SQM__MADD(k, gate, SQM__MUL(d, SQM__NAME(load)(o->key_sum + i)));
                 SQM__NAME(store)(o->key_sum + i, z);
                 seen = SQM__MADD(q, z, seen);
             }
-            if (o->bonus) extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
+            if (o->bonus)
+                extra = SQM__MADD(SQM__MUL(q, SQM__NAME(load_n)(o->bonus + i, left, 0.0f)), k, extra);
         }
         if (o->extra) o->extra[u.row] = SQM__NAME(sum)(extra);
         if (!o->factor) continue;
@@ -3831,96 +4193,138 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
     }
 }
 
+/* What reads the state before an update */
+SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const int32_t update)
+{
+    return update == SQM__OUTER_DELTA ? u->k : update == SQM__OUTER_DPLR ? u->a : u->q;
+}
+
+/* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
+SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
+                                         const int32_t update, const int32_t by, const int32_t W)
+{
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    const float *state = o->state + (size_t)tile * tile_floats;
+    const sqm__update u = SQM__NAME(outer_row)(o, 0);
+    const float *reader = SQM__NAME(outer_reader)(&u, update);
+    v16 sum[4];
+    SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
+    for (int32_t k = 0; k < o->key_dim; k++) {
+        v16 r = SQM__SET1(reader[k]);
+        if (update == SQM__OUTER_DELTA && by == SQM__BY_KEY) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        SQM__WIDE for (int32_t c = 0; c < W; c++)
+            sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
+                               sum[c]);
+    }
+    SQM__WIDE for (int32_t c = 0; c < W; c++) SQM__NAME(store)(ahead + c * SQM__LANES, sum[c]);
+}
+
 /* 16 W columns of the state from tile `tile` on, over all rows. `ahead` is what the next update needs of the
    state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
    update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
-SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const int32_t update,
-                                         const int32_t read, const int32_t vector, const int32_t W)
+SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
+                                         const int32_t update, const int32_t read, const int32_t by,
+                                         const int32_t single, const int32_t W)
 {
-    const int32_t n = o->n_rows * o->steps, first = tile * SQM__LANES;
+    const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     float *state = o->state + (size_t)tile * tile_floats;
     sqm__update next = SQM__NAME(outer_row)(o, 0);
-    v16 ahead[SQM__TILE_S], gathered[SQM__TILE_S], x[SQM__TILE_S], sum[SQM__TILE_S];
-    SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = SQM__SET1(0.0f);
-    if (looks_ahead) {
-        const float *reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
-        for (int32_t k = 0; k < o->key_dim; k++) {
-            v16 r = SQM__SET1(reader[k]);
-            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
-            SQM__WIDE for (int32_t c = 0; c < W; c++)
-                ahead[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats +
-                                                        (size_t)k * SQM__LANES), ahead[c]);
-        }
-    }
+    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A], lanes[SQM__TILE_A];
+    SQM__WIDE for (int32_t c = 0; c < W; c++)
+        ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
     for (int32_t step = 0; step < n; step++) {
         const sqm__update u = next;
         const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        const int more = looks_ahead && !single && step + 1 < n;
         const float *reader;
-        next = SQM__NAME(outer_row)(o, step + 1 < n ? step + 1 : step);
-        reader = update == SQM__OUTER_DELTA ? next.k : update == SQM__OUTER_DPLR ? next.a : next.q;
+        if (step + 1 < n) next = SQM__NAME(outer_row)(o, step + 1);
+        reader = SQM__NAME(outer_reader)(&next, update);
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
             if (update == SQM__OUTER_DELTA)
-                x[c] = SQM__SUB(x[c], vector ? ahead[c] : SQM__MUL(decay, ahead[c]));
+                x[c] = SQM__SUB(x[c], by == SQM__BY_KEY ? ahead[c] : SQM__MUL(decay, ahead[c]));
             x[c] = SQM__MUL(gate, x[c]);
+            lanes[c] = by == SQM__BY_VALUE ?
+                SQM__NAME(load_n)(u.decay + first + 16 * c, o->v_dim - first - 16 * c, 0.0f) : decay;
             sum[c] = gathered[c] = SQM__SET1(0.0f);
         }
         for (int32_t k = 0; k < o->key_dim; k++) {
-            const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
-            v16 r = SQM__SET1(looks_ahead ? reader[k] : 0.0f);
-            if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            const v16 key = SQM__SET1(u.k[k]), d = by == SQM__BY_KEY ? SQM__SET1(u.decay[k]) : decay;
+            v16 r = key;
+            if (more) r = SQM__SET1(reader[k]);
+            if (more && update == SQM__OUTER_DELTA && by == SQM__BY_KEY)
+                r = SQM__MUL(r, SQM__SET1(next.decay[k]));
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
                 float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
-                v16 s = SQM__MUL(d, SQM__NAME(load)(at));
+                v16 s = SQM__MUL(by == SQM__BY_VALUE ? lanes[c] : d, SQM__NAME(load)(at));
                 if (update == SQM__OUTER_DPLR) s = SQM__MADD(SQM__SET1(u.b[k]), ahead[c], s);
                 s = SQM__MADD(key, x[c], s);
                 SQM__NAME(store)(at, s);
                 if (read == SQM__OUTER_POST) sum[c] = SQM__MADD(SQM__SET1(u.q[k]), s, sum[c]);
-                if (looks_ahead) gathered[c] = SQM__MADD(r, s, gathered[c]);
+                if (more) gathered[c] = SQM__MADD(r, s, gathered[c]);
             }
         }
         if (read != SQM__OUTER_UNREAD && (o->steps == 1 || (step + 1) % o->steps == 0)) {
             const v16 factor = SQM__SET1(o->factor ? o->factor[u.row] : o->scale);
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
-                const int32_t left = o->v_dim - first - 16 * c;
+                const int32_t at = first + 16 * c, left = o->v_dim - at;
                 v16 y = read == SQM__OUTER_PRE ? ahead[c] : sum[c];
                 if (o->extra)
-                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + first + 16 * c, left, 0.0f),
-                                  y);
-                SQM__NAME(store_n)(o->out + u.row * o->out_stride + first + 16 * c, SQM__MUL(y, factor), left);
+                    y = SQM__MADD(SQM__SET1(o->extra[u.row]), SQM__NAME(load_n)(u.v + at, left, 0.0f), y);
+                SQM__NAME(store_n)(o->out + u.row * o->out_stride + at, SQM__MUL(y, factor), left);
             }
         }
         SQM__WIDE for (int32_t c = 0; c < W; c++) ahead[c] = gathered[c];
     }
 }
-SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last, const int32_t update,
-                                         const int32_t read, const int32_t vector)
+/* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
+SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
+                                         const int32_t update, const int32_t read, const int32_t by)
 {
-    if (SQM__TILE_S > 1)
-    for (; tile + SQM__TILE_S <= last; tile += SQM__TILE_S)
-        SQM__NAME(outer_tiles)(o, tile, update, read, vector, SQM__TILE_S);
-    for (; tile < last; tile++) SQM__NAME(outer_tiles)(o, tile, update, read, vector, 1);
-}
-static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
-{
-    const int32_t vector = o->decay_is_vector;
-    if (o->update == SQM__OUTER_DELTA) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 0);
-    } else if (o->update == SQM__OUTER_DPLR) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 0);
-    } else if (o->read == SQM__OUTER_POST) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 0);
-    } else if (o->read == SQM__OUTER_PRE) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 0);
-    } else {
-        SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_UNREAD, 0);
+    const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
+    const int single = looks_ahead && o->n_rows * o->steps == 1;
+    float ahead[4 * SQM__LANES];
+    while (tile < last) {
+        const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
+        if (looks_ahead) {
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 1);
+        }
+        if (SQM__TILE_A > 1 && (!looks_ahead || single))
+        for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by,
+                                   looks_ahead, SQM__TILE_A);
+        if (SQM__TILE_S > 1 && looks_ahead)
+        for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0,
+                                   SQM__TILE_S);
+        for (; tile < end; tile++)
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0, 1);
     }
+}
+/* The options of a recurrence as constants: each pair gets its own loop. */
+SQM__SPECIAL void SQM__NAME(outer_by)(const sqm__outer *o, int32_t first, int32_t last, const int32_t update,
+                                      const int32_t read)
+{
+    if (o->decay_by == SQM__BY_KEY) SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_KEY);
+    else SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_HEAD);
+}
+static void SQM__NAME(outer)(const sqm__outer *o, int32_t first, int32_t last)
+{
+    if (o->update == SQM__OUTER_DELTA)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DELTA, SQM__OUTER_POST);
+    else if (o->update == SQM__OUTER_DPLR)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DPLR, SQM__OUTER_POST);
+    else if (o->decay_by == SQM__BY_VALUE)
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST, SQM__BY_VALUE);
+    else if (o->read == SQM__OUTER_POST)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST);
+    else if (o->read == SQM__OUTER_PRE)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_PRE);
+    else
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_UNREAD, SQM__BY_HEAD);
 }
 
 /* ---- running log-sum-exp and exponential gates --------------------------------------------------------- */
@@ -3940,20 +4344,27 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
         const v16 decay = r->decay ? SQM__NAME(spread)(r->decay, at, r->spread, n, 0.0f) : zero;
         const v16 bonus = r->bonus ? SQM__NAME(spread)(r->bonus, at, r->spread, n, 0.0f) : zero;
         v16 top = SQM__NAME(load_n)(r->largest + at, n, 0.0f), sum = SQM__NAME(load_n)(r->sum + at, n, 0.0f);
-        v16 value = SQM__NAME(load_n)(r->value + at, n, 0.0f);
+        v16 value = r->weights ? zero : SQM__NAME(load_n)(r->value + at, n, 0.0f);
         for (size_t t = 0; t < (size_t)r->n_rows; t++) {
             const v16 score = SQM__NAME(spread)(r->score + t * r->stride, at, r->spread, n, 0.0f);
-            const v16 v = SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
+            const v16 v = r->weights ? zero : SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
             const v16 kept = SQM__ADD(top, decay), now = SQM__NAME(max)(kept, score);
             const v16 old = SQM__NAME(exp)(SQM__SUB(kept, now)), fresh = SQM__NAME(exp)(SQM__SUB(score, now));
             v16 y = zero, den = zero;
             if (r->bonus) {
                 const v16 here = SQM__ADD(bonus, score), high = SQM__NAME(max)(top, here);
-                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high)), own = SQM__NAME(exp)(SQM__SUB(here, high));
+                const v16 before = SQM__NAME(exp)(SQM__SUB(top, high));
+                const v16 own = SQM__NAME(exp)(SQM__SUB(here, high));
                 y = SQM__MADD(before, value, SQM__MUL(own, v));
                 den = SQM__MADD(before, sum, own);
             }
             value = SQM__MADD(old, value, SQM__MUL(fresh, v));
+            if (r->weights) {
+                const v16 all = SQM__MADD(old, sum, fresh);
+                SQM__NAME(store_n)(r->out + t * r->out_stride + r->channels + at,
+                                   SQM__NAME(div)(SQM__MUL(old, sum), all), n);
+                value = fresh;
+            }
             sum = SQM__MADD(old, sum, fresh);
             top = now;
             if (!r->bonus) { y = value; den = sum; }
@@ -3961,7 +4372,7 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
         }
         SQM__NAME(store_n)(r->largest + at, top, n);
         SQM__NAME(store_n)(r->sum + at, sum, n);
-        SQM__NAME(store_n)(r->value + at, value, n);
+        if (!r->weights) SQM__NAME(store_n)(r->value + at, value, n);
     }
 }
 
@@ -3969,9 +4380,10 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
 static void SQM__NAME(slstm)(const sqm__slstm *s)
 {
     const v16 zero = SQM__SET1(0.0f), one = SQM__SET1(1.0f);
+    const size_t dim = (size_t)s->dim;
     for (size_t t = 0; t < (size_t)s->n_rows; t++) {
         for (size_t g = 0; g < 4; g++)
-            SQM__NAME(block)(s->raw + g * (size_t)s->dim, s->y, s->weights + g * (size_t)s->dim * (size_t)s->dim,
+            SQM__NAME(block)(s->raw + g * dim, s->y, s->weights + g * dim * dim,
                              s->in + t * s->stride + g * s->gate, s->dim, s->dim);
         for (int32_t i = 0; i < s->dim; i += SQM__LANES) {
             const int32_t left = s->dim - i;
@@ -4415,11 +4827,14 @@ static const sqm__kernels SQM__NAME(table) = {
 #else
     SQM_ISA_NEON,
 #endif
+    SQM__TILE_Q,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
-    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(conv_row), SQM__NAME(scan), SQM__NAME(ssd),
-    SQM__NAME(turn), SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums),
-    SQM__NAME(outer), SQM__NAME(running), SQM__NAME(slstm),
+    SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
+    SQM__NAME(product), SQM__NAME(product_back), SQM__NAME(learn), SQM__NAME(blend), SQM__NAME(act_slope),
+    SQM__NAME(norm_error), SQM__NAME(scan), SQM__NAME(ssd), SQM__NAME(turn),
+    SQM__NAME(block), SQM__NAME(reduce), SQM__NAME(lerp), SQM__NAME(outer_sums), SQM__NAME(outer),
+    SQM__NAME(running), SQM__NAME(slstm),
     SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
     SQM__NAME(convolve)
 };
@@ -4437,6 +4852,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
 #undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__SET1
@@ -4582,8 +4998,9 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
-    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * (size_t)rows;
-    return sqm__align_up(groups * SQM__GROUP, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+    const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
+    const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
+    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
@@ -4630,6 +5047,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     const float *const  *biases;        /* [n_weights], entries may be NULL; NULL: none */
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
+    int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
     float                scale;
 } sqm__linear;
 
@@ -4639,7 +5057,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels;
+    int32_t            n, cols, pieces, n_panels, tile;
+    size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
     int32_t           *code_sums;
@@ -4649,12 +5068,25 @@ typedef struct sqm__linear_job {
 static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
-    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP);
-    for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->quantize(job->codes + (size_t)t * groups * SQM__GROUP, job->code_scales +
-                                  (size_t)t * groups,
-                                  job->code_sums + (size_t)t * groups * 2, job->a + (size_t)t * job->a_stride,
-                                      job->cols);
+    const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
+    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
+    for (int32_t t = first; t < last; t++) {
+        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+        if (t < job->n) {
+            job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
+                                      job->code_sums + 2 * at, tile, job->plane,
+                                      job->a + (size_t)t * job->a_stride, job->cols);
+            continue;
+        }
+        for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
+            memset(job->codes + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            if (job->plane) memset(job->codes + job->plane + (at + g * tile) * SQM__GROUP, 0, SQM__GROUP);
+            job->code_scales[at + g * tile] = 0.0f;
+            job->code_sums[2 * (at + g * tile)] = job->code_sums[2 * (at + g * tile) + 1] = 0;
+        }
+    }
 }
 
 /* Panels [first, last) of all weights counted through. */
@@ -4677,6 +5109,8 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
             g.code_scales = job->code_scales;
             g.code_sums = job->code_sums;
+            g.plane = job->plane;
+            g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
             g.panel_bytes = (size_t)sqm__panel_bytes(w->dtype, w->shape[1]);
             g.y_stride = job->y_stride;
@@ -4715,15 +5149,17 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         job.n_panels += sqm__ceil_div(l->weights[i].shape[0], SQM__LANES);
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * (size_t)n;
-    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP, 64);
+    job.tile = n == 1 ? 1 : x->kernels->tile;
+    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.plane = l->precise ? groups * SQM__GROUP : 0;
+    job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
     job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(n, sqm__pieces(x, (size_t)n * (size_t)job.cols));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -4759,6 +5195,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.biases = &bias;
     l.n_weights = 1;
     l.add = 0;
+    l.precise = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -5087,16 +5524,17 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one; cap(s) = softcap *
-   tanh(s / softcap)
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+                                          cap(s) = softcap * tanh(s / softcap)
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32 or float16, a ring of tiles when there is a window. Keys and values are thus panels
-            of [KERN]'s dense product.
+            in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
+            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
+            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -5105,6 +5543,7 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
+    int32_t      keep;                  /* first positions that no window hides */
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
@@ -5127,6 +5566,7 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
+    SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -5148,19 +5588,26 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     return SQM_OK;
 }
 
+SQM__INLINE size_t sqm__kv_element(sqm_dtype t) { return t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1; }
 SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 {
-    return (size_t)a->head_dim * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    return (size_t)a->head_dim * SQM__TILE_KEYS * sqm__kv_element(t);
+}
+SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
+{
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * sqm__kv_element(t);
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * (t == SQM_F32 ? 4u : 2u);
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad, SQM__GROUP));
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
     if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1;
+        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+                             sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
     return (int32_t)all;
@@ -5196,7 +5643,8 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return 
 static size_t sqm__attention_piece_bytes(const sqm__attention *a)
 {
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    return sqm__align_up(m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3) * 4, 64);
+    const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
@@ -5219,38 +5667,53 @@ typedef struct sqm__attention_job {
 SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t position, int32_t kv_head)
 {
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
-    const size_t tile = (size_t)(position / SQM__TILE_KEYS % kv->n_tiles);
+    const int32_t kept = sqm__ceil_div(a->keep, SQM__TILE_KEYS), n = position / SQM__TILE_KEYS;
+    const size_t tile = (size_t)(n < kv->n_tiles ? n : kept + (n - kept) % (kv->n_tiles - kept));
     return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
             (size_t)kv_head);
 }
 
+/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements apart; returns the scale of 8-bit
+   codes. */
+static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run, size_t jump,
+                           const float *from, int32_t n)
+{
+    union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
+    const void *source = from;
+    const size_t bytes = sqm__kv_element(dtype);
+    float scale = 1.0f;
+    int32_t sums[2];
+    if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from, n); source = narrow.code; }
+    for (int32_t i = 0; i < n; i += run)
+        memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
+               (size_t)sqm__min(run, n - i) * bytes);
+    return scale;
+}
+
 /* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, void *state, int32_t position, int32_t kv_head,
-                          const float *row)
+static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, void *state, int32_t position,
+                          int32_t kv_head, const float *row)
 {
     const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
-    const int32_t key = position % SQM__TILE_KEYS;
+    const size_t key = (size_t)(position % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
+    const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
     uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
-    const float *k = row + (size_t)(a->heads + kv_head) * (size_t)a->head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * (size_t)a->head_dim +
-        (size_t)kv_head * (size_t)a->v_dim;
-    const size_t key_at = (size_t)(key / SQM__LANES) * (size_t)a->head_dim * SQM__LANES +
-        (size_t)(key % SQM__LANES);
+    float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
+    const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
+    const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
-    if (dtype == SQM_F32) {
-        float *to_keys = (float *)(void *)keys, *to_values = (float *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] = k[i];
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] = v[i];
-    } else {
-        uint16_t *to_keys = (uint16_t *)(void *)keys, *to_values = (uint16_t *)(void *)values;
-        for (int32_t i = 0; i < a->head_dim; i++) to_keys[key_at + (size_t)i * SQM__LANES] =
-            sqm__f32_to_f16(k[i]);
-        for (int32_t i = 0; i < a->v_dim; i++)
-            to_values[(size_t)(i / SQM__LANES * SQM__TILE_KEYS + key) * SQM__LANES +
-                      (size_t)(i % SQM__LANES)] =
-                sqm__f32_to_f16(v[i]);
+    keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
+    for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1, SQM__LANES,
+                                          k + i, sqm__min(SQM__GROUP, a->head_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
+    }
+    values += key * SQM__LANES * element;
+    for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype, SQM__LANES,
+                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP, a->v_dim - i));
+        if (dtype == SQM_I8) scales[key] = scale;
     }
 }
 static void sqm__attention_write_task(void *arg, int32_t piece)
@@ -5262,7 +5725,7 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
         for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
             if (unit++ % job->pieces == piece)
                 for (int32_t t = 0; t < job->spans[s].rows; t++)
-                    sqm__kv_write(a, job->spans[s].state, job->spans[s].position + t, h,
+                    sqm__kv_write(a, job->x->kernels, job->spans[s].state, job->spans[s].position + t, h,
                                   job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
 }
 
@@ -5299,6 +5762,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     float *floats = (float *)(void *)scratch;
     int32_t *positions;
     sqm__attend work;
+    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     work.q = floats;                    floats += capacity * (size_t)a->head_dim;
     work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
     work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
@@ -5310,6 +5774,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     work.head_dim = a->head_dim;
     work.v_pad = a->v_pad;
     work.window = a->window;
+    work.keep = a->keep;
     work.softcap = a->softcap;
     work.dtype = kv->dtype;
     memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
@@ -5323,10 +5788,11 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
         work.sum[m] = 0.0f;
         positions[m] = start + t;
     }
-    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= last; key += SQM__TILE_KEYS) {
+    for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
+        /* from the kept tiles to the window */
+        if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        job->x->kernels->attend_tile(&work, keys, keys + sqm__kv_keys_bytes(a, kv->dtype), key,
-                                     sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
@@ -5395,7 +5861,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -5598,39 +6064,1538 @@ static const sqm_mixer sqm__conv_whole_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
 
+/* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed`
+   bytes that run() uses itself, then all others in one call. run() skips spans without state. */
+typedef void (*sqm__spans_run)(const void *bound, sqm_exec *x, float *out, const float *in,
+                               const sqm_span *spans, int32_t n_spans);
+static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_exec *x, float *out,
+                                 const float *in, const sqm_span *spans, int32_t n_spans, size_t fixed,
+                                 sqm__spans_run run)
+{
+    int32_t kept = 0;
+    fixed = sqm__align_up(fixed, 64);
+    for (int32_t s = 0; s < n_spans; s++) {
+        sqm_span span = spans[s];
+        const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
+        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
+                      "%s needs %z bytes of scratch, the context has %z", mixer->name,
+                      (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);
+        kept += span.state != NULL;
+        if (span.state) continue;
+        if (span.position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
+                      "a span without state must start at position 0, not %d", span.position);
+        span.state = x->scratch + fixed;
+        mixer->reset(bound, span.state, state, span.rows, span.rows, SQM_F32);
+        run(bound, x, out, in, &span, 1);
+    }
+    if (kept) run(bound, x, out, in, spans, n_spans);
+    return SQM_OK;
+}
+/* Bytes of `floats` floats for each of `pieces`; what no address space holds becomes a size that no arena and
+   no scratch grants. */
+static size_t sqm__pieces_bytes(size_t floats, int32_t pieces)
+{
+    const size_t most = (size_t)-1 - 63;
+    return floats > most / sizeof(float) / (size_t)pieces ? most : floats * sizeof(float) * (size_t)pieces;
+}
+/* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
+static float *sqm__take(float *base, size_t *used, size_t floats)
+{
+    float *p = base ? base + *used : NULL;
+    *used += sqm__align_up(floats, SQM__LANES);
+    return p;
+}
+
+/* ---- [MIX.memory] test-time memory: a small network that learns while it reads --------------------------
+   Each head owns a network M; every token teaches it k -> v by one step of an optimiser and reads it at q.
+   Network   linear  M(x) = x W                         mlp  M(x) = act(x W_in) W_out
+             gated   M(x) = (act(x W_in) * x W_gate) W_out
+             residual=1 adds x; bias=1 gives every layer one more row, whose input is the constant 1.
+   Loss      l2  |M(k) - v|^2      dot  -M(k) . v      norm  1/2 |LN(M(k)) - (v - k)|^2, LN with gain and bias
+   Gradient  G_t = sum over lag < window of weight_t,lag * gradient of the loss of token t - lag, at the
+             anchor: the weights at the start of t's chunk (chunk=1: just before t).
+   Update    descent   M = retain_t M - rate_t G_t
+             momentum  S = momentum_t S - rate_t G_t;  M = retain_t M + S
+             muon      S = momentum_t S - G_t;         M = retain_t M + rate_t NS(S)
+             sum       S = S - rate_t G_t within the chunk; what is read is M + step_i S, i = t mod chunk; at
+                       the chunk's end that becomes M
+             NS: S / (|S| + 1e-7), then 5 times X = 3.4445 X - 4.775 (XX') X + 2.0315 (XX')^2 X; by matrix.
+   Read      y_t = M_t(q_t), after the update; loss norm: y_t = q_t + LN(M_t(q_t)).
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate: heads | retain: heads |
+             momentum: heads | weights: heads x window, the token's own first]. rate=0, retain=0 and weights=0
+             leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
+             momentum is for momentum and muon, weights are with window > 1.
+   Rows out  [heads x v_dim].
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads x inputs (+ 1 with
+             bias), outputs]; without: zeros.
+   State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
+   Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
+             of vsum; chunks are aligned to absolute positions, and a cut inside one finds its anchor in the
+             state.
+   Cost      a token of a linear memory reads and writes M (and S) once; mlp: window + 1 passes forward,
+             window back.
+   Serves    linear attention and gated forms of it (linear, dot), the delta rule (linear, l2), windows of
+             both, TTT-linear and TTT-MLP (norm, sum, bias; 2407.04620), Titans (momentum; 2501.00663), DLA,
+             OmegaNet, Atlas and Atlas++ (2505.23735; equations by two transcriptions, no official code).
+   Traps     l2 keeps its factor 2, norm has none. The weight of a token before the first counts as 0. muon
+             descends in this sign (S gathers -G, M moves along S); a table of the paper prints a mixture that
+             ascends. Too large a rate makes any of these diverge: normalise the keys.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: titans_*, atlas*, omeganet_*, dla_*, ttt_*. */
+enum { SQM__MEMORY_LINEAR, SQM__MEMORY_MLP, SQM__MEMORY_GATED };
+enum { SQM__LOSS_L2, SQM__LOSS_DOT, SQM__LOSS_NORM };
+enum { SQM__MEMORY_BLOCK = 16 };        /* tokens that learn from one anchor together */
+static const char *const sqm__memory_kinds[] = { "linear", "mlp", "gated" };
+static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
+static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
+
+typedef struct sqm__layer {             /* one matrix of every head's network */
+    const float *start;                 /* [heads * rows, cols] or NULL: zeros */
+    /* where its panels lie among a head's weights; 0 floats: no such layer */
+    size_t       at, floats;
+    int32_t      rows, cols, n_panels;
+} sqm__layer;
+
+typedef struct sqm__memory {
+    int32_t      heads, head_dim, v_dim, hidden, kind, act, residual, bias, loss, window, chunk, update;
+    int32_t      has_rate, has_retain, has_momentum, has_weights;
+    sqm__layer   in, gate, out;
+    size_t       weights;               /* floats of one head's network */
+    size_t       ring_at, head_floats;  /* of one head's state; the ring of earlier keys and values ends it */
+    const float *gain, *shift;          /* [heads * v_dim] of the norm loss */
+    const float *steps;                 /* [chunk] of update sum, or NULL: 1 */
+    float        eps;
+} sqm__memory;
+
+#define SQM__MEMORY_KEYS "heads head_dim v_dim memory hidden act residual bias loss window chunk update " \
+    "rate retain weights start norm norm_b eps steps"
+
+static int32_t sqm__pad(int32_t n) { return sqm__ceil_div(n, SQM__LANES) * SQM__LANES; }
+
+static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t inputs, int32_t outputs,
+                                    const sqm_param *start, int32_t index, sqm_error *err)
+{
+    const sqm_tensor *t = start && start->tensors && index < start->n_tensors ? start->tensors[index] : NULL;
+    l->rows = inputs + m->bias;
+    l->cols = outputs;
+    l->n_panels = sqm__ceil_div(outputs, SQM__LANES);
+    if ((int64_t)l->rows * sqm__pad(outputs) > 1 << 28)
+        SQM__FAIL(err, SQM_E_LIMIT, l->rows, "a memory of %d x %d is too large", l->rows, outputs);
+    l->at = m->weights;
+    l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
+    m->weights += l->floats;
+    if (!start) return SQM_OK;
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2 ||
+        t->shape[0] != (int64_t)m->heads * l->rows || t->shape[1] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d x %d, %d]", index, m->heads,
+                  l->rows, outputs);
+    l->start = (const float *)t->data;
+    return SQM_OK;
+}
+/* The layers, their places and the size of a head's state. */
+static sqm_result sqm__memory_layers(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *start = sqm__param(params, n, "start");
+    int32_t index = 0;
+    size_t copies = 1;
+    if (m->kind != SQM__MEMORY_LINEAR)
+        SQM__TRY(sqm__memory_layer(m, &m->in, m->head_dim, m->hidden, start, index++, err));
+    if (m->kind == SQM__MEMORY_GATED)
+        SQM__TRY(sqm__memory_layer(m, &m->gate, m->head_dim, m->hidden, start, index++, err));
+    SQM__TRY(sqm__memory_layer(m, &m->out, m->kind == SQM__MEMORY_LINEAR ? m->head_dim : m->hidden, m->v_dim,
+                               start, index++, err));
+    if (start && start->n_tensors != index)
+        SQM__FAIL(err, SQM_E_SHAPE, start->n_tensors, "start has %d matrices, this memory has %d",
+                  start->n_tensors, index);
+    if ((int64_t)(m->window + SQM__MEMORY_BLOCK) * ((int64_t)m->head_dim + m->v_dim + m->hidden) > 1 << 26)
+        SQM__FAIL(err, SQM_E_LIMIT, m->window, "a window of %d is too long for this memory", m->window);
+    if (m->update != SQM__LEARN_DESCENT) copies++;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) copies++;
+    m->ring_at = m->weights * copies;
+    m->head_floats = m->ring_at + sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim),
+                                                SQM__LANES);
+    return SQM_OK;
+}
+/* What only the norm loss and the sum update have. */
+static sqm_result sqm__memory_norm(sqm__memory *m, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    SQM__TRY(sqm__param_vector(&m->steps, params, n, "steps", m->chunk, err));
+    SQM__TRY(sqm__param_float(&m->eps, params, n, "eps", 1e-6, err));
+    if (m->steps && m->update != SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_SHAPE, m->chunk, "steps= goes with update=sum only");
+    if (m->loss != SQM__LOSS_NORM) return SQM_OK;
+    if ((int64_t)m->heads * m->v_dim > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, m->heads, "%d heads of %d are too wide", m->heads, m->v_dim);
+    SQM__TRY(sqm__param_vector(&m->gain, params, n, "norm", m->heads * m->v_dim, err));
+    SQM__TRY(sqm__param_vector(&m->shift, params, n, "norm_b", m->heads * m->v_dim, err));
+    if (!m->gain || !m->shift)
+        SQM__FAIL(err, SQM_E_SHAPE, m->loss, "loss=norm needs norm= and norm_b=");
+    return SQM_OK;
+}
+
+/* Fills m; *columns: how many of the input row it takes. */
+static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm_param *params, int32_t n,
+                                     sqm_error *err)
+{
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, 3, SQM__MEMORY_LINEAR, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 3, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT,
+                               err));
+    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE,
+                               err));
+    SQM__TRY(sqm__param_int(&m->hidden, params, n, "hidden", 0, m->kind != SQM__MEMORY_LINEAR,
+                            m->kind != SQM__MEMORY_LINEAR ? 1 << 20 : 0, err));
+    SQM__TRY(sqm__param_int(&m->residual, params, n, "residual", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->bias, params, n, "bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 4096, err));
+    SQM__TRY(sqm__param_int(&m->chunk, params, n, "chunk", 1, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", m->update != SQM__LEARN_SUM, 0,
+                            m->update != SQM__LEARN_SUM, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    m->has_momentum = m->update == SQM__LEARN_MOMENTUM || m->update == SQM__LEARN_SURPRISE;
+    if ((m->residual || m->loss == SQM__LOSS_NORM) && m->v_dim != m->head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, m->v_dim, "residual=1 and loss=norm need v_dim = head_dim, not %d and %d",
+                  m->v_dim, m->head_dim);
+    SQM__TRY(sqm__memory_norm(m, params, n, err));
+    SQM__TRY(sqm__memory_layers(m, params, n, err));
+    *columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                    m->has_momentum + (m->has_weights ? m->window : 0));
+    return SQM_OK;
+}
+static sqm_result sqm__memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__memory *m = (sqm__memory *)bound;
+    int64_t columns = 0;
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory of %d heads of %d and %d with its gates reads rows of %z, "
+                  "not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+
+/* ---- state ---- */
+static size_t sqm__memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (m->head_floats > ((size_t)-1 / 4 - 64) / (size_t)m->heads) return (size_t)-1;
+    return m->head_floats * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__memory_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* Writes the first weights of one head, panel by panel; padding lanes stay 0 for ever. */
+static void sqm__memory_restart(const sqm__memory *m, float *weights, int32_t head)
+{
+    const sqm__layer *layers[3];
+    layers[0] = &m->in; layers[1] = &m->gate; layers[2] = &m->out;
+    memset(weights, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i < 3; i++) {
+        const sqm__layer *l = layers[i];
+        const float *from = l->start;
+        if (!from || !l->floats) continue;
+        from += (size_t)head * (size_t)l->rows * (size_t)l->cols;
+        for (int32_t j = 0; j < l->rows; j++)
+            for (int32_t c = 0; c < l->cols; c++)
+                weights[l->at + ((size_t)(c / SQM__LANES) * (size_t)l->rows + (size_t)j) * SQM__LANES +
+                        (size_t)(c % SQM__LANES)] = *from++;
+    }
+}
+static void sqm__memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                              int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->head_floats * (size_t)m->heads * sizeof(float));
+    for (int32_t h = 0; h < m->heads; h++)
+        sqm__memory_restart(m, (float *)state + m->head_floats * (size_t)h, h);
+}
+
+/* ---- one block of tokens of one head ---- */
+/* rows of pairs (window - 1 earlier ones, then the block) and queries */
+typedef struct sqm__memory_work {
+    float *gates;                       /* [block][3 + window] */
+    float *x, *v, *q;                   /* inputs with the bias's 1; targets */
+    float *z, *u, *h;                   /* of pairs: act's input, gate, hidden row with the bias's 1 */
+    float *e, *e_in, *e_gate;           /* gradients of the layers' outputs */
+    float *zq, *uq, *hq, *y;            /* of queries; y [block, v_pad] */
+    float *spare;                       /* [v_pad]; Newton-Schulz */
+    size_t x_stride, z_stride, h_stride, v_stride;
+} sqm__memory_work;
+
+static size_t sqm__newton_floats(int32_t rows, int32_t cols)
+{
+    const size_t a = (size_t)sqm__min(rows, cols), b = (size_t)sqm__max(rows, cols);
+    const size_t a_pad = sqm__align_up(a, SQM__LANES), b_pad = sqm__align_up(b, SQM__LANES);
+    return 2 * a * b_pad + a_pad * b + 2 * a * a_pad + a_pad * a;
+}
+/* Lays the work area of one piece out; returns its floats. */
+static size_t sqm__memory_lay(sqm__memory_work *w, const sqm__memory *m, float *base)
+{
+    const size_t block = SQM__MEMORY_BLOCK, pairs = block + (size_t)m->window - 1;
+    const size_t deep = m->kind != SQM__MEMORY_LINEAR, gated = m->kind == SQM__MEMORY_GATED;
+    size_t used = 0, spare;
+    w->x_stride = (size_t)sqm__pad(m->head_dim + m->bias);
+    w->v_stride = (size_t)sqm__pad(m->v_dim);
+    w->z_stride = (size_t)sqm__pad(m->hidden);
+    w->h_stride = (size_t)sqm__pad(m->hidden + m->bias);
+    w->gates = sqm__take(base, &used, block * (3 + (size_t)m->window));
+    w->x = sqm__take(base, &used, pairs * w->x_stride);
+    w->v = sqm__take(base, &used, pairs * w->v_stride);
+    w->q = sqm__take(base, &used, block * w->x_stride);
+    w->z = sqm__take(base, &used, pairs * w->z_stride);
+    w->u = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->h = sqm__take(base, &used, deep * pairs * w->h_stride);
+    w->e = sqm__take(base, &used, pairs * w->v_stride);
+    w->e_in = sqm__take(base, &used, deep * pairs * w->z_stride);
+    w->e_gate = sqm__take(base, &used, gated * pairs * w->z_stride);
+    w->zq = sqm__take(base, &used, deep * block * w->z_stride);
+    w->uq = sqm__take(base, &used, gated * block * w->z_stride);
+    w->hq = sqm__take(base, &used, deep * block * w->h_stride);
+    w->y = sqm__take(base, &used, block * w->v_stride);
+    spare = w->v_stride;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const size_t in = deep * (sqm__newton_floats(m->in.rows, m->in.cols) + m->in.floats);
+        const size_t out = sqm__newton_floats(m->out.rows, m->out.cols) + m->out.floats;
+        spare += in > out ? in : out;
+    }
+    w->spare = sqm__take(base, &used, spare);
+    return used;
+}
+
+/* Columns of an input row: of all heads' parts */
+typedef struct sqm__memory_columns { size_t k, v, rate, retain, momentum, weights; } sqm__memory_columns;
+static sqm__memory_columns sqm__memory_find(const sqm__memory *m)
+{
+    const size_t heads = (size_t)m->heads;
+    sqm__memory_columns c;
+    c.k = heads * (size_t)m->head_dim;
+    c.v = 2 * c.k;
+    c.rate = c.v + heads * (size_t)m->v_dim;
+    c.retain = c.rate + (m->has_rate ? heads : 0);
+    c.momentum = c.retain + (m->has_retain ? heads : 0);
+    c.weights = c.momentum + (m->has_momentum ? heads : 0);
+    return c;
+}
+/* The gates of one token as [KERN]'s learn reads them. age: tokens before it. */
+static void sqm__memory_gates(float *gates, const sqm__memory *m, const sqm__memory_columns *c,
+                              const float *row, int32_t h, int32_t age)
+{
+    const int32_t last = m->window - 1;
+    gates[0] = m->has_rate ? row[c->rate + (size_t)h] : 1.0f;
+    gates[1] = m->has_retain ? row[c->retain + (size_t)h] : m->steps ? m->steps[age % m->chunk] : 1.0f;
+    gates[2] = m->has_momentum ? row[c->momentum + (size_t)h] : 1.0f;
+    for (int32_t lag = 0; lag <= last; lag++)
+        gates[3 + last - lag] = lag > age ? 0.0f : !m->has_weights ? 1.0f :
+            row[c->weights + (size_t)h * (size_t)m->window + (size_t)lag];
+}
+/* Fills inputs, targets, queries and gates of tokens age .. age + n - 1 and of the window before them. */
+static void sqm__memory_gather(const sqm__memory *m, const sqm__memory_work *w, const float *ring,
+                               const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const sqm__memory_columns c = sqm__memory_find(m);
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim, head = (size_t)h;
+    const int32_t past = m->window - 1;
+    for (int32_t i = 0; i < past + n; i++) {
+        float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+        const int32_t at = age - past + i;
+        if (m->bias) x[dim] = 1.0f;
+        if (at < 0) {
+            memset(x, 0, dim * sizeof(float));
+            memset(v, 0, v_dim * sizeof(float));
+        } else if (i < past) {
+            const float *pair = ring + (size_t)(at % past) * (dim + v_dim);
+            memcpy(x, pair, dim * sizeof(float));
+            memcpy(v, pair + dim, v_dim * sizeof(float));
+        } else {
+            const float *row = in + (size_t)(i - past) * in_width;
+            memcpy(x, row + c.k + head * dim, dim * sizeof(float));
+            memcpy(v, row + c.v + head * v_dim, v_dim * sizeof(float));
+        }
+    }
+    for (int32_t t = 0; t < n; t++) {
+        const float *row = in + (size_t)t * in_width;
+        float *q = w->q + (size_t)t * w->x_stride;
+        memcpy(q, row + head * dim, dim * sizeof(float));
+        if (m->bias) q[dim] = 1.0f;
+        sqm__memory_gates(w->gates + (size_t)t * (size_t)(3 + m->window), m, &c, row, h, age + t);
+    }
+}
+/* Keeps the last window - 1 pairs of the block. */
+static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, float *ring, int32_t age,
+                             int32_t n)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const int32_t past = m->window - 1;
+    for (int32_t t = sqm__max(0, n - past); t < n; t++) {
+        float *pair = ring + (size_t)((age + t) % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)(past + t) * w->x_stride, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)(past + t) * w->v_stride, v_dim * sizeof(float));
+    }
+}
+
+static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y, size_t y_stride,
+                            const float *weights, const float *x, size_t x_stride, int32_t n)
+{
+    k->product(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
+               (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
+}
+/* h = act(z) or act(z) * u, and the bias's 1 */
+static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *h, const float *z, const float *u, int32_t n)
+{
+    for (int32_t i = 0; i < n; i++) {
+        float *row = h + (size_t)i * w->h_stride;
+        const size_t at = (size_t)i * w->z_stride;
+        k->glu(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
+        if (m->bias) row[m->hidden] = 1.0f;
+    }
+}
+/* y becomes what the mixer gives for queries q: with the residual, or normalised and added to q. */
+static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, int32_t h, int32_t n)
+{
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    for (int32_t t = 0; t < n; t++) {
+        const float *q = w->q + (size_t)t * w->x_stride;
+        float *row = y + (size_t)t * w->v_stride;
+        for (int32_t i = 0; m->residual && i < m->v_dim; i++) row[i] += q[i];
+        if (m->loss != SQM__LOSS_NORM) continue;
+        k->normalize(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
+        for (int32_t i = 0; i < m->v_dim; i++) row[i] += q[i];
+    }
+}
+/* Reads a head's network at the n queries of the work area, changing nothing. */
+static void sqm__memory_recall(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               float *y, const float *weights, int32_t h, int32_t n)
+{
+    const float *x = w->q;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->zq, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->uq, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        x = w->hq;
+        x_stride = w->h_stride;
+    }
+    sqm__layer_read(k, &m->out, y, w->v_stride, weights, x, x_stride, n);
+    sqm__memory_finish(m, k, w, y, h, n);
+}
+
+/* e: gradient of the loss of pair i by the network's output, from the output that stands in e. */
+static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             int32_t h, int32_t i)
+{
+    const float *x = w->x + (size_t)i * w->x_stride, *v = w->v + (size_t)i * w->v_stride;
+    float *e = w->e + (size_t)i * w->v_stride, *target = w->spare;
+    const size_t own = (size_t)h * (size_t)m->v_dim;
+    if (m->loss == SQM__LOSS_DOT) {
+        for (int32_t j = 0; j < m->v_dim; j++) e[j] = -v[j];
+    } else {
+        for (int32_t j = 0; m->residual && j < m->v_dim; j++) e[j] += x[j];
+        if (m->loss == SQM__LOSS_L2) {
+            for (int32_t j = 0; j < m->v_dim; j++) e[j] = 2.0f * (e[j] - v[j]);
+        } else {
+            for (int32_t j = 0; j < m->v_dim; j++) target[j] = v[j] - x[j];
+            k->norm_error(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
+        }
+    }
+    for (size_t j = (size_t)m->v_dim; j < w->v_stride; j++) e[j] = 0.0f;
+}
+/* Forward and backward of n pairs at the given weights: fills h, e, e_in, e_gate. */
+static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                               const float *weights, int32_t h, int32_t n)
+{
+    const size_t hidden = (size_t)m->hidden;
+    const float *x = w->x;
+    size_t x_stride = w->x_stride;
+    if (m->in.floats) {
+        sqm__layer_read(k, &m->in, w->z, w->z_stride, weights, x, x_stride, n);
+        if (m->gate.floats) sqm__layer_read(k, &m->gate, w->u, w->z_stride, weights, x, x_stride, n);
+        sqm__memory_hidden(m, k, w, w->h, w->z, w->u, n);
+        x = w->h;
+        x_stride = w->h_stride;
+    }
+    if (m->loss != SQM__LOSS_DOT) sqm__layer_read(k, &m->out, w->e, w->v_stride, weights, x, x_stride, n);
+    for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
+    if (!m->in.floats) return;
+    k->product_back(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
+                    m->out.n_panels, m->hidden);
+    for (int32_t i = 0; i < n; i++) {
+        const size_t at = (size_t)i * w->z_stride;
+        float *e = w->e_in + at, *g = w->e_gate + at;
+        const float *z = w->z + at, *u = w->u + at;
+        for (size_t j = hidden; j < w->z_stride; j++) e[j] = 0.0f;
+        if (m->gate.floats) {
+            k->glu(g, z, e, hidden, m->act);
+            for (size_t j = 0; j < hidden; j++) e[j] *= u[j];
+            for (size_t j = hidden; j < w->z_stride; j++) g[j] = 0.0f;
+        }
+        k->act_slope(e, z, hidden, m->act);
+    }
+}
+
+/* ---- Newton-Schulz ---- */
+/* Panels over the columns of src [rows, cols] (stride floats apart): dst [ceil(cols / 16)][rows][16] */
+static void sqm__to_panels(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t c = 0; c < sqm__pad(cols); c++)
+        for (int32_t r = 0; r < rows; r++)
+            dst[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                (size_t)(c % SQM__LANES)] =
+                c < cols ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* Panels over its rows: dst [ceil(rows / 16)][cols][16] */
+static void sqm__to_panels_across(float *dst, const float *src, size_t stride, int32_t rows, int32_t cols)
+{
+    for (int32_t r = 0; r < sqm__pad(rows); r++)
+        for (int32_t c = 0; c < cols; c++)
+            dst[((size_t)(r / SQM__LANES) * (size_t)cols + (size_t)c) * SQM__LANES +
+                (size_t)(r % SQM__LANES)] =
+                r < rows ? src[(size_t)r * stride + (size_t)c] : 0.0f;
+}
+/* The five steps on y [a, b], a <= b, whose rows are b_pad floats apart; work: sqm__newton_floats less y. */
+static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_t b, float *work)
+{
+    const size_t a_pad = (size_t)sqm__pad(a), b_pad = (size_t)sqm__pad(b), rows = (size_t)a;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *across = work, *along = across + a_pad * (size_t)b;
+    float *g = along + rows * b_pad, *g2 = g + rows * a_pad;
+    float *g_panels = g2 + rows * a_pad;
+    for (int step = 0; step < 5; step++) {
+        sqm__to_panels_across(across, y, b_pad, a, b);
+        k->product(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
+                   (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
+        sqm__to_panels(g_panels, g, a_pad, a, a);
+        k->product(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
+                   (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
+        k->blend(g2, g, rows * a_pad, 2.0315f, -4.7750f);
+        sqm__to_panels(along, y, b_pad, a, b);
+        for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
+        k->product(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
+                   (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
+    }
+}
+/* x = NS(s), both panels over the columns of a matrix [rows, cols]; the shorter side is made the rows, which
+   changes nothing (a polynomial in XX'). work: sqm__newton_floats(rows, cols). */
+static void sqm__newton_schulz(const sqm__kernels *k, float *x, const float *s, int32_t rows, int32_t cols,
+                               float *work)
+{
+    const int flip = rows > cols;
+    const int32_t a = flip ? cols : rows, b = flip ? rows : cols;
+    const size_t b_pad = (size_t)sqm__pad(b);
+    double squares = 0.0;
+    float scale, *y = work;
+    memset(y, 0, (size_t)a * b_pad * sizeof(float));
+    for (int32_t r = 0; r < rows; r++)
+        for (int32_t c = 0; c < cols; c++) {
+            const float v = s[((size_t)(c / SQM__LANES) * (size_t)rows + (size_t)r) * SQM__LANES +
+                              (size_t)(c % SQM__LANES)];
+            squares += (double)v * (double)v;
+            y[flip ? (size_t)c * b_pad + (size_t)r : (size_t)r * b_pad + (size_t)c] = v;
+        }
+    scale = 1.0f / (sqm__sqrt((float)squares) + 1e-7f);
+    for (size_t i = 0; i < (size_t)a * b_pad; i++) y[i] *= scale;
+    sqm__newton_steps(k, y, a, b, work + (size_t)a * b_pad);
+    if (flip) sqm__to_panels_across(x, y, b_pad, a, b);
+    else sqm__to_panels(x, y, b_pad, a, b);
+}
+
+/* ---- learning ---- */
+/* One layer learns from the pairs of the block (x, e) and is read at its queries (q -> y). */
+static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__layer *layer,
+                             float *head, const sqm__memory_work *w, sqm__learn l)
+{
+    l.m = head + layer->at;
+    l.s = head + (m->update == SQM__LEARN_DESCENT ? 0 : m->weights) + layer->at;
+    l.gates = w->gates;
+    l.rows = layer->rows;
+    l.n_panels = layer->n_panels;
+    l.window = m->window;
+    l.rule = m->update;
+    if (m->update == SQM__LEARN_SURPRISE) {
+        const float *q = l.q;
+        float *direction = w->spare + w->v_stride;
+        l.q = NULL;
+        k->learn(&l);
+        sqm__newton_schulz(k, direction, l.s, layer->rows, layer->cols, direction + layer->floats);
+        k->blend(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
+        sqm__layer_read(k, layer, l.y, l.y_stride, head, q, l.q_stride, 1);
+    } else {
+        k->learn(&l);
+    }
+}
+/* All layers of the network, from the queries up; y and finish. */
+static void sqm__memory_learn(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                              float *head, int32_t h, int32_t n)
+{
+    sqm__learn l;
+    memset(&l, 0, sizeof(l));
+    l.n_tokens = n;
+    l.x = w->x;
+    l.x_stride = l.q_stride = w->x_stride;
+    l.q = w->q;
+    if (m->in.floats) {
+        l.e_stride = l.y_stride = w->z_stride;
+        l.e = w->e_in;
+        l.y = w->zq;
+        sqm__layer_learn(m, k, &m->in, head, w, l);
+        l.e = w->e_gate;
+        l.y = w->uq;
+        if (m->gate.floats) sqm__layer_learn(m, k, &m->gate, head, w, l);
+        sqm__memory_hidden(m, k, w, w->hq, w->zq, w->uq, n);
+        l.x = w->h;
+        l.q = w->hq;
+        l.x_stride = l.q_stride = w->h_stride;
+    }
+    l.e = w->e;
+    l.y = w->y;
+    l.e_stride = l.y_stride = w->v_stride;
+    sqm__layer_learn(m, k, &m->out, head, w, l);
+    sqm__memory_finish(m, k, w, w->y, h, n);
+}
+/* How many of `left` tokens from `age` on learn from one anchor at once. */
+static int32_t sqm__memory_block_tokens(const sqm__memory *m, int32_t age, int32_t left)
+{
+    if (m->update == SQM__LEARN_SURPRISE) return 1;
+    return sqm__min(sqm__min(SQM__MEMORY_BLOCK, left), m->chunk - age % m->chunk);
+}
+/* Tokens age .. age + n - 1 of head h, whose state is `head`: their results in w->y [n, v_dim]. */
+static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
+                             float *head, const float *in, size_t in_width, int32_t h, int32_t age, int32_t n)
+{
+    const int32_t past = m->window - 1;
+    float *anchor = head;
+    if (m->chunk > 1 && m->update != SQM__LEARN_SUM) {
+        anchor = head + m->weights * (m->update == SQM__LEARN_DESCENT ? 1 : 2);
+        if (age % m->chunk == 0) memcpy(anchor, head, m->weights * sizeof(float));
+    }
+    sqm__memory_gather(m, w, head + m->ring_at, in, in_width, h, age, n);
+    sqm__memory_errors(m, k, w, anchor, h, past + n);
+    sqm__memory_learn(m, k, w, head, h, n);
+    if (past) sqm__memory_keep(m, w, head + m->ring_at, age, n);
+    if (m->update == SQM__LEARN_SUM && (age + n) % m->chunk == 0) {
+        k->blend(head, head + m->weights, m->weights, 1.0f, m->steps ? m->steps[m->chunk - 1] : 1.0f);
+        memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+
+/* ---- all spans and heads ---- */
+typedef struct sqm__memory_job {
+    const sqm__memory *m;
+    const sqm_exec    *x;
+    float             *out;
+    const float       *in;
+    const sqm_span    *spans;
+    size_t             in_width;
+    int32_t            n_spans, pieces;
+} sqm__memory_job;
+
+static size_t sqm__memory_piece_floats(const sqm__memory *m)
+{
+    sqm__memory_work w;
+    return sqm__memory_lay(&w, m, NULL);
+}
+static void sqm__memory_task(void *arg, int32_t piece)
+{
+    const sqm__memory_job *job = (const sqm__memory_job *)arg;
+    const sqm__memory *m = job->m;
+    const size_t out_width = (size_t)m->heads * (size_t)m->v_dim;
+    sqm__memory_work w;
+    int32_t unit = 0;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *head = (float *)span->state + m->head_floats * (size_t)h;
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0, n; t < span->rows; t += n) {
+                const size_t row = (size_t)(span->first_row + t);
+                n = sqm__memory_block_tokens(m, span->position + t, span->rows - t);
+                sqm__memory_step(m, job->x->kernels, &w, head, job->in + row * job->in_width, job->in_width,
+                                 h, span->position + t, n);
+                for (int32_t i = 0; i < n; i++)
+                    memcpy(job->out + (row + (size_t)i) * out_width + (size_t)h * (size_t)m->v_dim,
+                           w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+            }
+        }
+}
+/* Floating-point operations of a token of one head, roughly */
+static size_t sqm__memory_work_of(const sqm__memory *m)
+{
+    return m->weights * (size_t)(4 + 4 * m->window) * (m->update == SQM__LEARN_SURPRISE ? 64u : 1u);
+}
+static void sqm__memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__memory *m = (const sqm__memory *)bound;
+    const sqm__memory_columns c = sqm__memory_find(m);
+    sqm__memory_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.in_width = c.weights + (m->has_weights ? (size_t)m->heads * (size_t)m->window : 0);
+    job.pieces = sqm__pieces(x, rows * (size_t)m->heads * sqm__memory_work_of(m));
+    sqm__run(x, sqm__memory_task, &job, job.pieces);
+}
+static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__pieces_bytes(sqm__memory_piece_floats((const sqm__memory *)bound), threads);
+}
+static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__memory_scratch_bytes(bound, 0, 0, x->threads), sqm__memory_run);
+}
+static const sqm_mixer sqm__memory_mixer = {
+    "memory", SQM__MEMORY_KEYS, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
+    sqm__memory_state_bytes, sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset,
+    sqm__memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
+
+/* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -------------------
+   The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are
+   copied into the state and its momentum starts again at 0, with fresh=1 its weights at the first ones. A
+   token reads the memory of its own segment and those kept, weighed by g:
+     combine=sum      y = sum_i M_i(q)            residual memory, eq. 7
+     combine=softmax  y = sum_i g_i M_i(q)        gated residual memory, eq. 9;  g = softmax_i u_t . pool_i
+                      top=k: of those kept only the k with the largest u_t . pool_i: sparse selection, eq. 16
+     combine=soup     y = M*(q), every matrix of M* the g-weighted sum of those matrices, eq. 14
+     combine=mean     as soup, with equal weights: what a model trained without cache uses
+   pool_i is the mean of x over segment i, over the tokens so far in the running one.
+   Rows in  those of the memory, then with softmax and soup [x: pool | u: pool];    rows out [heads x v_dim]
+   State    that of the memory, the sum of x, and for each full segment its pool and networks: grows.
+   Order    kept memories from the oldest on, the running one last. Segments are aligned to absolute
+            positions. For a linear memory without norm soup and mean weigh what is read: the same, and
+            cheaper.
+   Cost     a token reads every kept memory (sum, softmax without top) or all their weights (soup, mean).
+   Source   2602.24281, no official code; equations by two transcriptions. What is pooled, that the running
+            segment counts with its mean so far, and the reset of the momentum are the reference's choices.
+   Traps    segment must be a multiple of chunk; ties at the k-th place are all kept.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: memory_caching_*. */
+enum { SQM__COMBINE_SUM, SQM__COMBINE_SOFTMAX, SQM__COMBINE_SOUP, SQM__COMBINE_MEAN };
+static const char *const sqm__combine_names[] = { "sum", "softmax", "soup", "mean" };
+
+typedef struct sqm__caching {
+    sqm__memory memory;
+    int32_t     segment, combine, top, fresh, pool, in_width;
+    int32_t     columns;                /* of the memory; the pooled columns follow */
+    int32_t     merge;                  /* 1: parameters are combined, 0: what is read */
+    size_t      base, pool_pad, record; /* floats: before the records, of a pool, of a record */
+} sqm__caching;
+
+static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__caching *c = (sqm__caching *)bound;
+    sqm__memory *m = &c->memory;
+    int64_t columns = 0;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 30, err));
+    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4,
+                               SQM__COMBINE_SOFTMAX, err));
+    SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0,
+                            c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
+    SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
+    c->pool = c->combine == SQM__COMBINE_SOFTMAX || c->combine == SQM__COMBINE_SOUP;
+    SQM__TRY(sqm__param_int(&c->pool, params, n, "pool", 0, c->pool, c->pool ? 1 << 24 : 0, err));
+    c->merge = c->combine >= SQM__COMBINE_SOUP &&
+        (m->kind != SQM__MEMORY_LINEAR || m->loss == SQM__LOSS_NORM);
+    if (c->segment % m->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, c->segment, "segment = %d must be a multiple of chunk = %d", c->segment,
+                  m->chunk);
+    if (c->merge && m->update == SQM__LEARN_SUM)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine,
+                  "combine=%s of deep memories does not go with update=sum",
+                  sqm__combine_names[c->combine]);
+    if (columns + 2 * (int64_t)c->pool != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  (uint64_t)columns, c->pool, in_width);
+    c->columns = (int32_t)columns;
+    c->in_width = in_width;
+    c->pool_pad = (size_t)sqm__pad(c->pool);
+    c->base = m->head_floats * (size_t)m->heads + c->pool_pad;
+    c->record = m->weights * (size_t)m->heads + c->pool_pad;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__caching_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t base = sqm__memory_state_bytes(&c->memory, max_context, max_batch, dtype);
+    const size_t records = (size_t)(max_context / c->segment), limit = (size_t)-1 / 8;
+    if (base > limit || c->record > limit / 4 / (records + 1)) return (size_t)-1;
+    return base + (c->pool_pad + c->record * records) * sizeof(float);
+}
+static size_t sqm__caching_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__caching_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__caching_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                               int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    sqm__memory_reset(&c->memory, state, state_bytes, max_context, max_batch, dtype);
+    memset((float *)state + c->base - c->pool_pad, 0, c->pool_pad * sizeof(float));
+}
+
+typedef struct sqm__caching_job {
+    const sqm__caching *c;
+    const sqm_exec     *x;
+    float              *out, *state, *shares;   /* shares [block, kept + 1] */
+    const float        *in;                     /* first row of the block */
+    float              *scratch;                /* of the pieces */
+    int32_t             age, n, kept, pieces;
+} sqm__caching_job;
+
+static size_t sqm__caching_piece_floats(const sqm__caching *c)
+{
+    const size_t row = (size_t)sqm__pad(c->memory.v_dim);
+    return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
+           (c->merge ? c->memory.weights : 0);
+}
+/* For all pieces, and for what they share: u, a pool, marks, the shares of a block */
+static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t pieces = sqm__pieces_bytes(sqm__caching_piece_floats(c), threads);
+    const size_t kept = (size_t)(max_context / c->segment) + 1;
+    const size_t shared = sqm__pieces_bytes(2 * c->pool_pad + kept, 1);
+    const size_t shares = sqm__pieces_bytes(kept, SQM__MEMORY_BLOCK), most = (size_t)-1 - 63;
+    (void)max_batch;
+    return pieces > most / 3 || shared > most / 3 || shares > most / 3 ? most : pieces + shared + shares;
+}
+
+/* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
+static void sqm__keep_largest(float *r, int32_t n, int32_t k, float *taken)
+{
+    float limit = 0.0f;
+    if (k >= n) return;
+    for (int32_t i = 0; i < n; i++) taken[i] = 0.0f;
+    for (; k > 0; k--) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (taken[i] == 0.0f && (best < 0 || r[i] > r[best])) best = i;
+        taken[best] = 1.0f;
+        limit = r[best];
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (r[i] < limit) r[i] = -3.0e38f;
+}
+/* The weight of every kept memory and the running one for token `t` of the block, which joins the pool. */
+static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_t t, float *shared)
+{
+    const sqm__caching *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const float *row = job->in + (size_t)t * (size_t)c->in_width + c->columns;
+    const int32_t panels = (int32_t)(c->pool_pad / SQM__LANES);
+    const float tokens = (float)(job->age + t + 1);
+    float *sum = job->state + c->base - c->pool_pad, *u = shared, *mean = u + c->pool_pad;
+    if (!c->pool) {
+        const float equal = c->combine == SQM__COMBINE_SUM ? 1.0f : 1.0f / (float)(job->kept + 1);
+        for (int32_t i = 0; i <= job->kept; i++) share[i] = equal;
+        return;
+    }
+    for (int32_t i = 0; i < c->pool; i++) {
+        sum[i] += row[i];
+        mean[i] = sum[i] / tokens;
+        u[i] = row[c->pool + i];
+    }
+    for (size_t i = (size_t)c->pool; i < c->pool_pad; i++) mean[i] = u[i] = 0.0f;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *pool = i < job->kept ? job->state + c->base + c->record * (size_t)i : mean;
+        k->product_back(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
+    }
+    if (c->top) sqm__keep_largest(share, job->kept, c->top, mean + c->pool_pad);
+    k->softmax(share, share, job->kept + 1, 1.0f);
+}
+
+/* y rows of a head in w->y -> the combination of all memories in sum */
+static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_work *w, float *sum,
+                                 float *other, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t shares = (size_t)job->kept + 1;
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *weights =
+            job->state + c->base + c->record * (size_t)i + c->pool_pad + m->weights * (size_t)h;
+        const float *y = w->y;
+        int32_t asked = 0;
+        for (int32_t t = 0; t < job->n; t++) asked += job->shares[(size_t)t * shares + (size_t)i] != 0.0f;
+        if (asked && i < job->kept) {
+            sqm__memory_recall(m, k, w, other, weights, h, job->n);
+            y = other;
+        }
+        for (int32_t t = 0; asked && t < job->n; t++) {
+            const float share = job->shares[(size_t)t * shares + (size_t)i];
+            const size_t at = (size_t)t * w->v_stride;
+            if (share != 0.0f) k->blend(sum + at, y + at, w->v_stride, 1.0f, share);
+        }
+    }
+}
+/* One token: the networks' weighted sum, then one read */
+static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_work *w, float *merged,
+                               const float *head, float *y, int32_t h)
+{
+    const sqm__caching *c = job->c;
+    const sqm__memory *m = &c->memory;
+    memset(merged, 0, m->weights * sizeof(float));
+    for (int32_t i = 0; i <= job->kept; i++) {
+        const float *record = job->state + c->base + c->record * (size_t)i;
+        const float *kept = record + c->pool_pad + m->weights * (size_t)h;
+        job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
+    }
+    sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
+}
+static void sqm__caching_task(void *arg, int32_t piece)
+{
+    const sqm__caching_job *job = (const sqm__caching_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    float *base = job->scratch + sqm__caching_piece_floats(job->c) * (size_t)piece;
+    sqm__memory_work w;
+    const size_t floats = sqm__memory_lay(&w, m, base), rows = SQM__MEMORY_BLOCK * w.v_stride;
+    float *sum = base + floats, *other = sum + rows, *merged = other + rows;
+    for (int32_t h = piece; h < m->heads; h += job->pieces) {
+        float *head = job->state + m->head_floats * (size_t)h;
+        sqm__memory_step(m, job->x->kernels, &w, head, job->in, (size_t)job->c->in_width, h, job->age,
+                         job->n);
+        memset(sum, 0, rows * sizeof(float));
+        if (job->c->merge) sqm__caching_merge(job, &w, merged, head, sum, h);
+        else sqm__caching_combine(job, &w, sum, other, h);
+        for (int32_t t = 0; t < job->n; t++)
+            memcpy(job->out + ((size_t)t * (size_t)m->heads + (size_t)h) * (size_t)m->v_dim,
+                   sum + (size_t)t * w.v_stride, (size_t)m->v_dim * sizeof(float));
+    }
+}
+/* The end of a segment: its pool and networks become record `kept`. */
+static void sqm__caching_keep(const sqm__caching *c, float *state, int32_t kept)
+{
+    const sqm__memory *m = &c->memory;
+    float *record = state + c->base + c->record * (size_t)kept, *sum = state + c->base - c->pool_pad;
+    for (size_t i = 0; i < c->pool_pad; i++) {
+        record[i] = sum[i] / (float)c->segment;
+        sum[i] = 0.0f;
+    }
+    for (int32_t h = 0; h < m->heads; h++) {
+        float *head = state + m->head_floats * (size_t)h;
+        memcpy(record + c->pool_pad + m->weights * (size_t)h, head, m->weights * sizeof(float));
+        if (c->fresh) sqm__memory_restart(m, head, h);
+        if (m->update != SQM__LEARN_DESCENT) memset(head + m->weights, 0, m->weights * sizeof(float));
+    }
+}
+static void sqm__caching_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    const sqm__memory *m = &c->memory;
+    sqm__caching_job job;
+    job.c = c; job.x = x;
+    for (int32_t s = 0; s < n_spans; s++)
+        for (int32_t t = 0; spans[s].state && t < spans[s].rows; t += job.n) {
+            const int32_t position = spans[s].position + t;
+            const size_t row = (size_t)(spans[s].first_row + t);
+            float *shared = (float *)(void *)x->scratch;
+            job.state = (float *)spans[s].state;
+            job.age = position % c->segment;
+            job.kept = position / c->segment;
+            job.n = sqm__min(c->merge ? 1 : spans[s].rows - t, c->segment - job.age);
+            job.n = sqm__memory_block_tokens(m, job.age, job.n);
+            job.in = in + row * (size_t)c->in_width;
+            job.out = out + row * (size_t)(m->heads * m->v_dim);
+            job.shares = shared + 2 * c->pool_pad + (size_t)job.kept + 1;
+            job.scratch = job.shares + SQM__MEMORY_BLOCK * ((size_t)job.kept + 1);
+            for (int32_t i = 0; i < job.n; i++)
+                sqm__caching_share(&job, job.shares + (size_t)i * ((size_t)job.kept + 1), i, shared);
+            job.pieces = sqm__min(m->heads, sqm__pieces(x, (size_t)job.n * (size_t)m->heads *
+                                                            (sqm__memory_work_of(m) + 2 * m->weights *
+                                                             (size_t)job.kept)));
+            sqm__run(x, sqm__caching_task, &job, job.pieces);
+            if (job.age + job.n == c->segment) sqm__caching_keep(c, job.state, job.kept);
+        }
+}
+static sqm_result sqm__caching_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__caching *c = (const sqm__caching *)bound;
+    int32_t last = 0;
+    for (int32_t s = 0; s < n_spans; s++) last = sqm__max(last, spans[s].position + spans[s].rows);
+    return sqm__run_spans(sqm_mixer_memory_caching(), bound, x, out, in, spans, n_spans,
+                          sqm__caching_scratch_bytes(c, last, 0, x->threads), sqm__caching_run);
+}
+static const sqm_mixer sqm__caching_mixer = {
+    "memory_caching", SQM__MEMORY_KEYS " segment combine top fresh pool", sizeof(sqm__caching),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind, sqm__caching_state_bytes,
+    sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset, sqm__caching_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
+
+/* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel -----------------
+   M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, but kept as keys k_j and
+   coefficients u_j.
+   loss=l2   for the tokens i of the window: u_i += rate_t weight_t,i 2 (v_i - M_(t-1)(k_i)), after all
+             earlier coefficients were multiplied by retain_t
+   loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
+   y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
+            gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
+   Rows out [heads x v_dim]
+   State    window - 1 keys and values, then tiles of 64 positions: [tile][head] { keys [4][head_dim][16],
+            coefficients [v_pad / 16][64][16] }, float32: grows.
+   Order    tiles from position 0 on, each sum one chain over positions.
+   Cost     a token: window + 1 passes over all keys and coefficients, one more with retain.
+   Source   2505.23735 (ATLAS), eq. 25-31: DeepTransformer, and Dot with linear memory, in the kernel form of
+            the project's reference. No official code.
+   Traps    scores beyond 88 overflow: normalise queries and keys.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
+typedef struct sqm__kernel_memory {
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
+} sqm__kernel_memory;
+
+static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                          int32_t *out_width, sqm_error *err)
+{
+    sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
+    int64_t columns;
+    memset(m, 0, sizeof(*m));
+    SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
+    SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
+    columns = (int64_t)m->heads * (2 * (int64_t)m->head_dim + m->v_dim + m->has_rate + m->has_retain +
+                                   (m->has_weights ? m->window : 0));
+    if (columns != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "a kernel memory of %d heads of %d and %d with its gates reads rows "
+                  "of %z, not of %d", m->heads, m->head_dim, m->v_dim, (uint64_t)columns, in_width);
+    m->in_width = in_width;
+    m->v_pad = sqm__pad(m->v_dim);
+    m->ring = sqm__align_up((size_t)(m->window - 1) * (size_t)(m->head_dim + m->v_dim), SQM__LANES);
+    m->tile = (size_t)(m->head_dim + m->v_pad) * SQM__TILE_KEYS;
+    *out_width = m->heads * m->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__kernel_memory_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                             sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    const size_t tiles = (size_t)sqm__ceil_div(max_context, SQM__TILE_KEYS), limit = (size_t)-1 / 16;
+    (void)max_batch; (void)dtype;
+    if (m->ring > limit / (size_t)m->heads || m->tile > limit / (size_t)m->heads / (tiles + 1))
+        return (size_t)-1;
+    return (m->ring + m->tile * tiles) * (size_t)m->heads * sizeof(float);
+}
+static size_t sqm__kernel_memory_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state;
+    return sqm__kernel_memory_state_bytes(bound, position, 0, SQM_F32);
+}
+static void sqm__kernel_memory_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                     int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, m->ring * (size_t)m->heads * sizeof(float));
+}
+
+typedef struct sqm__kernel_work {       /* rows: the window's keys from the oldest on, then the query */
+    float *x, *v, *scores, *acc;        /* [window + 1, head_dim], [window, v_dim], [.., 64], [.., v_pad] */
+    float *tiles;                       /* the head's part of tile 0 */
+    size_t step;                        /* floats from tile to tile */
+} sqm__kernel_work;
+static size_t sqm__kernel_lay(sqm__kernel_work *w, const sqm__kernel_memory *m, float *base)
+{
+    const size_t rows = (size_t)m->window + 1;
+    size_t used = 0;
+    w->x = sqm__take(base, &used, rows * (size_t)m->head_dim);
+    w->v = sqm__take(base, &used, rows * (size_t)m->v_dim);
+    w->scores = sqm__take(base, &used, rows * SQM__TILE_KEYS);
+    w->acc = sqm__take(base, &used, rows * (size_t)m->v_pad);
+    return used;
+}
+/* acc rows = sum over positions [0, end) of e^(x . k_j) u_j for n rows of x */
+static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             const float *x, float *acc, int32_t n, int32_t end)
+{
+    memset(acc, 0, (size_t)n * (size_t)m->v_pad * sizeof(float));
+    for (int32_t first = 0; first < end; first += SQM__TILE_KEYS) {
+        const float *tile = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS);
+        const int32_t keys = sqm__min(SQM__TILE_KEYS, end - first);
+        const size_t panel = SQM__LANES * sizeof(float);
+        k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
+                   panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
+        for (int32_t i = 0; i < n; i++)
+            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
+                        SQM_ACT_EXP);
+        k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
+                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
+                   panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
+    }
+}
+/* Decays all coefficients and adds those of the window, which stand in the rows of v. */
+static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                              int32_t position, int32_t seen, float retain)
+{
+    const int32_t slot = position % SQM__TILE_KEYS;
+    const float *key = w->x + (size_t)(m->window - 1) * (size_t)m->head_dim;
+    float *tile = w->tiles + w->step * (size_t)(position / SQM__TILE_KEYS);
+    if (slot == 0) memset(tile, 0, m->tile * sizeof(float));
+    for (int32_t i = 0; i < m->head_dim; i++)
+        tile[((size_t)(slot / SQM__LANES) * (size_t)m->head_dim + (size_t)i) * SQM__LANES +
+             (size_t)(slot % SQM__LANES)] = key[i];
+    for (int32_t first = 0; m->has_retain && first < position; first += SQM__TILE_KEYS) {
+        float *u = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        k->blend(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
+    }
+    for (int32_t i = 0; i < seen; i++) {
+        const int32_t at = position - seen + 1 + i;
+        const float *change = w->v + (size_t)(m->window - seen + i) * (size_t)m->v_dim;
+        float *u = w->tiles + w->step * (size_t)(at / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
+        for (int32_t j = 0; j < m->v_dim; j++)
+            u[((size_t)(j / SQM__LANES) * SQM__TILE_KEYS + (size_t)(at % SQM__TILE_KEYS)) * SQM__LANES +
+              (size_t)(j % SQM__LANES)] += change[j];
+    }
+}
+/* One token of head h: row -> out [v_dim]. ring: the head's. */
+static void sqm__kernel_step(const sqm__kernel_memory *m, const sqm__kernels *k, const sqm__kernel_work *w,
+                             float *ring, const float *row, int32_t h, int32_t position, float *out)
+{
+    const size_t dim = (size_t)m->head_dim, v_dim = (size_t)m->v_dim;
+    const size_t heads = (size_t)m->heads, head = (size_t)h;
+    const int32_t past = m->window - 1, seen = sqm__min(m->window, position + 1);
+    const float *gates = row + heads * (2 * dim + v_dim);
+    const float rate = m->has_rate ? gates[h] : 1.0f;
+    const float retain = m->has_retain ? gates[(m->has_rate ? heads : 0) + head] : 1.0f;
+    const float *weights = gates + heads * (size_t)(m->has_rate + m->has_retain) + head * (size_t)m->window;
+    float *x = w->x + (size_t)(m->window - seen) * dim, *v = w->v + (size_t)(m->window - seen) * v_dim;
+    for (int32_t i = 0; i < seen - 1; i++) {
+        const float *pair = ring + (size_t)((position - seen + 1 + i) % past) * (dim + v_dim);
+        memcpy(x + (size_t)i * dim, pair, dim * sizeof(float));
+        memcpy(v + (size_t)i * v_dim, pair + dim, v_dim * sizeof(float));
+    }
+    memcpy(w->x + (size_t)past * dim, row + (heads + head) * dim, dim * sizeof(float));
+    memcpy(w->v + (size_t)past * v_dim, row + 2 * heads * dim + head * v_dim, v_dim * sizeof(float));
+    memcpy(w->x + (size_t)m->window * dim, row + head * dim, dim * sizeof(float));
+    if (past) {
+        float *pair = ring + (size_t)(position % past) * (dim + v_dim);
+        memcpy(pair, w->x + (size_t)past * dim, dim * sizeof(float));
+        memcpy(pair + dim, w->v + (size_t)past * v_dim, v_dim * sizeof(float));
+    }
+    if (m->loss == SQM__LOSS_L2) sqm__kernel_read(m, k, w, x, w->acc, seen, position);
+    for (int32_t i = 0; i < seen; i++) {
+        const float scale = rate * (m->has_weights ? weights[seen - 1 - i] : 1.0f);
+        const float *seen_as = w->acc + (size_t)i * (size_t)m->v_pad;
+        float *change = v + (size_t)i * v_dim;
+        for (size_t j = 0; j < v_dim; j++)
+            change[j] = m->loss == SQM__LOSS_L2 ? scale * 2.0f * (change[j] - seen_as[j]) : scale * change[j];
+    }
+    sqm__kernel_write(m, k, w, position, seen, retain);
+    sqm__kernel_read(m, k, w, w->x + (size_t)m->window * dim, w->acc, 1, position + 1);
+    memcpy(out, w->acc, v_dim * sizeof(float));
+}
+
+typedef struct sqm__kernel_job {
+    const sqm__kernel_memory *m;
+    const sqm_exec           *x;
+    float                    *out;
+    const float              *in;
+    const sqm_span           *spans;
+    int32_t                   n_spans, pieces;
+} sqm__kernel_job;
+static void sqm__kernel_task(void *arg, int32_t piece)
+{
+    const sqm__kernel_job *job = (const sqm__kernel_job *)arg;
+    const sqm__kernel_memory *m = job->m;
+    const size_t heads = (size_t)m->heads;
+    sqm__kernel_work w;
+    int32_t unit = 0;
+    (void)sqm__kernel_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__kernel_lay(&w, m, NULL) * (size_t)piece);
+    w.step = m->tile * heads;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < m->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *state = (float *)span->state;
+            if (unit++ % job->pieces != piece) continue;
+            w.tiles = state + m->ring * heads + m->tile * (size_t)h;
+            for (int32_t t = 0; t < span->rows; t++) {
+                const size_t row = (size_t)(span->first_row + t);
+                sqm__kernel_step(m, job->x->kernels, &w, state + m->ring * (size_t)h,
+                                 job->in + row * (size_t)m->in_width, h, span->position + t,
+                                 job->out + (row * heads + (size_t)h) * (size_t)m->v_dim);
+            }
+        }
+}
+static void sqm__kernel_memory_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__kernel_memory *m = (const sqm__kernel_memory *)bound;
+    sqm__kernel_job job;
+    size_t work = 0;
+    for (int32_t s = 0; s < n_spans; s++)
+        work += (size_t)spans[s].rows * (size_t)(spans[s].position + spans[s].rows) * (size_t)m->heads *
+                (size_t)(m->head_dim + m->v_pad) * (size_t)(m->window + 2);
+    job.m = m; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, work);
+    sqm__run(x, sqm__kernel_task, &job, job.pieces);
+}
+static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                               int32_t threads)
+{
+    sqm__kernel_work w;
+    (void)max_context; (void)max_batch;
+    return sqm__pieces_bytes(sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL), threads);
+}
+static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                             const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
+                          sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
+}
+static const sqm_mixer sqm__kernel_memory_mixer = {
+    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
+    sqm__kernel_memory_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memory_mixer; }
+
+/* ---- [MIX.codebook] attention whose keys are codewords --------------------------------------------------
+   z_j = argmin_s |k_j - c_s|^2, the first of equals; every key counts as its codeword c_z. Near tokens
+   (i - j < near; with block=L those of i's block of L and of the one before it, near = 2 L) keep values of
+   their own; all older ones of a code are its count N_s and mean value U_s:
+     o_i = (sum_s N_s e^(q_i . c_s) U_s + sum_near e^(q_i . c_(z_j) + q_i . r_(i-j) + b_(i-j)) v_j) /
+           (the same with 1 for U_s and v_j)
+   This is softmax attention over all tokens to the letter, at constant state.
+   Rows in   [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim];        rows out  [heads x v_dim]
+   Weights   codebook=@ panels [heads x codes_pad, head_dim], codes_pad: codes up to a multiple of 16; rows
+             beyond `codes` are unused;  half=@ [heads x codes_pad] |c|^2 / 2;  relative=@ panels [heads x
+             near_pad, head_dim]: r by distance, or none;  bias=@ [heads x near]: b, or none.
+   State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
+             tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
+   Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same
+             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+   Cost      a token: codes + near products with q, codes with k, and as many values.
+   Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived
+             in the project's reference (its code is not public: form not verified).
+   Traps     scaling of q and k, and Transformer-VQ's vectors u, v, are the converter's (tools/prep_memory.h).
+             Counts are exact up to 2^24 tokens of a code.
+   Tests     tests/test_mix_memory.c; tools/sqm-vectors: transformer_vq_layer, longvq_block_DERIVED. */
+typedef struct sqm__codebook {
+    int32_t     heads, head_dim, v_dim, codes, near, block, codes_pad, near_pad, v_pad;
+    sqm_tensor  book, relative;         /* relative.data NULL: none */
+    const float *half, *bias;           /* [heads * codes_pad]; [heads * near] or NULL */
+    size_t      head_floats;
+} sqm__codebook;
+enum { SQM__CODEBOOK_BLOCK = 16 };      /* tokens whose products with the codebook are made at once */
+
+/* A panel matrix [rows, cols] of plain floats under `key`; missing: data NULL. */
+static sqm_result sqm__codebook_panels(sqm_tensor *to, const sqm_param *params, int32_t n, const char *key,
+                                       int64_t rows, int32_t cols, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, key);
+    const sqm_tensor *t = p && p->tensors && p->n_tensors == 1 ? p->tensors[0] : NULL;
+    memset(to, 0, sizeof(*to));
+    if (!p) return SQM_OK;
+    if (!t || t->layout != SQM_PANELS || t->ndim != 2 || t->shape[0] != rows || t->shape[1] != cols ||
+        (t->dtype != SQM_F32 && t->dtype != SQM_F16 && t->dtype != SQM_BF16))
+        SQM__FAIL(err, SQM_E_SHAPE, rows, "%s must be float panels [%z, %d]", key, (uint64_t)rows, cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__codebook_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                     int32_t *out_width, sqm_error *err)
+{
+    sqm__codebook *c = (sqm__codebook *)bound;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_int(&c->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&c->head_dim, params, n, "head_dim", 0, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->v_dim, params, n, "v_dim", c->head_dim, 1, 1 << 14, err));
+    SQM__TRY(sqm__param_int(&c->codes, params, n, "codes", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&c->block, params, n, "block", 0, 0, 1 << 15, err));
+    SQM__TRY(sqm__param_int(&c->near, params, n, "near", 2 * c->block, c->block ? 2 * c->block : 1,
+                            c->block ? 2 * c->block : 1 << 16, err));
+    c->codes_pad = sqm__pad(c->codes);
+    c->near_pad = sqm__pad(c->near);
+    c->v_pad = sqm__pad(c->v_dim + 1);
+    SQM__TRY(sqm__codebook_panels(&c->book, params, n, "codebook", (int64_t)c->heads * c->codes_pad,
+                                  c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->half, params, n, "half", c->heads * c->codes_pad, err));
+    SQM__TRY(sqm__codebook_panels(&c->relative, params, n, "relative", (int64_t)c->heads * c->near_pad,
+                                  c->head_dim, err));
+    SQM__TRY(sqm__param_vector(&c->bias, params, n, "bias", c->heads * c->near, err));
+    if (!c->book.data || !c->half)
+        SQM__FAIL(err, SQM_E_SHAPE, c->codes, "a codebook mixer needs codebook= and half=");
+    if ((int64_t)c->heads * (2 * c->head_dim + c->v_dim) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d heads of 2 x %d and %d do not fit rows of %d", c->heads,
+                  c->head_dim, c->v_dim, in_width);
+    c->head_floats = (size_t)(c->codes_pad + c->near_pad) + (size_t)c->v_pad * (size_t)(c->codes + c->near);
+    *out_width = c->heads * c->v_dim;
+    return SQM_OK;
+}
+static size_t sqm__codebook_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)max_context; (void)max_batch; (void)dtype;
+    if (c->head_floats > (size_t)-1 / 8 / (size_t)c->heads) return (size_t)-1;
+    return c->head_floats * (size_t)c->heads * sizeof(float);
+}
+static size_t sqm__codebook_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__codebook_state_bytes(bound, 0, 0, SQM_F32);
+}
+typedef struct sqm__codebook_head { float *counts, *codes, *means, *values; } sqm__codebook_head;
+static sqm__codebook_head sqm__codebook_head_of(const sqm__codebook *c, void *state, int32_t h)
+{
+    sqm__codebook_head head;
+    head.counts = (float *)state + c->head_floats * (size_t)h;
+    head.codes = head.counts + c->codes_pad;
+    head.means = head.codes + c->near_pad;
+    head.values = head.means + (size_t)c->v_pad * (size_t)c->codes;
+    return head;
+}
+/* Value `i` of row `row` in panels of `rows` rows */
+SQM__INLINE float *sqm__panel_at(float *panels, int32_t rows, int32_t row, int32_t i)
+{
+    return panels + ((size_t)(i / SQM__LANES) * (size_t)rows + (size_t)row) * SQM__LANES +
+           (size_t)(i % SQM__LANES);
+}
+static void sqm__codebook_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                                int32_t max_batch, sqm_dtype dtype)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)dtype;
+    memset(state, 0, c->head_floats * (size_t)c->heads * sizeof(float));
+    for (int32_t h = 0; h < c->heads; h++) {
+        const sqm__codebook_head head = sqm__codebook_head_of(c, state, h);
+        for (int32_t s = 0; s < c->codes; s++) *sqm__panel_at(head.means, c->codes, s, c->v_dim) = 1.0f;
+        for (int32_t s = 0; s < c->near; s++) *sqm__panel_at(head.values, c->near, s, c->v_dim) = 1.0f;
+    }
+}
+
+/* The code in a place of the ring; states come from outside too. */
+SQM__INLINE int32_t sqm__codebook_code(const sqm__codebook *c, const sqm__codebook_head *head, int32_t slot)
+{
+    const float code = head->codes[slot];
+    return code >= 0.0f && code < (float)c->codes ? (int32_t)code : 0;
+}
+/* The first near token of position p */
+SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
+{
+    return sqm__max(0, c->block ? (p / c->block - 1) * c->block : p - c->near + 1);
+}
+/* Token `p` is no longer near: joins the mean of its code. */
+static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
+{
+    const int32_t slot = p % c->near, code = sqm__codebook_code(c, head, slot);
+    const float count = head->counts[code] += 1.0f;
+    for (int32_t i = 0; i < c->v_dim; i++) {
+        float *mean = sqm__panel_at(head->means, c->codes, code, i);
+        *mean += (*sqm__panel_at(head->values, c->near, slot, i) - *mean) / count;
+    }
+}
+/* Scores of all codes and near slots -> weights; what does not exist weighs 0. */
+static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                                float *weights, const float *scores, const float *relative, const float *bias,
+                                int32_t p)
+{
+    const int32_t start = sqm__codebook_start(c, p);
+    float *near = weights + c->codes_pad, largest = -3.0e38f;
+    for (int32_t s = 0; s < c->codes; s++) {
+        weights[s] = head->counts[s] > 0.0f ? scores[s] : -3.0e38f;
+        if (weights[s] > largest) largest = weights[s];
+    }
+    for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
+    for (int32_t j = start; j <= p; j++) {
+        float score = scores[sqm__codebook_code(c, head, j % c->near)];
+        if (relative) score += relative[p - j];
+        if (bias) score += bias[p - j];
+        near[j % c->near] = score;
+        if (score > largest) largest = score;
+    }
+    for (int32_t i = 0; i < c->codes; i++) weights[i] -= largest;
+    for (int32_t i = 0; i < c->near; i++) near[i] -= largest;
+    k->activate(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
+    k->activate(near, near, (size_t)c->near, SQM_ACT_EXP);
+    for (int32_t s = 0; s < c->codes; s++) weights[s] *= head->counts[s];
+}
+/* One token: its code, then its output. scores, keys: products of q and k with the codebook. */
+static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, const sqm__codebook_head *head,
+                               float *out, const float *scores, const float *keys, const float *relative,
+                               const float *v, int32_t h, int32_t p, float *work)
+{
+    const float *half = c->half + (size_t)h * (size_t)c->codes_pad;
+    const size_t panel = SQM__LANES * sizeof(float);
+    float *acc = work + c->codes_pad + c->near_pad;
+    int32_t best = 0;
+    for (int32_t j = p ? sqm__codebook_start(c, p - 1) : 0; j < sqm__codebook_start(c, p); j++)
+        sqm__codebook_fold(c, head, j);
+    for (int32_t s = 1; s < c->codes; s++)
+        if (half[s] - keys[s] < half[best] - keys[best]) best = s;
+    head->codes[p % c->near] = (float)best;
+    for (int32_t i = 0; i < c->v_dim; i++) *sqm__panel_at(head->values, c->near, p % c->near, i) = v[i];
+    sqm__codebook_weigh(c, k, head, work, scores, relative,
+                        c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
+    k->product(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
+               panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
+    k->product(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1, (const uint8_t *)(const void *)head->values,
+               panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
+    for (int32_t i = 0; i < c->v_dim; i++) out[i] = acc[i] / acc[c->v_dim];
+}
+
+typedef struct sqm__codebook_job {
+    const sqm__codebook *c;
+    const sqm_exec      *x;
+    float               *out;
+    const float         *in;
+    const sqm_span      *spans;
+    int32_t              n_spans, pieces;
+} sqm__codebook_job;
+static size_t sqm__codebook_piece_floats(const sqm__codebook *c)
+{
+    return (size_t)(c->codes_pad + c->near_pad + c->v_pad) +
+           SQM__CODEBOOK_BLOCK * (2 * (size_t)c->codes_pad + (size_t)c->near_pad);
+}
+/* Rows of q (or k) of head h against the head's part of a panel matrix */
+static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k, const sqm_tensor *t,
+                                  float *y, int32_t outputs, const float *x, int32_t h, int32_t n)
+{
+    const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
+    const size_t panels = (size_t)(outputs / SQM__LANES);
+    k->product(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
+               (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
+               t->dtype);
+}
+static void sqm__codebook_block(const sqm__codebook_job *job, float *work, const sqm_span *span, int32_t h,
+                                int32_t first, int32_t n)
+{
+    const sqm__codebook *c = job->c;
+    const sqm__kernels *k = job->x->kernels;
+    const size_t dim = (size_t)c->head_dim, heads = (size_t)c->heads, head = (size_t)h;
+    const size_t in_width = heads * (2 * dim + (size_t)c->v_dim), row = (size_t)(span->first_row + first);
+    const float *q = job->in + row * in_width + head * dim, *key = q + heads * dim;
+    const float *v = job->in + row * in_width + 2 * heads * dim + head * (size_t)c->v_dim;
+    const sqm__codebook_head state = sqm__codebook_head_of(c, span->state, h);
+    float *scores = work + c->codes_pad + c->near_pad + c->v_pad;
+    float *keys = scores + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    float *relative = keys + SQM__CODEBOOK_BLOCK * (size_t)c->codes_pad;
+    sqm__codebook_product(c, k, &c->book, scores, c->codes_pad, q, h, n);
+    sqm__codebook_product(c, k, &c->book, keys, c->codes_pad, key, h, n);
+    if (c->relative.data) sqm__codebook_product(c, k, &c->relative, relative, c->near_pad, q, h, n);
+    for (int32_t t = 0; t < n; t++)
+        sqm__codebook_step(c, k, &state, job->out + ((row + (size_t)t) * heads + head) * (size_t)c->v_dim,
+                           scores + (size_t)t * (size_t)c->codes_pad, keys + (size_t)t * (size_t)c->codes_pad,
+                           c->relative.data ? relative + (size_t)t * (size_t)c->near_pad : NULL,
+                           v + (size_t)t * in_width, h, span->position + first + t, work);
+}
+static void sqm__codebook_task(void *arg, int32_t piece)
+{
+    const sqm__codebook_job *job = (const sqm__codebook_job *)arg;
+    float *work = (float *)(void *)job->x->scratch + sqm__codebook_piece_floats(job->c) * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; job->spans[s].state && h < job->c->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            if (unit++ % job->pieces != piece) continue;
+            for (int32_t t = 0; t < span->rows; t += SQM__CODEBOOK_BLOCK)
+                sqm__codebook_block(job, work, span, h, t, sqm__min(SQM__CODEBOOK_BLOCK, span->rows - t));
+        }
+}
+static void sqm__codebook_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                              const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__codebook *c = (const sqm__codebook *)bound;
+    sqm__codebook_job job;
+    size_t rows = 0;
+    for (int32_t s = 0; s < n_spans; s++) rows += (size_t)spans[s].rows;
+    job.c = c; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.pieces = sqm__pieces(x, rows * (size_t)c->heads * (size_t)(c->codes + c->near) *
+                                (size_t)(2 * c->head_dim + c->v_dim));
+    sqm__run(x, sqm__codebook_task, &job, job.pieces);
+}
+static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                          int32_t threads)
+{
+    (void)max_context; (void)max_batch;
+    return sqm__pieces_bytes(sqm__codebook_piece_floats((const sqm__codebook *)bound), threads);
+}
+static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                        const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
+                          sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
+}
+static const sqm_mixer sqm__codebook_mixer = {
+    "codebook", "heads head_dim v_dim codes near block codebook half relative bias", sizeof(sqm__codebook),
+    SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
+    sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; }
+
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
-     decay      S' = diag(d_t) S          d_t: 1 | a factor of the head | one a row | one a row and channel
+     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and key channel
+                S' = S diag(d_t)         decay=value: one a row and value channel
      update     add    S = S' + g_t k_t v_t^T
                 delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
-                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T           a reads the state before the decay
+                dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T       a reads the state before the decay
      result     post   o_t = scale S_t^T q_t
                 pre    o_t = scale (S_before^T q_t + (q_t . (bonus * k_t)) v_t)
      normalizer none   o_t
-                sum    o_t / (scale z_t . q_t + eps)            z_t = d_t z + g_t k_t, key_start at the start
+                sum    o_t / (scale z_t . q_t + eps)           z_t = d_t z + g_t k_t, key_start at the start
                 max    o_t / (max(|scale z_t . q_t|, e^-m_t) + eps)
-     log_gates  the decay column holds log f <= 0, the gate column log i; stabilised by m_t = max(log f + m, log i),
+     log_gates  the decay column holds log f <= 0, the gate column log i; with m_t = max(log f + m, log i),
                 0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
    steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
-   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay: decay_heads
-            (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) | a, b: like k
-            (update=dplr)]; feature maps, norms, gates' non-linearities are ops of the recipe; rows out [heads x
-            v_dim]. A part with n heads serves head h with its head h / (heads / n).
+   Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay:
+            decay_heads, x key_dim with decay=vector, x v_dim with decay=value | g: steps x heads (gate=1) |
+            a, b: like k (update=dplr)]; a part with n heads serves head h with its head h / (heads / n).
+            Feature maps, norms and the gates' non-linearities are ops of the recipe.
+   Rows out [heads x v_dim].
    factors  [heads] or [heads x key_dim]: decay factors that do not depend on the row.
-   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16] and m [heads]
-            when they are used; what is beyond v_dim or key_dim is 0. No part of it depends on max_context.
-   Order    row by row, sums over key channels in increasing order, tiles of 16 value channels on their own: cuts,
-            batches and threads change no bit. Chunked forms are not used: on a processor the step form with the
-            state tile in cache does the same work, and stays exact when decays are strong.
-   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2), 2406.06484
-            (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6), 2503.14456 (RWKV-7),
-            2405.04517 (mLSTM), 2501.08313 (lightning attention).
+   State    [heads][v_dim / 16][key_dim][16] floats, then z [heads][key_dim up to a multiple of 16], then
+            m [heads], where they are used; what is beyond v_dim or key_dim is 0. It does not grow.
+   Order    row by row, sums over key channels in increasing order, each tile of 16 value channels by itself:
+            cuts, batches and threads change no bit. Chunked forms are not used: on a processor the step form
+            with the state tile in cache does the same work, and it stays exact when decays are strong.
+   Source   2006.16236 (linear attention), 2307.08621 (retention), 2312.06635 (GLA), 2404.07904 (HGRN2),
+            2406.06484 (DeltaNet), 2412.06464 (gated DeltaNet), 2510.26692 (KDA), 2404.05892 (RWKV-5, 6),
+            2503.14456 (RWKV-7), 2405.04517 (mLSTM), 2501.08313 (lightning attention).
    Traps    decays are factors in [0, 1], not logarithms (but for log_gates); the delta rule predicts from the
             decayed state; scale also stands in the normalizer.
-   linear_attention_whole reads the same rows, where every row sees all rows of the sequence (update=add, no decay);
-   its key_start is 0.
-   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_* ... */
-enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
+   Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_*.
+   linear_attention_whole: the same rows, but every row sees all rows of the sequence; add, post, no decay. */
+enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR, SQM__DECAY_VALUE };
 enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
 typedef struct sqm__linear_attention {
     int32_t      heads, key_dim, v_dim, q_heads, k_heads, v_heads, decay_heads, steps, tiles, in_width;
@@ -5638,19 +7603,19 @@ typedef struct sqm__linear_attention {
     int32_t      at_k, at_v, at_decay, at_gate, at_a, at_b;              /* columns */
     float        scale, eps, key_start;
     const float *factors, *bonus;
-    int32_t      factors_a_head;        /* 1 or key_dim */
+    int32_t      factors_a_head, decay_width;          /* decay factors of a head */
 } sqm__linear_attention;
 
 static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const sqm_param *params, int32_t n,
                                                 sqm_error *err)
 {
     static const char *const updates[] = { "add", "delta", "dplr" }, *const reads[] = { "post", "pre" };
-    static const char *const decays[] = { "none", "scalar", "vector" };
+    static const char *const decays[] = { "none", "scalar", "vector", "value" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     const sqm_param *factors = sqm__param(params, n, "factors");
     SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
     SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
-    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 4, SQM__DECAY_NONE, err));
     SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
                              err));
     SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
@@ -5666,7 +7631,8 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
     if (a->factors && a->decay)
         SQM__FAIL(err, SQM_E_SHAPE, a->decay, "factors and decay columns exclude each other");
     if (a->read == SQM__OUTER_PRE && (a->update || a->normalizer || a->steps > 1))
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "read=pre goes with update=add, one step, no normalizer");
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "read=pre goes with update=add, one step, no normalizer");
     if (a->bonus && a->read != SQM__OUTER_PRE) SQM__FAIL(err, SQM_E_SHAPE, 0, "a bonus needs read=pre");
     if (a->normalizer && (a->update || a->steps > 1))
         SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "a normalizer goes with update=add and one step");
@@ -5676,12 +7642,16 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
                   "log_gates goes with update=add, decay=scalar and gate=1 of every head, one step");
     if (a->normalizer == SQM__NORMALIZER_MAX && !a->log_gates)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "normalizer=max needs log_gates=1");
-    if (a->steps > 1 && (a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1)))
+    if (a->decay == SQM__DECAY_VALUE && (a->update || a->read || a->normalizer))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "decay=value goes with update=add, read=post, no normalizer");
+    if (a->steps > 1 && (a->decay > SQM__DECAY_SCALAR || (a->factors && a->factors_a_head > 1)))
         SQM__FAIL(err, SQM_E_UNSUPPORTED, a->steps, "%d steps need a decay of one factor a head", a->steps);
     return SQM_OK;
 }
 
-static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *params, int32_t n,
+                                             int32_t in_width,
                                              int32_t *out_width, sqm_error *err)
 {
     sqm__linear_attention *a = (sqm__linear_attention *)bound;
@@ -5698,13 +7668,14 @@ static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *param
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d, %d, %d and %d of q, k, v, decay",
                   a->heads, a->q_heads, a->k_heads, a->v_heads, a->decay_heads);
     if ((int64_t)a->heads * sqm__max(a->key_dim, a->v_dim) > INT32_MAX / 4)
-        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim, a->v_dim);
+        SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d x %d are too wide", a->heads, a->key_dim,
+                  a->v_dim);
     SQM__TRY(sqm__linear_attention_options(a, params, n, err));
     at[0] = (int64_t)a->q_heads * a->key_dim;
     at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
     at[2] = at[1] + (int64_t)a->steps * a->v_heads * a->v_dim;
-    at[3] = at[2] + (a->decay == SQM__DECAY_NONE ? 0 : a->decay == SQM__DECAY_SCALAR ? a->decay_heads
-                     : (int64_t)a->decay_heads * a->key_dim);
+    a->decay_width = a->decay == SQM__DECAY_VECTOR ? a->key_dim : a->decay == SQM__DECAY_VALUE ? a->v_dim : 1;
+    at[3] = at[2] + (a->decay ? (int64_t)a->decay_heads * a->decay_width : 0);
     at[4] = at[3] + (a->gate ? (int64_t)a->steps * a->heads : 0);
     at[5] = at[4] + (a->update == SQM__OUTER_DPLR ? at[1] - at[0] : 0);
     at[6] = at[5] + (at[5] - at[4]);
@@ -5744,7 +7715,8 @@ static size_t sqm__linear_attention_used_bytes(const void *bound, const void *st
     (void)state; (void)position;
     return sqm__linear_attention_floats((const sqm__linear_attention *)bound) * sizeof(float);
 }
-static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+static void sqm__linear_attention_reset(const void *bound, void *state, size_t state_bytes,
+                                        int32_t max_context,
                                         int32_t max_batch, sqm_dtype kv_dtype)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
@@ -5769,7 +7741,7 @@ static size_t sqm__linear_attention_scratch_bytes(const void *bound, int32_t max
     return (size_t)sqm__outer_arrays(a) * (size_t)a->heads * (size_t)max_batch * sizeof(float) + 64;
 }
 
-enum { SQM__OUTER_TILES = 2 };          /* state tiles of a unit of work */
+enum { SQM__OUTER_TILES = 4 };          /* state tiles of a unit of work */
 typedef struct sqm__outer_job {
     const sqm__linear_attention *a;
     const sqm_exec *x;
@@ -5799,9 +7771,10 @@ static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_
     o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
     o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
     o->gate_step = (size_t)a->heads;
-    if (a->decay) o->decay = row + a->at_decay + (a->decay == SQM__DECAY_VECTOR ? decay_at * a->key_dim : decay_at);
+    if (a->decay) o->decay = row + a->at_decay + decay_at * a->decay_width;
     if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
-    o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
+    o->decay_by = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1) ? SQM__BY_KEY
+        : a->decay == SQM__DECAY_VALUE ? SQM__BY_VALUE : SQM__BY_HEAD;
     if (a->gate) o->gate = row + a->at_gate + h;
     if (a->normalizer) { o->factor = arrays; arrays += all; }
     if (a->bonus) { o->bonus = a->bonus + head * (size_t)a->key_dim; o->extra = arrays; arrays += all; }
@@ -5870,51 +7843,42 @@ static void sqm__outer_task(void *arg, int32_t piece)
                 job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
             }
 }
-static void sqm__outer_run(sqm__outer_job *job)
+/* Rows up to the last one of any span */
+static size_t sqm__span_rows(const sqm_span *spans, int32_t n_spans)
 {
     size_t rows = 0;
-    for (int32_t s = 0; s < job->n_spans; s++) rows += job->spans[s].state ? (size_t)job->spans[s].rows : 0;
-    job->pieces = sqm__pieces(job->x, rows * (size_t)job->a->steps * sqm__outer_head(job->a) *
-                              (size_t)job->a->heads * 3);
-    if (sqm__outer_arrays(job->a)) sqm__run(job->x, sqm__outer_sums_task, job, job->pieces);
-    sqm__run(job->x, sqm__outer_task, job, job->pieces);
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        if (end > rows) rows = end;
+    }
+    return rows;
 }
-
-/* A span without state gets one in the scratch, behind the arrays. */
+static void sqm__outer_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t rows = 0;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.n_rows = sqm__span_rows(spans, n_spans);
+    job.arrays = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) rows += spans[s].state ? (size_t)spans[s].rows : 0;
+    job.pieces = sqm__pieces(x, rows * (size_t)a->steps * sqm__outer_head(a) * (size_t)a->heads * 3);
+    if (sqm__outer_arrays(a)) sqm__run(x, sqm__outer_sums_task, &job, job.pieces);
+    sqm__run(x, sqm__outer_task, &job, job.pieces);
+}
 static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                                 const sqm_span *spans, int32_t n_spans)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
-    sqm__outer_job job;
-    size_t need;
-    int32_t without = 0;
-    memset(&job, 0, sizeof(job));
-    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
-    for (int32_t s = 0; s < n_spans; s++) {
-        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
-        if (end > job.n_rows) job.n_rows = end;
-        without += spans[s].state == NULL;
-    }
-    need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
-    job.arrays = (float *)(void *)x->scratch;
-    if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention needs %z bytes of scratch%s, the context has %z",
-                  (uint64_t)need, without ? " and a state" : "", (uint64_t)x->scratch_bytes);
-    if (without < n_spans) sqm__outer_run(&job);
-    for (int32_t s = 0; s < n_spans; s++) {
-        sqm_span span = spans[s];
-        if (span.state) continue;
-        span.state = x->scratch + need;
-        sqm__linear_attention_reset(a, span.state, 0, 0, 0, SQM_F32);
-        job.spans = &span;
-        job.n_spans = 1;
-        sqm__outer_run(&job);
-    }
-    return SQM_OK;
+    const size_t arrays = (size_t)sqm__outer_arrays(a) * (size_t)a->heads * sizeof(float);
+    return sqm__run_spans(sqm_mixer_linear_attention(), a, x, out, in, spans, n_spans,
+                          arrays * sqm__span_rows(spans, n_spans), sqm__outer_run);
 }
 
-static const char sqm__linear_attention_keys[] = "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps "
-    "update read decay factors gate log_gates bonus normalizer eps key_start scale";
+static const char sqm__linear_attention_keys[] =
+    "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps update read decay factors gate log_gates "
+    "bonus normalizer eps key_start scale";
 static const sqm_mixer sqm__linear_attention_mixer = {
     "linear_attention", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0,
     sqm__linear_attention_bind, sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
@@ -5929,8 +7893,8 @@ static sqm_result sqm__linear_attention_whole_bind(void *bound, const sqm_param 
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
     SQM__TRY(sqm__linear_attention_bind(bound, params, n, in_width, out_width, err));
     if (a->update || a->read || a->decay || a->factors || a->gate || a->steps > 1 || a->key_start != 0.0f)
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update, "linear_attention_whole has no decay, gate, other update or "
-                  "read than add and post");
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "linear_attention_whole has no decay, gate, other update or read than add and post");
     return SQM_OK;
 }
 /* of one piece: a head's matrix and key sum, the work area of a product, factors of the rows */
@@ -5945,7 +7909,8 @@ static size_t sqm__linear_attention_whole_scratch(const void *bound, int32_t max
     return sqm__whole_floats((const sqm__linear_attention *)bound, (size_t)max_batch) * sizeof(float) *
            (size_t)threads;
 }
-static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__no_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                  sqm_dtype kv_dtype)
 {
     (void)bound; (void)max_context; (void)max_batch; (void)kv_dtype;
     return 0;
@@ -6004,7 +7969,8 @@ static void sqm__outer_whole_task(void *arg, int32_t piece)
                 sqm__outer_whole(job, &job->spans[s], h,
                                  job->arrays + (size_t)piece * sqm__whole_floats(job->a, job->n_rows));
 }
-static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exec *x, float *out,
+                                                      const float *in,
                                                       const sqm_span *spans, int32_t n_spans)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
@@ -6024,31 +7990,35 @@ static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exe
     job.pieces = sqm__pieces(x, rows * sqm__outer_head(a) * (size_t)a->heads * 4);
     need = sqm__whole_floats(a, job.n_rows) * sizeof(float) * (size_t)job.pieces;
     if (need > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "linear_attention_whole needs %z bytes of scratch, the context "
-                  "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                  "linear_attention_whole needs %z bytes of scratch, the context has %z", (uint64_t)need,
+                  (uint64_t)x->scratch_bytes);
     sqm__run(x, sqm__outer_whole_task, &job, job.pieces);
     return SQM_OK;
 }
 static const sqm_mixer sqm__linear_attention_whole_mixer = {
-    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_WHOLE_ONLY, 0,
-    sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention),
+    SQM_MIXER_WHOLE_ONLY, 0, sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__linear_attention_whole_scratch, sqm__no_reset, sqm__linear_attention_whole_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__linear_attention_whole_mixer; }
 
-/* ---- [MIX.running_softmax] softmax over all earlier rows with a score that does not see the query ----------
-     m_t = max(m + d, s_t), u_t = u e^(m + d - m_t) + e^(s_t - m_t), w_t = w e^(m + d - m_t) + e^(s_t - m_t) v_t
-     o_t = w_t / u_t;   with bonus:  o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p)),
-     p = max(m, b + s_t), of the state before row t
-   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the weight
-            that earlier rows lose with each row (absent: 0); bonus [heads]: b.
-   State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
+/* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
+     m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
+     o_t = w_t / u_t
+     with bonus b, of the state before row t: p = max(m, b + s_t),
+     o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
+   Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
+            weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
+   weights=1  rows in [s: heads], rows out [p: heads | r: heads]: what row t weighs, p = e^(s_t - m_t) / u_t,
+            and what all earlier ones keep, r = 1 - p: a recurrence with decay r and input p v is the softmax.
+   State    m, u, w [heads x v_dim] each (weights=1: no w); m = -1e38 at the start.
    Order    row by row, each channel by itself.
    Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
    Traps    RWKV-4's decay is -e^(time_decay).
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: aaren_*, rwkv4_*. */
 typedef struct sqm__running_softmax {
-    int32_t      heads, v_dim, channels, in_width;
+    int32_t      heads, v_dim, channels, in_width, out_width, weights;
     const float *decay, *bonus;
 } sqm__running_softmax;
 
@@ -6061,26 +8031,32 @@ static sqm_result sqm__running_bind(void *bound, const sqm_param *params, int32_
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", 1, 1, 1 << 16, err));
     SQM__TRY(sqm__param_vector(&a->decay, params, n, "decay", a->heads, err));
     SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads, err));
-    if ((int64_t)a->heads * (a->v_dim + 1) != in_width)
+    SQM__TRY(sqm__param_int(&a->weights, params, n, "weights", 0, 0, 1, err));
+    if (a->weights && (a->v_dim != 1 || a->bonus))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->v_dim, "weights=1 goes with v_dim=1 and no bonus");
+    if ((int64_t)a->heads * (a->weights ? 1 : a->v_dim + 1) != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d scores and values of %d channels do not fit rows of %d",
-                  a->heads, a->v_dim, in_width);
+                  a->heads, a->weights ? 0 : a->v_dim, in_width);
     a->channels = a->heads * a->v_dim;
     a->in_width = in_width;
-    *out_width = a->channels;
+    a->out_width = a->weights ? 2 * a->channels : a->channels;
+    *out_width = a->out_width;
     return SQM_OK;
 }
 static size_t sqm__running_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                        sqm_dtype kv_dtype)
 {
+    const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
     (void)max_context; (void)max_batch; (void)kv_dtype;
-    return (size_t)((const sqm__running_softmax *)bound)->channels * 3 * sizeof(float);
+    return (size_t)a->channels * (a->weights ? 2 : 3) * sizeof(float);
 }
 static size_t sqm__running_used_bytes(const void *bound, const void *state, int32_t position)
 {
     (void)state; (void)position;
     return sqm__running_state_bytes(bound, 0, 0, SQM_F32);
 }
-static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__running_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
 {
     (void)bound; (void)max_context; (void)max_batch; (void)threads;
     return 0;
@@ -6091,7 +8067,8 @@ static void sqm__running_reset(const void *bound, void *state, size_t state_byte
     const size_t n = (size_t)((const sqm__running_softmax *)bound)->channels;
     float *m = (float *)state;
     (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
-    for (size_t i = 0; i < 3 * n; i++) m[i] = i < n ? -1.0e38f : 0.0f;
+    memset(m, 0, sqm__running_state_bytes(bound, 0, 0, SQM_F32));
+    for (size_t i = 0; i < n; i++) m[i] = -1.0e38f;
 }
 
 typedef struct sqm__running_job {
@@ -6118,54 +8095,54 @@ static void sqm__running_task(void *arg, int32_t piece)
     r.v = r.score + a->heads;
     r.decay = a->decay;
     r.bonus = a->bonus;
-    r.out = job->out + (size_t)job->span->first_row * (size_t)a->channels;
+    r.out = job->out + (size_t)job->span->first_row * (size_t)a->out_width;
     r.stride = (size_t)a->in_width;
-    r.out_stride = (size_t)a->channels;
+    r.out_stride = (size_t)a->out_width;
+    r.weights = a->weights;
     r.n_rows = job->span->rows;
     r.channels = a->channels;
     r.spread = a->v_dim;
     job->x->kernels->running(&r, first, last);
 }
-static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
-                                       const sqm_span *spans, int32_t n_spans)
+static void sqm__running_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
 {
     const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
-    const size_t need = sqm__running_state_bytes(a, 0, 0, SQM_F32);
     sqm__running_job job;
     job.a = a; job.x = x; job.out = out; job.in = in;
     for (int32_t s = 0; s < n_spans; s++) {
+        if (!spans[s].state) continue;
         job.span = &spans[s];
         job.state = (float *)spans[s].state;
-        if (!job.state) {
-            if (need > x->scratch_bytes)
-                SQM__FAIL(&x->error, SQM_E_MEMORY, need, "running_softmax needs %z bytes of scratch, the context "
-                          "has %z", (uint64_t)need, (uint64_t)x->scratch_bytes);
-            job.state = (float *)(void *)x->scratch;
-            sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
-        }
         job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->channels * 64),
                               sqm__ceil_div(a->channels, SQM__LANES));
         sqm__run(x, sqm__running_task, &job, job.pieces);
     }
-    return SQM_OK;
+}
+static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_running_softmax(), bound, x, out, in, spans, n_spans, 0,
+                          sqm__running_run);
 }
 static const sqm_mixer sqm__running_softmax_mixer = {
-    "running_softmax", "heads v_dim decay bonus", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    "running_softmax", "heads v_dim decay bonus weights", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
     sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
     sqm__running_reset, sqm__running_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_softmax_mixer; }
 
-/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory --------------------------
-     (i, f, z, o)_t = in_t + R_h y_(t-1)                 a head h sees its own y only
-     m_t = max(i, m + log sigmoid(f)), on the first row i;  i' = min(e^(i - m_t), 1), f' = min(e^(m + log sigmoid(f) -
-     m_t), 1);  c = f' c + i' tanh(z),  n = f' n + i',  y = sigmoid(o) c / n
+/* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory -------------------------
+     (i, f, z, o)_t = in_t + R_h y_(t-1)              a head h sees its own y only
+     l = m + log sigmoid(f);  m_t = max(i, l), on the first row i
+     i' = min(e^(i - m_t), 1);  f' = min(e^(l - m_t), 1);  c = f' c + i' tanh(z);  n = f' n + i'
+     y = sigmoid(o) c / n
    Rows in  [i | f | z | o: heads x dim each], bias included; rows out [heads x dim].
    w        [head][i f z o][dim in][dim out] float32.
    State    y, c, n, m [heads x dim] each, zero at the start.
    Order    row by row; sums over `dim in` in increasing order.
    Source   2405.04517, NX-AI/xlstm sLSTM cell.
-   Traps    the official layer names its gates the other way round (module fgate feeds i): a converter's matter.
+   Traps    the official layer names its gates the other way round (its module fgate feeds i).
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: slstm_layer. */
 typedef struct sqm__slstm_layer {
     int32_t      heads, dim;
@@ -6189,7 +8166,8 @@ static sqm_result sqm__slstm_bind(void *bound, const sqm_param *params, int32_t 
     *out_width = a->heads * a->dim;
     return SQM_OK;
 }
-static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__slstm_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
     (void)max_context; (void)max_batch; (void)kv_dtype;
@@ -6200,7 +8178,8 @@ static size_t sqm__slstm_used_bytes(const void *bound, const void *state, int32_
     (void)state; (void)position;
     return sqm__slstm_state_bytes(bound, 0, 0, SQM_F32);
 }
-static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__slstm_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
 {
     (void)max_context; (void)max_batch;
     return (size_t)((const sqm__slstm_layer *)bound)->dim * 4 * sizeof(float) * (size_t)threads;
@@ -6243,36 +8222,35 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         job->x->kernels->slstm(&s);
     }
 }
-static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
-                                     const sqm_span *spans, int32_t n_spans)
+static void sqm__slstm_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
-    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads), state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    const size_t gates = (size_t)a->heads * (size_t)a->dim * 4;
     sqm__slstm_job job;
     job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
-        const size_t need = raw + (spans[s].state ? 0 : state);
-        if (need > x->scratch_bytes)
-            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "slstm needs %z bytes of scratch, the context has %z",
-                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (!spans[s].state) continue;
         job.span = &spans[s];
         job.state = (float *)spans[s].state;
-        if (!job.state) {
-            job.state = (float *)(void *)(x->scratch + raw);
-            sqm__slstm_reset(a, job.state, state, 0, 0, SQM_F32);
-        }
-        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * state / 4 * (size_t)a->dim), a->heads);
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * gates * (size_t)a->dim), a->heads);
         sqm__run(x, sqm__slstm_task, &job, job.pieces);
     }
-    return SQM_OK;
+}
+static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_slstm(), bound, x, out, in, spans, n_spans,
+                          sqm__slstm_scratch_bytes(bound, 0, 0, x->threads), sqm__slstm_run);
 }
 static const sqm_mixer sqm__slstm_mixer = {
-    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind, sqm__slstm_state_bytes,
-    sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset, sqm__slstm_forward
+    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
+    sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
+        sqm__slstm_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void) { return &sqm__slstm_mixer; }
 
-/* ---- [MIX.shift] a row mixed with the row before it ---------------------------------------------------------
+/* ---- [MIX.shift] a row mixed with the row before it -------------------------------------------------------
      out_i = x_t + (x_(t-1) - x_t) * (w_i + m_i)          i = 0 .. mixes - 1, side by side; x_(-1) = 0
    Rows in  [x: width], or [x: width | m: mixes x width] (dynamic=1); rows out [mixes x width].
    w        [mixes x width], absent: 0 with dynamic=1, else 1 with mixes = 1 (the row before).
@@ -6305,7 +8283,8 @@ static sqm_result sqm__shift_bind(void *bound, const sqm_param *params, int32_t 
     *out_width = a->width * a->mixes;
     return SQM_OK;
 }
-static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch, sqm_dtype kv_dtype)
+static size_t sqm__shift_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
 {
     (void)max_context; (void)max_batch; (void)kv_dtype;
     return (size_t)((const sqm__shift *)bound)->width * sizeof(float);
@@ -6369,12 +8348,13 @@ static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out,
     return SQM_OK;
 }
 static const sqm_mixer sqm__shift_mixer = {
-    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind, sqm__shift_state_bytes,
-    sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset, sqm__shift_forward
+    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
+    sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
+        sqm__shift_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_shift(void) { return &sqm__shift_mixer; }
 
-/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ------------------------------------
+/* ---- [MIX.pool] what all rows of a sequence have in common, in every row ----------------------------------
      out_g = sum, mean or max of x_(t, i) over all rows t and the columns i of group g
    Rows in [width], rows out [groups] (the default: every column by itself).
    State    none: needs the whole sequence. Order: rows, then columns.
@@ -6394,7 +8374,8 @@ static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n
     *out_width = a->groups;
     return SQM_OK;
 }
-static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__pool_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      int32_t threads)
 {
     (void)max_context; (void)max_batch; (void)threads;
     return (size_t)((const sqm__pool *)bound)->width * sizeof(float);
@@ -6406,22 +8387,26 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
     const size_t width = (size_t)a->width, groups = (size_t)a->groups, part = width / groups;
     float *all = (float *)(void *)x->scratch;
     if (width * sizeof(float) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float), "pool needs %z bytes of scratch, the context has %z",
-                  (uint64_t)(width * sizeof(float)), (uint64_t)x->scratch_bytes);
+        SQM__FAIL(&x->error, SQM_E_MEMORY, width * sizeof(float),
+                  "pool needs %z bytes of scratch, the context has %z", (uint64_t)(width * sizeof(float)),
+                  (uint64_t)x->scratch_bytes);
     for (int32_t s = 0; s < n_spans; s++) {
         const float *row = in + (size_t)spans[s].first_row * width;
         float *to = out + (size_t)spans[s].first_row * groups;
         for (size_t i = 0; i < width; i++) all[i] = row[i];
         for (int32_t t = 1; t < spans[s].rows; t++) {
             row += width;
-            if (a->kind == SQM__REDUCE_MAX) for (size_t i = 0; i < width; i++) all[i] = row[i] > all[i] ? row[i] : all[i];
-            else for (size_t i = 0; i < width; i++) all[i] += row[i];
+            for (size_t i = 0; i < width; i++) {
+                const float larger = row[i] > all[i] ? row[i] : all[i];
+                all[i] = a->kind == SQM__REDUCE_MAX ? larger : all[i] + row[i];
+            }
         }
         for (size_t g = 0; g < groups; g++) {
             to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
             if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
         }
-        for (size_t t = 1; t < (size_t)spans[s].rows; t++) memcpy(to + t * groups, to, groups * sizeof(float));
+        for (size_t t = 1; t < (size_t)spans[s].rows; t++)
+            memcpy(to + t * groups, to, groups * sizeof(float));
     }
     return SQM_OK;
 }
@@ -6430,6 +8415,429 @@ static const sqm_mixer sqm__pool_mixer = {
     sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
+
+/* ---- [MIX.ridge] queries through the inverse of the keys' running second moment ---------------------------
+     H_t = d_t H_(t-1) + g_t k_t k_t^T,  H = 0 at the start;  x_t = (H_t + diag(lambda))^-1 q_t    head by head
+   With x as queries and the same decays and strengths, linear_attention is then the ridge regression of the
+   values on the keys, solved anew at each row.
+   Rows in  [q: heads x dim | k: heads x dim | d: heads | g: heads], rows out [heads x dim].
+   lambda   [heads x dim] > 0.
+   State    H [heads x dim x dim], one triangle of it.  Cost: dim^3 / 6 multiplications a head and row.
+   Order    row by row; H + diag(lambda) = L D L^T column by column, then two substitutions.
+   Source   MesaNet (2506.05233); its kernels run conjugate gradients instead, this is what they converge to.
+   Tests    tests/test_mix_linear.c; with a real layer: fla-mesa_net. */
+typedef struct sqm__ridge {
+    int32_t      heads, dim;
+    const float *lambda;
+} sqm__ridge;
+
+static sqm_result sqm__ridge_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__ridge *a = (sqm__ridge *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->dim, params, n, "dim", 0, 1, 1024, err));
+    if (2 * (int64_t)a->heads * (a->dim + 1) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "two times %d heads of %d channels and a number do not fit rows of %d", a->heads, a->dim,
+                  in_width);
+    SQM__TRY(sqm__param_vector(&a->lambda, params, n, "lambda", a->heads * a->dim, err));
+    if (!a->lambda) SQM__FAIL(err, SQM_E_SHAPE, 0, "ridge needs lambda=");
+    *out_width = a->heads * a->dim;
+    return SQM_OK;
+}
+static size_t sqm__ridge_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    const sqm__ridge *a = (const sqm__ridge *)bound;
+    const size_t dim = (size_t)a->dim;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)a->heads > (size_t)-1 / 16 / (dim * dim) ? (size_t)-1 : (size_t)a->heads * dim * dim * 4;
+}
+static size_t sqm__ridge_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__ridge_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* of a piece: the factored matrix */
+static size_t sqm__ridge_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
+{
+    const size_t dim = (size_t)((const sqm__ridge *)bound)->dim;
+    (void)max_context; (void)max_batch;
+    return dim * dim * sizeof(float) * (size_t)threads;
+}
+static void sqm__ridge_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__ridge_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* x = (L D L^T)^-1 q; column j of a [n][n] holds the rows from j on: D_j, then L_ij D_j. a is overwritten. */
+static void sqm__ridge_solve(float *x, float *a, const float *q, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        float *column = a + j * n;
+        for (size_t p = 0; p < j; p++) {
+            const float *earlier = a + p * n, factor = earlier[j] / earlier[p];
+            for (size_t i = j; i < n; i++) column[i] -= factor * earlier[i];
+        }
+    }
+    for (size_t i = 0; i < n; i++) x[i] = q[i];
+    for (size_t j = 0; j < n; j++) {
+        x[j] /= a[j * n + j];
+        for (size_t i = j + 1; i < n; i++) x[i] -= x[j] * a[j * n + i];
+    }
+    for (size_t j = n; j-- > 0;) {
+        float sum = 0.0f;
+        for (size_t i = j + 1; i < n; i++) sum += a[j * n + i] * x[i];
+        x[j] -= sum / a[j * n + j];
+    }
+}
+
+typedef struct sqm__ridge_job {
+    const sqm__ridge *a;
+    const sqm_exec   *x;
+    float            *out, *work, *state;
+    const float      *in;
+    const sqm_span   *span;
+    int32_t           pieces;
+} sqm__ridge_job;
+static void sqm__ridge_task(void *arg, int32_t piece)
+{
+    const sqm__ridge_job *job = (const sqm__ridge_job *)arg;
+    const size_t n = (size_t)job->a->dim, heads = (size_t)job->a->heads, width = 2 * heads * (n + 1);
+    float *work = job->work + (size_t)piece * n * n;
+    for (size_t h = (size_t)piece; h < heads; h += (size_t)job->pieces) {
+        float *state = job->state + h * n * n;
+        for (size_t t = 0; t < (size_t)job->span->rows; t++) {
+            const size_t row = (size_t)job->span->first_row + t;
+            const float *q = job->in + row * width + h * n, *k = q + heads * n;
+            const float *gates = job->in + row * width + 2 * heads * n + h, decay = gates[0];
+            for (size_t j = 0; j < n; j++) {
+                const float factor = gates[heads] * k[j];
+                for (size_t i = j; i < n; i++) state[j * n + i] = decay * state[j * n + i] + factor * k[i];
+            }
+            memcpy(work, state, n * n * sizeof(float));
+            for (size_t j = 0; j < n; j++) work[j * n + j] += job->a->lambda[h * n + j];
+            sqm__ridge_solve(job->out + row * heads * n + h * n, work, q, n);
+        }
+    }
+}
+static void sqm__ridge_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
+{
+    const sqm__ridge *a = (const sqm__ridge *)bound;
+    const size_t n = (size_t)a->dim;
+    sqm__ridge_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.work = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if (!spans[s].state) continue;
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        job.pieces = sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->heads * n * n * (n + 12) / 6);
+        job.pieces = sqm__min(job.pieces, a->heads);
+        sqm__run(x, sqm__ridge_task, &job, job.pieces);
+    }
+}
+static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_ridge(), bound, x, out, in, spans, n_spans,
+                          sqm__ridge_scratch_bytes(bound, 0, 0, x->threads), sqm__ridge_run);
+}
+static const sqm_mixer sqm__ridge_mixer = {
+    "ridge", "heads dim lambda", sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
+    sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset, sqm__ridge_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_ridge(void) { return &sqm__ridge_mixer; }
+
+/* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
+   For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
+     h = M(norm(q s))                             read: nothing is learned
+     z = [persistent | h | s]
+     y = out attention(Q z, K z, V z)             causal over z; the rows of s only
+     M learns from the rows of y by [norm(q y) | norm(k y) | v y | gates of y]
+     o = y * M(norm(q y))                         read by the memory that has learned from the whole segment
+   norm: L2 over all heads together (1e-6 inside the root); rate by softplus, all other gates by sigmoid.
+   A row thus depends on all of its segment: the mixer needs the whole sequence.
+   Rows in  [width];   rows out [width]
+   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
+            whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
+   Source   Titans 2501.00663, memory as context (MAC); no official code: the reference's form.
+   Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
+enum { SQM__CONTEXT_LEARN = 8 };        /* weights in learn= */
+typedef struct sqm__context {
+    sqm__memory    memory;
+    sqm__attention attention;
+    int32_t        segment, width, n_persistent, n_learn, columns;     /* columns: of the memory's rows */
+    const float   *persistent;                                         /* [n_persistent, width] */
+    sqm_tensor     attend[4], learn[SQM__CONTEXT_LEARN];
+    const float   *learn_b[SQM__CONTEXT_LEARN];
+} sqm__context;
+
+static sqm_result sqm__context_panels(sqm_tensor *to, const sqm_param *p, int32_t i, int32_t cols,
+                                      sqm_error *err)
+{
+    const sqm_tensor *t = p->tensors && i < p->n_tensors ? p->tensors[i] : NULL;
+    if (!t) SQM__FAIL(err, SQM_E_SHAPE, i, "%s: weight %d is missing", p->key, i);
+    SQM__TRY(sqm__check_panels(t, err));
+    if (t->shape[1] != cols)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[1], "%s: weight %d has %d columns, not %d", p->key, i,
+                  t->shape[1], cols);
+    *to = *t;
+    return SQM_OK;
+}
+static sqm_result sqm__context_attention(sqm__context *c, const sqm_param *params, int32_t n, sqm_error *err)
+{
+    const sqm_param *p = sqm__param(params, n, "attend");
+    sqm_param own[3];
+    int32_t heads, width, inner;
+    if (!p || p->n_tensors != 4)
+        SQM__FAIL(err, SQM_E_SHAPE, p ? p->n_tensors : 0, "attend= must be four weights: Q, K, V, out");
+    SQM__TRY(sqm__param_int(&heads, params, n, "attend_heads", 1, 1, 1 << 12, err));
+    for (int32_t i = 0; i < 3; i++) SQM__TRY(sqm__context_panels(&c->attend[i], p, i, c->width, err));
+    inner = c->attend[0].shape[0];
+    SQM__TRY(sqm__context_panels(&c->attend[3], p, 3, inner, err));
+    if (c->attend[1].shape[0] != inner || c->attend[2].shape[0] != inner ||
+        c->attend[3].shape[0] != c->width || inner % heads || inner > 1 << 24)
+        SQM__FAIL(err, SQM_E_SHAPE, inner,
+                  "attend: Q, K, V and out of %d, %d, %d and %d rows do not fit %d heads "
+                  "and rows of %d", inner, c->attend[1].shape[0], c->attend[2].shape[0],
+                  c->attend[3].shape[0], heads, c->width);
+    memset(own, 0, sizeof(own));
+    own[0].key = "heads";    own[0].number = heads;
+    own[1].key = "head_dim"; own[1].number = inner / heads;
+    own[2].key = "scale";    own[2].number = (double)(1.0f / sqm__sqrt((float)(inner / heads)));
+    return sqm__attention_bind(&c->attention, own, 3, 3 * inner, &width, err);
+}
+static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                    int32_t *out_width, sqm_error *err)
+{
+    sqm__context *c = (sqm__context *)bound;
+    const sqm_param *learn = sqm__param(params, n, "learn"), *bias = sqm__param(params, n, "learn_b");
+    int64_t columns = 0, rows = 0;
+    int32_t width;
+    memset(c, 0, sizeof(*c));
+    c->width = in_width;
+    SQM__TRY(sqm__memory_params(&c->memory, &columns, params, n, err));
+    SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_matrix(&c->persistent, &c->n_persistent, &width, params, n, "persistent", err));
+    SQM__TRY(sqm__context_attention(c, params, n, err));
+    if (c->persistent && (width != in_width || c->n_persistent > 1 << 16))
+        SQM__FAIL(err, SQM_E_SHAPE, width, "persistent rows have %d columns, not %d", width, in_width);
+    if ((int64_t)c->memory.heads * c->memory.v_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "a memory of %d heads of %d cannot stand beside rows of %d",
+                  c->memory.heads, c->memory.v_dim, in_width);
+    c->n_learn = learn ? learn->n_tensors : 0;
+    if (c->n_learn < 1 || c->n_learn > SQM__CONTEXT_LEARN || (bias && bias->n_tensors != c->n_learn))
+        SQM__FAIL(err, SQM_E_SHAPE, c->n_learn, "learn= must be 1 to %d weights, learn_b= as many",
+                  SQM__CONTEXT_LEARN);
+    for (int32_t i = 0; i < c->n_learn; i++) {
+        const sqm_tensor *b = bias && bias->tensors ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__context_panels(&c->learn[i], learn, i, in_width, err));
+        rows += c->learn[i].shape[0];
+        if (b && (b->dtype != SQM_F32 || b->layout != SQM_ROWS || b->ndim != 1 ||
+                  b->shape[0] != c->learn[i].shape[0]))
+            SQM__FAIL(err, SQM_E_SHAPE, i, "learn_b: bias %d must be %d float32 values", i,
+                      c->learn[i].shape[0]);
+        if (b) c->learn_b[i] = (const float *)b->data;
+    }
+    if (rows != columns || c->learn[0].shape[0] != c->memory.heads * c->memory.head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)rows,
+                  "learn: %z rows, the first weight of %d; the memory reads %z, "
+                  "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
+                  c->memory.heads * c->memory.head_dim);
+    c->columns = (int32_t)columns;
+    columns += in_width + 4 * (int64_t)c->attend[0].shape[0];          /* of the buffers of a segment */
+    if ((c->n_persistent + 2 * (int64_t)c->segment) * columns > 1 << 28 ||
+        c->memory.head_floats > (1u << 28) / (size_t)c->memory.heads)
+        SQM__FAIL(err, SQM_E_LIMIT, c->segment, "segments of %d rows of %d are too large", c->segment, in_width);
+    *out_width = in_width;
+    return SQM_OK;
+}
+
+/* ---- one segment ---- */
+typedef struct sqm__context_work {
+    float *state, *z, *qkv, *a, *y, *rows, *seen;
+} sqm__context_work;
+/* Buffers for segments of n rows; returns their floats. */
+static size_t sqm__context_lay(sqm__context_work *w, const sqm__context *c, int32_t n, float *base)
+{
+    const size_t all = (size_t)c->n_persistent + 2 * (size_t)n, width = (size_t)c->width, rows = (size_t)n;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    size_t used = 0;
+    w->state = sqm__take(base, &used, c->memory.head_floats * (size_t)c->memory.heads);
+    w->z = sqm__take(base, &used, all * width);
+    w->qkv = sqm__take(base, &used, all * 3 * inner);
+    w->a = sqm__take(base, &used, all * inner);
+    w->y = sqm__take(base, &used, rows * width);
+    w->rows = sqm__take(base, &used, rows * (size_t)c->columns);
+    w->seen = sqm__take(base, &used, rows * width);
+    return used;
+}
+/* Scratch of the parts that run one after another behind the buffers */
+static size_t sqm__context_parts_bytes(const sqm__context *c, int32_t n, int32_t threads)
+{
+    const int32_t all = c->n_persistent + 2 * n, inner = c->attend[0].shape[0];
+    const size_t needs[3] = {
+        sqm__linear_scratch(all, sqm__max(c->width, inner), threads) + 64,
+        sqm__memory_scratch_bytes(&c->memory, 0, 0, threads),
+        sqm__align_up(sqm__attention_scratch_bytes(&c->attention, all, all, threads) +
+                      sqm__attention_state_bytes(&c->attention, all, all, SQM_F32), 64)
+    };
+    size_t most = needs[0];
+    for (int i = 1; i < 3; i++) if (needs[i] > most) most = needs[i];
+    return most;
+}
+static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                         int32_t threads)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
+    sqm__context_work w;
+    const size_t own = sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64);
+    const size_t parts = sqm__context_parts_bytes(c, n, threads), most = (size_t)-1 - 63;
+    return parts > most - own ? most : own + parts;
+}
+/* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
+static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
+                             int32_t count, float *y, size_t y_stride, const float *a, size_t a_stride,
+                             int32_t n)
+{
+    sqm__linear map;
+    map.weights = weights;
+    map.biases = biases;
+    map.n_weights = count;
+    map.add = 0;
+    map.scale = 1.0f;
+    sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
+}
+/* The queries (and with `all` keys and gates) of n rows, which a map has made, as the memory wants them */
+static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, float *rows, int32_t n,
+                                     int all)
+{
+    const sqm__memory *m = &c->memory;
+    const int32_t keys = m->heads * m->head_dim, v = 2 * keys + m->heads * m->v_dim;
+    const int32_t rate = m->has_rate ? m->heads : 0;
+    for (int32_t t = 0; t < n; t++) {
+        float *row = rows + (size_t)t * (size_t)c->columns;
+        x->kernels->normalize(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (!all) continue;
+        x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
+        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
+                             SQM_ACT_SIGMOID);
+    }
+}
+
+typedef struct sqm__recall_job {
+    const sqm__context *c;
+    const sqm_exec     *x;
+    float              *out;
+    const float        *rows, *state;
+    int32_t             n, pieces;
+} sqm__recall_job;
+static void sqm__recall_task(void *arg, int32_t piece)
+{
+    const sqm__recall_job *job = (const sqm__recall_job *)arg;
+    const sqm__memory *m = &job->c->memory;
+    const size_t dim = (size_t)m->head_dim, width = (size_t)job->c->width;
+    sqm__memory_work w;
+    (void)sqm__memory_lay(&w, m, (float *)(void *)job->x->scratch +
+                                 sqm__memory_piece_floats(m) * (size_t)piece);
+    for (int32_t h = piece; h < m->heads; h += job->pieces)
+        for (int32_t t = 0; t < job->n; t += SQM__MEMORY_BLOCK) {
+            const int32_t n = sqm__min(SQM__MEMORY_BLOCK, job->n - t);
+            for (int32_t i = 0; i < n; i++) {
+                float *q = w.q + (size_t)i * w.x_stride;
+                memcpy(q, job->rows + (size_t)(t + i) * (size_t)job->c->columns + (size_t)h * dim,
+                       dim * sizeof(float));
+                if (m->bias) q[dim] = 1.0f;
+            }
+            sqm__memory_recall(m, job->x->kernels, &w, w.y, job->state + m->head_floats * (size_t)h, h, n);
+            for (int32_t i = 0; i < n; i++)
+                memcpy(job->out + (size_t)(t + i) * width + (size_t)h * (size_t)m->v_dim,
+                       w.y + (size_t)i * w.v_stride, (size_t)m->v_dim * sizeof(float));
+        }
+}
+/* out [n, width]: what the memory knows at the queries of rows */
+static void sqm__context_recall(const sqm__context *c, const sqm_exec *x, const sqm__context_work *w,
+                                float *out, int32_t n)
+{
+    sqm__recall_job job;
+    job.c = c; job.x = x; job.out = out; job.rows = w->rows; job.state = w->state; job.n = n;
+    job.pieces = sqm__min(c->memory.heads,
+                          sqm__pieces(x, (size_t)n * (size_t)c->memory.heads * c->memory.weights));
+    sqm__run(x, sqm__recall_task, &job, job.pieces);
+}
+/* n rows from position `at` on */
+static void sqm__context_segment(const sqm__context *c, sqm_exec *x, const sqm__context_work *w, float *out,
+                                 const float *in, int32_t at, int32_t n)
+{
+    const size_t width = (size_t)c->width, columns = (size_t)c->columns;
+    const size_t inner = (size_t)c->attend[0].shape[0];
+    const int32_t before = c->n_persistent + n, all = before + n;
+    float *known = w->z + (size_t)c->n_persistent * width;
+    sqm_span span;
+    memset(&span, 0, sizeof(span));
+    sqm__context_map(x, c->learn, c->learn_b, 1, w->rows, columns, in, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 0);
+    sqm__context_recall(c, x, w, known, n);
+    if (c->persistent) memcpy(w->z, c->persistent, (size_t)c->n_persistent * width * sizeof(float));
+    memcpy(known + (size_t)n * width, in, (size_t)n * width * sizeof(float));
+    sqm__context_map(x, c->attend, NULL, 3, w->qkv, 3 * inner, w->z, width, all);
+    span.rows = span.total = all;
+    (void)sqm__attention_forward(&c->attention, x, w->a, w->qkv, &span, 1);
+    sqm__context_map(x, c->attend + 3, NULL, 1, w->y, width, w->a + (size_t)before * inner, inner, n);
+    sqm__context_map(x, c->learn, c->learn_b, c->n_learn, w->rows, columns, w->y, width, n);
+    sqm__context_finish_rows(c, x, w->rows, n, 1);
+    span.state = w->state;
+    span.position = at;
+    span.rows = n;
+    span.total = at + n;
+    sqm__memory_run(&c->memory, x, w->seen, w->rows, &span, 1);
+    sqm__context_recall(c, x, w, w->seen, n);
+    for (size_t i = 0; i < (size_t)n * width; i++) out[i] = w->y[i] * w->seen[i];
+}
+static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__context *c = (const sqm__context *)bound;
+    for (int32_t s = 0; s < n_spans; s++) {
+        const int32_t most = sqm__min(c->segment, spans[s].rows);
+        const size_t need = sqm__context_scratch_bytes(c, most, most, x->threads);
+        const size_t row = (size_t)spans[s].first_row * (size_t)c->width;
+        sqm__context_work w;
+        sqm_exec own = *x;
+        size_t used;
+        if (!x->scratch || need > x->scratch_bytes)
+            SQM__FAIL(&x->error, SQM_E_MEMORY, need,
+                      "memory_context needs %z bytes of scratch, the context has %z",
+                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (spans[s].position != 0)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "memory_context reads whole sequences, not from "
+                      "position %d on", spans[s].position);
+        used = sqm__align_up(sqm__context_lay(&w, c, most, (float *)(void *)x->scratch) * sizeof(float), 64);
+        own.scratch += used;
+        own.scratch_bytes -= used;
+        sqm__memory_reset(&c->memory, w.state, 0, 0, 0, SQM_F32);
+        for (int32_t t = 0; t < spans[s].rows; t += c->segment)
+            sqm__context_segment(c, &own, &w, out + row + (size_t)t * (size_t)c->width,
+                                 in + row + (size_t)t * (size_t)c->width, t,
+                                 sqm__min(c->segment, spans[s].rows - t));
+    }
+    return SQM_OK;
+}
+static const sqm_mixer sqm__context_mixer = {
+    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b",
+    sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
 
 /* ---- orders of a scan ------------------------------------------------------------------------------------
    The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
@@ -7292,39 +9700,10 @@ static const sqm_mixer sqm__trapezoid_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
 
-/* ---- spans that lack a state --------------------------------------------------------------------------- */
+/* ---- helpers of the mixers below ----------------------------------------------------------------------- */
 SQM__INLINE size_t sqm__times(size_t a, size_t b)       /* (size_t)-1 when the product does not fit */
 {
     return b && a > (size_t)-1 / b ? (size_t)-1 : a * b;
-}
-/* Runs spans that have states; those with NULL are skipped. scratch holds what the mixer asked for. */
-typedef void (*sqm__spans_run)(const void *bound, const sqm_exec *x, float *out, const float *in,
-                               const sqm_span *spans, int32_t n_spans);
-/* Gives spans without a state one in the scratch, behind the mixer's `own` bytes, one span after another. */
-static sqm_result sqm__run_spans(const sqm_mixer *mixer, sqm__spans_run run, const void *bound, sqm_exec *x,
-                                 float *out, const float *in, const sqm_span *spans, int32_t n_spans,
-                                 size_t own)
-{
-    int32_t kept = 0;
-    own = sqm__align_up(own, 64);
-    for (int32_t s = 0; s < n_spans; s++) {
-        sqm_span span = spans[s];
-        const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
-        const size_t need = state > (size_t)-1 - own ? (size_t)-1 : own + state;
-        if (need > x->scratch_bytes || (need && !x->scratch))
-            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "%s needs %z bytes of scratch, the context has %z",
-                      mixer->name, (uint64_t)need, (uint64_t)x->scratch_bytes);
-        kept += span.state != NULL;
-        if (span.state) continue;
-        if (span.position != 0)
-            SQM__FAIL(&x->error, SQM_E_ARGUMENT, span.position,
-                      "a span without state must start at position 0, not %d", span.position);
-        span.state = x->scratch + own;
-        mixer->reset(bound, span.state, state, span.rows, span.rows, SQM_F32);
-        run(bound, x, out, in, &span, 1);
-    }
-    if (kept) run(bound, x, out, in, spans, n_spans);
-    return SQM_OK;
 }
 static size_t sqm__no_scratch(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
 {
@@ -7483,7 +9862,7 @@ static void sqm__lti_task(void *arg, int32_t piece)
         for (int32_t g = 0; job->spans[s].state && g < job->groups; g++)
             if (unit++ % job->pieces == piece) sqm__lti_group(job, &job->spans[s], g);
 }
-static void sqm__lti_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__lti_run(const void *bound, sqm_exec *x, float *out, const float *in,
                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__lti *l = (const sqm__lti *)bound;
@@ -7501,7 +9880,7 @@ SQMDEF const sqm_mixer *sqm_mixer_lti(void) { return &sqm__lti_mixer; }
 static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__lti_mixer, sqm__lti_run, bound, x, out, in, spans, n_spans, 0);
+    return sqm__run_spans(&sqm__lti_mixer, bound, x, out, in, spans, n_spans, 0, sqm__lti_run);
 }
 
 /* ---- [MIX.rnn] dense recurrence ---------------------------------------------------------------------------
@@ -7594,7 +9973,7 @@ static void sqm__rnn_task(void *arg, int32_t piece)
             sqm__rnn_span(job, &job->spans[s],
                           (float *)(void *)job->x->scratch + (size_t)piece * SQM__WORK_FLOATS);
 }
-static void sqm__rnn_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float *in,
                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__rnn *r = (const sqm__rnn *)bound;
@@ -7612,8 +9991,8 @@ SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
 static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__rnn_mixer, sqm__rnn_run, bound, x, out, in, spans, n_spans,
-                          sqm__rnn_scratch_bytes(bound, 0, 0, x->threads));
+    return sqm__run_spans(&sqm__rnn_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__rnn_scratch_bytes(bound, 0, 0, x->threads), sqm__rnn_run);
 }
 
 /* ---- [MIX.legs] scale-invariant Legendre memory -----------------------------------------------------------
@@ -7691,7 +10070,7 @@ static void sqm__legs_task(void *arg, int32_t piece)
             job->x->kernels->legs(&s);
         }
 }
-static void sqm__legs_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const float *in,
                           const sqm_span *spans, int32_t n_spans)
 {
     const sqm__legs *l = (const sqm__legs *)bound;
@@ -7711,8 +10090,8 @@ SQMDEF const sqm_mixer *sqm_mixer_legs(void) { return &sqm__legs_mixer; }
 static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__legs_mixer, sqm__legs_run, bound, x, out, in, spans, n_spans,
-                          sqm__legs_scratch_bytes(bound, 0, 0, x->threads));
+    return sqm__run_spans(&sqm__legs_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__legs_scratch_bytes(bound, 0, 0, x->threads), sqm__legs_run);
 }
 
 /* ---- [MIX.long_conv] convolution as long as the sequence --------------------------------------------------
@@ -7953,7 +10332,7 @@ static int32_t sqm__long_conv_points(const sqm__long_conv *c, const sqm_span *sp
     }
     return points;
 }
-static void sqm__long_conv_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__long_conv_run(const void *bound, sqm_exec *x, float *out, const float *in,
                                const sqm_span *spans, int32_t n_spans)
 {
     const sqm__long_conv *c = (const sqm__long_conv *)bound;
@@ -7981,8 +10360,8 @@ static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *
     for (int32_t s = 0; s < n_spans; s++)
         block = sqm__max(block, spans[s].state ? ((const sqm__long_conv_header *)spans[s].state)->block
                                                : sqm__long_conv_block(c, spans[s].rows));
-    return sqm__run_spans(&sqm__long_conv_mixer, sqm__long_conv_run, bound, x, out, in, spans, n_spans,
-                          sqm__long_conv_scratch(block, x->threads));
+    return sqm__run_spans(&sqm__long_conv_mixer, bound, x, out, in, spans, n_spans,
+                          sqm__long_conv_scratch(block, x->threads), sqm__long_conv_run);
 }
 
 /* ---- [MIX.window] the last rows side by side --------------------------------------------------------------
@@ -8021,7 +10400,7 @@ static size_t sqm__window_used_bytes(const void *bound, const void *state, int32
     (void)state; (void)position;
     return sqm__window_state_bytes(bound, 0, 0, SQM_F32);
 }
-static void sqm__window_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__window_run(const void *bound, sqm_exec *x, float *out, const float *in,
                             const sqm_span *spans, int32_t n_spans)
 {
     const sqm__window *w = (const sqm__window *)bound;
@@ -8054,7 +10433,7 @@ SQMDEF const sqm_mixer *sqm_mixer_window(void) { return &sqm__window_mixer; }
 static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__window_mixer, sqm__window_run, bound, x, out, in, spans, n_spans, 0);
+    return sqm__run_spans(&sqm__window_mixer, bound, x, out, in, spans, n_spans, 0, sqm__window_run);
 }
 
 /* ---- [MIX.reorder] rows in another order ------------------------------------------------------------------
@@ -8148,7 +10527,7 @@ static void sqm__running_pool_row(const sqm__running_pool *p, double *total, flo
         y[i] = (float)(p->kind != SQM__RUNNING_MEAN ? sums[i] : *total != 0.0 ? sums[i] / *total : 0.0);
     }
 }
-static void sqm__running_pool_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__running_pool_run(const void *bound, sqm_exec *x, float *out, const float *in,
                           const sqm_span *spans, int32_t n_spans)
 {
     const sqm__running_pool *p = (const sqm__running_pool *)bound;
@@ -8170,7 +10549,7 @@ SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__running_pool_mixer, sqm__running_pool_run, bound, x, out, in, spans, n_spans, 0);
+    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0, sqm__running_pool_run);
 }
 
 /* ---- [MIX.spike] leaky integrate-and-fire neurons ---------------------------------------------------------
@@ -8237,7 +10616,7 @@ static void sqm__spike_task(void *arg, int32_t piece)
             job->x->kernels->spike(&s);
         }
 }
-static void sqm__spike_run(const void *bound, const sqm_exec *x, float *out, const float *in,
+static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const float *in,
                            const sqm_span *spans, int32_t n_spans)
 {
     sqm__run_groups(sqm__spike_task, bound, x, out, in, spans, n_spans,
@@ -8254,7 +10633,7 @@ SQMDEF const sqm_mixer *sqm_mixer_spike(void) { return &sqm__spike_mixer; }
 static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                      const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__spike_mixer, sqm__spike_run, bound, x, out, in, spans, n_spans, 0);
+    return sqm__run_spans(&sqm__spike_mixer, bound, x, out, in, spans, n_spans, 0, sqm__spike_run);
 }
 
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
@@ -8262,13 +10641,18 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
     &sqm__conv_mixer,
     &sqm__conv_whole_mixer,
+    &sqm__memory_mixer,
+    &sqm__caching_mixer,
+    &sqm__context_mixer,
+    &sqm__kernel_memory_mixer,
+    &sqm__codebook_mixer,
     &sqm__scan_mixer,
     &sqm__scan_whole_mixer,
     &sqm__ssd_mixer,
     &sqm__ssd_whole_mixer,
     &sqm__trapezoid_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
-    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
+    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer, &sqm__ridge_mixer,
     &sqm__legs_mixer,
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
@@ -8409,10 +10793,24 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 #undef SQM__CRC_16
 #undef SQM__CRC_64
 
+#if SQM__HAVE_X86
+/* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
+__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p, size_t bytes)
+{
+    uint64_t wide = crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
+    crc = (uint32_t)wide;
+    for (; bytes; bytes--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
+    return crc;
+}
+#endif
 /* Continues `crc` (0 at the start) over `bytes` bytes. */
 static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
 {
     const uint8_t *p = (const uint8_t *)data;
+#if SQM__HAVE_X86
+    if (bytes >= 4096 && sqm_cpu_has(SQM_ISA_AVX2)) return ~sqm__crc32c_x86(~crc, p, bytes);
+#endif
     crc = ~crc;
     for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
     return ~crc;
@@ -10283,10 +12681,11 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first=]  scale * (rS W^T + b), outputs side by side;
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b), outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
+             precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from= ntk_factor= ntk_length= divide= period=]    the angle is that of position / divide % period
+             long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -10300,6 +12699,12 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
      mirror  rD rS  [groups=]                                      x, -x of each group
      blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
+     route   rD rS  k= score=softmax|sigmoid|none [b=@ groups= group_k= group_top= renorm=1 eps= scale=]
+             weights of experts: 0 but for the k with the largest score + b; only the group_k groups count
+             whose group_top largest ones sum highest. renorm: over (their sum + eps); then times scale
+     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1]
+             sum_e rW[e] * down_e act(up_e rS), of the e with rW[e] != 0 alone; up_e with twice the rows
+             that down_e has columns: act(first half) * second half
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
@@ -10307,14 +12712,14 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
     SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
-    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_COUNT
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first", 1 },
+    { "linear",  "w b scale add first precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -10335,7 +12740,9 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "reduce",  "kind groups", 1 },
     { "mirror",  "groups", 1 },
     { "clip",    "low high first count", 1 },
-    { "blocks",  "w out groups shared", 1 }
+    { "blocks",  "w out groups shared", 1 },
+    { "route",   "k score b groups group_k group_top renorm eps scale", 1 },
+    { "experts", "up down up_b down_b act add", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -10346,10 +12753,17 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
     int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
 
+typedef struct sqm__route {             /* how weights of experts come from scores */
+    int32_t k, score, groups, group_k, group_top, renorm;
+    float   eps, scale;
+} sqm__route;
+enum { SQM__MAX_EXPERTS = 4096 };
+
 typedef struct sqm__op {
     int32_t          kind, dst, src, src2, line;
     int32_t          in_width, out_width;
-    sqm__linear      linear;            /* linear, head */
+    sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
+    sqm__route       route;
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
@@ -10473,9 +12887,78 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
     op->linear.n_weights = w->n_tensors;
     op->linear.add = op->add;
+    SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
+}
+
+/* A weight [rows, cols] for each of several experts; rows and cols 0: those of the first */
+static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const char *key,
+                                           const char *bias_key, int32_t n, int32_t rows, int32_t cols)
+{
+    const sqm_param *w = sqm__param(b->params, b->n_params, key);
+    const sqm_param *bias = sqm__param(b->params, b->n_params, bias_key);
+    if (!w || w->n_tensors != n || (bias && bias->n_tensors != n))
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: %s needs a tensor for each of %d experts",
+                  b->line, !w || w->n_tensors != n ? key : bias_key, n);
+    for (int32_t i = 0; i < n; i++) {
+        const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
+        SQM__TRY(sqm__check_panels(t, b->err));
+        if (rows == 0) rows = t->shape[0];
+        if (cols == 0) cols = t->shape[1];
+        if (t->shape[0] != rows || t->shape[1] != cols)
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0], "op %d: %s of expert %d is [%d, %d], expected [%d, %d]",
+                      b->line, key, i, t->shape[0], t->shape[1], rows, cols);
+        if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != rows))
+            SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: %s of expert %d must be %d float32 values",
+                      b->line, bias_key, i, rows);
+    }
+    l->weights = b->m->views + (w->tensors - b->m->view_pointers);
+    l->biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
+    l->n_weights = n;
+    l->scale = 1.0f;
+    return SQM_OK;
+}
+static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
+{
+    const int32_t n = b->width[op->src2];
+    int32_t hidden, inner;
+    if (n > SQM__MAX_EXPERTS || op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
+    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
+    SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
+    hidden = op->linear.weights[0].shape[0];
+    inner = op->down.weights[0].shape[1];
+    op->own = hidden == inner;          /* no gate */
+    if (!op->own && hidden != 2 * (int64_t)inner)
+        SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
+                  inner);
+    op->out_width = op->down.weights[0].shape[0];
+    return SQM_OK;
+}
+
+static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none" };
+static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
+{
+    sqm__route *r = &op->route;
+    const int32_t n = op->in_width;
+    op->out_width = n;
+    SQM__TRY(sqm__param_int(&r->k, b->params, b->n_params, "k", 0, 1, n, b->err));
+    SQM__TRY(sqm__bind_choice(&r->score, b, "score", sqm__score_names, SQM__COUNT(sqm__score_names)));
+    SQM__TRY(sqm__param_int(&r->groups, b->params, b->n_params, "groups", 1, 1, n, b->err));
+    SQM__TRY(sqm__param_int(&r->group_k, b->params, b->n_params, "group_k", r->groups, 1, r->groups, b->err));
+    SQM__TRY(sqm__param_int(&r->group_top, b->params, b->n_params, "group_top", 1, 1, 2, b->err));
+    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&r->eps, b->params, b->n_params, "eps", 0.0, b->err));
+    SQM__TRY(sqm__param_float(&r->scale, b->params, b->n_params, "scale", 1.0, b->err));
+    if (op->dst == op->src || n > SQM__MAX_EXPERTS)
+        SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    if (n % r->groups || r->k > n / r->groups * r->group_k)
+        SQM__FAIL(b->err, SQM_E_SHAPE, r->groups, "op %d: %d of %d experts in %d of %d groups is impossible",
+                  b->line, r->k, n, r->group_k, r->groups);
+    return sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err);
 }
 
 static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
@@ -10587,7 +13070,8 @@ static sqm_result sqm__bind_vector(const float **vector, sqm__binder *b, const c
 static sqm_result sqm__bind_input(sqm__binder *b, sqm__op *op)
 {
     if (op->src != SQM__REG_ROWS)
-        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line, op->src);
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->src, "op %d: input reads rows, not register %d", b->line,
+                  op->src);
     SQM__TRY(sqm__param_int(&op->out_width, b->params, b->n_params, "width", 0, 1, 1 << 24, b->err));
     if (b->m->input_width && b->m->input_width != op->out_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: rows of %d columns, but another op reads %d",
@@ -10659,7 +13143,8 @@ static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
     SQM__TRY(sqm__param_float(&op->high, b->params, b->n_params, "high", 1e30, b->err));
-    if (!(op->low <= op->high)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
+    if (!(op->low <= op->high))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: clip needs low <= high", b->line);
     return sqm__bind_columns(b, op);
 }
 
@@ -10725,6 +13210,8 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__bind_columns(b, op));
         return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
     case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
+    case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
+    case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
     case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
         return sqm__bind_groups(b, op);
     default:                            /* copy */
@@ -11116,6 +13603,33 @@ struct sqm_session {
 };
 
 /* ---- layout -------------------------------------------------------------------------------------------- */
+typedef struct sqm__expert_rows {       /* the rows of one expert while it runs; sizes for a whole batch */
+    float   *in, *hidden, *inner, *out;
+    int32_t *row;                       /* which rows of the batch they are */
+    size_t   linear_bytes;              /* scratch of products, in front of all this */
+} sqm__expert_rows;
+/* Bytes for the rows of an expert; where they lie when there is a base. */
+static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
+{
+    sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
+    const int32_t hidden = op->linear.weights[0].shape[0], inner = op->down.weights[0].shape[1];
+    const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
+                                                 (size_t)op->out_width };
+    const size_t head = sqm__align_up(sizeof(*r), 64), linear =
+        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), threads), 64);
+    float *at[4] = { NULL, NULL, NULL, NULL };
+    size_t used = head + linear;
+    for (int i = 0; i < 4; i++) {
+        at[i] = base ? (float *)(void *)(base + used) : NULL;
+        used += sqm__align_up(n * widths[i] * sizeof(float), 64);
+    }
+    if (r) {
+        r->in = at[0]; r->hidden = at[1]; r->inner = at[2]; r->out = at[3];
+        r->row = (int32_t *)(void *)(base + used);
+        r->linear_bytes = linear;
+    }
+    return used + n * sizeof(int32_t);
+}
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -11124,6 +13638,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         size_t need = 0;
         if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
             need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+        if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
+        if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
         if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
         if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch,
@@ -11131,6 +13647,11 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         if (need > most) most = need;
     }
     return sqm__align_up(most, 64);
+}
+
+static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
+{
+    return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
 }
 
 /* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
@@ -11143,7 +13664,7 @@ static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m
         const sqm__op *op = &m->ops[i];
         size_t bytes;
         if (op->kind != SQM__OP_MIX) continue;
-        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, c->kv_dtype);
+        bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, sqm__kv_dtype(c));
         if (bytes > (size_t)-1 / 2 - *total) return 0;
         if (offsets) offsets[slot] = *total;
         slot++;
@@ -11213,7 +13734,7 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
             ? 2048 : 1 << 30;
     if (to->max_batch == 0)
         to->max_batch = m->mixer_flags & SQM_MIXER_WHOLE_ONLY ? to->max_context
-            : sqm__min(64, to->max_context);
+            : sqm__min(128, to->max_context);
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
@@ -11234,9 +13755,9 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if (to->kv_dtype != SQM_F32 && to->kv_dtype != SQM_F16)
-        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv_dtype, "kv_dtype = %d is neither SQM_F32 nor SQM_F16",
-                  (int32_t)to->kv_dtype);
+    if ((int32_t)to->kv < 0 || to->kv > SQM_KV_Q8)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
+    if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
 }
 
@@ -11356,17 +13877,136 @@ static void sqm__run_input(sqm_session *s, const sqm__op *op)
                (size_t)s->spans[i].rows * width * sizeof(float));
 }
 
-static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+/* Leaves the experts of groups outside the best group_k at -infinity. */
+static void sqm__route_groups(float *key, const sqm__route *r, int32_t n)
+{
+    const int32_t size = n / r->groups;
+    for (int32_t g = 0; g < r->groups; g++) {
+        int32_t better = 0;             /* groups before this one in the order of their scores */
+        float mine = 0.0f;
+        for (int32_t other = -1; other < r->groups; other++) {
+            const float *of = key + (size_t)(other < 0 ? g : other) * (size_t)size;
+            float top[2] = { -3.0e38f, -3.0e38f }, sum;
+            for (int32_t i = 0; i < size; i++) {
+                if (of[i] > top[0]) { top[1] = top[0]; top[0] = of[i]; }
+                else if (of[i] > top[1]) top[1] = of[i];
+            }
+            sum = r->group_top == 2 && size > 1 ? top[0] + top[1] : top[0];
+            if (other < 0) mine = sum;
+            else if (sum > mine || (sum == mine && other < g)) better++;
+        }
+        key[n + g] = better < r->group_k ? 1.0f : 0.0f;
+    }
+    for (int32_t i = 0; i < n; i++)
+        if (key[n + i / size] == 0.0f) key[i] = -3.0e38f;
+}
+static void sqm__run_route(sqm_session *s, const sqm__op *op)
+{
+    const sqm__route *r = &op->route;
+    const int32_t n = op->in_width;
+    float *key = (float *)(void *)s->exec.scratch;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        const float *x = s->registers[op->src] + (size_t)t * (size_t)n;
+        float *y = s->registers[op->dst] + (size_t)t * (size_t)n, sum = 0.0f;
+        if (r->score == 0) s->exec.kernels->softmax(y, x, n, 1.0f);
+        else s->exec.kernels->activate(y, x, (size_t)n, r->score == 1 ? SQM_ACT_SIGMOID : SQM_ACT_NONE);
+        for (int32_t i = 0; i < n; i++) key[i] = op->bias ? y[i] + op->bias[i] : y[i];
+        if (r->group_k < r->groups) sqm__route_groups(key, r, n);
+        for (int32_t k = 0; k < r->k; k++) {            /* the first of equal ones; taken: marked +infinity */
+            int32_t best = -1;
+            for (int32_t i = 0; i < n; i++)
+                if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
+            if (best < 0) break;
+            key[best] = 3.3e38f;
+        }
+        for (int32_t i = 0; i < n; i++) {
+            if (key[i] < 3.2e38f) y[i] = 0.0f;
+            sum += y[i];
+        }
+        for (int32_t i = 0; i < n; i++) y[i] = (r->renorm ? y[i] / (sum + r->eps) : y[i]) * r->scale;
+    }
+}
+
+/* Rows in r->in through expert e */
+static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
+                            int32_t n)
+{
+    const size_t hidden = (size_t)op->linear.weights[0].shape[0], inner = (size_t)op->down.weights[0].shape[1];
+    sqm__linear one = op->linear;
+    one.weights += e;
+    if (one.biases) one.biases += e;
+    one.n_weights = 1;
+    sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
+    for (size_t t = 0; t < (size_t)n; t++)
+        x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
+                        op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
+    one = op->down;
+    one.weights += e;
+    if (one.biases) one.biases += e;
+    one.n_weights = 1;
+    sqm__linear_run(x, &one, r->out, (size_t)op->out_width, r->inner, inner, n);
+}
+/* Expert by expert in their order, each with the rows of the batch that chose it. */
+static void sqm__run_experts(sqm_session *s, const sqm__op *op)
+{
+    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
+    const float *weights = s->registers[op->src2];
+    float *y = s->registers[op->dst];
+    sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
+    sqm_exec x = s->exec;
+    (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
+    x.scratch += sqm__align_up(sizeof(*r), 64);
+    x.scratch_bytes = r->linear_bytes;
+    if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
+    for (size_t e = 0; e < n; e++) {
+        int32_t count = 0;
+        for (int32_t t = 0; t < s->n_rows; t++)
+            if (weights[(size_t)t * n + e] != 0.0f) {
+                memcpy(r->in + (size_t)count * in, s->registers[op->src] + (size_t)t * in, in * sizeof(float));
+                r->row[count++] = t;
+            }
+        if (!count) continue;
+        sqm__run_expert(&x, op, r, (int32_t)e, count);
+        for (int32_t i = 0; i < count; i++) {
+            const float weight = weights[(size_t)r->row[i] * n + e];
+            float *to = y + (size_t)r->row[i] * out;
+            const float *from = r->out + (size_t)i * out;
+            for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
+        }
+    }
+}
+
+/* Ops that treat rows one by one: rows are cut over threads. */
+typedef void (*sqm__row_function)(const sqm_session *s, const sqm__op *op, size_t row);
+typedef struct sqm__op_job {
+    const sqm_session *s;
+    const sqm__op     *op;
+    sqm__row_function  run;
+    int32_t            pieces;
+} sqm__op_job;
+static void sqm__op_task(void *arg, int32_t piece)
+{
+    const sqm__op_job *job = (const sqm__op_job *)arg;
+    const int32_t n = job->s->n_rows, last = sqm__cut(n, piece + 1, job->pieces);
+    for (int32_t t = sqm__cut(n, piece, job->pieces); t < last; t++) job->run(job->s, job->op, (size_t)t);
+}
+static void sqm__run_by_rows(const sqm_session *s, const sqm__op *op, sqm__row_function run)
+{
+    sqm__op_job job;
+    job.s = s;
+    job.op = op;
+    job.run = run;
+    job.pieces = sqm__min(s->n_rows, sqm__pieces(&s->exec, (size_t)s->n_rows * (size_t)op->out_width * 2));
+    sqm__run(&s->exec, sqm__op_task, &job, job.pieces);
+}
+
+static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const sqm__rope_table *r = &s->model->ropes[op->rope];
-    const size_t stride = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *row = s->registers[op->dst] + (size_t)t * stride + op->first;
-        const float *table = s->rope_tables[op->rope] + (size_t)t * (size_t)r->dims;
-        for (int32_t h = 0; h < op->heads; h++)
-            sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims,
-                             (sqm_rope_style)op->choice);
-    }
+    float *row = s->registers[op->dst] + t * (size_t)op->out_width + op->first;
+    const float *table = s->rope_tables[op->rope] + t * (size_t)r->dims;
+    for (int32_t h = 0; h < op->heads; h++)
+        sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
 /* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
@@ -11397,45 +14037,39 @@ static void sqm__rope_prepare(sqm_session *s)
     }
 }
 
-/* a * gain + bias and rows side by side */
-static void sqm__run_affine(sqm_session *s, const sqm__op *op)
+/* a * gain + bias */
+static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width;
-    for (int32_t t = 0; t < s->n_rows; t++) {
-        float *y = s->registers[op->dst] + (size_t)t * width + op->first;
-        const float *a = s->registers[op->src] + (size_t)t * width + op->first;
-        for (size_t i = 0; i < (size_t)op->count; i++) {
-            const float product = op->gain ? a[i] * op->gain[i] : a[i];
-            y[i] = op->bias ? product + op->bias[i] : product;
-        }
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    float *y = s->registers[op->dst] + at;
+    const float *a = s->registers[op->src] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) {
+        const float product = op->gain ? a[i] * op->gain[i] : a[i];
+        y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-static void sqm__run_cat(sqm_session *s, const sqm__op *op)
+/* two rows side by side */
+static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-        memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
-    }
+    float *y = s->registers[op->dst] + t * width;
+    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
+    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
 }
-
-/* y = a + b, a * b; b has a value for each block of `each` columns */
-static void sqm__run_pair(sqm_session *s, const sqm__op *op)
+/* a + b or a * b; b has a value for each block of columns */
+static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t width = (size_t)op->out_width, groups = (size_t)op->groups, each = width / groups;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * width;
-        const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
-        if (each == 1) {
-            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
-            else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
-            continue;
-        }
-        for (size_t g = 0; g < groups; g++, y += each, a += each) {
-            if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
-            else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
-        }
+    float *y = s->registers[op->dst] + t * width;
+    const float *a = s->registers[op->src] + t * width, *b = s->registers[op->src2] + t * groups;
+    if (each == 1) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < width; i++) y[i] = a[i] + b[i];
+        else for (size_t i = 0; i < width; i++) y[i] = a[i] * b[i];
+        return;
+    }
+    for (size_t g = 0; g < groups; g++, y += each, a += each) {
+        if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
+        else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
     }
 }
 
@@ -11451,19 +14085,20 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
 }
 
 /* scale, clip, copy */
-static void sqm__run_elementwise(sqm_session *s, const sqm__op *op)
+static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
     const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
-    for (size_t t = 0; t < (size_t)s->n_rows; t++) {
-        float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
-        const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
-        if (op->kind == SQM__OP_SCALE) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
-        } else if (op->kind == SQM__OP_CLIP) {
-            for (size_t i = 0; i < n; i++) y[i] = a[i] < op->low ? op->low : a[i] > op->high ? op->high : a[i];
-        } else if (y != a) {
-            memcpy(y, a, n * sizeof(float));
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+    if (op->kind == SQM__OP_SCALE) {
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+    } else if (op->kind == SQM__OP_CLIP) {
+        for (size_t i = 0; i < n; i++) {
+            const float high = a[i] > op->high ? op->high : a[i];
+            y[i] = high < op->low ? op->low : high;
         }
+    } else if (y != a) {
+        memcpy(y, a, n * sizeof(float));
     }
 }
 
@@ -11481,9 +14116,10 @@ static void sqm__groups_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     const sqm__op *op = job->op;
-    const size_t in = (size_t)op->in_width / (size_t)op->groups, out = (size_t)op->out_width / (size_t)op->groups;
+    const size_t groups = (size_t)op->groups, in = (size_t)op->in_width / groups;
+    const size_t out = (size_t)op->out_width / groups;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        for (size_t g = 0; g < (size_t)op->groups; g++) {
+        for (size_t g = 0; g < groups; g++) {
             const float *a = job->a + (size_t)t * job->a_stride + g * in;
             float *y = job->y + (size_t)t * job->y_stride + g * out;
             if (op->kind == SQM__OP_REDUCE) {
@@ -11526,9 +14162,9 @@ static void sqm__run_rows(sqm_session *s, const sqm__op *op)
     case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
     default:
         job.op = op;
-        job.dim = op->kind == SQM__OP_BLOCKS ? sqm__max(1, op->out_width / op->groups) * (op->in_width / op->groups)
-            : sqm__max(op->in_width, op->out_width) / op->groups;
         job.groups = op->groups;
+        job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
+        if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
         sqm__rows_run(&job, sqm__groups_task);
         break;
     }
@@ -11589,19 +14225,21 @@ static void sqm__run_ops(void *session)
             sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
                             s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
             break;
-        case SQM__OP_ROPE:   sqm__run_rope(s, op); break;
+        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
+        case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
+        case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
         case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
         case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
             sqm__run_rows(s, op);
             break;
-        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_pair(s, op); break;
+        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_by_rows(s, op, sqm__pair_row); break;
         case SQM__OP_HEAD:   sqm__run_head(s, op); break;
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
-        case SQM__OP_AFFINE: sqm__run_affine(s, op); break;
-        case SQM__OP_CAT:    sqm__run_cat(s, op); break;
+        case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
+        case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
         case SQM__OP_GATE:   sqm__run_gate(s, op); break;
-        default:             sqm__run_elementwise(s, op); break;
+        default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
         }
     }
 }
@@ -11770,7 +14408,7 @@ SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
         if (op->kind == SQM__OP_MIX)
             op->mixer->reset(op->bound, s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot],
                              s->slot_offset[op->slot + 1] - s->slot_offset[op->slot], s->config.max_context,
-                             s->config.max_batch, s->config.kv_dtype);
+                             s->config.max_batch, sqm__kv_dtype(&s->config));
     }
     return SQM_OK;
 }
@@ -11799,7 +14437,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
 typedef struct sqm__saved {
     uint8_t  magic[8];
     uint32_t model;                     /* checksum of the weight file's header: which model */
-    int32_t  position, has_logits, kv_dtype;
+    int32_t  position, has_logits, kv;
     uint64_t bytes;
 } sqm__saved;
 static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
@@ -11840,7 +14478,7 @@ SQMDEF sqm_result sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t 
     header.model = sqm__load_u32(s->model->file.image + 44);
     header.position = s->position[seq];
     header.has_logits = s->has_logits[seq];
-    header.kv_dtype = (int32_t)s->config.kv_dtype;
+    header.kv = (int32_t)s->config.kv;
     header.bytes = (uint64_t)need;
     memcpy(to, &header, sizeof(header));
     to += sizeof(header);
@@ -11877,10 +14515,10 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
         SQM__FAIL(&s->exec.error, SQM_E_LIMIT, (uint64_t)(int64_t)header.position,
                   "a state of %d tokens does not fit the "
                   "context of %d", header.position, s->config.max_context);
-    if (header.kv_dtype != (int32_t)s->config.kv_dtype || sqm__saved_bytes(s, seq, header.position) != bytes)
+    if (header.kv != (int32_t)s->config.kv || sqm__saved_bytes(s, seq, header.position) != bytes)
         SQM__FAIL(&s->exec.error, SQM_E_SHAPE, bytes,
                   "the state has %z bytes; a state of %d tokens has another size in this "
-                  "session (kv_dtype, max_context or max_batch differ)", (uint64_t)bytes, header.position);
+                  "session (kv, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
     from += sizeof(header);
@@ -12625,7 +15263,8 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
 /* ---- an op as recipe text ------------------------------------------------------------------------------ */
 static void sqm__register_name(char *dst, uint8_t r)                      /* dst [12] */
 {
-    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS ? "rows" :
+    const char *name = r == SQM__REG_LOGITS ? "logits" : r == SQM__REG_TOKENS ? "tokens" : r == SQM__REG_ROWS
+        ? "rows" :
                        r == SQM__REG_POSITIONS ? "positions" : r == SQM__REG_NONE ? "none" : NULL;
     if (name) { memcpy(dst, name, strlen(name) + 1); return; }
     snprintf(dst, 12, "r%d", (int)r);
@@ -13445,6 +16084,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
 #undef SQM__TILE_S
+#undef SQM__TILE_A
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB

@@ -6,7 +6,9 @@
 MODELS holds smollm2.gguf and gemma3.gguf, as .ci/run fetches them (SmolLM2-135M-Instruct Q4_1, Gemma-3-270m Q4_K_M),
 and typeseg/ with mamba_al.npz and manifest.json (TypeSeg, a Mamba in both directions that labels bytes).
 REAL is the directory with ref/, tok/ and models/ (DATA/real).
-For each model, with --exact: the most probable token of every position, the 20 largest logits at the given positions
+RWKV-4, 5.1, 5.2 and 7: rwkv.cpp's expected logits within 5e-6 (7: 2e-6), all logits within 2e-5 (7: 2e-6) of
+float64, greedy bytes.
+For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given positions
 within 2e-3, the greedy continuation as far as the two best tokens are further apart than twice that, perplexity
 within 0.01; without --exact: perplexity within 0.5 %. And its tokenizer: 242 strings, encoded and decoded.
 Prints PASS|FAIL|SKIP lines; exit status 1 if anything failed.
@@ -69,13 +71,13 @@ def best(row):
     return row.index(max(row))
 
 
-def check_greedy(name, model, ids, rows, greedy, margins):
+def check_greedy(name, model, ids, rows, greedy, margins, tolerance=TOLERANCE):
     """rows: logits of ids + greedy. Each greedy token must be the best one, as long as all margins were wide enough."""
     n, close = 0, 0
     for i, token in enumerate(greedy):
         if best(rows[len(ids) - 1 + i]) == token:
             n += 1
-        elif margins[i] > 2 * TOLERANCE:
+        elif margins[i] > 2 * tolerance:
             got = best(rows[len(ids) - 1 + i])
             return verdict(False, name, f"token {i} is {got}, expected {token} (margin {margins[i]:.4f})")
         else:
@@ -141,19 +143,18 @@ def check_stories(name, source, directory):
     return model
 
 
-def read_safetensors(path):
-    """name -> (shape, values) of float32 and int32 tensors"""
+def safetensors(path):
+    """name -> array of all float32 and int32 tensors of a file"""
     with open(path, "rb") as f:
         data = f.read()
     n = int.from_bytes(data[:8], "little")
     tensors = {}
-    for name, t in json.loads(data[8:8 + n]).items():
-        if name != "__metadata__":
-            values = array.array("f" if t["dtype"] == "F32" else "i")
-            values.frombytes(data[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]])
+    for key, t in json.loads(data[8:8 + n]).items():
+        if key != "__metadata__":
+            first, last = t["data_offsets"]
+            tensors[key] = array.array("f" if t["dtype"] == "F32" else "i", data[8 + n + first:8 + n + last])
             if sys.byteorder != "little":
-                values.byteswap()
-            tensors[name] = t["shape"], values
+                tensors[key].byteswap()
     return tensors
 
 
@@ -161,12 +162,12 @@ def check_typeseg(name, source, directory):
     """Logits of every byte within 1e-5 of the largest; the example's labels are the reference's."""
     with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
         cases = json.load(f)["cases"]
-    tensors = read_safetensors(os.path.join(directory, "ref.safetensors"))
+    tensors = safetensors(os.path.join(directory, "ref.safetensors"))
     model = os.path.join(work.name, name + ".sqm")
     tool("sqm-convert", source, "-o", model)
     for key, case in cases.items():
-        expected = tensors[key + ".logits"][1]
-        got = [x for row in logits_of(model, tensors[key + ".tokens"][1]) for x in row]
+        expected = tensors[key + ".logits"]
+        got = [x for row in logits_of(model, tensors[key + ".tokens"]) for x in row]
         worst = max(abs(a - b) for a, b in zip(got, expected))
         largest = max(map(abs, expected))
         verdict(len(got) == len(expected) and worst <= 1e-5 * largest, f"{name} {key} logits",
@@ -176,6 +177,29 @@ def check_typeseg(name, source, directory):
             f.write(case["text"].encode())
         labels = tool("segment", model, text, "--bytes").decode().split()
         verdict(labels == case["labels"], f"{name} {key} labels", f"{len(labels)} bytes")
+
+
+def check_rwkv(name, source, directory, expected_logits, official, tolerance):
+    with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
+        reference = json.load(f)
+    expected = safetensors(os.path.join(directory, "ref.safetensors"))
+    model = os.path.join(work.name, name + ".sqm")
+    tool("sqm-convert", source, "-o", model, "--tokenizer", "bytes")
+    with open(expected_logits, "rb") as f:
+        want = array.array("f", f.read())
+    if sys.byteorder != "little":
+        want.byteswap()
+    row = logits_of(model, reference["prompts"]["official_test"]["bytes"])[-1]
+    worst = max(abs(a - b) for a, b in zip(row, want))
+    verdict(len(row) == len(want) and worst <= official, f"{name} rwkv.cpp's logits", f"largest error {worst:.2e}")
+    for key, p in reference["prompts"].items():
+        ids, want = p["bytes"], expected[key + ".logits"]
+        rows = logits_of(model, ids + p["greedy48"])
+        got = [x for row in rows[:len(ids)] for x in row]
+        worst = max(abs(a - b) for a, b in zip(got, want))
+        verdict(len(got) == len(want) and worst <= tolerance, f"{name} {key} logits",
+                f"{len(ids)} positions, largest error {worst:.2e}, tolerance {tolerance:.0e}")
+        check_greedy(f"{name} {key} greedy", model, ids, rows, p["greedy48"], p["greedy48_margin"], tolerance)
 
 
 def check_tokenizer(name, model, path):
@@ -209,6 +233,11 @@ def main(models, real, names):
         "typeseg": (check_typeseg, os.path.join(models, "typeseg/mamba_al.npz"), "typeseg-mamba", ()),
         "gemma3": (check_gguf, os.path.join(models, "gemma3.gguf"), "gemma3-270m", ([2],)),
     }
+    for version in "4v0-660K", "5v1-730K", "5v2-730K", "7v0-834K":
+        tiny = os.path.join(real, "models/rwkv_tiny/")
+        known["rwkv-tiny-" + version] = (check_rwkv, f"{tiny}tiny-rwkv-{version}-FP32.bin", "rwkv-tiny-" + version,
+                                         (f"{tiny}expected-logits-{version}.bin",
+                                          *((2e-6, 2e-6) if version[0] == "7" else (5e-6, 2e-5))))
     tokens_of = {"stories260k": "llama2c-tok512"}
     for name, (function, source, directory, more) in known.items():
         if names and name not in names:

@@ -25,31 +25,36 @@ enum { MAX_TOKENS = 71 };
 typedef struct problem { int32_t rows, cols; uint8_t *panels; size_t bytes; sqm_dtype dtype; float *x, *bias;
 } problem;
 
-static void run_product(float *y, const problem *p, sqm_isa isa, int32_t tokens, int exact, int add)
+/* planes: 0 exact, 1 and 2: activations in 8 and in 16 bits */
+static void run_product(float *y, const problem *p, sqm_isa isa, int32_t tokens, int planes, int add)
 {
     const sqm__kernels *k = sqm__kernels_of(isa);
     const size_t groups = (size_t)sqm__ceil_div(p->cols, SQM__GROUP);
-    int8_t *codes = (int8_t *)malloc((size_t)tokens * groups * SQM__GROUP);
-    float *scales = (float *)malloc((size_t)tokens * groups * 4), *work =
-        (float *)malloc(SQM__WORK_FLOATS * sizeof(float));
-    int32_t *sums = (int32_t *)malloc((size_t)tokens * groups * 8);
+    const size_t tile = tokens == 1 ? 1 : (size_t)k->tile, n = groups * sqm__align_up((size_t)tokens, tile);
+    const size_t plane = planes == 2 ? n * SQM__GROUP : 0;
+    int8_t *codes = (int8_t *)calloc(n * 2, SQM__GROUP);
+    float *scales = (float *)calloc(n, 4);
+    float *work = (float *)malloc(SQM__WORK_FLOATS * sizeof(float));
+    int32_t *sums = (int32_t *)calloc(n, 8);
     sqm__gemm g;
-    for (int32_t t = 0; t < tokens; t++)
-        k->quantize(codes + (size_t)t * groups * SQM__GROUP, scales + (size_t)t * groups, sums +
-                    (size_t)t * groups * 2,
-                    p->x + (size_t)t * (size_t)p->cols, p->cols);
+    for (size_t t = 0; t < (size_t)tokens; t++) {
+        const size_t at = t / tile * groups * tile + t % tile;
+        k->quantize(codes + at * SQM__GROUP, scales + at, sums + 2 * at, tile, plane,
+                    p->x + t * (size_t)p->cols, p->cols);
+    }
     for (int32_t i = 0; i < tokens * p->rows; i++) y[i] = (float)(i % 7);
-    g.y = y; g.x = p->x; g.codes = exact ? NULL : codes; g.code_scales = scales; g.code_sums = sums;
+    g.y = y; g.x = p->x; g.codes = planes ? codes : NULL; g.code_scales = scales; g.code_sums = sums;
+    g.plane = plane; g.tile = (int32_t)tile;
     g.panels = p->panels; g.panel_bytes = (size_t)sqm__panel_bytes(p->dtype, p->cols);
-    g.y_stride = (size_t)p->rows; g.x_stride = (size_t)p->cols; g.bias = p->bias; g.scale = 0.75f; g.add =
-        add;
+    g.y_stride = (size_t)p->rows; g.x_stride = (size_t)p->cols; g.bias = p->bias; g.scale = 0.75f;
+    g.add = add;
     g.n_tokens = tokens; g.n_rows = p->rows; g.n_cols = p->cols; g.dtype = p->dtype;
     k->gemm(&g, 0, sqm__ceil_div(p->rows, SQM__LANES), work);
     free(codes); free(scales); free(sums); free(work);
 }
 
 /* The same in double from the format's own values. Rounding |x| <= 1 to 8 bits may cost sum |w| / 254. */
-static void check_against_double(const problem *p, const float *y, int32_t tokens, int exact,
+static void check_against_double(const problem *p, const float *y, int32_t tokens, int planes,
                                  const char *what)
 {
     float *w = (float *)malloc((size_t)p->cols * sizeof(float)), *expected =
@@ -67,7 +72,7 @@ static void check_against_double(const problem *p, const float *y, int32_t token
             expected[i] = (float)((sum + (double)p->bias[r]) * 0.75);
             column[i] = y[i * p->rows + r];
         }
-        CHECK_CLOSE(column, expected, tokens, 2e-5 + (exact ? 0.0 : 0.75 * size / 254.0), what);
+        CHECK_CLOSE(column, expected, tokens, 2e-5 + 0.75 * size * (planes == 0 ? 0.0 : planes == 1 ? 1 / 254.0 : 1 / 65024.0), what);
     }
     free(w); free(expected); free(column);
 }
@@ -77,18 +82,18 @@ static void check_problem(const problem *p)
     static const int32_t counts[] = { 1, 2, 3, 5, 8, 13, 64, MAX_TOKENS };
     const size_t n = (size_t)MAX_TOKENS * (size_t)p->rows;
     float *scalar = (float *)malloc(n * sizeof(float)), *other = (float *)malloc(n * sizeof(float));
-    for (int exact = p->dtype < SQM_Q8; exact < 2; exact++) {
+    for (int planes = 0; planes < (p->dtype < SQM_Q8 ? 1 : 3); planes++) {
         for (size_t c = 0; c < sizeof(counts) / sizeof(counts[0]); c++) {
             const size_t bytes = (size_t)counts[c] * (size_t)p->rows * sizeof(float);
-            run_product(scalar, p, SQM_ISA_SCALAR, counts[c], exact, (int)(c & 1));
-            if (c == 2) check_against_double(p, scalar, 3, exact, sqm_dtype_name(p->dtype));
+            run_product(scalar, p, SQM_ISA_SCALAR, counts[c], planes, (int)(c & 1));
+            if (c == 2) check_against_double(p, scalar, 3, planes, sqm_dtype_name(p->dtype));
             for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
                 if (!sqm_cpu_has(isas[i])) continue;
-                run_product(other, p, isas[i], counts[c], exact, (int)(c & 1));
+                run_product(other, p, isas[i], counts[c], planes, (int)(c & 1));
                 if (memcmp(scalar, other, bytes))
                     printf("%s %s %d tokens, %s:\n", sqm_isa_name(isas[i]), sqm_dtype_name(p->dtype),
                            (int)counts[c],
-                           exact ? "exact" : "fast");
+                           planes == 0 ? "exact" : planes == 1 ? "8 bits" : "16 bits");
                 CHECK(memcmp(scalar, other, bytes) == 0);
             }
         }

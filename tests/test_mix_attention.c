@@ -11,7 +11,12 @@ static uint32_t seed = 12345;
 static uint32_t draw(uint32_t n) { seed = seed * 1664525u + 1013904223u; return (seed >> 8) % n; }
 static float uniform(void) { return (float)draw(65536) / 32768.0f - 1.0f; }
 
-typedef struct shape { int32_t heads, kv, dim, v_dim, window, rows; float softcap; int sinks; } shape;
+typedef struct shape {
+    int32_t heads, kv, dim, v_dim, window, rows;
+    float   softcap;
+    int     sinks;
+    int32_t keep;
+} shape;
 
 static void naive(float *out, const float *in, const shape *s, const float *sinks)
 {
@@ -21,8 +26,9 @@ static void naive(float *out, const float *in, const shape *s, const float *sink
             const int32_t g = h / (s->heads / s->kv), first = s->window && t >= s->window ? t - s->window + 1
                 : 0;
             double sum = s->sinks ? exp((double)sinks[h]) : 0.0, acc[64] = { 0.0 };
-            for (int32_t j = first; j <= t; j++) {
+            for (int32_t j = 0; j <= t; j++) {
                 double score = 0.0, e;
+                if (j < first && j >= s->keep) continue;
                 for (int32_t i = 0; i < s->dim; i++)
                     score += (double)in[t * width + h * s->dim + i] * (double)in[j * width + (s->heads +
                             g) * s->dim + i];
@@ -41,13 +47,14 @@ static void naive(float *out, const float *in, const shape *s, const float *sink
 static int32_t fill_params(sqm_param *p, const shape *s, const sqm_tensor *const *sinks)
 {
     const char *const keys[] = { "heads", "kv_heads", "head_dim", "v_dim", "window", "softcap", "scale",
-        "sinks" };
-    const double values[] = { s->heads, s->kv, s->dim, s->v_dim, s->window, (double)s->softcap, 0.5, 0.0 };
-    memset(p, 0, 8 * sizeof(*p));
-    for (int i = 0; i < 8; i++) { p[i].key = keys[i]; p[i].number = values[i]; }
-    p[7].tensors = sinks;
-    p[7].n_tensors = 1;
-    return s->sinks ? 8 : 7;
+        "keep", "sinks" };
+    const double values[] = { s->heads, s->kv, s->dim, s->v_dim, s->window, (double)s->softcap, 0.5, s->keep,
+        0.0 };
+    memset(p, 0, 9 * sizeof(*p));
+    for (int i = 0; i < 9; i++) { p[i].key = keys[i]; p[i].number = values[i]; }
+    p[8].tensors = sinks;
+    p[8].n_tensors = 1;
+    return s->sinks ? 9 : 8;
 }
 
 static void test_shape(const shape *s)
@@ -62,7 +69,7 @@ static void test_shape(const shape *s)
     const sqm_tensor sink = sqm_tensor_1d(sinks, SQM_F32, s->heads);
     const sqm_tensor *list = &sink;
     uint8_t bound[256];
-    sqm_param params[8];
+    sqm_param params[9];
     sqm_exec x;
     sqm_error err;
     size_t state_bytes, scratch_bytes;
@@ -135,7 +142,7 @@ static void bench_open(bench *b, const shape *s, float range)
 {
     const sqm_tensor *list = &b->sink;
     const sqm_mixer *mixer = sqm_mixer_attention();
-    sqm_param params[8];
+    sqm_param params[9];
     sqm_error err;
     sqm_exec x;
     size_t n;
@@ -268,7 +275,7 @@ static void test_spans(const shape *s)
 /* Scores of thousands: without subtracting the largest they would overflow. */
 static void test_large(void)
 {
-    const shape s = { 1, 1, 16, 16, 0, 70, 0.0f, 1 };
+    const shape s = { 1, 1, 16, 16, 0, 70, 0.0f, 1, 0 };
     bench b;
     sqm_exec x;
     bench_open(&b, &s, 60.0f);
@@ -284,7 +291,7 @@ static void test_large(void)
 
 static void test_scratch(void)
 {
-    const shape s = { 4, 2, 9, 7, 0, 70, 0.0f, 0 };
+    const shape s = { 4, 2, 9, 7, 0, 70, 0.0f, 0, 0 };
     bench b;
     sqm_exec x;
     float *out;
@@ -333,19 +340,19 @@ static void refused(const sqm_param *p, int32_t n, int32_t width, const char *te
 
 static void test_refusals(void)
 {
-    const shape good = { 4, 2, 8, 8, 0, 1, 0.0f, 0 }, none = { 0, 2, 8, 8, 0, 1, 0.0f, 0 };
+    const shape good = { 4, 2, 8, 8, 0, 1, 0.0f, 0, 0 }, none = { 0, 2, 8, 8, 0, 1, 0.0f, 0, 0 };
     float values[4] = { 0.0f };
     sqm_tensor sinks = sqm_tensor_1d(values, SQM_F32, 4);
     const sqm_tensor *list = &sinks;
     uint8_t bound[256];
-    sqm_param p[8];
+    sqm_param p[9];
     sqm_error err;
     int32_t out;
     shape s = good;
     CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, NULL), 64, &out, &err) == SQM_OK &&
           out == 32);
-    REFUSED(p, 7, 65, "rows of 65");
-    REFUSED(p, 7, 63, "4 + 2 x 2 heads of 8");
+    REFUSED(p, 8, 65, "rows of 65");
+    REFUSED(p, 8, 63, "4 + 2 x 2 heads of 8");
     REFUSED(p, fill_params(p, &none, NULL), 64, "heads = 0");
     s.kv = 3;
     REFUSED(p, fill_params(p, &s, NULL), 80, "4 heads cannot share 3");
@@ -353,6 +360,8 @@ static void test_refusals(void)
     REFUSED(p, fill_params(p, &s, NULL), 128, "kv_heads = 8 must be a whole number from 1 to 4");
     s = good; s.window = -1;
     REFUSED(p, fill_params(p, &s, NULL), 64, "window = -1");
+    s = good; s.keep = 3;
+    REFUSED(p, fill_params(p, &s, NULL), 64, "keep = 3 must be a whole number from 0 to 0");
     s = good; s.dim = 0;
     REFUSED(p, fill_params(p, &s, NULL), 16, "head_dim = 0");
     s = good; s.v_dim = -8;
@@ -362,20 +371,20 @@ static void test_refusals(void)
     s = good; s.sinks = 1;
     CHECK(sqm_mixer_attention()->bind(bound, p, fill_params(p, &s, &list), 64, &out, &err) == SQM_OK);
     sinks.shape[0] = 3;
-    REFUSED(p, 8, 64, "sinks must be 4 float32 values, has 3");
+    REFUSED(p, 9, 64, "sinks must be 4 float32 values, has 3");
     sinks.shape[0] = 4;
     sinks.dtype = SQM_F16;
-    REFUSED(p, 8, 64, "sinks");
+    REFUSED(p, 9, 64, "sinks");
     list = NULL;
-    REFUSED(p, 8, 64, "sinks must be one tensor");
+    REFUSED(p, 9, 64, "sinks must be one tensor");
     (void)fill_params(p, &good, NULL);
     p[0].number = 2.5;
-    REFUSED(p, 7, 64, "heads = 2 must be a whole number");
+    REFUSED(p, 8, 64, "heads = 2 must be a whole number");
     p[0].number = 1e300;
-    REFUSED(p, 7, 64, "heads");
+    REFUSED(p, 8, 64, "heads");
     p[0].number = 4.0;
     p[6].number = 1e200;
-    REFUSED(p, 7, 64, "scale is not a finite number");
+    REFUSED(p, 8, 64, "scale is not a finite number");
 }
 
 static void test_all_pieces(void)
@@ -390,6 +399,7 @@ static void test_all_pieces(void)
         s.rows = 160 + (int32_t)draw(50);
         s.softcap = i % 2 ? 1.5f : 0.0f;
         s.sinks = i / 2 % 2;
+        s.keep = s.window && i % 2 ? (int32_t)draw(70) : 0;
         test_pieces(&s);
         test_spans(&s);
     }
@@ -407,6 +417,7 @@ int main(void)
         s.rows = 1 + (int32_t)draw(200);
         s.softcap = draw(2) ? 1.5f : 0.0f;
         s.sinks = (int)draw(2);
+        s.keep = s.window && draw(2) ? (int32_t)draw(100) : 0;
         test_shape(&s);
     }
     test_all_pieces();

@@ -156,6 +156,7 @@ static void test_good(void)
     ACCEPT("embed r1 tokens w=@table scale=0.5\nadd r0 r0 r1\n");
     ACCEPT("linear r1 r0 w=@qkv\nlinear r2 r1 w=@narrow first=18\nlinear r0 r1 w=@square add=1 first=0\n");
     ACCEPT("linear r1 r0 w=@qkv\ngate r0 r0 r1 act=silu first=16\ngate r0 r0 r0 act=none\n");
+    ACCEPT("softmax r1 r0\nsoftmax r1 r1 groups=2\nmonomials r2 r1 groups=4\nsoftmax r2 r2 groups=24\n");
 }
 
 static void test_registers(void)
@@ -236,6 +237,8 @@ static void test_shapes(void)
     REFUSE("embed r1 positions w=@pos offset=5\n", SQM_E_SHAPE, "op 1 (embed)|offset = 5|from 0 to 4");
     REFUSE("linear r1 r0 w=@qkv\ngate r0 r0 r1 act=silu first=17\n", SQM_E_SHAPE, "op 2|8 columns|17 of 24");
     REFUSE("linear r1 r0 w=@qkv\ngate r1 r0 r1 act=silu\n", SQM_E_SHAPE, "op 2|gated by r1");
+    REFUSE("softmax r1 r0 groups=3\n", SQM_E_SHAPE, "op 1|8 columns|3 groups");
+    REFUSE("monomials r0 r0\n", SQM_E_FORMAT, "op 1|in place");
     REFUSE("gate r1 r0 r0 act=silly\n", SQM_E_UNSUPPORTED, "op 1|act = 'silly'");
     REFUSE_WHOLE(EMBED "copy r0 r0 count=6\n" HEAD, SQM_E_SHAPE, "op 2|[11, 8]|6 columns");
 }

@@ -13,7 +13,7 @@ static int32_t tokens[256];
 static const size_t row_bytes = TOY_VOCAB * sizeof(float);
 
 static sqm_session *make(const sqm_model *m, int32_t batch, int32_t sequences, int32_t threads, sqm_isa isa,
-                         sqm_precision precision, sqm_dtype kv)
+                         sqm_precision precision, sqm_kv kv)
 {
     sqm_session_config c;
     sqm_error err;
@@ -25,7 +25,7 @@ static sqm_session *make(const sqm_model *m, int32_t batch, int32_t sequences, i
     c.threads = threads;
     c.isa = isa;
     c.precision = precision;
-    c.kv_dtype = kv;
+    c.kv = kv;
     s = sqm_session_create(m, &c, &err);
     CHECK(s != NULL);
     return s;
@@ -51,7 +51,7 @@ static void check_same(const float *a, const float *b, const char *what)
     CHECK(same);
 }
 
-static void test_splits(const sqm_model *m, sqm_precision precision, sqm_dtype kv)
+static void test_splits(const sqm_model *m, sqm_precision precision, sqm_kv kv)
 {
     static const int32_t steps[] = { 1, 3, 17, 64, 65, 199 };
     sqm_session *s = make(m, 256, 1, 1, SQM_ISA_AUTO, precision, kv);
@@ -82,13 +82,13 @@ static void test_splits(const sqm_model *m, sqm_precision precision, sqm_dtype k
 static void test_isas(const sqm_model *m, sqm_precision precision)
 {
     static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
-    sqm_session *s = make(m, 64, 1, 1, SQM_ISA_SCALAR, precision, SQM_F32);
+    sqm_session *s = make(m, 64, 1, 1, SQM_ISA_SCALAR, precision, SQM_KV_Q8);
     float *scalar = feed_in_steps(s, 0, LENGTH);
     sqm_session_free(s);
     for (int i = 0; i < 3; i++) {
         float *other;
         if (!sqm_cpu_has(isas[i])) continue;
-        s = make(m, 64, 1, 1, isas[i], precision, SQM_F32);
+        s = make(m, 64, 1, 1, isas[i], precision, SQM_KV_Q8);
         other = feed_in_steps(s, 0, LENGTH);
         check_same(scalar, other, sqm_isa_name(isas[i]));
         free(other);
@@ -101,7 +101,7 @@ static void test_isas(const sqm_model *m, sqm_precision precision)
 static void test_batches(const sqm_model *m, sqm_precision precision)
 {
     static const int32_t lengths[3] = { 70, 1, 129 };
-    sqm_session *s = make(m, 40, 4, 2, SQM_ISA_AUTO, precision, SQM_F32);
+    sqm_session *s = make(m, 40, 4, 2, SQM_ISA_AUTO, precision, SQM_KV_F32);
     sqm_input in[3] = { { 0, NULL, 0, NULL }, { 0, NULL, 0, NULL }, { 0, NULL, 0, NULL } };
     for (int32_t i = 0; i < 3; i++) {
         in[i].seq = 2 - i;
@@ -129,11 +129,11 @@ static void test_batches(const sqm_model *m, sqm_precision precision)
     sqm_session_free(s);
 }
 
-static void test_fork_save_load(const sqm_model *m, sqm_dtype kv)
+static void test_fork_save_load(const sqm_model *m, sqm_kv kv)
 {
     sqm_session *s = make(m, 32, 2, 1, SQM_ISA_AUTO, SQM_FAST, kv), *other = make(m, 32, 1, 1, SQM_ISA_AUTO,
             SQM_FAST, kv);
-    sqm_session *small, *f16 = make(m, 32, 1, 1, SQM_ISA_AUTO, SQM_FAST, kv == SQM_F32 ? SQM_F16 : SQM_F32);
+    sqm_session *small, *f16 = make(m, 32, 1, 1, SQM_ISA_AUTO, SQM_FAST, kv == SQM_KV_F32 ? SQM_KV_F16 : SQM_KV_F32);
     size_t bytes;
     uint8_t *saved;
     CHECK(sqm_feed(s, 0, tokens, 130) == SQM_OK);
@@ -169,7 +169,7 @@ static void test_fork_save_load(const sqm_model *m, sqm_dtype kv)
 
 static void test_bad_arguments(const sqm_model *m)
 {
-    sqm_session *s = make(m, 16, 1, 1, SQM_ISA_AUTO, SQM_FAST, SQM_F32);
+    sqm_session *s = make(m, 16, 1, 1, SQM_ISA_AUTO, SQM_FAST, SQM_KV_AUTO);
     int32_t bad = TOY_VOCAB;
     float *before = (float *)malloc(row_bytes);
     sqm_input in[2] = { { 0, NULL, 0, NULL }, { 0, NULL, 0, NULL } };
@@ -230,7 +230,7 @@ static void test_sizes(const sqm_model *m)
     c.max_batch = -1;
     CHECK(sqm_session_size(m, &c, &err) == 0 && err.code == SQM_E_ARGUMENT);
     c.max_batch = 0;
-    c.kv_dtype = SQM_I32;
+    c.kv = (sqm_kv)9;
     CHECK(sqm_session_size(m, &c, NULL) == 0);
     CHECK(sqm_session_size(NULL, &c, &err) == 0 && err.code == SQM_E_ARGUMENT);
     free(raw);
@@ -248,14 +248,16 @@ int main(void)
         CHECK(toy_write(path, dtypes[i], &err) == SQM_OK);
         m = sqm_load_file(path, NULL, &err);
         if (!m) { printf("%s\n", err.text); return 1; }
-        test_splits(m, SQM_EXACT, SQM_F32);
-        test_splits(m, SQM_FAST, SQM_F16);
+        test_splits(m, SQM_EXACT, SQM_KV_F32);
+        test_splits(m, SQM_FAST, SQM_KV_F16);
+        test_splits(m, SQM_FAST, SQM_KV_Q8);
         test_isas(m, SQM_EXACT);
         test_isas(m, SQM_FAST);
         test_batches(m, SQM_FAST);
         if (i == 0) {
-            test_fork_save_load(m, SQM_F32);
-            test_fork_save_load(m, SQM_F16);
+            test_fork_save_load(m, SQM_KV_F32);
+            test_fork_save_load(m, SQM_KV_F16);
+            test_fork_save_load(m, SQM_KV_Q8);
             test_bad_arguments(m);
             test_sizes(m);
         }

@@ -7,6 +7,7 @@
 #include "conv_torch.h"
 #include "conv_gguf.h"
 #include "conv_llama2c.h"
+#include "conv_rwkv.h"
 #include "conv_npz.h"
 #include "conv_write.h"
 #include "tok_import.h"
@@ -35,7 +36,7 @@ typedef struct convert_input {        /* where things of a checkpoint are       
     json_doc        config;
     gguf_file       gguf;
     conv_llama2c    llama2c;
-    int             is_gguf, is_llama2c;
+    int             is_gguf, is_llama2c, is_rwkv;      /* is_rwkv: of rwkv.cpp                                */
 } convert_input;
 
 /* ---- finding the parts of a checkpoint ----------------------------------------------------------------- */
@@ -92,13 +93,18 @@ static int convert__read_file(conv *c, convert_input *in)
         in->format = "safetensors";
         return conv_read_safetensors(&c->source, in->path);
     }
+    if (conv_is_rwkv(f)) {
+        in->is_rwkv = 1;
+        in->format = "rwkv.cpp";
+        return conv_read_rwkv(&c->source, f);
+    }
     if (conv_llama2c_header(&in->llama2c, f)) {
         in->is_llama2c = 1;
         in->format = "llama2.c";
         return conv_read_llama2c(&c->source, f, &in->llama2c);
     }
-    return conv_fail(c->env, "%s: neither safetensors, PyTorch, GGUF nor llama2.c (a llama2.c file must have "
-                     "exactly the size that its header asks for)", in->path);
+    return conv_fail(c->env, "%s: neither safetensors, PyTorch, GGUF, rwkv.cpp nor llama2.c (a llama2.c "
+                     "file must have exactly the size that its header asks for)", in->path);
 }
 
 static int convert__is_directory(conv *c, const char *path)
@@ -163,6 +169,8 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
         if (!arch) return 0;
         arch->map(c);
         if (!c->env->failed) conv_check_unread_gguf(c);
+    } else if (in->is_rwkv || (!o->config && arch_rwkv_is_original(c))) {
+        arch_rwkv_original(c, in->is_rwkv);
     } else {
         if (!convert__read_config(c, in, o->config)) return 0;
         arch = convert__find_arch(c, conv_hf_archs,

@@ -13,23 +13,29 @@
 
 typedef struct lin {                  /* where a layer's tensors come from and go to                        */
     conv       *c;
-    const char *from, *weight;        /* a tensor is called from NAME weight                                */
+    const char *from, *weight;        /* a tensor is called from NAME weight, or from NAME                  */
     const char *out;                  /* and becomes out NAME                                               */
+    int         rwkv_cpp;             /* RWKV: decays as rwkv.cpp stores them, inner maps as [out, in]      */
 } lin;
 
 /* ---- tensors ------------------------------------------------------------------------------------------- */
 static CONV_UNUSED const char *lin_in(const lin *l, const char *name)
 {
-    return conv_format(l->c->env, "%s%s%s", l->from, name, l->weight);
+    const char *bare = conv_format(l->c->env, "%s%s", l->from, name);
+    const char *full = conv_format(l->c->env, "%s%s", bare, l->weight);
+    return conv_has(l->c, bare) && !conv_has(l->c, full) ? bare : full;
 }
 static CONV_UNUSED const char *lin_out(const lin *l, const char *name)
 {
     return conv_format(l->c->env, "%s%s", l->out, name);
 }
-/* Is there a tensor by this name, with or without the ending of weights? */
-static CONV_UNUSED int lin_has(const lin *l, const char *name)
+static CONV_UNUSED int lin_has(const lin *l, const char *name) { return conv_has(l->c, lin_in(l, name)); }
+/* Size `axis` of its shape (negative: from the last one); 1 when there is none                             */
+static CONV_UNUSED int32_t lin_size(const lin *l, const char *name, int32_t axis)
 {
-    return conv_has(l->c, lin_in(l, name)) || conv_has(l->c, conv_format(l->c->env, "%s%s", l->from, name));
+    const conv_tensor *t = conv_source_find(&l->c->source, lin_in(l, name));
+    const int32_t at = t && axis < 0 ? t->ndim + axis : axis;
+    return t && at >= 0 && at < t->ndim && t->shape[at] <= INT32_MAX ? (int32_t)t->shape[at] : 1;
 }
 
 /* The weight [rows, cols] of a linear map, with its bias where there is one.                               */
@@ -52,11 +58,10 @@ static CONV_UNUSED conv_part lin_part_transposed(const lin *l, const char *name,
     return p;
 }
 
-/* All values of a tensor of any shape, of which there must be n; its name may lack the ending of weights.  */
+/* All values of a tensor of any shape, of which there must be n.                                           */
 static CONV_UNUSED conv_view lin_flat(const lin *l, const char *name, int64_t n)
 {
-    const char *full = conv_has(l->c, lin_in(l, name)) ? lin_in(l, name)
-        : conv_format(l->c->env, "%s%s", l->from, name);
+    const char *full = lin_in(l, name);
     conv_tensor *t = conv_source_find(&l->c->source, full);
     int64_t found = 1;
     conv_view v;
@@ -82,21 +87,7 @@ static CONV_UNUSED const char *lin_vector(const lin *l, const char *name, int64_
 /* The same as numbers in memory; NULL after an error.                                                      */
 static CONV_UNUSED float *lin_read(const lin *l, const char *name, int64_t n)
 {
-    const conv_view v = lin_flat(l, name, n);
-    float *values = (float *)conv_alloc(l->c->env, (uint64_t)n, sizeof *values);
-    const conv_tensor *t = v.tensor;
-    const uint8_t *data = values && t ? conv_tensor_data(&l->c->source, t) : NULL;
-    int64_t step = 1;
-    if (!data) return NULL;
-    for (int32_t i = t->ndim - 1; i >= 0; i--) {
-        if (t->stride[i] != step && t->shape[i] != 1)
-            conv_fail(l->c->env, "tensor %.200s is not stored row by row", t->name);
-        step *= t->shape[i];
-    }
-    if (t->type == CONV_GGML) conv_fail(l->c->env, "tensor %.200s is quantised where it cannot be", t->name);
-    if (l->c->env->failed) return NULL;
-    conv_values(values, data, n, (int64_t)conv_types[t->type].bytes, t->type);
-    return values;
+    return conv_read(l->c, lin_in(l, name), n);
 }
 static CONV_UNUSED float *lin_floats(const lin *l, int64_t n)
 {
@@ -130,27 +121,33 @@ static CONV_UNUSED void lin_low_rank(const lin *l, int dst, int src, conv_part i
 }
 
 /* mix rD rS conv with kernels [channels, 1, taps] of up to three tensors, whose channels stand side by side
-   from column 0 on. biases: NAME with .weight replaced by .bias, when it is there.                         */
-static CONV_UNUSED void lin_conv(const lin *l, int dst, int src, const char *const *names, const int64_t *channels,
-                                 int n, int32_t taps, const char *act)
+   from column 0 on. Only their sum must be right: transformers cuts the kernels of OLMo hybrid in thirds.
+   biases: NAME with .weight replaced by .bias, when it is there.                                           */
+static CONV_UNUSED void lin_conv(const lin *l, int dst, int src, const char *const *names,
+                                 const int64_t *channels, int n, int32_t taps, const char *act)
 {
-    int64_t all = 0, at = 0;
+    int64_t all = 0, found = 0, at = 0;
     float *kernel, *bias;
     int biases = 0;
-    for (int i = 0; i < n; i++) all += channels[i];
+    for (int i = 0; i < n; i++) {
+        all += channels[i];
+        found += lin_size(l, names[i], 0);
+    }
     kernel = lin_floats(l, all * taps);
     bias = lin_floats(l, all);
-    for (int i = 0; kernel && bias && i < n; at += channels[i], i++) {
-        const float *from = lin_read(l, names[i], channels[i] * taps);
-        const char *base = strstr(names[i], ".weight");
-        const char *name = conv_format(l->c->env, "%.*s.bias", (int)(base ? base - names[i] : (int)strlen(names[i])),
-                                       names[i]);
+    for (int i = 0; kernel && bias && i < n; i++) {
+        const int64_t rows = found == all ? lin_size(l, names[i], 0) : channels[i];
+        const float *from = lin_read(l, names[i], rows * taps);
+        const char *end = strstr(names[i], ".weight");
+        const char *name = conv_format(l->c->env, "%.*s.bias",
+                                       (int)(end ? end - names[i] : (int)strlen(names[i])), names[i]);
         const float *b = conv_has(l->c, conv_format(l->c->env, "%s%s", l->from, name))
-            ? lin_read(l, name, channels[i]) : NULL;
-        for (int64_t j = 0; from && j < channels[i]; j++) {
+            ? lin_read(l, name, rows) : NULL;
+        for (int64_t j = 0; from && j < rows; j++) {
             for (int32_t k = 0; k < taps; k++) kernel[k * all + at + j] = from[j * taps + k];
             if (b) bias[at + j] = b[j];
         }
+        at += rows;
         biases |= b != NULL;
     }
     conv_put(l->c, "mix r%d r%d conv w=@%s", dst, src,
@@ -584,24 +581,43 @@ static CONV_UNUSED void lin_linear_from(const lin *l, int dst, int src, conv_par
         conv_put(l->c, " b=@%s", conv_make(l->c, conv_format(l->c->env, "%s.bias", p.out), CONV_VECTOR, p.bias));
     conv_line(l->c, " first=%d", first);
 }
-/* x @ w1 -> act -> @ w2 + bias of the columns from `first` on; both stored [in, out]                       */
-static CONV_UNUSED void lin_lora(const lin *l, int dst, int src, int32_t first, const char *w1, const char *act,
-                                 const char *w2, const char *bias, int32_t dim, int32_t rank, int32_t out)
+/* Two maps with an activation between them                                                                 */
+typedef struct lin_pair { conv_part inner, outer; } lin_pair;
+
+/* x @ w1 and @ w2 + bias, both stored [in, out] (by rwkv.cpp: [out, in])                                   */
+static CONV_UNUSED lin_pair lin_lora(const lin *l, const char *w1, const char *w2, const char *bias, int32_t dim,
+                                     int32_t out)
 {
-    conv_part a = lin_part_transposed(l, w1, rank, dim), b = lin_part_transposed(l, w2, out, rank);
-    lin_linear_from(l, 4, src, a, first);
+    const int32_t rank = lin_size(l, w1, l->rwkv_cpp ? 0 : -1);
+    lin_pair p;
+    p.inner = l->rwkv_cpp ? lin_part(l, w1, rank, dim) : lin_part_transposed(l, w1, rank, dim);
+    p.outer = l->rwkv_cpp ? lin_part(l, w2, out, rank) : lin_part_transposed(l, w2, out, rank);
+    if (!bias) return p;
+    p.outer.has_bias = 1;
+    p.outer.bias = lin_flat(l, bias, out);
+    return p;
+}
+/* fla: NAME.lora.0 and NAME.lora.2, whose bias is optional                                                 */
+static CONV_UNUSED lin_pair lin_lora_fla(const lin *l, const char *name, int32_t dim, int32_t out)
+{
+    const char *w1 = conv_format(l->c->env, "%s.lora.0", name), *w2 = conv_format(l->c->env, "%s.lora.2", name);
+    const int32_t rank = lin_size(l, w1, 0);
+    lin_pair p;
+    p.inner = lin_part(l, w1, rank, dim);
+    p.outer = lin_part(l, w2, out, rank);
+    return p;
+}
+/* rD = outer(act(inner(columns of rS from `first` on))), over r4                                           */
+static CONV_UNUSED void lin_put_pair(const lin *l, int dst, int src, int32_t first, const lin_pair *p, const char *act)
+{
+    lin_linear_from(l, 4, src, p->inner, first);
     if (act) conv_line(l->c, "act r4 r4 kind=%s", act);
-    if (bias) {
-        b.has_bias = 1;
-        b.bias = lin_flat(l, bias, out);
-    }
-    lin_linear(l, dst, 4, b);
+    lin_linear(l, dst, 4, p->outer);
 }
 
 typedef struct lin_rwkv {
     int32_t dim, heads, head_dim, ffn;
     double  norm_eps;                 /* of the norm over heads                                             */
-    int     rank_w, rank_a, rank_v, rank_g, rank_mix;
 } lin_rwkv;
 
 /* RWKV-4 from rows in rS to the rows before the output projection, in r7                                   */
@@ -619,7 +635,8 @@ static CONV_UNUSED int lin_put_rwkv4(const lin *l, const lin_rwkv *r, int src)
     lin_linear_from(l, 6, 3, lin_part(l, "value", n, n), 2 * n);
     conv_line(l->c, "cat r4 r5 r6");
     conv_put(l->c, "mix r7 r4 running_softmax heads=%d", n);
-    conv_put(l->c, " decay=@%s", lin_values(l, "decay", lin_spread(l, w, n, 1, lin_minus_exp), n));
+    if (!l->rwkv_cpp) w = lin_spread(l, w, n, 1, lin_minus_exp);
+    conv_put(l->c, " decay=@%s", lin_values(l, "decay", w, n));
     conv_line(l->c, " bonus=@%s", lin_vector(l, "time_first", n));
     conv_line(l->c, "gate r7 r7 r2 act=sigmoid");
     return 7;
@@ -627,12 +644,13 @@ static CONV_UNUSED int lin_put_rwkv4(const lin *l, const lin_rwkv *r, int src)
 /* Channel mix of RWKV-4 to 6 into r7; v6: mixes are those of the row before                                */
 static CONV_UNUSED int lin_put_rwkv_channels(const lin *l, const lin_rwkv *r, int src, int v6)
 {
+    const int fla = lin_has(l, "key.linear");
     const char *names[2];
-    names[0] = v6 ? "time_maa_r" : lin_pick(l, "time_mix_r", "time_mix_receptance");
-    names[1] = v6 ? "time_maa_k" : lin_pick(l, "time_mix_k", "time_mix_key");
+    names[0] = fla ? "receptance.mu" : v6 ? "time_maa_r" : lin_pick(l, "time_mix_r", "time_mix_receptance");
+    names[1] = fla ? "key.mu" : v6 ? "time_maa_k" : lin_pick(l, "time_mix_k", "time_mix_key");
     lin_shift(l, 3, src, names, 2, r->dim, v6 ? 1.0 : -1.0, v6 ? 0.0 : 1.0);
-    lin_linear_from(l, 2, 3, lin_part(l, "receptance", r->dim, r->dim), 0);
-    lin_linear_from(l, 5, 3, lin_part(l, "key", r->ffn, r->dim), r->dim);
+    lin_linear_from(l, 2, 3, lin_part(l, fla ? "receptance.linear" : "receptance", r->dim, r->dim), 0);
+    lin_linear_from(l, 5, 3, lin_part(l, fla ? "key.linear" : "key", r->ffn, r->dim), r->dim);
     conv_line(l->c, "act r5 r5 kind=relu2");
     lin_linear(l, 7, 5, lin_part(l, "value", r->dim, r->ffn));
     conv_line(l->c, "gate r7 r7 r2 act=sigmoid");
@@ -649,30 +667,29 @@ static CONV_UNUSED int lin_put_rwkv7_channels(const lin *l, const lin_rwkv *r, i
     return 7;
 }
 
-/* Norm over each head with own weights, output gate in rG                                                  */
-static CONV_UNUSED void lin_rwkv_norm(const lin *l, const lin_rwkv *r, const char *w, const char *b)
+/* Norm over each head of r7, with weights of its own for each channel                                      */
+static CONV_UNUSED void lin_rwkv_norm(const lin *l, int32_t heads, int32_t width, double eps, const char *w,
+                                      const char *b)
 {
-    conv_put(l->c, "norm r7 r7 kind=layer eps=%s groups=%d", conv_real(l->c, r->norm_eps), r->heads);
-    conv_put(l->c, " w=@%s", lin_vector(l, w, r->dim));
-    conv_line(l->c, " b=@%s", lin_vector(l, b, r->dim));
+    conv_put(l->c, "norm r7 r7 kind=layer eps=%s groups=%d", conv_real(l->c, eps), heads);
+    conv_put(l->c, " w=@%s", lin_vector(l, w, width));
+    conv_line(l->c, " b=@%s", lin_vector(l, b, width));
 }
 
-/* RWKV-5: constant decay of each channel or of each head; a gate from 5.1 on. Result in r7.                */
+/* RWKV-5: constant decays of each channel (5.2) or of each head (before, whose bonus is a logarithm); a gate
+   in 5.1 and 5.2. Result in r7.                                                                            */
 static CONV_UNUSED int lin_put_rwkv5(const lin *l, const lin_rwkv *r, int src)
 {
     static const char *const names[4] = { "time_mix_r", "time_mix_k", "time_mix_v", "time_mix_g" };
-    const int gated = lin_has(l, "gate");
-    const char *first = lin_pick(l, "time_faaaa", "time_first");
-    const char *full = conv_format(l->c->env, "%stime_decay", l->from);
-    const conv_tensor *t = conv_source_find(&l->c->source, full);
-    const int32_t n = r->dim, each = t && t->ndim && t->shape[t->ndim - 1] == r->head_dim ? r->head_dim : 1;
+    const int gated = lin_has(l, "gate"), by_head = !lin_has(l, "time_faaaa");
+    const int32_t n = r->dim, each = by_head ? 1 : r->head_dim;
     const float *decay = lin_read(l, "time_decay", (int64_t)r->heads * each);
-    const float *bonus = lin_read(l, first, (int64_t)r->heads * each);
+    const float *bonus = lin_read(l, by_head ? "time_first" : "time_faaaa", (int64_t)r->heads * each);
     float *factors = lin_floats(l, n), *u = lin_floats(l, n);
     for (int32_t i = 0; decay && bonus && factors && u && i < n; i++) {
-        const double w = (double)decay[i / (r->head_dim / each)];
-        factors[i] = (float)exp(-exp(w));
-        u[i] = bonus[i / (r->head_dim / each)];
+        const int32_t at = i / (r->head_dim / each);
+        factors[i] = l->rwkv_cpp ? decay[at] : (float)exp(-exp((double)decay[at]));
+        u[i] = by_head && !l->rwkv_cpp ? (float)exp((double)bonus[at]) : bonus[at];
     }
     lin_shift(l, 3, src, names, gated ? 4 : 3, n, -1.0, 1.0);
     lin_linear_from(l, 2, 3, lin_part(l, "receptance", n, n), 0);
@@ -684,80 +701,143 @@ static CONV_UNUSED int lin_put_rwkv5(const lin *l, const lin_rwkv *r, int src)
     conv_put(l->c, "mix r7 r9 linear_attention heads=%d key_dim=%d read=pre", r->heads, r->head_dim);
     conv_put(l->c, " factors=@%s", lin_values(l, "factors", factors, n));
     conv_line(l->c, " bonus=@%s", lin_values(l, "bonus", u, n));
-    lin_rwkv_norm(l, r, "ln_x.weight", "ln_x.bias");
+    lin_rwkv_norm(l, r->heads, n, r->norm_eps, "ln_x.weight", "ln_x.bias");
     if (gated) conv_line(l->c, "gate r7 r7 r8 act=silu");
     return 7;
 }
 
-/* RWKV-6: mixes and decays that depend on the row. Result in r7.                                           */
-static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv *r, int src)
+/* RWKV-6: mixes and decays depend on the row                                                               */
+typedef struct lin_rwkv6 {
+    int32_t     dim, heads, key_dim, v_dim, rank;
+    conv_part   mix_inner;            /* dim -> 5 * rank                                                    */
+    const float *mix_outer;           /* [5][rank][dim]                                                     */
+    conv_view   mix_base, mixes[5];   /* what the mixes start from, in the order of mix_outer               */
+    int32_t     r_at, w_at, k_at, v_at, g_at;          /* their places in it                                */
+    conv_part   r, k, v, g;
+    lin_pair    w;
+    const char *bonus, *norm, *norm_bias;
+    double      norm_eps;
+} lin_rwkv6;
+
+/* Official names and order                                                                                 */
+static CONV_UNUSED void lin_rwkv6_official(const lin *l, lin_rwkv6 *x, int32_t dim, int32_t heads)
 {
-    static const char *const base[1] = { "time_maa_x" };
     static const char *const names[5] = { "time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r", "time_maa_g" };
-    const int32_t n = r->dim;
-    conv_view parts[5];
-    lin_shift(l, 3, src, base, 1, n, 1.0, 0.0);
-    lin_linear(l, 4, 3, lin_part_transposed(l, "time_maa_w1", 5 * r->rank_mix, n));
+    memset(x, 0, sizeof *x);
+    x->dim = dim;
+    x->heads = heads;
+    x->key_dim = x->v_dim = dim / heads;
+    x->rank = lin_size(l, "time_maa_w2", 1);
+    x->mix_inner = lin_part_transposed(l, "time_maa_w1", 5 * (int64_t)x->rank, dim);
+    x->mix_outer = lin_read(l, "time_maa_w2", (int64_t)5 * x->rank * dim);
+    x->mix_base = lin_flat(l, "time_maa_x", dim);
+    for (int i = 0; i < 5; i++) x->mixes[i] = lin_flat(l, names[i], dim);
+    x->w_at = 0; x->k_at = 1; x->v_at = 2; x->r_at = 3; x->g_at = 4;
+    x->r = lin_part(l, "receptance", dim, dim);
+    x->k = lin_part(l, "key", dim, dim);
+    x->v = lin_part(l, "value", dim, dim);
+    x->g = lin_part(l, "gate", dim, dim);
+    x->w = lin_lora(l, "time_decay_w1", "time_decay_w2", "time_decay", dim, dim);
+    x->bonus = "time_faaaa";
+    x->norm = "ln_x.weight";
+    x->norm_bias = "ln_x.bias";
+    x->norm_eps = 64e-5;
+}
+static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv6 *x, int src)
+{
+    const int32_t n = x->dim;
+    conv_line(l->c, "mix r3 r%d shift w=@%s", src, conv_make(l->c, lin_out(l, "shift1"), CONV_VECTOR, x->mix_base));
+    lin_linear(l, 4, 3, x->mix_inner);
     conv_line(l->c, "act r4 r4 kind=tanh");
-    conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5", lin_vector(l, "time_maa_w2", (int64_t)5 * r->rank_mix * n), n);
+    conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5",
+              lin_values(l, "mix_outer", x->mix_outer, (int64_t)5 * x->rank * n), n);
     conv_line(l->c, "cat r6 r%d r5", src);
-    for (int i = 0; i < 5; i++) parts[i] = lin_flat(l, names[i], n);
     conv_line(l->c, "mix r3 r6 shift mixes=5 dynamic=1 w=@%s",
-              conv_stack(l->c, lin_out(l, "shift5"), CONV_VECTOR, parts, 5));
-    lin_lora(l, 5, 3, 0, "time_decay_w1", "tanh", "time_decay_w2", "time_decay", n, r->rank_w, n);
+              conv_stack(l->c, lin_out(l, "shift5"), CONV_VECTOR, x->mixes, 5));
+    lin_put_pair(l, 5, 3, x->w_at * n, &x->w, "tanh");
     conv_line(l->c, "act r5 r5 kind=exp");
     conv_line(l->c, "scale r5 r5 by=-1");
     conv_line(l->c, "act r5 r5 kind=exp");
-    lin_linear_from(l, 2, 3, lin_part(l, "receptance", n, n), 3 * n);
-    lin_linear_from(l, 8, 3, lin_part(l, "key", n, n), n);
+    lin_linear_from(l, 2, 3, x->r, x->r_at * n);
+    lin_linear_from(l, 8, 3, x->k, x->k_at * n);
     conv_line(l->c, "cat r4 r2 r8");
-    lin_linear_from(l, 8, 3, lin_part(l, "value", n, n), 2 * n);
+    lin_linear_from(l, 8, 3, x->v, x->v_at * n);
     conv_line(l->c, "cat r9 r4 r8");
     conv_line(l->c, "cat r4 r9 r5");
-    lin_linear_from(l, 8, 3, lin_part(l, "gate", n, n), 4 * n);
-    conv_line(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d decay=vector read=pre bonus=@%s", r->heads,
-              r->head_dim, lin_vector(l, "time_faaaa", n));
-    lin_rwkv_norm(l, r, "ln_x.weight", "ln_x.bias");
+    lin_linear_from(l, 8, 3, x->g, x->g_at * n);
+    conv_put(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d v_dim=%d decay=vector read=pre", x->heads,
+             x->key_dim, x->v_dim);
+    conv_line(l->c, " bonus=@%s", lin_vector(l, x->bonus, (int64_t)x->heads * x->key_dim));
+    lin_rwkv_norm(l, x->heads, x->heads * x->v_dim, x->norm_eps, x->norm, x->norm_bias);
     conv_line(l->c, "gate r7 r7 r8 act=silu");
     return 7;
 }
 
-/* RWKV-7. r10 holds the values of the first layer, r11 .. r13 are used. Result in r7.                      */
-static void lin__rwkv7_values(const lin *l, const lin_rwkv *r, int first_layer)
+/* RWKV-7                                                                                                   */
+typedef struct lin_rwkv7 {
+    int32_t     dim, heads, head_dim;
+    conv_part   r, k, v;
+    lin_pair    w, a, v_mix, g;       /* v_mix: of layers after the first                                   */
+    const char *norm, *norm_bias;
+    double      norm_eps;
+} lin_rwkv7;
+static CONV_UNUSED void lin_rwkv7_official(const lin *l, lin_rwkv7 *x, int32_t dim, int32_t heads, int first_layer)
 {
-    lin_linear_from(l, 6, 3, lin_part(l, "value", r->dim, r->dim), 3 * r->dim);
+    memset(x, 0, sizeof *x);
+    x->dim = dim;
+    x->heads = heads;
+    x->head_dim = dim / heads;
+    x->r = lin_part(l, "receptance", dim, dim);
+    x->k = lin_part(l, "key", dim, dim);
+    x->v = lin_part(l, "value", dim, dim);
+    x->w = lin_lora(l, "w1", "w2", "w0", dim, dim);
+    x->a = lin_lora(l, "a1", "a2", "a0", dim, dim);
+    x->g = lin_lora(l, "g1", "g2", NULL, dim, dim);
+    if (!first_layer) x->v_mix = lin_lora(l, "v1", "v2", "v0", dim, dim);
+    x->norm = "ln_x.weight";
+    x->norm_bias = "ln_x.bias";
+    x->norm_eps = 64e-5;
+}
+/* Values: those of the first layer stay in r10, later layers mix them in                                   */
+static void lin__rwkv7_values(const lin *l, const lin_rwkv7 *x, int first_layer)
+{
+    lin_linear_from(l, 6, 3, x->v, 3 * x->dim);
     if (first_layer) {
         conv_line(l->c, "copy r10 r6");
         return;
     }
-    lin_lora(l, 5, 3, 3 * r->dim, "v1", NULL, "v2", "v0", r->dim, r->rank_v, r->dim);
+    lin_put_pair(l, 5, 3, 3 * x->dim, &x->v_mix, NULL);
     conv_line(l->c, "scale r11 r6 by=-1");
     conv_line(l->c, "add r11 r11 r10");
     conv_line(l->c, "gate r11 r11 r5 act=sigmoid");
     conv_line(l->c, "add r6 r6 r11");
 }
-static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv *r, int src, int first_layer)
+/* From rS to r7; r10 holds the values of the first layer, r11 .. r13 are used.                             */
+static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv7 *x, int src, int first_layer)
 {
     static const char *const names[6] = { "x_r", "x_w", "x_k", "x_v", "x_a", "x_g" };
-    const int32_t n = r->dim;
+    const int32_t n = x->dim;
     const float *k_a = lin_read(l, "k_a", n);
     float *rest = lin_floats(l, n);
     for (int32_t i = 0; k_a && rest && i < n; i++) rest[i] = (float)(1.0 - (double)k_a[i]);
-    lin_shift(l, 3, src, names, 6, n, 1.0, 0.0);
-    lin_linear_from(l, 2, 3, lin_part(l, "receptance", n, n), 0);
-    lin__rwkv7_values(l, r, first_layer);
-    lin_lora(l, 8, 3, 5 * n, "g1", "sigmoid", "g2", NULL, n, r->rank_g, n);
-    lin_lora(l, 11, 3, 4 * n, "a1", NULL, "a2", "a0", n, r->rank_a, n);
+    if (lin_has(l, "x_rwkvag"))       /* in this order, in one tensor                                       */
+        conv_line(l->c, "mix r3 r%d shift mixes=6 w=@%s", src, lin_vector(l, "x_rwkvag", 6 * (int64_t)n));
+    else lin_shift(l, 3, src, names, 6, n, 1.0, 0.0);
+    lin_linear_from(l, 2, 3, x->r, 0);
+    lin__rwkv7_values(l, x, first_layer);
+    lin_put_pair(l, 8, 3, 5 * n, &x->g, "sigmoid");
+    lin_put_pair(l, 11, 3, 4 * n, &x->a, NULL);
     conv_line(l->c, "act r11 r11 kind=sigmoid");
-    lin_linear_from(l, 5, 3, lin_part(l, "key", n, n), 2 * n);
+    lin_linear_from(l, 5, 3, x->k, 2 * n);
     conv_line(l->c, "affine r12 r5 w=@%s", lin_vector(l, "k_k", n));
-    conv_line(l->c, "norm r12 r12 kind=l2 eps=1e-24 groups=%d", r->heads);
+    conv_line(l->c, "norm r12 r12 kind=l2 eps=1e-24 groups=%d", x->heads);
+    conv_line(l->c, "# k (1 + (a - 1) k_a)");
     conv_put(l->c, "affine r13 r11 w=@%s", lin_vector(l, "k_a", n));
     conv_line(l->c, " b=@%s", lin_values(l, "k_rest", rest, n));
-    conv_line(l->c, "mul r5 r5 r13");                              /* k (1 + (a - 1) k_a)                    */
+    conv_line(l->c, "mul r5 r5 r13");
     conv_line(l->c, "cat r4 r2 r5");
     conv_line(l->c, "cat r9 r4 r6");
-    lin_lora(l, 13, 3, n, "w1", "tanh", "w2", "w0", n, r->rank_w, n);
+    lin_put_pair(l, 13, 3, n, &x->w, "tanh");
     conv_line(l->c, "act r13 r13 kind=sigmoid");
     conv_line(l->c, "scale r13 r13 by=-0.6065306597126334");
     conv_line(l->c, "act r13 r13 kind=exp");
@@ -766,15 +846,31 @@ static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv *r, int src, i
     conv_line(l->c, "cat r9 r4 r13");
     conv_line(l->c, "mul r12 r12 r11");
     conv_line(l->c, "cat r4 r9 r12");
-    conv_line(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d decay=vector update=dplr", r->heads, r->head_dim);
-    lin_rwkv_norm(l, r, lin_pick(l, "ln_x.weight", "g_norm.weight"), lin_pick(l, "ln_x.bias", "g_norm.bias"));
+    conv_line(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d decay=vector update=dplr", x->heads, x->head_dim);
+    lin_rwkv_norm(l, x->heads, n, x->norm_eps, x->norm, x->norm_bias);
+    conv_line(l->c, "# bonus: (r . (k r_k)) v");
     conv_line(l->c, "mul r12 r2 r5");
     conv_line(l->c, "affine r12 r12 w=@%s", lin_vector(l, "r_k", n));
-    conv_line(l->c, "reduce r13 r12 kind=sum groups=%d", r->heads);
+    conv_line(l->c, "reduce r13 r12 kind=sum groups=%d", x->heads);
     conv_line(l->c, "mul r12 r6 r13");
     conv_line(l->c, "add r7 r7 r12");
     conv_line(l->c, "mul r7 r7 r8");
     return 7;
+}
+
+/* The time mix of an official checkpoint from rS to the rows before the output projection                  */
+static CONV_UNUSED int lin_put_rwkv(const lin *l, const lin_rwkv *r, int version, int src, int first_layer)
+{
+    lin_rwkv6 x6;
+    lin_rwkv7 x7;
+    if (version == 4) return lin_put_rwkv4(l, r, src);
+    if (version == 5) return lin_put_rwkv5(l, r, src);
+    if (version == 6) {
+        lin_rwkv6_official(l, &x6, r->dim, r->heads);
+        return lin_put_rwkv6(l, &x6, src);
+    }
+    lin_rwkv7_official(l, &x7, r->dim, r->heads, first_layer);
+    return lin_put_rwkv7(l, &x7, src, first_layer);
 }
 
 /* ---- xLSTM --------------------------------------------------------------------------------------------- */
@@ -867,7 +963,7 @@ static CONV_UNUSED const lin_xlstm_names lin_xlstm_plain_names = {
 /* A part whose name ends with .weight, and whose bias ends with .bias                                      */
 static CONV_UNUSED conv_part lin_part_full(const lin *l, const char *name, int64_t rows, int64_t cols)
 {
-    const lin bare = { l->c, l->from, "", l->out };
+    const lin bare = { l->c, l->from, "", l->out, 0 };
     const char *end = strstr(name, ".weight");
     conv_part p = lin_part(&bare, name, rows, cols);
     p.has_bias = 1;
@@ -930,7 +1026,7 @@ static void lin__nala_rope(const lin *l, const lin_nala *n, int reg)
 /* From rS to r10. o = phi(q) R^T R (sum phi(k) v) / (phi(q) . sum phi(k) + N 1e-6): the sum below has no rotation */
 static CONV_UNUSED void lin_put_nala_attention(const lin *l, const lin_nala *n, int src, int prefixed)
 {
-    const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight, l->out };
+    const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight, l->out, 0 };
     const int32_t d = n->dim / n->heads, half = d / 4;
     float *freq = lin_floats(l, half), *eps = lin_floats(l, n->heads);
     for (int32_t i = 0; freq && i < half; i++) freq[i] = (float)pow(10000.0, half > 1 ? -(double)i / (half - 1) : 0.0);

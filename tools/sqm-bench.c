@@ -32,7 +32,7 @@ static const char help[] =
     "-b N            max_batch of the session (the library's own choice)\n"
     "-t N            threads (all)\n"
     "--isa X         auto, scalar, avx2, avx512 or neon\n"
-    "--kv f32|f16    type of the attention caches (f32)\n"
+    "--kv X          attention caches in f32, f16 or q8 (f16; f32 with --exact)\n"
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"
     "\n"
@@ -427,10 +427,7 @@ static int parse_options(bench *b, int argc, char **argv)
             known = strcmp(argv[i], numbers[k].name) == 0 &&
                     eval_parse_int(value, numbers[k].low, numbers[k].high, numbers[k].value);
         if (strcmp(argv[i], "--isa") == 0) known = eval_parse_isa(value, &b->config.isa);
-        if (strcmp(argv[i], "--kv") == 0) {
-            known = strcmp(value, "f32") == 0 || strcmp(value, "f16") == 0;
-            b->config.kv_dtype = strcmp(value, "f16") == 0 ? SQM_F16 : SQM_F32;
-        }
+        if (strcmp(argv[i], "--kv") == 0) known = eval_parse_kv(value, &b->config.kv);
         if (!known) {
             fprintf(stderr, "sqm-bench: wrong option or value: %s %s\n", argv[i], value);
             return 0;

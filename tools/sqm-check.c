@@ -14,7 +14,7 @@ static const char help[] =
     "1e-6 * max|expected|); the tokens of the greedy continuation must be equal.\n"
     "  --factor F    default 20\n"
     "  --split N     feed N tokens a call, continue from the state; default: everything in one call\n"
-    "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16\n"
+    "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16|q8\n"
     "  --fast        quantised products may round activations (default: exact)\n"
     "  -t TYPE       f32 f16 bf16 q8 q4 keep: convert to this type\n"
     "  --legacy      use config.legacy.json; cases without one are left out\n"
@@ -286,10 +286,7 @@ static int parse_value(check_options *o, const char *key, const char *value)
     if (strcmp(key, "--split") == 0) return eval_parse_int(value, 0, 1 << 30, &o->split);
     if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);
     if (strcmp(key, "--isa") == 0) return eval_parse_isa(value, &o->session.isa);
-    if (strcmp(key, "--kv") == 0) {
-        o->session.kv_dtype = strcmp(value, "f16") == 0 ? SQM_F16 : SQM_F32;
-        return strcmp(value, "f16") == 0 || strcmp(value, "f32") == 0;
-    }
+    if (strcmp(key, "--kv") == 0) return eval_parse_kv(value, &o->session.kv);
     for (int i = 0; strcmp(key, "-t") == 0 && i < 6; i++) {
         if (strcmp(types[i], value) == 0) { o->target = (conv_target)i; return 1; }
     }

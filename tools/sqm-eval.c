@@ -12,7 +12,7 @@ static const char help[] =
     "--perplexity    exp of the mean negative log-probability of all tokens but the first\n"
     "--exact         every product in float32 (default: fast, quantised products round activations)\n"
     "--split N       feed N tokens a call (default 512)\n"
-    "--threads N     --isa auto|scalar|avx2|avx512|neon     --kv f32|f16\n"
+    "--threads N     --isa auto|scalar|avx2|avx512|neon     --kv f32|f16|q8\n"
     "Without --logits and --perplexity the five likeliest next tokens are printed.\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 
@@ -160,10 +160,8 @@ static int parse_option(eval_options *o, const char *key, const char *value)
     else if (strcmp(key, "--split") == 0) return eval_parse_int(value, 1, 1 << 20, &o->split);
     else if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);
     else if (strcmp(key, "--isa") == 0) return eval_parse_isa(value, &o->session.isa);
-    else if (strcmp(key, "--kv") == 0) {
-        o->session.kv_dtype = strcmp(value, "f16") == 0 ? SQM_F16 : SQM_F32;
-        return strcmp(value, "f16") == 0 || strcmp(value, "f32") == 0;
-    } else return 0;
+    else if (strcmp(key, "--kv") == 0) return eval_parse_kv(value, &o->session.kv);
+    else return 0;
     return 1;
 }
 

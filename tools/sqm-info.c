@@ -3,6 +3,8 @@
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 
+static const char *const kv_names[] = { "auto", "f32", "f16", "q8" };           /* by sqm_kv */
+
 static const char help[] =
     "usage: sqm-info FILE.sqm [options]\n"
     "\n"
@@ -17,7 +19,7 @@ static const char help[] =
     "-b N            rows computed at once\n"
     "-s N            sequences\n"
     "--threads N\n"
-    "--kv f32|f16    type of attention caches\n"
+    "--kv f32|f16|q8 type of attention caches\n"
     "\n"
     "Exit status: 0 fine, 1 the file is damaged or cannot be run by this version, 2 wrong usage.\n";
 
@@ -219,7 +221,7 @@ static int print_memory(const sqm_model *m, const sqm__file *f, const info_optio
         if (!numbers[i]) continue;
         used += snprintf(what + used, sizeof(what) - (size_t)used, "%s %d, ", names[i], (int)numbers[i]);
     }
-    snprintf(what + used, sizeof(what) - (size_t)used, "kv %s", sqm_dtype_name(o->config.kv_dtype));
+    snprintf(what + used, sizeof(what) - (size_t)used, "kv %s", kv_names[o->config.kv]);
     return !print_session(m, &o->config, what);
 }
 
@@ -350,11 +352,10 @@ static int parse(info_options *o, int argc, char **argv)
             o->custom = 1;
             i++;
         } else if (strcmp(a, "--kv") == 0) {
-            if (!value || (strcmp(value, "f32") != 0 && strcmp(value, "f16") != 0)) {
-                fprintf(stderr, "sqm-info: --kv needs f32 or f16\n");
-                return 0;
-            }
-            o->config.kv_dtype = strcmp(value, "f16") == 0 ? SQM_F16 : SQM_F32;
+            int kind = (int)SQM_KV_Q8;
+            while (kind > 0 && (!value || strcmp(value, kv_names[kind]) != 0)) kind--;
+            if (!kind) { fprintf(stderr, "sqm-info: --kv needs f32, f16 or q8\n"); return 0; }
+            o->config.kv = (sqm_kv)kind;
             o->custom = 1;
             i++;
         } else if (strcmp(a, "--meta") == 0) {

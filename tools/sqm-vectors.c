@@ -332,12 +332,14 @@ static int vector_rope(vector_case *v)
 }
 
 #include "vec_linear.h"
+#include "vec_memory.h"
 #include "vec_ssm.h"
 #include "vec_s4.h"
 
 /* ---- the mechanisms ------------------------------------------------------------------------------------ */
 static const struct { const char *name; int (*run)(vector_case *v); } vector_mechanisms[] = {
     VECTOR_LINEAR_MECHANISMS
+    VECTOR_MEMORY_MECHANISMS
     VECTOR_SSM_MECHANISMS
     VECTOR_S4_MECHANISMS
     { "mask", vector_sdpa }, { "rope", vector_rope }, { "sdpa", vector_sdpa }

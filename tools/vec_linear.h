@@ -405,11 +405,6 @@ static int vl_xlstm_large(vector_case *v)
 }
 
 /* ---- RWKV ---------------------------------------------------------------------------------------------- */
-static int vl_cols(const vl *m, const char *name)
-{
-    const conv_tensor *t = conv_source_find(&m->c.source, name);
-    return t && t->ndim ? (int)t->shape[t->ndim - 1] : 1;
-}
 static int vl_rwkv(vector_case *v)
 {
     const int version = v->mechanism[4] - '0', channels = strstr(v->mechanism, "channel") != NULL;
@@ -429,11 +424,6 @@ static int vl_rwkv(vector_case *v)
     r.head_dim = r.dim / r.heads;
     r.ffn = vl_rows(&m, "w.key");
     r.norm_eps = vector_number(v, "ln_x_eps", 64e-5);
-    r.rank_mix = vl_cols(&m, "w.time_maa_w1") / 5;
-    r.rank_w = vl_cols(&m, version == 6 ? "w.time_decay_w1" : "w.w1");
-    r.rank_a = vl_cols(&m, "w.a1");
-    r.rank_v = vl_cols(&m, "w.v1");
-    r.rank_g = vl_cols(&m, "w.g1");
     if (first) {                      /* rows x | v_first                                                   */
         const size_t n = (size_t)r.dim, all = (size_t)m.batch * (size_t)m.rows;
         rows = lin_floats(&m.l, (int64_t)(2 * n * all));
@@ -451,10 +441,7 @@ static int vl_rwkv(vector_case *v)
         reg = version == 7 ? lin_put_rwkv7_channels(&m.l, &r, 1) : lin_put_rwkv_channels(&m.l, &r, 1, version == 6);
         return vl_finish(&m, reg, x, "out.y");
     }
-    reg = version == 4 ? lin_put_rwkv4(&m.l, &r, 1) : version == 5 ? lin_put_rwkv5(&m.l, &r, 1)
-        : version == 6 ? lin_put_rwkv6(&m.l, &r, 1) : lin_put_rwkv7(&m.l, &r, 1, !first);
-    if (version == 7)                 /* of a first layer they are in the checkpoint but not in use         */
-        for (int i = 0; i < 3; i++) (void)lin_flat(&m.l, i == 0 ? "v0" : i == 1 ? "v1" : "v2", i ? (int64_t)r.dim * r.rank_v : r.dim);
+    reg = lin_put_rwkv(&m.l, &r, version, 1, !first);
     return vl_project(&m, reg, "output", r.dim, r.dim, x);
 }
 
@@ -510,7 +497,7 @@ static void vl_lawcat_features(vl *m, int dst, int src, const char *kernel, cons
     const int64_t channels[1] = { (int64_t)heads * d };
     const float *w = lin_read(&m->l, phi, (int64_t)heads * d * f);
     float *both = lin_floats(&m->l, 2 * (int64_t)heads * d * f);
-    const lin own = { &m->c, m->l.from, m->l.weight, lin_out(&m->l, phi) };
+    const lin own = { &m->c, m->l.from, m->l.weight, lin_out(&m->l, phi), 0 };
     for (int32_t i = 0; w && both && i < heads * d; i++)
         for (int32_t j = 0; j < f; j++) {
             both[i * 2 * f + j] = w[i * f + j];

@@ -4,6 +4,7 @@
 #define ARCH_SSM_H_INCLUDED
 #include "llama.h"
 #include "../prep_ssm.h"
+#include "../conv_moe.h"
 
 /* ---- what the mappings share --------------------------------------------------------------------------- */
 /* A decoder of which only embedding, norms and head are used: sizes and names.                             */
@@ -400,8 +401,30 @@ static int32_t arch_lfm2_ffn(conv *c, const conv_decoder *d)
     return (int32_t)((n + multiple - 1) / multiple * multiple);
 }
 
+static void arch_expert_branch(conv *c, const conv_decoder *d, int32_t i, conv_moe *m, const char *router,
+                               const char *bias, const char *const names[3]);
+
+/* The experts of Lfm2Moe; 0: there are none                                                                */
+static int32_t arch_lfm2_experts(conv *c, const conv_decoder *d, conv_moe *m)
+{
+    memset(m, 0, sizeof *m);
+    if (strcmp(c->architecture, "lfm2_moe") != 0) return 0;
+    m->experts = conv_size(c, "num_experts", 32);
+    m->k = conv_size(c, "num_experts_per_tok", 4);
+    m->dim = d->dim;
+    m->inner = conv_size(c, "moe_intermediate_size", 1792);
+    m->score = "sigmoid";
+    m->act = d->act;
+    m->renorm = conv_bool(c, "norm_topk_prob", 1);
+    m->eps = 1e-6;
+    m->scale = conv_number(c, "routed_scaling_factor", 1.0);
+    return m->experts;
+}
+
 static void arch_lfm2(conv *c)
 {
+    static const char *const names[3] = { "feed_forward.experts.%d.w1.weight", "feed_forward.experts.%d.w3.weight",
+                                          "feed_forward.experts.%d.w2.weight" };
     static const conv_rope_keys keys = { "rope_theta", NULL, 1000000.0, 1.0 };
     static const char *const unused[] = {
         "block_dim", "block_mlp_init_scale", "block_norm_eps", "block_out_init_scale", "block_use_swiglu",
@@ -411,10 +434,16 @@ static void arch_lfm2(conv *c)
     const int bias = conv_bool(c, "conv_bias", 0);
     const int32_t taps = conv_size(c, "conv_L_cache", 3);
     conv_decoder d;
+    conv_moe x;
+    int64_t dense;
+    int choice;
     for (int k = 0; unused[k]; k++) conv_key(c, unused[k]);
     if (!arch_lfm_base(c, &d)) return;
+    dense = arch_lfm2_experts(c, &d, &x) ? conv_int(c, "num_dense_layers", 2, 0, 1 << 20) : d.layers;
+    choice = conv_bool(c, "use_expert_bias", 1);
+    arch_ssm_unused_keys(c);
     if (conv_key(c, "tie_embedding")) d.tied = conv_bool(c, "tie_embedding", 1);
-    d.ffn = arch_lfm2_ffn(c, &d);
+    if (!x.experts) d.ffn = arch_lfm2_ffn(c, &d);
     d.o = "self_attn.out_proj";
     d.q_norm = "self_attn.q_layernorm";
     d.k_norm = "self_attn.k_layernorm";
@@ -431,7 +460,9 @@ static void arch_lfm2(conv *c)
             arch_expect_bias(c, &b, "conv", bias);
             arch_lfm_conv(c, &d, i, taps);
         }
-        arch_ffn_branch(c, &d, i);
+        if (i < dense) arch_ffn_branch(c, &d, i);
+        else arch_expert_branch(c, &d, i, &x, "feed_forward.gate.weight",
+                                choice ? "feed_forward.expert_bias" : NULL, names);
     }
     arch_output(c, &d);
 }
@@ -800,6 +831,27 @@ static char arch_layer_kind(conv *c, const char *key, const json_value *list, in
     return 0;
 }
 
+/* Experts and the shared MLP of layer i read the same rows; their sum is scaled.                           */
+static void arch_granite_experts(conv *c, const conv_decoder *d, int32_t i, conv_moe *m)
+{
+    const int32_t inner = d->ffn;
+    conv_part end;
+    int from = 5;
+    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
+    m->out = conv_format(c->env, "l%d.", i);
+    m->router = conv_layer_name(c, d, i, "block_sparse_moe.router.layer.weight");
+    m->gate = conv_layer_name(c, d, i, "block_sparse_moe.input_linear.weight");
+    m->down = conv_layer_name(c, d, i, "block_sparse_moe.output_linear.weight");
+    conv_put_route(c, m, 1, d->dim);
+    conv_put_experts(c, m, 9, 1, 0);
+    conv_put_ffn(c, d, i, 1, &from);
+    end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, inner,
+                       d->ffn_bias);
+    conv_put_linear(c, 9, from, &end, 1, 1.0, 1);
+    if (d->residual_scale != 1.0) conv_line(c, "scale r9 r9 by=%s", conv_real(c, d->residual_scale));
+    conv_line(c, "add r0 r0 r9");
+}
+
 static void arch_granite_hybrid(conv *c)
 {
     const json_value *types = conv_key(c, "layer_types") ? conv_key(c, "layer_types")
@@ -808,7 +860,16 @@ static void arch_granite_hybrid(conv *c)
     const int bias = conv_bool(c, "mamba_proj_bias", 0), taps_bias = conv_bool(c, "mamba_conv_bias", 1);
     conv_decoder d;
     ssm_mamba2 m;
+    conv_moe x;
+    memset(&x, 0, sizeof x);
     if (!arch_llama_base(c, &d, 0)) return;
+    x.experts = (int32_t)conv_int(c, "num_local_experts", 8, 0, 4096);
+    x.k = (int32_t)conv_int(c, "num_experts_per_tok", 2, 0, 4096);
+    x.dim = d.dim;
+    x.inner = d.ffn;
+    x.score = "softmax";
+    x.renorm = 1;
+    x.act = d.act;
     d.ffn = conv_size(c, "shared_intermediate_size", 1024);
     d.gate = d.up = NULL;
     d.gate_up = "shared_mlp.input_linear";
@@ -820,9 +881,6 @@ static void arch_granite_hybrid(conv *c)
     conv_set_scale(&d, conv_number(c, "attention_multiplier", 1.0));
     arch_hybrid_mamba2(c, &d, &m, 0);
     if (strcmp(position, "rope") != 0) d.ropes[0].dims = 0;
-    if (conv_int(c, "num_local_experts", 8, 0, 1 << 20) > 0)
-        conv_fail(c->env, "config.json: \"num_local_experts\": experts are not supported");
-    conv_key(c, "num_experts_per_tok");
     conv_put_embedding(c, &d);
     for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
         const char kind = types ? arch_layer_kind(c, "layer_types", types, i) : 'M';
@@ -830,7 +888,215 @@ static void arch_granite_hybrid(conv *c)
         arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
         if (kind == '*') arch_attention_branch(c, &d, i);
         else arch_hybrid_block(c, &d, i, &m, bias, taps_bias);
-        arch_ffn_branch(c, &d, i);
+        if (x.experts) arch_granite_experts(c, &d, i, &x);
+        else arch_ffn_branch(c, &d, i);
+    }
+    arch_output(c, &d);
+}
+
+/* A layer of NemotronH is one branch: states, attention, an MLP or experts.                                */
+static void arch_nemotron_h_experts(conv *c, const conv_decoder *d, int32_t i, conv_moe *m, int32_t latent,
+                                    int32_t shared)
+{
+    const ssm_block b = arch_block(c, d, i, "mixer");
+    m->out = b.out;
+    m->router = ssm_in(c, &b, "gate.weight");
+    m->bias = ssm_in(c, &b, "gate.e_score_correction_bias");
+    m->up = ssm_in(c, &b, "experts.%d.up_proj.weight");
+    m->down = ssm_in(c, &b, "experts.%d.down_proj.weight");
+    conv_put_route(c, m, 1, d->dim);
+    if (latent) {
+        ssm_put_linear(c, &b, 9, 1, "fc1_latent_proj", latent, d->dim, 0);
+        conv_put_experts(c, m, 10, 9, 0);
+        ssm_put_linear(c, &b, 0, 10, "fc2_latent_proj", d->dim, latent, 1);
+    } else {
+        conv_put_experts(c, m, 0, 1, 1);
+    }
+    ssm_put_linear(c, &b, 5, 1, "shared_experts.up_proj", shared, d->dim, 0);
+    conv_line(c, "act r5 r5 kind=%s", m->act);
+    ssm_put_linear(c, &b, 0, 5, "shared_experts.down_proj", d->dim, shared, 1);
+}
+
+static void arch_nemotron_h_keys(conv *c)
+{
+    static const char *const unused[] = {
+        "moe_shared_expert_overlap", "n_shared_experts", "mtp_layers_block_type", "mtp_hybrid_override_pattern",
+        "num_nextn_predict_layers", "mamba_proj_bias", "mamba_dt_min", "mamba_dt_max", "mamba_dt_init_floor",
+        "num_hidden_layers", NULL
+    };
+    for (int k = 0; unused[k]; k++) conv_key(c, unused[k]);
+    if (conv_key(c, "sliding_window")) conv_fail(c->env, "config.json: \"sliding_window\" is not supported");
+}
+
+/* Layers by name, or a letter each: hybrid_override_pattern                                                */
+static char arch_nemotron_h_kind(conv *c, const json_value *types, const char *pattern, int32_t i)
+{
+    if (types) return arch_layer_kind(c, "layers_block_type", types, i);
+    if (strchr("M*-E", pattern[i])) return pattern[i];
+    conv_fail(c->env, "config.json: \"hybrid_override_pattern\": layer %d, '%c', is not known", i, pattern[i]);
+    return 0;
+}
+
+static int arch_nemotron_h_sizes(conv *c, conv_decoder *d, ssm_mamba2 *m, conv_moe *x, int32_t layers)
+{
+    if (!arch_ssm_decoder(c, d, "backbone.embeddings", "backbone.norm_f", "backbone.layers.")) return 0;
+    d->dim = conv_size(c, "hidden_size", CONV_REQUIRED);
+    d->layers = layers;
+    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    d->heads = conv_size(c, "num_attention_heads", 32);
+    d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
+    d->head_dim = conv_size(c, "head_dim", conv_size(c, "attention_head_dim", 128));
+    d->ffn = conv_size(c, "intermediate_size", 21504);
+    d->tied = conv_bool(c, "tie_word_embeddings", 0);
+    d->norm_eps = conv_positive(c, "layer_norm_epsilon", 1e-5);
+    c->max_context = conv_size(c, "max_position_embeddings", 4096);
+    d->q = "mixer.q_proj"; d->k = "mixer.k_proj"; d->v = "mixer.v_proj"; d->o = "mixer.o_proj";
+    d->up = "mixer.up_proj"; d->down = "mixer.down_proj";
+    d->act = conv_activation(c, "mlp_hidden_act", "relu2");
+    d->ffn_bias = arch_bias(conv_bool(c, "mlp_bias", 0));
+    conv_only_bool(c, "attention_bias", 0);
+    m->heads = conv_size(c, "mamba_num_heads", 128);
+    m->head_dim = conv_size(c, "mamba_head_dim", 64);
+    if (!c->env->failed && (int64_t)m->heads * m->head_dim > 1 << 28) conv_fail(c->env, "too many heads");
+    m->inner = (int32_t)((int64_t)m->heads * m->head_dim);
+    m->groups = m->norm_groups = conv_size(c, "n_groups", 8);
+    m->state = conv_size(c, "ssm_state_size", 128);
+    m->taps = conv_size(c, "conv_kernel", 4);
+    m->norm_eps = d->norm_eps;
+    m->act = conv_activation(c, "mamba_hidden_act", "silu");
+    arch_step_limits(c, "time_step_limit", m);
+    conv_key(c, "expand");
+    x->experts = conv_size(c, "n_routed_experts", 8);
+    x->k = conv_size(c, "num_experts_per_tok", 2);
+    x->inner = conv_size(c, "moe_intermediate_size", 7688);
+    x->groups = conv_size(c, "n_group", 1);
+    x->group_k = conv_size(c, "topk_group", 1);
+    x->group_top = 2;
+    x->score = "sigmoid";
+    x->act = d->act;
+    x->renorm = conv_bool(c, "norm_topk_prob", 1);
+    x->scale = conv_number(c, "routed_scaling_factor", 1.0);
+    return conv_decoder_defaults(c, d);
+}
+
+static void arch_nemotron_h(conv *c)
+{
+    static const char *const mtp[] = { "mtp*", NULL };
+    const json_value *types = conv_key(c, "layers_block_type") ? conv_key(c, "layers_block_type")
+                            : conv_key(c, "layer_types");
+    const char *pattern = conv_word(c, "hybrid_override_pattern", "");
+    const int bias = conv_bool(c, "use_bias", 0), taps_bias = conv_bool(c, "use_conv_bias", 1);
+    const int32_t latent = conv_key(c, "moe_latent_size") ? conv_size(c, "moe_latent_size", 1) : 0;
+    const int32_t shared = conv_size(c, "moe_shared_expert_intermediate_size", 7688);
+    const int32_t layers = types ? (int32_t)json_count(types) : (int32_t)strlen(pattern);
+    conv_decoder d;
+    ssm_mamba2 m;
+    conv_moe x;
+    memset(&m, 0, sizeof m);
+    memset(&x, 0, sizeof x);
+    c->ignored = mtp;
+    if (layers < 1) conv_fail(c->env, "config.json: \"layers_block_type\" is missing");
+    if (!arch_nemotron_h_sizes(c, &d, &m, &x, layers > 0 ? layers : 1)) return;
+    x.dim = latent ? latent : d.dim;
+    arch_nemotron_h_keys(c);
+    arch_ssm_unused_keys(c);
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        const ssm_block b = arch_block(c, &d, i, "mixer");
+        const char kind = arch_nemotron_h_kind(c, types, pattern, i);
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "norm", "norm");
+        if (kind == '*') {
+            arch_attention_branch(c, &d, i);
+        } else if (kind == 'E') {
+            arch_nemotron_h_experts(c, &d, i, &x, latent, shared);
+        } else if (kind == '-') {
+            ssm_put_linear(c, &b, 5, 1, "up_proj", d.ffn, d.dim, 0);
+            conv_line(c, "act r5 r5 kind=%s", d.act);
+            ssm_put_linear(c, &b, 0, 5, "down_proj", d.dim, d.ffn, 1);
+        } else {
+            arch_expect_bias(c, &b, "in_proj", bias);
+            arch_expect_bias(c, &b, "conv1d", taps_bias);
+            ssm_put_mamba2(c, &b, &m);
+        }
+    }
+    arch_output(c, &d);
+}
+
+/* ---- Jamba: Mamba-1 and attention, MLPs and experts in turns ------------------------------------------- */
+static void arch_jamba_mamba(conv *c, const conv_decoder *d, int32_t i, ssm_mamba1 *m, int bias, int taps_bias)
+{
+    const ssm_block b = arch_block(c, d, i, "mamba");
+    arch_expect_bias(c, &b, "in_proj", bias);
+    arch_expect_bias(c, &b, "out_proj", bias);
+    arch_expect_bias(c, &b, "conv1d", taps_bias);
+    m->norms[0] = ssm_in(c, &b, "dt_layernorm.weight");
+    m->norms[1] = ssm_in(c, &b, "b_layernorm.weight");
+    m->norms[2] = ssm_in(c, &b, "c_layernorm.weight");
+    ssm_put_mamba1(c, &b, m);
+}
+
+/* norm and experts of layer i, added to r0; tensors under `name`                                           */
+static void arch_expert_branch(conv *c, const conv_decoder *d, int32_t i, conv_moe *m, const char *router,
+                               const char *bias, const char *const names[3])
+{
+    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
+    m->out = conv_format(c->env, "l%d.", i);
+    m->router = conv_layer_name(c, d, i, router);
+    m->bias = bias ? conv_layer_name(c, d, i, bias) : NULL;
+    m->gate = conv_layer_name(c, d, i, names[0]);
+    m->up = conv_layer_name(c, d, i, names[1]);
+    m->down = conv_layer_name(c, d, i, names[2]);
+    conv_put_route(c, m, 1, d->dim);
+    conv_put_experts(c, m, 0, 1, 1);
+}
+
+static void arch_jamba(conv *c)
+{
+    static const char *const names[3] = { "feed_forward.experts.%d.gate_proj.weight",
+                                          "feed_forward.experts.%d.up_proj.weight",
+                                          "feed_forward.experts.%d.down_proj.weight" };
+    const int64_t attn_period = conv_int(c, "attn_layer_period", 8, 1, 1 << 20);
+    const int64_t attn_offset = conv_int(c, "attn_layer_offset", 4, 0, 1 << 20);
+    const int64_t expert_period = conv_int(c, "expert_layer_period", 2, 1, 1 << 20);
+    const int64_t expert_offset = conv_int(c, "expert_layer_offset", 1, 0, 1 << 20);
+    const int bias = conv_bool(c, "mamba_proj_bias", 0), taps_bias = conv_bool(c, "mamba_conv_bias", 1);
+    conv_decoder d;
+    ssm_mamba1 m;
+    conv_moe x;
+    memset(&m, 0, sizeof m);
+    memset(&x, 0, sizeof x);
+    if (!conv_hf_decoder(c, &d, 0)) return;
+    d.norm_eps = conv_positive(c, "rms_norm_eps", 1e-6);
+    d.final_norm = conv_format(c->env, "%sfinal_layernorm", conv_prefix(c, "model.", "embed_tokens.weight"));
+    d.ffn_norm = "pre_ff_layernorm";
+    d.gate = "feed_forward.gate_proj";
+    d.up = "feed_forward.up_proj";
+    d.down = "feed_forward.down_proj";
+    arch_ssm_unused_keys(c);
+    m.inner = arch_expanded(c, &d, "mamba_expand", 2.0);
+    m.state = conv_size(c, "mamba_d_state", 16);
+    m.taps = conv_size(c, "mamba_d_conv", 4);
+    m.rank = arch_auto_size(c, "mamba_dt_rank", (d.dim + 15) / 16);
+    m.norm_eps = d.norm_eps;
+    x.act = m.act = d.act;
+    x.experts = conv_size(c, "num_experts", 16);
+    x.k = conv_size(c, "num_experts_per_tok", 2);
+    x.dim = d.dim;
+    x.inner = d.ffn;
+    x.score = "softmax";
+    conv_key(c, "mamba_inner_layernorms");
+    conv_key(c, "sliding_window");
+    conv_put_embedding(c, &d);
+    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &d, i, "attn_norm", d.attn_norm);
+        if (i % attn_period == attn_offset) arch_attention_branch(c, &d, i);
+        else arch_jamba_mamba(c, &d, i, &m, bias, taps_bias);
+        if (x.experts > 1 && i % expert_period == expert_offset)
+            arch_expert_branch(c, &d, i, &x, "feed_forward.router.weight", NULL, names);
+        else
+            arch_ffn_branch(c, &d, i);
     }
     arch_output(c, &d);
 }
