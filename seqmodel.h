@@ -6077,7 +6077,7 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
         const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
-        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+        if ((!x->scratch && (fixed || state)) || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
             SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
                       "%s needs %z bytes of scratch, the context has %z", mixer->name,
                       (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);

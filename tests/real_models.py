@@ -143,26 +143,46 @@ def check_stories(name, source, directory):
     return model
 
 
-def read_safetensors(path):
-    """name -> values of float32 and int32 tensors"""
+def safetensors(path):
+    """name -> array of all float32 and int32 tensors of a file"""
     with open(path, "rb") as f:
         data = f.read()
     n = int.from_bytes(data[:8], "little")
     tensors = {}
-    for name, t in json.loads(data[8:8 + n]).items():
-        if name != "__metadata__":
-            values = array.array("f" if t["dtype"] == "F32" else "i")
-            values.frombytes(data[8 + n + t["data_offsets"][0]:8 + n + t["data_offsets"][1]])
+    for key, t in json.loads(data[8:8 + n]).items():
+        if key != "__metadata__":
+            first, last = t["data_offsets"]
+            tensors[key] = array.array("f" if t["dtype"] == "F32" else "i", data[8 + n + first:8 + n + last])
             if sys.byteorder != "little":
-                values.byteswap()
-            tensors[name] = values
+                tensors[key].byteswap()
     return tensors
+
+
+def check_typeseg(name, source, directory):
+    """Logits of every byte within 1e-5 of the largest; the example's labels are the reference's."""
+    with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
+        cases = json.load(f)["cases"]
+    tensors = safetensors(os.path.join(directory, "ref.safetensors"))
+    model = os.path.join(work.name, name + ".sqm")
+    tool("sqm-convert", source, "-o", model)
+    for key, case in cases.items():
+        expected = tensors[key + ".logits"]
+        got = [x for row in logits_of(model, tensors[key + ".tokens"]) for x in row]
+        worst = max(abs(a - b) for a, b in zip(got, expected))
+        largest = max(map(abs, expected))
+        verdict(len(got) == len(expected) and worst <= 1e-5 * largest, f"{name} {key} logits",
+                f"largest error {worst:.2e}, tolerance {1e-5 * largest:.2e}")
+        text = os.path.join(work.name, "text")
+        with open(text, "wb") as f:
+            f.write(case["text"].encode())
+        labels = tool("segment", model, text, "--bytes").decode().split()
+        verdict(labels == case["labels"], f"{name} {key} labels", f"{len(labels)} bytes")
 
 
 def check_rwkv(name, source, directory, expected_logits, official, tolerance):
     with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
         reference = json.load(f)
-    expected = read_safetensors(os.path.join(directory, "ref.safetensors"))
+    expected = safetensors(os.path.join(directory, "ref.safetensors"))
     model = os.path.join(work.name, name + ".sqm")
     tool("sqm-convert", source, "-o", model, "--tokenizer", "bytes")
     with open(expected_logits, "rb") as f:
@@ -180,27 +200,6 @@ def check_rwkv(name, source, directory, expected_logits, official, tolerance):
         verdict(len(got) == len(want) and worst <= tolerance, f"{name} {key} logits",
                 f"{len(ids)} positions, largest error {worst:.2e}, tolerance {tolerance:.0e}")
         check_greedy(f"{name} {key} greedy", model, ids, rows, p["greedy48"], p["greedy48_margin"], tolerance)
-
-
-def check_typeseg(name, source, directory):
-    """Logits of every byte within 1e-5 of the largest; the example's labels are the reference's."""
-    with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
-        cases = json.load(f)["cases"]
-    tensors = read_safetensors(os.path.join(directory, "ref.safetensors"))
-    model = os.path.join(work.name, name + ".sqm")
-    tool("sqm-convert", source, "-o", model)
-    for key, case in cases.items():
-        expected = tensors[key + ".logits"]
-        got = [x for row in logits_of(model, tensors[key + ".tokens"]) for x in row]
-        worst = max(abs(a - b) for a, b in zip(got, expected))
-        largest = max(map(abs, expected))
-        verdict(len(got) == len(expected) and worst <= 1e-5 * largest, f"{name} {key} logits",
-                f"largest error {worst:.2e}, tolerance {1e-5 * largest:.2e}")
-        text = os.path.join(work.name, "text")
-        with open(text, "wb") as f:
-            f.write(case["text"].encode())
-        labels = tool("segment", model, text, "--bytes").decode().split()
-        verdict(labels == case["labels"], f"{name} {key} labels", f"{len(labels)} bytes")
 
 
 def check_tokenizer(name, model, path):
