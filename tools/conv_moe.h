@@ -53,7 +53,7 @@ static CONV_UNUSED void conv_put_route(conv *c, const conv_moe *m, int src, int6
 {
     const char *router = conv_format(c->env, "%srouter", m->out);
     conv_line(c, "linear r7 r%d w=@%s", src,
-              conv_make(c, router, CONV_MATRIX, conv_take(c, m->router, m->experts, cols)));
+              conv_make(c, router, CONV_ROUTER, conv_take(c, m->router, m->experts, cols)));
     conv_put(c, "route r8 r7 k=%d score=%s", m->k, m->score);
     if (m->bias)
         conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.choice", router), CONV_VECTOR,
