@@ -36,7 +36,8 @@ typedef struct convert_input {        /* where things of a checkpoint are       
     json_doc        config;
     gguf_file       gguf;
     conv_llama2c    llama2c;
-    int             is_gguf, is_llama2c, is_rwkv;      /* is_rwkv: of rwkv.cpp                                */
+    /* is_rwkv: of rwkv.cpp                                */
+    int             is_gguf, is_llama2c, is_rwkv;
 } convert_input;
 
 /* ---- finding the parts of a checkpoint ----------------------------------------------------------------- */
