@@ -2617,7 +2617,7 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__TILE_P 2
 #define SQM__TILE_T 12
 #define SQM__TILE_Q 8
-#define SQM__TILE_STREAMS 8
+#define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 4
 #define SQM__SSD_N 4
@@ -2849,64 +2849,52 @@ SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x,
             SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
 }
 
-/* All rows of x against P panels, in tiles of as many rows as registers hold. */
+/* All rows of x against P panels, in tiles of as many rows as registers hold; many = 0: of three at most. */
 SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                   int32_t n_rows,
-                                  const uint8_t *w, size_t panel_bytes, int32_t n, int32_t resume,
-                                  const sqm_dtype dtype, const int32_t P)
+                                   int32_t n_rows, const uint8_t *w, size_t panel_bytes, int32_t n,
+                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int many)
 {
     int32_t t = 0;
-    for (; t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
+    for (; many && t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, SQM__TILE_T);
+                        panel_bytes, n, resume, dtype, P, SQM__TILE_T);
     for (; t + 3 <= n_rows; t += 3)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, 3);
+                        panel_bytes, n, resume, dtype, P, 3);
     for (; t < n_rows; t++)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n,
-                        resume, dtype, P, 1);
+                        panel_bytes, n, resume, dtype, P, 1);
 }
 
 /* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
-   values alike. */
+   values alike. Half-width types are for few rows; for many it pays to widen a panel first. */
 SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                        int32_t n_rows,
-                                       const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
-                                       int32_t resume, const sqm_dtype dtype)
+                                        int32_t n_rows, const uint8_t *w, size_t panel_bytes,
+                                        int32_t n_panels, int32_t n, int32_t resume, const sqm_dtype dtype)
 {
     int32_t p = 0;
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
-                            n, resume,
-                            dtype, SQM__TILE_ROWS, 1);
-    if (SQM__TILE_P > 1)
-    for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n,
-                         resume, dtype, SQM__TILE_P);
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n,
+                            resume, dtype, SQM__TILE_ROWS, 1);
+    if (SQM__TILE_P > 1 && dtype == SQM_F32)
+        for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
+            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
+                             panel_bytes, n, resume, dtype, SQM__TILE_P, 1);
     for (; p < n_panels; p++)
         SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n,
-                         resume, dtype, 1);
+                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
                                const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
-                                   int32_t resume,
-                               sqm_dtype dtype)
+                               int32_t resume, sqm_dtype dtype)
 {
     if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
     else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_BF16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
     else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F32);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -3157,11 +3145,11 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
                     dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
             }
-            SQM__NAME(dot_quads)(dot, x, codes, halves == 1 ? 2 : half, d, P, T);
-            if (g->plane) {
+            for (size_t plane = 0;; plane = g->plane) {
+                SQM__NAME(dot_quads)(dot, x + plane, codes, halves == 1 ? 2 : half, d, P, T);
+                if (plane == g->plane) break;
                 SQM__WIDE for (int32_t i = 0; i < T * P; i++)
                     dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
-                SQM__NAME(dot_quads)(dot, x + g->plane, codes, halves == 1 ? 2 : half, d, P, T);
             }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
@@ -3190,29 +3178,36 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
         }
 }
 /* Several rows of x share a panel; a single one (decoding) reads several panels at once, which keeps more of
-   the memory busy. */
-SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d)
+   the memory busy. Rare types have only the latter: less code to compile. */
+SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d,
+                                        const int rare)
 {
-    const int32_t full = g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
-    for (int32_t panel = first; panel < last; panel++)
-        for (int32_t t = 0; t < full; t += SQM__TILE_Q)
-            SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
-    for (int32_t panel = first; full < g->n_tokens && panel < last; panel += SQM__TILE_STREAMS)
-        SQM__NAME(tile_codes)(g, full, panel, last, d, SQM__TILE_STREAMS, 1);
+    const int32_t full = rare ? 0 : g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
+    if (!rare)
+        for (int32_t panel = first; panel < last; panel++)
+            for (int32_t t = 0; t < full; t += SQM__TILE_Q)
+                SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS)
+        for (int32_t t = full; t < g->n_tokens; t++)
+            SQM__NAME(tile_codes)(g, t, panel, last, d, SQM__TILE_STREAMS, 1);
 }
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
     if (!g->codes) { SQM__NAME(gemm_float)(g, first, last, work); return; }
     switch (g->dtype) {
-    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8); break;
-    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4); break;
-    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M); break;
-    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5); break;
-    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K); break;
-    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K); break;
-    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K); break;
-    default:      SQM__NAME(gemm_codes)(g, first, last, g->dtype); break;  /* rare types share one copy */
+    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8, 0); break;
+    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4, 0); break;
+    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M, 0); break;
+    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5, 0); break;
+    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K, 0); break;
+    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K, 0); break;
+    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K, 0); break;
+    case SQM_Q5M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5M, 1); break;
+    case SQM_IQ4: SQM__NAME(gemm_codes)(g, first, last, SQM_IQ4, 1); break;
+    case SQM_Q2K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q2K, 1); break;
+    case SQM_Q3K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q3K, 1); break;
+    default:      break;
     }
 }
 
@@ -3592,25 +3587,33 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* A panel of 16 keys [n][16] (its scales [n / 32][64] by key), or of 16 columns of values (its scales [64] by
-   row), as float32. */
+/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds codes
+   or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
+{
+    return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
+}
 SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
                                                  const float *scales)
 {
-    if (a->dtype != SQM_I8) return codes;
+    if (!SQM__NAME(widens)(a)) return codes;
     for (int32_t i = 0; i < a->head_dim; i++) {
-        const v16 scale = SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
-        SQM__NAME(store)(a->panel + i * SQM__LANES, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+        float *to = a->panel + i * SQM__LANES;
+        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        else SQM__NAME(store)(to, SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS),
+                                           SQM__NAME(load_s8)(codes + i * SQM__LANES)));
     }
     return (const uint8_t *)a->panel;
 }
 SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
                                                    const float *scales, int32_t n)
 {
-    if (a->dtype != SQM_I8) return codes;
-    for (int32_t i = 0; i < n; i++)
-        SQM__NAME(store)(a->panel + i * SQM__LANES,
-                         SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    if (!SQM__NAME(widens)(a)) return codes;
+    for (int32_t i = 0; i < n; i++) {
+        float *to = a->panel + i * SQM__LANES;
+        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        else SQM__NAME(store)(to, SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    }
     return (const uint8_t *)a->panel;
 }
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
@@ -3621,7 +3624,7 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     const uint8_t *values = tile + 4 * key_bytes;
     const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
-    const sqm_dtype dtype = a->dtype == SQM_I8 ? SQM_F32 : a->dtype;
+    const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
     for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
         SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
@@ -6074,7 +6077,7 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
         const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
-        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+        if ((!x->scratch && (fixed || state)) || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
             SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
                       "%s needs %z bytes of scratch, the context has %z", mixer->name,
                       (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);
@@ -6089,6 +6092,13 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     }
     if (kept) run(bound, x, out, in, spans, n_spans);
     return SQM_OK;
+}
+/* Bytes of `floats` floats for each of `pieces`; what no address space holds becomes a size that no arena and
+   no scratch grants. */
+static size_t sqm__pieces_bytes(size_t floats, int32_t pieces)
+{
+    const size_t most = (size_t)-1 - 63;
+    return floats > most / sizeof(float) / (size_t)pieces ? most : floats * sizeof(float) * (size_t)pieces;
 }
 /* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
 static float *sqm__take(float *base, size_t *used, size_t floats)
@@ -6745,7 +6755,7 @@ static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, 
                                         int32_t threads)
 {
     (void)max_context; (void)max_batch;
-    return sqm__memory_piece_floats((const sqm__memory *)bound) * sizeof(float) * (size_t)threads;
+    return sqm__pieces_bytes(sqm__memory_piece_floats((const sqm__memory *)bound), threads);
 }
 static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans)
@@ -6865,18 +6875,17 @@ static size_t sqm__caching_piece_floats(const sqm__caching *c)
     return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
            (c->merge ? c->memory.weights : 0);
 }
-/* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
-static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
-{
-    return sqm__caching_piece_floats(c) * (size_t)threads + 2 * c->pool_pad +
-           (SQM__MEMORY_BLOCK + 1) * ((size_t)kept + 1);
-}
+/* For all pieces, and for what they share: u, a pool, marks, the shares of a block */
 static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                          int32_t threads)
 {
     const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t pieces = sqm__pieces_bytes(sqm__caching_piece_floats(c), threads);
+    const size_t kept = (size_t)(max_context / c->segment) + 1;
+    const size_t shared = sqm__pieces_bytes(2 * c->pool_pad + kept, 1);
+    const size_t shares = sqm__pieces_bytes(kept, SQM__MEMORY_BLOCK), most = (size_t)-1 - 63;
     (void)max_batch;
-    return sqm__caching_floats(c, max_context / c->segment, threads) * sizeof(float);
+    return pieces > most / 3 || shared > most / 3 || shares > most / 3 ? most : pieces + shared + shares;
 }
 
 /* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
@@ -7263,7 +7272,7 @@ static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_co
 {
     sqm__kernel_work w;
     (void)max_context; (void)max_batch;
-    return sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL) * (size_t)threads * sizeof(float);
+    return sqm__pieces_bytes(sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL), threads);
 }
 static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                              const sqm_span *spans, int32_t n_spans)
@@ -7394,6 +7403,12 @@ static void sqm__codebook_reset(const void *bound, void *state, size_t state_byt
     }
 }
 
+/* The code in a place of the ring; states come from outside too. */
+SQM__INLINE int32_t sqm__codebook_code(const sqm__codebook *c, const sqm__codebook_head *head, int32_t slot)
+{
+    const float code = head->codes[slot];
+    return code >= 0.0f && code < (float)c->codes ? (int32_t)code : 0;
+}
 /* The first near token of position p */
 SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
 {
@@ -7402,7 +7417,7 @@ SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
 /* Token `p` is no longer near: joins the mean of its code. */
 static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
 {
-    const int32_t slot = p % c->near, code = (int32_t)head->codes[slot];
+    const int32_t slot = p % c->near, code = sqm__codebook_code(c, head, slot);
     const float count = head->counts[code] += 1.0f;
     for (int32_t i = 0; i < c->v_dim; i++) {
         float *mean = sqm__panel_at(head->means, c->codes, code, i);
@@ -7422,7 +7437,7 @@ static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, c
     }
     for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
     for (int32_t j = start; j <= p; j++) {
-        float score = scores[(int32_t)head->codes[j % c->near]];
+        float score = scores[sqm__codebook_code(c, head, j % c->near)];
         if (relative) score += relative[p - j];
         if (bias) score += bias[p - j];
         near[j % c->near] = score;
@@ -7532,7 +7547,7 @@ static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context
                                           int32_t threads)
 {
     (void)max_context; (void)max_batch;
-    return sqm__codebook_piece_floats((const sqm__codebook *)bound) * (size_t)threads * sizeof(float);
+    return sqm__pieces_bytes(sqm__codebook_piece_floats((const sqm__codebook *)bound), threads);
 }
 static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                         const sqm_span *spans, int32_t n_spans)
@@ -8636,6 +8651,10 @@ static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_
                   "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
                   c->memory.heads * c->memory.head_dim);
     c->columns = (int32_t)columns;
+    columns += in_width + 4 * (int64_t)c->attend[0].shape[0];          /* of the buffers of a segment */
+    if ((c->n_persistent + 2 * (int64_t)c->segment) * columns > 1 << 28 ||
+        c->memory.head_floats > (1u << 28) / (size_t)c->memory.heads)
+        SQM__FAIL(err, SQM_E_LIMIT, c->segment, "segments of %d rows of %d are too large", c->segment, in_width);
     *out_width = in_width;
     return SQM_OK;
 }
@@ -8679,8 +8698,9 @@ static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context,
     const sqm__context *c = (const sqm__context *)bound;
     const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
     sqm__context_work w;
-    return sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64) +
-           sqm__context_parts_bytes(c, n, threads);
+    const size_t own = sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64);
+    const size_t parts = sqm__context_parts_bytes(c, n, threads), most = (size_t)-1 - 63;
+    return parts > most - own ? most : own + parts;
 }
 /* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
 static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
@@ -10773,10 +10793,24 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 #undef SQM__CRC_16
 #undef SQM__CRC_64
 
+#if SQM__HAVE_X86
+/* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
+__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p, size_t bytes)
+{
+    uint64_t wide = crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
+    crc = (uint32_t)wide;
+    for (; bytes; bytes--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
+    return crc;
+}
+#endif
 /* Continues `crc` (0 at the start) over `bytes` bytes. */
 static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
 {
     const uint8_t *p = (const uint8_t *)data;
+#if SQM__HAVE_X86
+    if (bytes >= 4096 && sqm_cpu_has(SQM_ISA_AVX2)) return ~sqm__crc32c_x86(~crc, p, bytes);
+#endif
     crc = ~crc;
     for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
     return ~crc;
@@ -12917,16 +12951,18 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
     const sqm_param *w = sqm__param(b->params, b->n_params, key);
     const sqm_param *bias = sqm__param(b->params, b->n_params, bias_key);
     if (!w || w->n_tensors != n || (bias && bias->n_tensors != n))
-        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: %s needs a tensor for each of %d experts",
-                  b->line, !w || w->n_tensors != n ? key : bias_key, n);
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0,
+                  "op %d: %s needs a tensor for each of %d experts", b->line,
+                  !w || w->n_tensors != n ? key : bias_key, n);
     for (int32_t i = 0; i < n; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
         if (rows == 0) rows = t->shape[0];
         if (cols == 0) cols = t->shape[1];
         if (t->shape[0] != rows || t->shape[1] != cols)
-            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0], "op %d: %s of expert %d is [%d, %d], expected [%d, %d]",
-                      b->line, key, i, t->shape[0], t->shape[1], rows, cols);
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0],
+                      "op %d: %s of expert %d is [%d, %d], expected [%d, %d]", b->line, key, i, t->shape[0],
+                      t->shape[1], rows, cols);
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != rows))
             SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: %s of expert %d must be %d float32 values",
                       b->line, bias_key, i, rows);
@@ -13948,7 +13984,8 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
 static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
                             int32_t n)
 {
-    const size_t hidden = (size_t)op->linear.weights[0].shape[0], inner = (size_t)op->down.weights[0].shape[1];
+    const size_t hidden = (size_t)op->linear.weights[0].shape[0];
+    const size_t inner = (size_t)op->down.weights[0].shape[1];
     sqm__linear one = op->linear;
     one.weights += e;
     if (one.biases) one.biases += e;
@@ -13967,7 +14004,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
 {
     const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
-    const float *weights = s->registers[op->src2];
+    const float *x_rows = s->registers[op->src], *weights = s->registers[op->src2];
     float *y = s->registers[op->dst];
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
     sqm_exec x = s->exec;
@@ -13979,7 +14016,7 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                memcpy(r->in + (size_t)count * in, s->registers[op->src] + (size_t)t * in, in * sizeof(float));
+                memcpy(r->in + (size_t)count * in, x_rows + (size_t)t * in, in * sizeof(float));
                 r->row[count++] = t;
             }
         if (!count) continue;

@@ -7,6 +7,10 @@
 #include "phi.h"
 #include "ssm.h"
 #include "linear_hybrid.h"
+#include "ssm_hybrid.h"
+#include "linear.h"
+#include "typeseg.h"
+#include "lmuformer.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -60,6 +64,7 @@ static const conv_arch conv_hf_archs[] = {
     { "lightnet", "LightNetForCausalLM", arch_lightnet },
     { "linear_attn", "LinearAttentionForCausalLM", arch_linear_attn },
     { "llama", "LlamaForCausalLM", arch_llama },
+    { "lmuformer", NULL, arch_lmuformer },
     { "mamba", "MambaForCausalLM", arch_mamba },
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
     { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
@@ -93,6 +98,7 @@ static const conv_arch conv_hf_archs[] = {
     { "smollm3", "SmolLM3ForCausalLM", arch_smollm3 },
     { "stablelm", "StableLmForCausalLM", arch_stablelm },
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
+    { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
