@@ -11245,6 +11245,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      splits         pieces are cut in smaller pieces, step by step, by regular expressions
      model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest
                     first, then leftmost. A piece that is known to merge into one token is looked up whole.
+                    Or (kind 6) it is cut from its start on into the longest tokens there are.
      template       ids before and after, such as begin-of-text
    Decoding puts the bytes of the tokens side by side, then runs the decoder steps. In vocabularies that write
    the space as U+2581 token texts are stored with real spaces: that is what they decode to.
@@ -11272,6 +11273,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      24 decomposed       (code point, first, second or 0), sorted       25 compositions  u16, indices in 24 by
      (first, second)    26 combining_runs  u32 code point << 8 | class    27 unstable  u32 pairs [from, end):
      what the normal form changes or joins to the character before. 24 to 27 are empty without such a step.
+     28 sorted      u32          kind 6: tokens in the order of their texts, byte by byte
    Arrays begin at multiples of 4. A reader ignores arrays that it does not know and refuses kinds and steps
    that it does not know, so tables can be added. Hash chains are at most *_probe cells long.
 
@@ -11285,7 +11287,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
 enum { SQM__TOK_VERSION = 1, SQM__TOK_MAX_TEXT = 0x3fffffff };   /* bytes: positions are uint32_t */
 
 enum { SQM__TOK_BYTES = 1, SQM__TOK_BYTE_BPE = 2, SQM__TOK_CHAR_BPE = 3,
-       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_TRIE = 6 };        /* 4 to 6: not yet */
+       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_LONGEST = 6 };     /* 4 and 5: not yet */
 enum { SQM__TOK_FUSE_UNK = 1 };                        /* flag: unknown neighbours become one token */
 enum { SQM__TOKEN_NORMAL = 0, SQM__TOKEN_SPECIAL = 1, SQM__TOKEN_ADDED = 2, SQM__TOKEN_BYTE = 3,
        SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16 };
@@ -11294,7 +11296,8 @@ enum { SQM__A_OFFSETS, SQM__A_TEXT, SQM__A_ATTRIBUTES, SQM__A_INDEX, SQM__A_MERG
        SQM__A_BYTES, SQM__A_ADDED, SQM__A_ADDED_FIRST, SQM__A_NORMAL, SQM__A_NORMAL_FIRST, SQM__A_ENDS,
        SQM__A_PREFIX, SQM__A_SUFFIX, SQM__A_NORMALIZERS, SQM__A_SPLITS, SQM__A_DECODERS, SQM__A_STRINGS,
        SQM__A_PROGRAM, SQM__A_CLASSES, SQM__A_TOGGLES, SQM__A_FIRSTS, SQM__A_RUNS, SQM__A_BLOCKS,
-       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_COUNT };
+       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_SORTED,
+       SQM__A_COUNT };
 
 typedef struct sqm__tok_header {                       /* 64 bytes */
     uint32_t version, kind, flags;
@@ -11367,7 +11370,7 @@ SQM__UNUSED static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_to
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
 {
     static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1,
-                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8 };
+                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4 };
     const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
     const uint8_t *table = t->blob + sizeof(sqm__tok_header);
     if (t->h->n_arrays > room)
@@ -11418,6 +11421,10 @@ static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
         !sqm__tok_ids_fit(t->h->role, 4, -1, t->h->n_tokens) ||
         !sqm__tok_ids_fit(&t->h->model_unk, 1, -1, t->h->n_tokens))
         SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: an id is not one of the %z tokens", (uint64_t)n);
+    for (uint32_t i = 0; i < t->count[SQM__A_SORTED]; i++) {
+        if (sqm__tok_u32(t, SQM__A_SORTED)[i] >= n)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: item %z of the sorted tokens", (uint64_t)i);
+    }
     if (t->count[SQM__A_PREFIX] > 1024 || t->count[SQM__A_SUFFIX] > 1024)
         SQM__FAIL(err, SQM_E_FORMAT, t->count[SQM__A_PREFIX], "tokenizer: the template is too long");
     return SQM_OK;
@@ -11569,7 +11576,7 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
     if (t->h->version != SQM__TOK_VERSION)
         SQM__FAIL(err, SQM_E_VERSION, t->h->version, "tokenizer: layout %z, this build knows %d",
                   (uint64_t)t->h->version, (int32_t)SQM__TOK_VERSION);
-    if (t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE)
+    if ((t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE) && t->h->kind != SQM__TOK_LONGEST)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported",
                   (uint64_t)t->h->kind);
     if (t->h->n_tokens < 1 || t->h->n_tokens > 0x0fffffff || t->h->regex_frames > 65536)
@@ -12189,9 +12196,53 @@ static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
     return left;
 }
 
+/* The token with the longest text that text[0, bytes) begins with, -1: none. */
+static int32_t sqm__tok_longest(const sqm__tok *t, const uint8_t *text, uint32_t bytes, uint32_t *length)
+{
+    const uint32_t *ids = sqm__tok_u32(t, SQM__A_SORTED), *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
+    const uint8_t *texts = sqm__tok_u8(t, SQM__A_TEXT);
+    uint32_t low = 0, high = t->count[SQM__A_SORTED];
+    int32_t best = -1;
+    for (uint32_t k = 0; low < high; k++) {            /* all of [low, high) agree with the text in k bytes */
+        uint32_t id = ids[low], a, b;
+        if (k && offsets[id + 1] - offsets[id] == k) {
+            best = (int32_t)id;
+            *length = k;
+            low++;
+        }
+        if (k == bytes) break;
+        for (a = low, b = high; a < b;) {              /* those whose byte k is not below the text's ... */
+            const uint32_t m = a + (b - a) / 2;
+            id = ids[m];
+            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] >= text[k]) b = m; else a = m + 1;
+        }
+        low = a;
+        for (b = high; a < b;) {                       /* ... and not above it */
+            const uint32_t m = a + (b - a) / 2;
+            id = ids[m];
+            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] > text[k]) b = m; else a = m + 1;
+        }
+        high = a;
+    }
+    return best;
+}
+static void sqm__tok_longest_pieces(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    uint32_t length = 1, code;
+    for (uint32_t at = 0; at < bytes; at += length) {
+        int32_t id = sqm__tok_longest(r->t, text + at, bytes - at, &length);
+        if (id < 0) {
+            length = sqm__utf8_next(text + at, text + bytes, &code);
+            id = r->t->h->model_unk;
+        }
+        if (id >= 0) sqm__tok_emit(r, id);
+    }
+}
+
 static void sqm__tok_piece(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
 {
     uint32_t n;
+    if (r->t->h->kind == SQM__TOK_LONGEST) { sqm__tok_longest_pieces(r, text, bytes); return; }
     if (!r->max_symbols) { sqm__first_symbols(r, text, bytes, NULL); return; }
     if (bytes <= r->t->h->max_token_bytes) {
         const int32_t id = sqm__tok_lookup(r->t, text, bytes, SQM__TOKEN_WHOLE, SQM__TOKEN_WHOLE);
