@@ -1,5 +1,6 @@
 /* tok_rwkv.h: the vocabulary of RWKV "world" models (rwkv_vocab_v20230424.txt). Part of tok_import.h.
-   Each line is NUMBER LITERAL BYTES, the literal in Python's writing: 'text' or b'bytes'. A text is cut from its
+   Each line is NUMBER LITERAL BYTES, the literal in Python's writing: 'text' or b'bytes'. A text is cut from
+   its
    start on into the longest tokens there are. Token 0 is not in the file: it ends a document.              */
 #ifndef TOK_RWKV_H_INCLUDED
 #define TOK_RWKV_H_INCLUDED
@@ -14,7 +15,8 @@ static int64_t tok__literal_number(tok_line *l)
 {
     int64_t n = 0;
     const char *from = l->at;
-    while (l->at < l->end && *l->at >= '0' && *l->at <= '9' && n < TOK_MAX_TOKENS) n = n * 10 + (*l->at++ - '0');
+    while (l->at < l->end && *l->at >= '0' && *l->at <= '9' &&
+           n < TOK_MAX_TOKENS) n = n * 10 + (*l->at++ - '0');
     return l->at == from ? -1 : n;
 }
 
