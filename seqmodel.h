@@ -6,8 +6,7 @@
        #include "seqmodel.h"
 
        sqm_error err;
-       sqm_model *m = sqm_load_file("model.sqm", NULL, &err);            a weight file, mapped: no copy is
-       made
+       sqm_model *m = sqm_load_file("model.sqm", NULL, &err);            a weight file, mapped, not copied
        sqm_session *s = m ? sqm_session_create(m, NULL, &err) : NULL;    all that changes while it runs
        if (!s) { fprintf(stderr, "%s\n", err.text); return 1; }
        sqm_generate(s, 0, "Once upon a time", NULL, on_text, NULL, NULL);
@@ -15,18 +14,16 @@
        sqm_model_free(m);
 
    cc -O2 app.c -lm. The fastest instruction set of the machine is chosen at run time; no -march, no build
-   system. With
-   -fopenmp it uses several threads. Weight files come from tools/sqm-convert.
+   system. With -fopenmp it uses several threads. Weight files come from tools/sqm-convert.
 
    Concepts
      model     read-only, any number of threads may share it. Its file holds a recipe (a list of ops),
-               tensors, a tokenizer. The header knows ops and mixers, never the names of
-               architectures.
+               tensors, a tokenizer. The header knows ops and mixers, never the names of architectures.
      session   states of one or more sequences, work memory, logits. One thread at a time.
      sequence  0 .. n_sequences - 1, each with a position and its own state: users, beams, branches.
                sqm_fork copies one.
-     feed      tokens in, logits of what follows out. A prompt, one token, or a packed batch of many
-               sequences.
+     feed      tokens (or rows of values) in, logits of what follows out. A prompt, one token, or a packed
+               batch of many sequences.
    One result everywhere: the logits of a token are the same, bit for bit, for any cut of the prompt into
    calls, any batch, any number of threads, after fork, save and load, and on every instruction set.
    (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
@@ -47,15 +44,16 @@
               -Wl,--gc-sections, or SEQMODEL_STATIC). Weights stay in flash (tools/sqm-embed makes a C array).
 
    Macros, defined before the implementation
-     SEQMODEL_IMPLEMENTATION   compile the code here                SEQMODEL_STATIC         make every
-                               function static
-     SEQMODEL_NO_STDIO         no files, no mmap                    SEQMODEL_NO_MALLOC      no heap, only
-                               caller's memory
-     SEQMODEL_NO_MMAP          read files instead of mapping them   SEQMODEL_NO_WRITER      no sqm_writer_*
-     SEQMODEL_NO_TOKENIZER     token ids only                       SEQMODEL_NO_ERROR_TEXT  error codes
-                               without sentences
-     SEQMODEL_NO_SIMD          portable C only                      SEQMODEL_ASSERT(x)      check of
-                               internal promises
+     SEQMODEL_IMPLEMENTATION   compile the code here
+     SEQMODEL_STATIC           make every function static
+     SEQMODEL_NO_STDIO         no files, no mmap
+     SEQMODEL_NO_MALLOC        no heap, only the caller's memory
+     SEQMODEL_NO_MMAP          read files instead of mapping them
+     SEQMODEL_NO_WRITER        no sqm_writer_*
+     SEQMODEL_NO_TOKENIZER     token ids only
+     SEQMODEL_NO_ERROR_TEXT    error codes without sentences
+     SEQMODEL_NO_SIMD          portable C only
+     SEQMODEL_ASSERT(x)        check of internal promises
      SEQMODEL_HEADER           this file's name in quotes, if you renamed it: it includes itself once per
                                instruction set
 
@@ -70,7 +68,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention, convolution, state spaces
+     [MIX] sequence mixers: attention, convolution, memories, linear attention, state spaces
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -141,8 +139,8 @@ SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor eve
 SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
 SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
 
-/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once. Lets an engine or RTOS give its
-   own pool. */
+/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once.
+   Lets an engine or RTOS give its own pool. */
 typedef void (*sqm_task)(void *arg, int32_t i);
 typedef struct sqm_parallel {
     void  (*run)(void *user, sqm_task fn, void *arg, int32_t n);
@@ -189,15 +187,14 @@ SQMDEF sqm_tensor  sqm_tensor_1d(const void *data, sqm_dtype t, int32_t n);
 SQMDEF sqm_tensor  sqm_tensor_2d(const void *data, sqm_dtype t, sqm_layout layout, int32_t rows,
                                  int32_t cols);
 SQMDEF const char *sqm_dtype_name(sqm_dtype t);        /* "q4k"; NULL for a number that is no dtype */
-/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go together or the size does not fit
-   size_t.   */
+/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go
+   together or the size does not fit size_t.   */
 SQMDEF size_t      sqm_tensor_bytes(sqm_dtype t, sqm_layout layout, int32_t ndim, const int32_t *shape);
 
 /* Converts rows [rows, cols] of float32 to `dtype` panels (dst: sqm_tensor_bytes(dtype, SQM_PANELS, ...)
-   bytes). Packs
-   and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml. importance [cols] or
-   NULL weighs the squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT; SQM_E_MEMORY dst_bytes too
-   small. */
+   bytes). Packs and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml.
+   importance [cols] or NULL weighs the squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT;
+   SQM_E_MEMORY dst_bytes too small. */
 SQMDEF sqm_result  sqm_pack(void *dst, size_t dst_bytes, sqm_dtype dtype, const float *src, int32_t rows,
                             int32_t cols,
                             const float *importance, sqm_error *err);
@@ -236,8 +233,8 @@ SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void 
                                 size_t scratch_bytes);
 
 /* ---- operations on float32 rows: no model file needed -------------------------------------------------- */
-/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL. w: panels. y and a must not
-   overlap.     */
+/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL.
+   w: panels. y and a must not overlap.     */
 SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w,
                              const float *bias);
 
@@ -278,8 +275,8 @@ typedef struct sqm_span {     /* one sequence's rows inside a batch */
     int32_t total;            /* length of the sequence when the whole call is done (>= position + rows) */
 } sqm_span;
 
-/* Named parameters: what a recipe line gives a mixer or op, or a caller gives by hand. A tensor list entry
-   may be NULL. */
+/* Named parameters: what a recipe line gives a mixer or op, or a caller
+   gives by hand. A tensor list entry may be NULL. */
 typedef struct sqm_param {
     const char              *key;
     double                   number;                   /* when text and tensors are NULL */
@@ -299,8 +296,8 @@ typedef struct sqm_mixer {
     uint32_t    flags;
     /* at the start of a state: describes its own shape, is never copied between states */
     size_t      header_bytes;
-    /* Checks parameters and weights once. in_width: columns of the input rows; *out_width: columns it
-       writes.    */
+    /* Checks parameters and weights once. in_width: columns of the input
+       rows; *out_width: columns it writes.    */
     sqm_result (*bind)(void *bound, const sqm_param *params, int32_t n_params, int32_t in_width,
                        int32_t *out_width,
                        sqm_error *err);
@@ -338,6 +335,7 @@ SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void);
 SQMDEF const sqm_mixer *sqm_mixer_slstm(void);
 SQMDEF const sqm_mixer *sqm_mixer_shift(void);
 SQMDEF const sqm_mixer *sqm_mixer_pool(void);
+SQMDEF const sqm_mixer *sqm_mixer_ridge(void);
 SQMDEF const sqm_mixer *sqm_mixer_lti(void);
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void);
 SQMDEF const sqm_mixer *sqm_mixer_legs(void);
@@ -369,8 +367,8 @@ typedef struct sqm_open_options {                      /* all zero = defaults */
     uint32_t                flags;
 } sqm_open_options;
 
-/* Zero-copy: the image (8-byte aligned; flash, mapped file, array) stays in place and must outlive the
-   model.    */
+/* Zero-copy: the image (8-byte aligned; flash, mapped file, array)
+   stays in place and must outlive the model.    */
 SQMDEF size_t     sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o,
                                 sqm_error *err);
 SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
@@ -390,8 +388,8 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
-/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes with a
-   scale for each vector. */
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes
+   with a scale for each vector. */
 typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
@@ -432,8 +430,8 @@ SQMDEF sqm_result   sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tok
    vectors of another model): rows [n, input_width], out [n, vocab_size]. */
 SQMDEF sqm_result   sqm_feed_rows(sqm_session *s, int32_t seq, const float *rows, int32_t n);
 SQMDEF sqm_result   sqm_feed_rows_all(sqm_session *s, int32_t seq, const float *rows, int32_t n, float *out);
-/* Many sequences in one packed batch; each seq at most once. Results are bit-equal to feeding them one by
-   one.   */
+/* Many sequences in one packed batch; each seq at most once. Results
+   are bit-equal to feeding them one by one.   */
 typedef struct sqm_input {
     int32_t        seq;
     const int32_t *tokens;                             /* [n]; NULL when the model reads rows only */
@@ -454,8 +452,8 @@ SQMDEF sqm_result   sqm_state_load(sqm_session *s, int32_t seq, const void *src,
 enum { SQM_TOKENS_BARE = 1,        /* do not add the begin/end tokens that the model's template adds */
        SQM_TOKENS_PLAIN = 2 };     /* read texts like "<|im_end|>" as text, not as special tokens */
 /* Text -> ids. Writes at most cap ids; returns how many the text has (call again with room for them), or a
-   negative
-   sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of sqm_tokenize_size(m, bytes)
+   negative sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of
+   sqm_tokenize_size(m, bytes)
    instead. */
 #ifndef SEQMODEL_NO_MALLOC
 SQMDEF int32_t     sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags,
@@ -467,8 +465,8 @@ SQMDEF int32_t     sqm_tokenize_in(const sqm_model *m, const char *text, size_t 
                                    int32_t *tokens,
                                    int32_t cap, void *memory, size_t memory_bytes, sqm_error *err);
 /* Bytes of one token as it stands inside running text (may be part of a UTF-8 character); special tokens
-   give their
-   text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap bytes. */
+   give their text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap
+   bytes. */
 SQMDEF int32_t     sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst,
                                   int32_t cap);
 /* Ids -> text as the model's own decoder does it (first-space rules included). Returns bytes needed. */
@@ -494,14 +492,14 @@ typedef struct sqm_sampler {                           /* plain data: copy it to
 SQMDEF void    sqm_sampler_seed(sqm_sampler *p, uint64_t seed);
 /* Scratch bytes sqm_sample needs for n logits. */
 SQMDEF size_t  sqm_sample_size(int32_t n);
-/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties). Returns the id or a negative
-   sqm_result. */
+/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties).
+   Returns the id or a negative sqm_result. */
 SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent,
                           int32_t n_recent,
                           void *scratch, size_t scratch_bytes);
 
-/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated. Non-zero return stops the
-   generation.    */
+/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated.
+   Non-zero return stops the generation.    */
 typedef int (*sqm_on_text)(void *user, const char *text, int32_t bytes);
 typedef struct sqm_generate_options {                  /* all zero = defaults; NULL too */
     sqm_sampler       *sampler;                        /* NULL: greedy */
@@ -691,9 +689,8 @@ SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b
 SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
 
 /* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
-   double; the sum
-   is rounded to odd there, so that the last rounding to float is the only one that counts (Boldo &
-   Melquiond 2008). */
+   double; the sum is rounded to odd there, so that the last rounding to float is the only one that
+   counts (Boldo & Melquiond 2008). */
 SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -806,8 +803,8 @@ typedef struct sqm__arena {
     int32_t  full;
 } sqm__arena;
 
-/* The base's own misalignment is not counted: bases must be aligned to 64 by the caller or by
-   sqm__arena_open.     */
+/* The base's own misalignment is not counted: bases must be aligned
+   to 64 by the caller or by sqm__arena_open.     */
 static void *sqm__arena_push(sqm__arena *a, size_t bytes, size_t align)
 {
     const size_t at = sqm__align_up(a->used, align);
@@ -1349,8 +1346,8 @@ static int sqm__fit_line(const sqm__group *g, const float *level, float *scale, 
     return 1;
 }
 
-/* Symmetric 4 bits: the largest value is tried at levels near -8 and near +7; the best scale is refined by
-   least squares. */
+/* Symmetric 4 bits: the largest value is tried at levels near -8 and near
+   +7; the best scale is refined by least squares. */
 static void sqm__quantize_q4(sqm__group *g)
 {
     float largest = 0.0f;
@@ -1789,7 +1786,8 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards only:
+    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards
+       only:
        [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
     const int8_t  *codes;
     const float   *code_scales;
@@ -1891,15 +1889,16 @@ typedef struct sqm__outer {
     float       *state;                 /* [v_dim / 16][key_dim][16], panels of [KERN]'s dense product */
     float       *key_sum;               /* [key_dim up to a multiple of 16] or NULL */
     const float *q, *k, *v, *a, *b;
-    const float *decay, *gate;          /* factors, one a row (decay: or key_dim, when decay_is_vector) */
+    const float *decay, *gate;          /* factors of the first row; decay: 1, key_dim or v_dim of them */
     const float *bonus;                 /* [key_dim] or NULL */
     float       *factor, *extra;        /* [n_rows] of outer_sums; NULL: scale, 0 */
     float       *out;
     float        scale;
     size_t       stride, decay_stride, gate_stride, out_stride;      /* from row to row; 0: all the same */
     size_t       k_step, v_step, gate_step;                          /* from update to update of a row */
-    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_is_vector;
+    int32_t      n_rows, steps, key_dim, v_dim, update, read, decay_by;
 } sqm__outer;
+enum { SQM__BY_HEAD, SQM__BY_KEY, SQM__BY_VALUE };     /* decay: one factor, for each key or value channel */
 
 /* Channels [first, last) of a running log-sum-exp; see [MIX.running_softmax]. */
 typedef struct sqm__running {
@@ -1908,7 +1907,7 @@ typedef struct sqm__running {
     const float *decay, *bonus;         /* [channels / spread] or NULL */
     float       *out;
     size_t       stride, out_stride;
-    int32_t      n_rows, channels, spread;
+    int32_t      n_rows, channels, spread, weights;    /* weights: there are no values, see the mixer */
 } sqm__running;
 
 /* One head of a recurrent network with exponential gates; see [MIX.slstm]. */
@@ -1966,7 +1965,8 @@ typedef struct sqm__kernels {
     sqm_isa isa;
     int32_t tile;                       /* tokens that an 8-bit product takes at once */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    /* A row of n values in 8 bits, groups `step` apart; plane: offset of the second plane for 16 bits, or 0. */
+    /* A row of n values in 8 bits, groups `step` apart; plane: offset
+       of the second plane for 16 bits, or 0. */
     void (*quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane, const float *x,
                      int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
@@ -1987,7 +1987,8 @@ typedef struct sqm__kernels {
     void (*product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
                          const float *w, int32_t rows, int32_t n_panels, int32_t n);
     void (*learn)(const sqm__learn *l);
-    void (*blend)(float *m, const float *n, size_t count, float keep, float take);     /* m = keep m + take n */
+    /* m = keep m + take n */
+    void (*blend)(float *m, const float *n, size_t count, float keep, float take);
     void (*act_slope)(float *y, const float *x, size_t n, int32_t kind);               /* y *= act'(x) */
     /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
     void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
@@ -2207,7 +2208,8 @@ SQM__LANEWISE b64 SQM__NAME(bits_at)(b64 a, int right, int left, uint8_t mask)
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(((a.v[i] >> right) << left) & mask);
     return a;
 }
-SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, uint8_t mask) { return SQM__NAME(bits_at)(a, right, 0, mask); }
+SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, uint8_t mask) { return SQM__NAME(bits_at)(a, right, 0,
+    mask); }
 SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b)
 {
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]);
@@ -2736,7 +2738,8 @@ SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
     SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
     return x;
 }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask) { return SQM__NAME(bits_at)(x, right, 0, mask); }
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask) { return SQM__NAME(bits_at)(x, right, 0,
+    mask); }
 SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
 SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
 {
@@ -2818,8 +2821,7 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 }
 
 /* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
-   w[p][k][lane],
-   one chain of fused multiply-adds in increasing k whatever P and T are. */
+   w[p][k][lane], one chain of fused multiply-adds in increasing k whatever P and T are. */
 SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
                                   const uint8_t *w,
                                  size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype,
@@ -2873,7 +2875,8 @@ SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const flo
     int32_t p = 0;
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n,
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
+                            n,
                             resume, dtype, SQM__TILE_ROWS, 1);
     if (SQM__TILE_P > 1 && dtype == SQM_F32)
         for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
@@ -2888,11 +2891,14 @@ static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, si
                                int32_t resume, sqm_dtype dtype)
 {
     if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_F16);
     else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_BF16);
     else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_F32);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -2961,7 +2967,8 @@ SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int high, int j, const
         if (d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K)
             return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256), 4 * high + j, 4, 16));
         if (d == SQM_Q6K)
-            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256 + 64 * high), 2 * j, 4, 48));
+            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256 + 64 * high), 2 * j, 4,
+                                                         48));
         return low;
     }
 }
@@ -3081,8 +3088,8 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 {
     return d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K || d == SQM_Q6K ? 2 : 4;
 }
-/* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
-   at x. */
+/* dot += integer products of 32 k (half = 2), or of their first or second
+   16: P panels at `codes` against T rows at x. */
 SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
@@ -3107,9 +3114,10 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t 
     }
 }
 
-/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
-   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels past the end
-   repeat the last one and rows past the end hold zeros; their results are dropped. */
+/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused
+   multiply-add adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of
+   x). Panels past the end repeat the last one and rows past the end hold zeros; their results are
+   dropped. */
 SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                         const sqm_dtype d, const int32_t P, const int32_t T)
 {
@@ -3154,7 +3162,8 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
                 SQM__WIDE for (int32_t t = 0; t < T; t++) {
                     v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scales[t])),
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale,
+                                                                                  SQM__SET1(x_scales[t])),
                                     *to);
                     if (SQM__NAME(has_min)(d)) {
                         const float weight = x_scales[t] * (float)code_sum[t];
@@ -3225,8 +3234,8 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane in 16
-   bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane
+   in 16 bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
                                 const float *x, int32_t n)
 {
@@ -3242,7 +3251,8 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, siz
         inverse = largest > 0.0f ? most / largest : 0.0f;
         *scales = largest / most;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
+                                                                 SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
             for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
@@ -3297,8 +3307,8 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
 }
 
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
-/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own minimax fit on |r| <= ln2 / 2); 0
-   below -86.5 */
+/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
+   minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
 {
     const v16 magic = SQM__SET1(12582912.0f), low = SQM__SET1(-86.5f);
@@ -3585,8 +3595,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds codes
-   or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds
+   codes or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
 SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
     return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
@@ -3614,17 +3624,20 @@ SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const u
     }
     return (const uint8_t *)a->panel;
 }
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
+                                   int32_t n_keys)
 {
     const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
     const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
     const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
     const uint8_t *values = tile + 4 * key_bytes;
-    const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const float *key_scales = (const float *)(const void *)(values +
+                                                            (size_t)(a->v_pad / SQM__LANES) * value_bytes);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
     const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
     for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
-        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim,
+                           a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
                            0, 1, a->head_dim, 0, dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
@@ -3844,8 +3857,8 @@ static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kin
     }
 }
 
-/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std.
-   e may be z. */
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e =
+   (g - (sum g + h sum(g h)) / n) / std. e may be z. */
 static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
                                   const float *bias, int32_t n, float eps)
 {
@@ -4172,7 +4185,7 @@ static void SQM__NAME(outer_sums)(const sqm__outer *o, float eps, const float *l
             const int32_t left = o->key_dim - i;
             const v16 k = SQM__NAME(load_n)(u.k + i, left, 0.0f), q = SQM__NAME(load_n)(u.q + i, left, 0.0f);
             if (o->key_sum) {
-                const v16 d = o->decay_is_vector ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
+                const v16 d = o->decay_by == SQM__BY_KEY ? SQM__NAME(load_n)(u.decay + i, left, 0.0f) : decay;
                 const v16 z = SQM__MADD(k, gate, SQM__MUL(d, SQM__NAME(load)(o->key_sum + i)));
                 SQM__NAME(store)(o->key_sum + i, z);
                 seen = SQM__MADD(q, z, seen);
@@ -4199,7 +4212,7 @@ SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const in
 
 /* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
 SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
-                                         const int32_t update, const int32_t vector, const int32_t W)
+                                         const int32_t update, const int32_t by, const int32_t W)
 {
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     const float *state = o->state + (size_t)tile * tile_floats;
@@ -4209,7 +4222,7 @@ SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int3
     SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
     for (int32_t k = 0; k < o->key_dim; k++) {
         v16 r = SQM__SET1(reader[k]);
-        if (update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        if (update == SQM__OUTER_DELTA && by == SQM__BY_KEY) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
         SQM__WIDE for (int32_t c = 0; c < W; c++)
             sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
                                sum[c]);
@@ -4221,7 +4234,7 @@ SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int3
    state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
    update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
 SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
-                                         const int32_t update, const int32_t read, const int32_t vector,
+                                         const int32_t update, const int32_t read, const int32_t by,
                                          const int32_t single, const int32_t W)
 {
     const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
@@ -4229,7 +4242,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
     const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
     float *state = o->state + (size_t)tile * tile_floats;
     sqm__update next = SQM__NAME(outer_row)(o, 0);
-    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A];
+    v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A], lanes[SQM__TILE_A];
     SQM__WIDE for (int32_t c = 0; c < W; c++)
         ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
     for (int32_t step = 0; step < n; step++) {
@@ -4242,18 +4255,21 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
             if (update == SQM__OUTER_DELTA)
-                x[c] = SQM__SUB(x[c], vector ? ahead[c] : SQM__MUL(decay, ahead[c]));
+                x[c] = SQM__SUB(x[c], by == SQM__BY_KEY ? ahead[c] : SQM__MUL(decay, ahead[c]));
             x[c] = SQM__MUL(gate, x[c]);
+            lanes[c] = by == SQM__BY_VALUE ?
+                SQM__NAME(load_n)(u.decay + first + 16 * c, o->v_dim - first - 16 * c, 0.0f) : decay;
             sum[c] = gathered[c] = SQM__SET1(0.0f);
         }
         for (int32_t k = 0; k < o->key_dim; k++) {
-            const v16 key = SQM__SET1(u.k[k]), d = vector ? SQM__SET1(u.decay[k]) : decay;
+            const v16 key = SQM__SET1(u.k[k]), d = by == SQM__BY_KEY ? SQM__SET1(u.decay[k]) : decay;
             v16 r = key;
             if (more) r = SQM__SET1(reader[k]);
-            if (more && update == SQM__OUTER_DELTA && vector) r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            if (more && update == SQM__OUTER_DELTA && by == SQM__BY_KEY)
+                r = SQM__MUL(r, SQM__SET1(next.decay[k]));
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
                 float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
-                v16 s = SQM__MUL(d, SQM__NAME(load)(at));
+                v16 s = SQM__MUL(by == SQM__BY_VALUE ? lanes[c] : d, SQM__NAME(load)(at));
                 if (update == SQM__OUTER_DPLR) s = SQM__MADD(SQM__SET1(u.b[k]), ahead[c], s);
                 s = SQM__MADD(key, x[c], s);
                 SQM__NAME(store)(at, s);
@@ -4276,7 +4292,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
 }
 /* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
 SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
-                                         const int32_t update, const int32_t read, const int32_t vector)
+                                         const int32_t update, const int32_t read, const int32_t by)
 {
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
     const int single = looks_ahead && o->n_rows * o->steps == 1;
@@ -4284,39 +4300,42 @@ SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int3
     while (tile < last) {
         const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
         if (looks_ahead) {
-            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 4);
-            else SQM__NAME(outer_ahead)(ahead, o, tile, update, vector, 1);
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 1);
         }
         if (SQM__TILE_A > 1 && (!looks_ahead || single))
         for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector,
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by,
                                    looks_ahead, SQM__TILE_A);
         if (SQM__TILE_S > 1 && looks_ahead)
         for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0,
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0,
                                    SQM__TILE_S);
         for (; tile < end; tile++)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, vector, 0, 1);
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0, 1);
     }
 }
-static void SQM__NAME(outer)(const sqm__outer *o, int32_t first_tile, int32_t last_tile)
+/* The options of a recurrence as constants: each pair gets its own loop. */
+SQM__SPECIAL void SQM__NAME(outer_by)(const sqm__outer *o, int32_t first, int32_t last, const int32_t update,
+                                      const int32_t read)
 {
-    const int32_t vector = o->decay_is_vector;
-    if (o->update == SQM__OUTER_DELTA) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DELTA, SQM__OUTER_POST, 0);
-    } else if (o->update == SQM__OUTER_DPLR) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_DPLR, SQM__OUTER_POST, 0);
-    } else if (o->read == SQM__OUTER_POST) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_POST, 0);
-    } else if (o->read == SQM__OUTER_PRE) {
-        if (vector) SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 1);
-        else SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_PRE, 0);
-    } else {
-        SQM__NAME(outer_range)(o, first_tile, last_tile, SQM__OUTER_ADD, SQM__OUTER_UNREAD, 0);
-    }
+    if (o->decay_by == SQM__BY_KEY) SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_KEY);
+    else SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_HEAD);
+}
+static void SQM__NAME(outer)(const sqm__outer *o, int32_t first, int32_t last)
+{
+    if (o->update == SQM__OUTER_DELTA)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DELTA, SQM__OUTER_POST);
+    else if (o->update == SQM__OUTER_DPLR)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DPLR, SQM__OUTER_POST);
+    else if (o->decay_by == SQM__BY_VALUE)
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST, SQM__BY_VALUE);
+    else if (o->read == SQM__OUTER_POST)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST);
+    else if (o->read == SQM__OUTER_PRE)
+        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_PRE);
+    else
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_UNREAD, SQM__BY_HEAD);
 }
 
 /* ---- running log-sum-exp and exponential gates --------------------------------------------------------- */
@@ -4336,10 +4355,10 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
         const v16 decay = r->decay ? SQM__NAME(spread)(r->decay, at, r->spread, n, 0.0f) : zero;
         const v16 bonus = r->bonus ? SQM__NAME(spread)(r->bonus, at, r->spread, n, 0.0f) : zero;
         v16 top = SQM__NAME(load_n)(r->largest + at, n, 0.0f), sum = SQM__NAME(load_n)(r->sum + at, n, 0.0f);
-        v16 value = SQM__NAME(load_n)(r->value + at, n, 0.0f);
+        v16 value = r->weights ? zero : SQM__NAME(load_n)(r->value + at, n, 0.0f);
         for (size_t t = 0; t < (size_t)r->n_rows; t++) {
             const v16 score = SQM__NAME(spread)(r->score + t * r->stride, at, r->spread, n, 0.0f);
-            const v16 v = SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
+            const v16 v = r->weights ? zero : SQM__NAME(load_n)(r->v + t * r->stride + at, n, 0.0f);
             const v16 kept = SQM__ADD(top, decay), now = SQM__NAME(max)(kept, score);
             const v16 old = SQM__NAME(exp)(SQM__SUB(kept, now)), fresh = SQM__NAME(exp)(SQM__SUB(score, now));
             v16 y = zero, den = zero;
@@ -4351,6 +4370,12 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
                 den = SQM__MADD(before, sum, own);
             }
             value = SQM__MADD(old, value, SQM__MUL(fresh, v));
+            if (r->weights) {
+                const v16 all = SQM__MADD(old, sum, fresh);
+                SQM__NAME(store_n)(r->out + t * r->out_stride + r->channels + at,
+                                   SQM__NAME(div)(SQM__MUL(old, sum), all), n);
+                value = fresh;
+            }
             sum = SQM__MADD(old, sum, fresh);
             top = now;
             if (!r->bonus) { y = value; den = sum; }
@@ -4358,7 +4383,7 @@ static void SQM__NAME(running)(const sqm__running *r, int32_t first, int32_t las
         }
         SQM__NAME(store_n)(r->largest + at, top, n);
         SQM__NAME(store_n)(r->sum + at, sum, n);
-        SQM__NAME(store_n)(r->value + at, value, n);
+        if (!r->weights) SQM__NAME(store_n)(r->value + at, value, n);
     }
 }
 
@@ -4854,9 +4879,9 @@ static const sqm__kernels SQM__NAME(table) = {
    of threads does not change a bit. Tested by tests/test_ops.c. */
 
 /* ---- threads ------------------------------------------------------------------------------------------- */
-/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction of
-   opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside delays
-   nobody but its own piece. */
+/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction
+   of opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside
+   delays nobody but its own piece. */
 #if SQM__HAVE_TEAM
 typedef struct sqm__team {
     uint64_t ticket;                    /* job number << 32 | pieces << 16 | next piece; all ones: go home */
@@ -4878,7 +4903,8 @@ static uint64_t sqm__team_take(sqm__team *team)
     while (~ticket && (ticket & 0xffff) < (ticket >> 16 & 0xffff)) {
         ticket = __atomic_fetch_add(&team->ticket, 1, __ATOMIC_ACQ_REL);
         if ((ticket & 0xffff) >= (ticket >> 16 & 0xffff)) break;
-        team->fn(team->arg, (int32_t)(ticket & 0xffff));        /* ours: the job cannot change before it ends */
+        /* ours: the job cannot change before it ends */
+        team->fn(team->arg, (int32_t)(ticket & 0xffff));
         __atomic_fetch_add(&team->done, 1, __ATOMIC_RELEASE);
         ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
     }
@@ -4986,7 +5012,8 @@ static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
     const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
-    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4,
+                                                                      64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
@@ -5323,8 +5350,8 @@ SQMDEF sqm_result sqm_softmax(sqm_exec *x, float *y, const float *a, int32_t n, 
    on every machine.
    Tested by tests/test_ops.c and tools/sqm-vectors (rope). */
 
-/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for float results, Taylor series on |r| <=
-   pi/4 */
+/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for
+   float results, Taylor series on |r| <= pi/4 */
 static void sqm__sincos(double x, float *sine, float *cosine)
 {
     const double n = floor(x * 0.63661977236758134 + 0.5);
@@ -5520,7 +5547,8 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
-            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
+            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
+            }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -5585,7 +5613,8 @@ SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)    
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad, SQM__GROUP));
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad,
+                                                                                          SQM__GROUP));
     return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
@@ -5659,9 +5688,10 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
             (size_t)kv_head);
 }
 
-/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements apart; returns the scale of 8-bit
-   codes. */
-static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run, size_t jump,
+/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements
+   apart; returns the scale of 8-bit codes. */
+static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run,
+                           size_t jump,
                            const float *from, int32_t n)
 {
     union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
@@ -5670,7 +5700,8 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     float scale = 1.0f;
     int32_t sums[2];
     if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from, n); source = narrow.code; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from,
+                                             n); source = narrow.code; }
     for (int32_t i = 0; i < n; i += run)
         memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
                (size_t)sqm__min(run, n - i) * bytes);
@@ -5691,14 +5722,17 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
     keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
     for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
-        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1, SQM__LANES,
+        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1,
+                                          SQM__LANES,
                                           k + i, sqm__min(SQM__GROUP, a->head_dim - i));
         if (dtype == SQM_I8) scales[key] = scale;
     }
     values += key * SQM__LANES * element;
     for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
-        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype, SQM__LANES,
-                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP, a->v_dim - i));
+        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype,
+                                          SQM__LANES,
+                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP,
+                                                                                       a->v_dim - i));
         if (dtype == SQM_I8) scales[key] = scale;
     }
 }
@@ -6063,7 +6097,7 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
         const size_t state = span.state ? 0 : mixer->state_bytes(bound, span.rows, span.rows, SQM_F32);
-        if (!x->scratch || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
+        if ((!x->scratch && (fixed || state)) || fixed > x->scratch_bytes || state > x->scratch_bytes - fixed)
             SQM__FAIL(&x->error, SQM_E_MEMORY, fixed + state,
                       "%s needs %z bytes of scratch, the context has %z", mixer->name,
                       (uint64_t)fixed + (uint64_t)state, (uint64_t)x->scratch_bytes);
@@ -6078,6 +6112,13 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     }
     if (kept) run(bound, x, out, in, spans, n_spans);
     return SQM_OK;
+}
+/* Bytes of `floats` floats for each of `pieces`; what no address space holds
+   becomes a size that no arena and no scratch grants. */
+static size_t sqm__pieces_bytes(size_t floats, int32_t pieces)
+{
+    const size_t most = (size_t)-1 - 63;
+    return floats > most / sizeof(float) / (size_t)pieces ? most : floats * sizeof(float) * (size_t)pieces;
 }
 /* The next `floats` of a work area, in whole vectors; base NULL: only counts. */
 static float *sqm__take(float *base, size_t *used, size_t floats)
@@ -6107,7 +6148,7 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
              leave these columns out: they are 1. Defaults: rate and retain are there (retain not for sum),
              momentum is for momentum and muon, weights are with window > 1.
    Rows out  [heads x v_dim].
-   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads, inputs (+ 1 with
+   Start     start=@out | @in,@out | @in,@gate,@out: the first weights, float32 [heads x inputs (+ 1 with
              bias), outputs]; without: zeros.
    State     a head: M, S (all but descent), the anchor (chunk > 1, but not sum), window - 1 keys and values.
    Order     a sum over inputs is one chain of fused multiply-adds in increasing index, over outputs the tree
@@ -6130,7 +6171,7 @@ static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
 static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
 
 typedef struct sqm__layer {             /* one matrix of every head's network */
-    const float *start;                 /* [heads, rows, cols] or NULL: zeros */
+    const float *start;                 /* [heads * rows, cols] or NULL: zeros */
     /* where its panels lie among a head's weights; 0 floats: no such layer */
     size_t       at, floats;
     int32_t      rows, cols, n_panels;
@@ -6165,9 +6206,9 @@ static sqm_result sqm__memory_layer(sqm__memory *m, sqm__layer *l, int32_t input
     l->floats = (size_t)l->rows * (size_t)sqm__pad(outputs);
     m->weights += l->floats;
     if (!start) return SQM_OK;
-    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 3 || t->shape[0] != m->heads ||
-        t->shape[1] != l->rows || t->shape[2] != outputs)
-        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d, %d, %d]", index, m->heads,
+    if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2 ||
+        t->shape[0] != (int64_t)m->heads * l->rows || t->shape[1] != outputs)
+        SQM__FAIL(err, SQM_E_SHAPE, index, "start: matrix %d must be float32 [%d x %d, %d]", index, m->heads,
                   l->rows, outputs);
     l->start = (const float *)t->data;
     return SQM_OK;
@@ -6734,7 +6775,7 @@ static size_t sqm__memory_scratch_bytes(const void *bound, int32_t max_context, 
                                         int32_t threads)
 {
     (void)max_context; (void)max_batch;
-    return sqm__memory_piece_floats((const sqm__memory *)bound) * sizeof(float) * (size_t)threads;
+    return sqm__pieces_bytes(sqm__memory_piece_floats((const sqm__memory *)bound), threads);
 }
 static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans)
@@ -6854,18 +6895,17 @@ static size_t sqm__caching_piece_floats(const sqm__caching *c)
     return sqm__memory_piece_floats(&c->memory) + 2 * SQM__MEMORY_BLOCK * row +
            (c->merge ? c->memory.weights : 0);
 }
-/* Floats of all pieces, and of what they share: u, a pool, marks, the shares of a block */
-static size_t sqm__caching_floats(const sqm__caching *c, int32_t kept, int32_t threads)
-{
-    return sqm__caching_piece_floats(c) * (size_t)threads + 2 * c->pool_pad +
-           (SQM__MEMORY_BLOCK + 1) * ((size_t)kept + 1);
-}
+/* For all pieces, and for what they share: u, a pool, marks, the shares of a block */
 static size_t sqm__caching_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                          int32_t threads)
 {
     const sqm__caching *c = (const sqm__caching *)bound;
+    const size_t pieces = sqm__pieces_bytes(sqm__caching_piece_floats(c), threads);
+    const size_t kept = (size_t)(max_context / c->segment) + 1;
+    const size_t shared = sqm__pieces_bytes(2 * c->pool_pad + kept, 1);
+    const size_t shares = sqm__pieces_bytes(kept, SQM__MEMORY_BLOCK), most = (size_t)-1 - 63;
     (void)max_batch;
-    return sqm__caching_floats(c, max_context / c->segment, threads) * sizeof(float);
+    return pieces > most / 3 || shared > most / 3 || shares > most / 3 ? most : pieces + shared + shares;
 }
 
 /* Keeps the k largest of r [n] and what equals the k-th; all others become too small for any softmax. */
@@ -7252,7 +7292,7 @@ static size_t sqm__kernel_memory_scratch_bytes(const void *bound, int32_t max_co
 {
     sqm__kernel_work w;
     (void)max_context; (void)max_batch;
-    return sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL) * (size_t)threads * sizeof(float);
+    return sqm__pieces_bytes(sqm__kernel_lay(&w, (const sqm__kernel_memory *)bound, NULL), threads);
 }
 static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                              const sqm_span *spans, int32_t n_spans)
@@ -7282,7 +7322,8 @@ SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memo
    State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
              tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
    Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same
-             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is
+             needed.
    Cost      a token: codes + near products with q, codes with k, and as many values.
    Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived
              in the project's reference (its code is not public: form not verified).
@@ -7383,6 +7424,12 @@ static void sqm__codebook_reset(const void *bound, void *state, size_t state_byt
     }
 }
 
+/* The code in a place of the ring; states come from outside too. */
+SQM__INLINE int32_t sqm__codebook_code(const sqm__codebook *c, const sqm__codebook_head *head, int32_t slot)
+{
+    const float code = head->codes[slot];
+    return code >= 0.0f && code < (float)c->codes ? (int32_t)code : 0;
+}
 /* The first near token of position p */
 SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
 {
@@ -7391,7 +7438,7 @@ SQM__INLINE int32_t sqm__codebook_start(const sqm__codebook *c, int32_t p)
 /* Token `p` is no longer near: joins the mean of its code. */
 static void sqm__codebook_fold(const sqm__codebook *c, const sqm__codebook_head *head, int32_t p)
 {
-    const int32_t slot = p % c->near, code = (int32_t)head->codes[slot];
+    const int32_t slot = p % c->near, code = sqm__codebook_code(c, head, slot);
     const float count = head->counts[code] += 1.0f;
     for (int32_t i = 0; i < c->v_dim; i++) {
         float *mean = sqm__panel_at(head->means, c->codes, code, i);
@@ -7411,7 +7458,7 @@ static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, c
     }
     for (int32_t i = 0; i < c->near; i++) near[i] = -3.0e38f;
     for (int32_t j = start; j <= p; j++) {
-        float score = scores[(int32_t)head->codes[j % c->near]];
+        float score = scores[sqm__codebook_code(c, head, j % c->near)];
         if (relative) score += relative[p - j];
         if (bias) score += bias[p - j];
         near[j % c->near] = score;
@@ -7521,7 +7568,7 @@ static size_t sqm__codebook_scratch_bytes(const void *bound, int32_t max_context
                                           int32_t threads)
 {
     (void)max_context; (void)max_batch;
-    return sqm__codebook_piece_floats((const sqm__codebook *)bound) * (size_t)threads * sizeof(float);
+    return sqm__pieces_bytes(sqm__codebook_piece_floats((const sqm__codebook *)bound), threads);
 }
 static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                         const sqm_span *spans, int32_t n_spans)
@@ -7538,7 +7585,8 @@ SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; 
 
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
-     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and channel
+     decay      S' = diag(d_t) S         d_t: 1 | a factor of the head | one a row | one a row and key channel
+                S' = S diag(d_t)         decay=value: one a row and value channel
      update     add    S = S' + g_t k_t v_t^T
                 delta  S = S' + g_t k_t (v_t - S'^T k_t)^T
                 dplr   S = S' + b_t (a_t^T S_before) + g_t k_t v_t^T       a reads the state before the decay
@@ -7551,7 +7599,7 @@ SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; 
                 0 at the start: d_t = e^(log f + m - m_t), g_t = e^(log i - m_t)
    steps > 1 makes that many updates a row (the decay comes with the first) before it is read.
    Rows in  [q: q_heads x key_dim | k: steps x k_heads x key_dim | v: steps x v_heads x v_dim | decay:
-            decay_heads (decay=scalar) or decay_heads x key_dim (decay=vector) | g: steps x heads (gate=1) |
+            decay_heads, x key_dim with decay=vector, x v_dim with decay=value | g: steps x heads (gate=1) |
             a, b: like k (update=dplr)]; a part with n heads serves head h with its head h / (heads / n).
             Feature maps, norms and the gates' non-linearities are ops of the recipe.
    Rows out [heads x v_dim].
@@ -7568,7 +7616,7 @@ SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; 
             decayed state; scale also stands in the normalizer.
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: op_*, *_layer, rwkv*, mlstm_*, retnet_*, performer_*.
    linear_attention_whole: the same rows, but every row sees all rows of the sequence; add, post, no decay. */
-enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR };
+enum { SQM__DECAY_NONE, SQM__DECAY_SCALAR, SQM__DECAY_VECTOR, SQM__DECAY_VALUE };
 enum { SQM__NORMALIZER_NONE, SQM__NORMALIZER_SUM, SQM__NORMALIZER_MAX };
 typedef struct sqm__linear_attention {
     int32_t      heads, key_dim, v_dim, q_heads, k_heads, v_heads, decay_heads, steps, tiles, in_width;
@@ -7576,19 +7624,19 @@ typedef struct sqm__linear_attention {
     int32_t      at_k, at_v, at_decay, at_gate, at_a, at_b;              /* columns */
     float        scale, eps, key_start;
     const float *factors, *bonus;
-    int32_t      factors_a_head;        /* 1 or key_dim */
+    int32_t      factors_a_head, decay_width;          /* decay factors of a head */
 } sqm__linear_attention;
 
 static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const sqm_param *params, int32_t n,
                                                 sqm_error *err)
 {
     static const char *const updates[] = { "add", "delta", "dplr" }, *const reads[] = { "post", "pre" };
-    static const char *const decays[] = { "none", "scalar", "vector" };
+    static const char *const decays[] = { "none", "scalar", "vector", "value" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     const sqm_param *factors = sqm__param(params, n, "factors");
     SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
     SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
-    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 3, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 4, SQM__DECAY_NONE, err));
     SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
                              err));
     SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
@@ -7615,7 +7663,10 @@ static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const 
                   "log_gates goes with update=add, decay=scalar and gate=1 of every head, one step");
     if (a->normalizer == SQM__NORMALIZER_MAX && !a->log_gates)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "normalizer=max needs log_gates=1");
-    if (a->steps > 1 && (a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1)))
+    if (a->decay == SQM__DECAY_VALUE && (a->update || a->read || a->normalizer))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->update,
+                  "decay=value goes with update=add, read=post, no normalizer");
+    if (a->steps > 1 && (a->decay > SQM__DECAY_SCALAR || (a->factors && a->factors_a_head > 1)))
         SQM__FAIL(err, SQM_E_UNSUPPORTED, a->steps, "%d steps need a decay of one factor a head", a->steps);
     return SQM_OK;
 }
@@ -7644,8 +7695,8 @@ static sqm_result sqm__linear_attention_bind(void *bound, const sqm_param *param
     at[0] = (int64_t)a->q_heads * a->key_dim;
     at[1] = at[0] + (int64_t)a->steps * a->k_heads * a->key_dim;
     at[2] = at[1] + (int64_t)a->steps * a->v_heads * a->v_dim;
-    at[3] = at[2] + (a->decay == SQM__DECAY_NONE ? 0 : a->decay == SQM__DECAY_SCALAR ? a->decay_heads
-                     : (int64_t)a->decay_heads * a->key_dim);
+    a->decay_width = a->decay == SQM__DECAY_VECTOR ? a->key_dim : a->decay == SQM__DECAY_VALUE ? a->v_dim : 1;
+    at[3] = at[2] + (a->decay ? (int64_t)a->decay_heads * a->decay_width : 0);
     at[4] = at[3] + (a->gate ? (int64_t)a->steps * a->heads : 0);
     at[5] = at[4] + (a->update == SQM__OUTER_DPLR ? at[1] - at[0] : 0);
     at[6] = at[5] + (at[5] - at[4]);
@@ -7741,10 +7792,10 @@ static void sqm__outer_open(sqm__outer *o, const sqm__outer_job *job, const sqm_
     o->k_step = (size_t)a->k_heads * (size_t)a->key_dim;
     o->v_step = (size_t)a->v_heads * (size_t)a->v_dim;
     o->gate_step = (size_t)a->heads;
-    if (a->decay)
-        o->decay = row + a->at_decay + decay_at * (a->decay == SQM__DECAY_VECTOR ? a->key_dim : 1);
+    if (a->decay) o->decay = row + a->at_decay + decay_at * a->decay_width;
     if (a->factors) { o->decay = a->factors + h * a->factors_a_head; o->decay_stride = 0; }
-    o->decay_is_vector = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1);
+    o->decay_by = a->decay == SQM__DECAY_VECTOR || (a->factors && a->factors_a_head > 1) ? SQM__BY_KEY
+        : a->decay == SQM__DECAY_VALUE ? SQM__BY_VALUE : SQM__BY_HEAD;
     if (a->gate) o->gate = row + a->at_gate + h;
     if (a->normalizer) { o->factor = arrays; arrays += all; }
     if (a->bonus) { o->bonus = a->bonus + head * (size_t)a->key_dim; o->extra = arrays; arrays += all; }
@@ -7813,48 +7864,37 @@ static void sqm__outer_task(void *arg, int32_t piece)
                 job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
             }
 }
-static void sqm__outer_run(sqm__outer_job *job)
+/* Rows up to the last one of any span */
+static size_t sqm__span_rows(const sqm_span *spans, int32_t n_spans)
 {
     size_t rows = 0;
-    for (int32_t s = 0; s < job->n_spans; s++) rows += job->spans[s].state ? (size_t)job->spans[s].rows : 0;
-    job->pieces = sqm__pieces(job->x, rows * (size_t)job->a->steps * sqm__outer_head(job->a) *
-                              (size_t)job->a->heads * 3);
-    if (sqm__outer_arrays(job->a)) sqm__run(job->x, sqm__outer_sums_task, job, job->pieces);
-    sqm__run(job->x, sqm__outer_task, job, job->pieces);
+    for (int32_t s = 0; s < n_spans; s++) {
+        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
+        if (end > rows) rows = end;
+    }
+    return rows;
 }
-
-/* A span without state gets one in the scratch, behind the arrays. */
+static void sqm__outer_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
+{
+    const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
+    sqm__outer_job job;
+    size_t rows = 0;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.n_rows = sqm__span_rows(spans, n_spans);
+    job.arrays = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) rows += spans[s].state ? (size_t)spans[s].rows : 0;
+    job.pieces = sqm__pieces(x, rows * (size_t)a->steps * sqm__outer_head(a) * (size_t)a->heads * 3);
+    if (sqm__outer_arrays(a)) sqm__run(x, sqm__outer_sums_task, &job, job.pieces);
+    sqm__run(x, sqm__outer_task, &job, job.pieces);
+}
 static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                                 const sqm_span *spans, int32_t n_spans)
 {
     const sqm__linear_attention *a = (const sqm__linear_attention *)bound;
-    sqm__outer_job job;
-    size_t need;
-    int32_t without = 0;
-    memset(&job, 0, sizeof(job));
-    job.a = a; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
-    for (int32_t s = 0; s < n_spans; s++) {
-        const size_t end = (size_t)spans[s].first_row + (size_t)spans[s].rows;
-        if (end > job.n_rows) job.n_rows = end;
-        without += spans[s].state == NULL;
-    }
-    need = sqm__align_up((size_t)sqm__outer_arrays(a) * (size_t)a->heads * job.n_rows * sizeof(float), 64);
-    job.arrays = (float *)(void *)x->scratch;
-    if (need + (without ? sqm__linear_attention_floats(a) * sizeof(float) : 0) > x->scratch_bytes)
-        SQM__FAIL(&x->error, SQM_E_MEMORY, need,
-                  "linear_attention needs %z bytes of scratch%s, the context has %z", (uint64_t)need,
-                  without ? " and a state" : "", (uint64_t)x->scratch_bytes);
-    if (without < n_spans) sqm__outer_run(&job);
-    for (int32_t s = 0; s < n_spans; s++) {
-        sqm_span span = spans[s];
-        if (span.state) continue;
-        span.state = x->scratch + need;
-        sqm__linear_attention_reset(a, span.state, 0, 0, 0, SQM_F32);
-        job.spans = &span;
-        job.n_spans = 1;
-        sqm__outer_run(&job);
-    }
-    return SQM_OK;
+    const size_t arrays = (size_t)sqm__outer_arrays(a) * (size_t)a->heads * sizeof(float);
+    return sqm__run_spans(sqm_mixer_linear_attention(), a, x, out, in, spans, n_spans,
+                          arrays * sqm__span_rows(spans, n_spans), sqm__outer_run);
 }
 
 static const char sqm__linear_attention_keys[] =
@@ -7986,18 +8026,19 @@ SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__li
 
 /* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
      m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
-     o_t = w_t / u_t
-     with bonus b, of the state before row t: p = max(m, b + s_t),
+     o_t = w_t / u_t with bonus b, of the state before row t: p = max(m, b + s_t),
      o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
    Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
             weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
-   State    m, u, w [heads x v_dim] each; m = -1e38 at the start.
+   weights=1  rows in [s: heads], rows out [p: heads | r: heads]: what row t weighs, p = e^(s_t - m_t) / u_t,
+            and what all earlier ones keep, r = 1 - p: a recurrence with decay r and input p v is the softmax.
+   State    m, u, w [heads x v_dim] each (weights=1: no w); m = -1e38 at the start.
    Order    row by row, each channel by itself.
    Source   2405.13956 (Aaren: the query is learned, s = q . k), 2305.13048 (RWKV-4: s = k of each channel).
    Traps    RWKV-4's decay is -e^(time_decay).
    Tests    tests/test_mix_linear.c; tools/sqm-vectors: aaren_*, rwkv4_*. */
 typedef struct sqm__running_softmax {
-    int32_t      heads, v_dim, channels, in_width;
+    int32_t      heads, v_dim, channels, in_width, out_width, weights;
     const float *decay, *bonus;
 } sqm__running_softmax;
 
@@ -8010,19 +8051,24 @@ static sqm_result sqm__running_bind(void *bound, const sqm_param *params, int32_
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", 1, 1, 1 << 16, err));
     SQM__TRY(sqm__param_vector(&a->decay, params, n, "decay", a->heads, err));
     SQM__TRY(sqm__param_vector(&a->bonus, params, n, "bonus", a->heads, err));
-    if ((int64_t)a->heads * (a->v_dim + 1) != in_width)
+    SQM__TRY(sqm__param_int(&a->weights, params, n, "weights", 0, 0, 1, err));
+    if (a->weights && (a->v_dim != 1 || a->bonus))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->v_dim, "weights=1 goes with v_dim=1 and no bonus");
+    if ((int64_t)a->heads * (a->weights ? 1 : a->v_dim + 1) != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d scores and values of %d channels do not fit rows of %d",
-                  a->heads, a->v_dim, in_width);
+                  a->heads, a->weights ? 0 : a->v_dim, in_width);
     a->channels = a->heads * a->v_dim;
     a->in_width = in_width;
-    *out_width = a->channels;
+    a->out_width = a->weights ? 2 * a->channels : a->channels;
+    *out_width = a->out_width;
     return SQM_OK;
 }
 static size_t sqm__running_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                        sqm_dtype kv_dtype)
 {
+    const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
     (void)max_context; (void)max_batch; (void)kv_dtype;
-    return (size_t)((const sqm__running_softmax *)bound)->channels * 3 * sizeof(float);
+    return (size_t)a->channels * (a->weights ? 2 : 3) * sizeof(float);
 }
 static size_t sqm__running_used_bytes(const void *bound, const void *state, int32_t position)
 {
@@ -8041,7 +8087,8 @@ static void sqm__running_reset(const void *bound, void *state, size_t state_byte
     const size_t n = (size_t)((const sqm__running_softmax *)bound)->channels;
     float *m = (float *)state;
     (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
-    for (size_t i = 0; i < 3 * n; i++) m[i] = i < n ? -1.0e38f : 0.0f;
+    memset(m, 0, sqm__running_state_bytes(bound, 0, 0, SQM_F32));
+    for (size_t i = 0; i < n; i++) m[i] = -1.0e38f;
 }
 
 typedef struct sqm__running_job {
@@ -8068,40 +8115,38 @@ static void sqm__running_task(void *arg, int32_t piece)
     r.v = r.score + a->heads;
     r.decay = a->decay;
     r.bonus = a->bonus;
-    r.out = job->out + (size_t)job->span->first_row * (size_t)a->channels;
+    r.out = job->out + (size_t)job->span->first_row * (size_t)a->out_width;
     r.stride = (size_t)a->in_width;
-    r.out_stride = (size_t)a->channels;
+    r.out_stride = (size_t)a->out_width;
+    r.weights = a->weights;
     r.n_rows = job->span->rows;
     r.channels = a->channels;
     r.spread = a->v_dim;
     job->x->kernels->running(&r, first, last);
 }
-static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
-                                       const sqm_span *spans, int32_t n_spans)
+static void sqm__running_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                             const sqm_span *spans, int32_t n_spans)
 {
     const sqm__running_softmax *a = (const sqm__running_softmax *)bound;
-    const size_t need = sqm__running_state_bytes(a, 0, 0, SQM_F32);
     sqm__running_job job;
     job.a = a; job.x = x; job.out = out; job.in = in;
     for (int32_t s = 0; s < n_spans; s++) {
+        if (!spans[s].state) continue;
         job.span = &spans[s];
         job.state = (float *)spans[s].state;
-        if (!job.state) {
-            if (need > x->scratch_bytes)
-                SQM__FAIL(&x->error, SQM_E_MEMORY, need,
-                          "running_softmax needs %z bytes of scratch, the context has %z", (uint64_t)need,
-                          (uint64_t)x->scratch_bytes);
-            job.state = (float *)(void *)x->scratch;
-            sqm__running_reset(a, job.state, need, 0, 0, SQM_F32);
-        }
         job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->channels * 64),
                               sqm__ceil_div(a->channels, SQM__LANES));
         sqm__run(x, sqm__running_task, &job, job.pieces);
     }
-    return SQM_OK;
+}
+static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                       const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_running_softmax(), bound, x, out, in, spans, n_spans, 0,
+                          sqm__running_run);
 }
 static const sqm_mixer sqm__running_softmax_mixer = {
-    "running_softmax", "heads v_dim decay bonus", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    "running_softmax", "heads v_dim decay bonus weights", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
     sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
     sqm__running_reset, sqm__running_forward
 };
@@ -8197,29 +8242,26 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         job->x->kernels->slstm(&s);
     }
 }
-static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
-                                     const sqm_span *spans, int32_t n_spans)
+static void sqm__slstm_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
 {
     const sqm__slstm_layer *a = (const sqm__slstm_layer *)bound;
-    const size_t raw = sqm__slstm_scratch_bytes(a, 0, 0, x->threads);
-    const size_t state = sqm__slstm_state_bytes(a, 0, 0, SQM_F32);
+    const size_t gates = (size_t)a->heads * (size_t)a->dim * 4;
     sqm__slstm_job job;
     job.a = a; job.x = x; job.out = out; job.in = in; job.raw = (float *)(void *)x->scratch;
     for (int32_t s = 0; s < n_spans; s++) {
-        const size_t need = raw + (spans[s].state ? 0 : state);
-        if (need > x->scratch_bytes)
-            SQM__FAIL(&x->error, SQM_E_MEMORY, need, "slstm needs %z bytes of scratch, the context has %z",
-                      (uint64_t)need, (uint64_t)x->scratch_bytes);
+        if (!spans[s].state) continue;
         job.span = &spans[s];
         job.state = (float *)spans[s].state;
-        if (!job.state) {
-            job.state = (float *)(void *)(x->scratch + raw);
-            sqm__slstm_reset(a, job.state, state, 0, 0, SQM_F32);
-        }
-        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * state / 4 * (size_t)a->dim), a->heads);
+        job.pieces = sqm__min(sqm__pieces(x, (size_t)spans[s].rows * gates * (size_t)a->dim), a->heads);
         sqm__run(x, sqm__slstm_task, &job, job.pieces);
     }
-    return SQM_OK;
+}
+static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_slstm(), bound, x, out, in, spans, n_spans,
+                          sqm__slstm_scratch_bytes(bound, 0, 0, x->threads), sqm__slstm_run);
 }
 static const sqm_mixer sqm__slstm_mixer = {
     "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
@@ -8394,6 +8436,146 @@ static const sqm_mixer sqm__pool_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
 
+/* ---- [MIX.ridge] queries through the inverse of the keys' running second moment ---------------------------
+     H_t = d_t H_(t-1) + g_t k_t k_t^T,
+         H = 0 at the start;  x_t = (H_t + diag(lambda))^-1 q_t    head by head
+   With x as queries and the same decays and strengths, linear_attention is then the ridge regression of the
+   values on the keys, solved anew at each row.
+   Rows in  [q: heads x dim | k: heads x dim | d: heads | g: heads], rows out [heads x dim].
+   lambda   [heads x dim] > 0.
+   State    H [heads x dim x dim], one triangle of it.  Cost: dim^3 / 6 multiplications a head and row.
+   Order    row by row; H + diag(lambda) = L D L^T column by column, then two substitutions.
+   Source   MesaNet (2506.05233); its kernels run conjugate gradients instead, this is what they converge to.
+   Tests    tests/test_mix_linear.c; with a real layer: fla-mesa_net. */
+typedef struct sqm__ridge {
+    int32_t      heads, dim;
+    const float *lambda;
+} sqm__ridge;
+
+static sqm_result sqm__ridge_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                  int32_t *out_width, sqm_error *err)
+{
+    sqm__ridge *a = (sqm__ridge *)bound;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->dim, params, n, "dim", 0, 1, 1024, err));
+    if (2 * (int64_t)a->heads * (a->dim + 1) != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "two times %d heads of %d channels and a number do not fit rows of %d", a->heads, a->dim,
+                  in_width);
+    SQM__TRY(sqm__param_vector(&a->lambda, params, n, "lambda", a->heads * a->dim, err));
+    if (!a->lambda) SQM__FAIL(err, SQM_E_SHAPE, 0, "ridge needs lambda=");
+    *out_width = a->heads * a->dim;
+    return SQM_OK;
+}
+static size_t sqm__ridge_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     sqm_dtype kv_dtype)
+{
+    const sqm__ridge *a = (const sqm__ridge *)bound;
+    const size_t dim = (size_t)a->dim;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)a->heads > (size_t)-1 / 16 / (dim * dim) ? (size_t)-1 : (size_t)a->heads * dim * dim * 4;
+}
+static size_t sqm__ridge_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__ridge_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* of a piece: the factored matrix */
+static size_t sqm__ridge_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                       int32_t threads)
+{
+    const size_t dim = (size_t)((const sqm__ridge *)bound)->dim;
+    (void)max_context; (void)max_batch;
+    return dim * dim * sizeof(float) * (size_t)threads;
+}
+static void sqm__ridge_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                             int32_t max_batch, sqm_dtype kv_dtype)
+{
+    (void)state_bytes; (void)max_context; (void)max_batch; (void)kv_dtype;
+    memset(state, 0, sqm__ridge_state_bytes(bound, 0, 0, SQM_F32));
+}
+
+/* x = (L D L^T)^-1 q; column j of a [n][n] holds the rows from j on: D_j, then L_ij D_j. a is overwritten. */
+static void sqm__ridge_solve(float *x, float *a, const float *q, size_t n)
+{
+    for (size_t j = 0; j < n; j++) {
+        float *column = a + j * n;
+        for (size_t p = 0; p < j; p++) {
+            const float *earlier = a + p * n, factor = earlier[j] / earlier[p];
+            for (size_t i = j; i < n; i++) column[i] -= factor * earlier[i];
+        }
+    }
+    for (size_t i = 0; i < n; i++) x[i] = q[i];
+    for (size_t j = 0; j < n; j++) {
+        x[j] /= a[j * n + j];
+        for (size_t i = j + 1; i < n; i++) x[i] -= x[j] * a[j * n + i];
+    }
+    for (size_t j = n; j-- > 0;) {
+        float sum = 0.0f;
+        for (size_t i = j + 1; i < n; i++) sum += a[j * n + i] * x[i];
+        x[j] -= sum / a[j * n + j];
+    }
+}
+
+typedef struct sqm__ridge_job {
+    const sqm__ridge *a;
+    const sqm_exec   *x;
+    float            *out, *work, *state;
+    const float      *in;
+    const sqm_span   *span;
+    int32_t           pieces;
+} sqm__ridge_job;
+static void sqm__ridge_task(void *arg, int32_t piece)
+{
+    const sqm__ridge_job *job = (const sqm__ridge_job *)arg;
+    const size_t n = (size_t)job->a->dim, heads = (size_t)job->a->heads, width = 2 * heads * (n + 1);
+    float *work = job->work + (size_t)piece * n * n;
+    for (size_t h = (size_t)piece; h < heads; h += (size_t)job->pieces) {
+        float *state = job->state + h * n * n;
+        for (size_t t = 0; t < (size_t)job->span->rows; t++) {
+            const size_t row = (size_t)job->span->first_row + t;
+            const float *q = job->in + row * width + h * n, *k = q + heads * n;
+            const float *gates = job->in + row * width + 2 * heads * n + h, decay = gates[0];
+            for (size_t j = 0; j < n; j++) {
+                const float factor = gates[heads] * k[j];
+                for (size_t i = j; i < n; i++) state[j * n + i] = decay * state[j * n + i] + factor * k[i];
+            }
+            memcpy(work, state, n * n * sizeof(float));
+            for (size_t j = 0; j < n; j++) work[j * n + j] += job->a->lambda[h * n + j];
+            sqm__ridge_solve(job->out + row * heads * n + h * n, work, q, n);
+        }
+    }
+}
+static void sqm__ridge_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
+                           int32_t n_spans)
+{
+    const sqm__ridge *a = (const sqm__ridge *)bound;
+    const size_t n = (size_t)a->dim;
+    sqm__ridge_job job;
+    job.a = a; job.x = x; job.out = out; job.in = in; job.work = (float *)(void *)x->scratch;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if (!spans[s].state) continue;
+        job.span = &spans[s];
+        job.state = (float *)spans[s].state;
+        job.pieces = sqm__pieces(x, (size_t)spans[s].rows * (size_t)a->heads * n * n * (n + 12) / 6);
+        job.pieces = sqm__min(job.pieces, a->heads);
+        sqm__run(x, sqm__ridge_task, &job, job.pieces);
+    }
+}
+static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                     const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_ridge(), bound, x, out, in, spans, n_spans,
+                          sqm__ridge_scratch_bytes(bound, 0, 0, x->threads), sqm__ridge_run);
+}
+static const sqm_mixer sqm__ridge_mixer = {
+    "ridge", "heads dim lambda", sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
+    sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset,
+    sqm__ridge_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_ridge(void) { return &sqm__ridge_mixer; }
+
 /* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
    For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
      h = M(norm(q s))                             read: nothing is learned
@@ -8404,7 +8586,8 @@ SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
    norm: L2 over all heads together (1e-6 inside the root); rate by softplus, all other gates by sigmoid.
    A row thus depends on all of its segment: the mixer needs the whole sequence.
    Rows in  [width];   rows out [width]
-   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
+   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others..
+   panels
             whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
    Source   Titans 2501.00663, memory as context (MAC); no official code: the reference's form.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
@@ -8491,6 +8674,11 @@ static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_
                   "queries of %d first", (uint64_t)rows, c->learn[0].shape[0], (uint64_t)columns,
                   c->memory.heads * c->memory.head_dim);
     c->columns = (int32_t)columns;
+    columns += in_width + 4 * (int64_t)c->attend[0].shape[0];          /* of the buffers of a segment */
+    if ((c->n_persistent + 2 * (int64_t)c->segment) * columns > 1 << 28 ||
+        c->memory.head_floats > (1u << 28) / (size_t)c->memory.heads)
+        SQM__FAIL(err, SQM_E_LIMIT, c->segment, "segments of %d rows of %d are too large", c->segment,
+                  in_width);
     *out_width = in_width;
     return SQM_OK;
 }
@@ -8534,8 +8722,9 @@ static size_t sqm__context_scratch_bytes(const void *bound, int32_t max_context,
     const sqm__context *c = (const sqm__context *)bound;
     const int32_t n = sqm__min(sqm__min(c->segment, max_batch), max_context);
     sqm__context_work w;
-    return sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64) +
-           sqm__context_parts_bytes(c, n, threads);
+    const size_t own = sqm__align_up(sqm__context_lay(&w, c, n, NULL) * sizeof(float), 64);
+    const size_t parts = sqm__context_parts_bytes(c, n, threads), most = (size_t)-1 - 63;
+    return parts > most - own ? most : own + parts;
 }
 /* y [n, rows of w[0 .. n_weights)] = a [n, width] w' + b, y rows y_stride floats apart */
 static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const float *const *biases,
@@ -10331,7 +10520,8 @@ static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, i
 {
     sqm__running_pool *p = (sqm__running_pool *)bound;
     memset(p, 0, sizeof(*p));
-    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds, SQM__COUNT(sqm__running_pool_kinds), 0,
+    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds,
+                               SQM__COUNT(sqm__running_pool_kinds), 0,
                                err));
     SQM__TRY(sqm__param_int(&p->weighted, params, n, "weighted", 0, 0, 1, err));
     p->width = in_width - p->weighted;
@@ -10377,14 +10567,16 @@ static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, floa
                                     const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__running_pool_mixer = {
-    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind, sqm__running_pool_state_bytes,
+    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind,
+        sqm__running_pool_state_bytes,
     sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool_mixer; }
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0, sqm__running_pool_run);
+    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0,
+                          sqm__running_pool_run);
 }
 
 /* ---- [MIX.spike] leaky integrate-and-fire neurons ---------------------------------------------------------
@@ -10487,7 +10679,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__ssd_whole_mixer,
     &sqm__trapezoid_mixer,
     &sqm__linear_attention_mixer, &sqm__linear_attention_whole_mixer, &sqm__running_softmax_mixer,
-    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer,
+    &sqm__slstm_mixer, &sqm__shift_mixer, &sqm__pool_mixer, &sqm__ridge_mixer,
     &sqm__legs_mixer,
     &sqm__long_conv_mixer,
     &sqm__lti_mixer,
@@ -10628,10 +10820,25 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 #undef SQM__CRC_16
 #undef SQM__CRC_64
 
+#if SQM__HAVE_X86
+/* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
+__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p,
+                                                                  size_t bytes)
+{
+    uint64_t wide = crc;
+    for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
+    crc = (uint32_t)wide;
+    for (; bytes; bytes--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
+    return crc;
+}
+#endif
 /* Continues `crc` (0 at the start) over `bytes` bytes. */
 static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
 {
     const uint8_t *p = (const uint8_t *)data;
+#if SQM__HAVE_X86
+    if (bytes >= 4096 && sqm_cpu_has(SQM_ISA_AVX2)) return ~sqm__crc32c_x86(~crc, p, bytes);
+#endif
     crc = ~crc;
     for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
     return ~crc;
@@ -11038,6 +11245,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      splits         pieces are cut in smaller pieces, step by step, by regular expressions
      model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest
                     first, then leftmost. A piece that is known to merge into one token is looked up whole.
+                    Or (kind 6) it is cut from its start on into the longest tokens there are.
      template       ids before and after, such as begin-of-text
    Decoding puts the bytes of the tokens side by side, then runs the decoder steps. In vocabularies that write
    the space as U+2581 token texts are stored with real spaces: that is what they decode to.
@@ -11065,6 +11273,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      24 decomposed       (code point, first, second or 0), sorted       25 compositions  u16, indices in 24 by
      (first, second)    26 combining_runs  u32 code point << 8 | class    27 unstable  u32 pairs [from, end):
      what the normal form changes or joins to the character before. 24 to 27 are empty without such a step.
+     28 sorted      u32          kind 6: tokens in the order of their texts, byte by byte
    Arrays begin at multiples of 4. A reader ignores arrays that it does not know and refuses kinds and steps
    that it does not know, so tables can be added. Hash chains are at most *_probe cells long.
 
@@ -11078,7 +11287,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
 enum { SQM__TOK_VERSION = 1, SQM__TOK_MAX_TEXT = 0x3fffffff };   /* bytes: positions are uint32_t */
 
 enum { SQM__TOK_BYTES = 1, SQM__TOK_BYTE_BPE = 2, SQM__TOK_CHAR_BPE = 3,
-       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_TRIE = 6 };        /* 4 to 6: not yet */
+       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_LONGEST = 6 };     /* 4 and 5: not yet */
 enum { SQM__TOK_FUSE_UNK = 1 };                        /* flag: unknown neighbours become one token */
 enum { SQM__TOKEN_NORMAL = 0, SQM__TOKEN_SPECIAL = 1, SQM__TOKEN_ADDED = 2, SQM__TOKEN_BYTE = 3,
        SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16 };
@@ -11087,7 +11296,8 @@ enum { SQM__A_OFFSETS, SQM__A_TEXT, SQM__A_ATTRIBUTES, SQM__A_INDEX, SQM__A_MERG
        SQM__A_BYTES, SQM__A_ADDED, SQM__A_ADDED_FIRST, SQM__A_NORMAL, SQM__A_NORMAL_FIRST, SQM__A_ENDS,
        SQM__A_PREFIX, SQM__A_SUFFIX, SQM__A_NORMALIZERS, SQM__A_SPLITS, SQM__A_DECODERS, SQM__A_STRINGS,
        SQM__A_PROGRAM, SQM__A_CLASSES, SQM__A_TOGGLES, SQM__A_FIRSTS, SQM__A_RUNS, SQM__A_BLOCKS,
-       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_COUNT };
+       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_SORTED,
+       SQM__A_COUNT };
 
 typedef struct sqm__tok_header {                       /* 64 bytes */
     uint32_t version, kind, flags;
@@ -11160,7 +11370,7 @@ SQM__UNUSED static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_to
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
 {
     static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1,
-                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8 };
+                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4 };
     const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
     const uint8_t *table = t->blob + sizeof(sqm__tok_header);
     if (t->h->n_arrays > room)
@@ -11211,6 +11421,10 @@ static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
         !sqm__tok_ids_fit(t->h->role, 4, -1, t->h->n_tokens) ||
         !sqm__tok_ids_fit(&t->h->model_unk, 1, -1, t->h->n_tokens))
         SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: an id is not one of the %z tokens", (uint64_t)n);
+    for (uint32_t i = 0; i < t->count[SQM__A_SORTED]; i++) {
+        if (sqm__tok_u32(t, SQM__A_SORTED)[i] >= n)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: item %z of the sorted tokens", (uint64_t)i);
+    }
     if (t->count[SQM__A_PREFIX] > 1024 || t->count[SQM__A_SUFFIX] > 1024)
         SQM__FAIL(err, SQM_E_FORMAT, t->count[SQM__A_PREFIX], "tokenizer: the template is too long");
     return SQM_OK;
@@ -11362,7 +11576,7 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
     if (t->h->version != SQM__TOK_VERSION)
         SQM__FAIL(err, SQM_E_VERSION, t->h->version, "tokenizer: layout %z, this build knows %d",
                   (uint64_t)t->h->version, (int32_t)SQM__TOK_VERSION);
-    if (t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE)
+    if ((t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE) && t->h->kind != SQM__TOK_LONGEST)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported",
                   (uint64_t)t->h->kind);
     if (t->h->n_tokens < 1 || t->h->n_tokens > 0x0fffffff || t->h->regex_frames > 65536)
@@ -11982,9 +12196,53 @@ static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
     return left;
 }
 
+/* The token with the longest text that text[0, bytes) begins with, -1: none. */
+static int32_t sqm__tok_longest(const sqm__tok *t, const uint8_t *text, uint32_t bytes, uint32_t *length)
+{
+    const uint32_t *ids = sqm__tok_u32(t, SQM__A_SORTED), *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
+    const uint8_t *texts = sqm__tok_u8(t, SQM__A_TEXT);
+    uint32_t low = 0, high = t->count[SQM__A_SORTED];
+    int32_t best = -1;
+    for (uint32_t k = 0; low < high; k++) {            /* all of [low, high) agree with the text in k bytes */
+        uint32_t id = ids[low], a, b;
+        if (k && offsets[id + 1] - offsets[id] == k) {
+            best = (int32_t)id;
+            *length = k;
+            low++;
+        }
+        if (k == bytes) break;
+        for (a = low, b = high; a < b;) {              /* those whose byte k is not below the text's ... */
+            const uint32_t m = a + (b - a) / 2;
+            id = ids[m];
+            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] >= text[k]) b = m; else a = m + 1;
+        }
+        low = a;
+        for (b = high; a < b;) {                       /* ... and not above it */
+            const uint32_t m = a + (b - a) / 2;
+            id = ids[m];
+            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] > text[k]) b = m; else a = m + 1;
+        }
+        high = a;
+    }
+    return best;
+}
+static void sqm__tok_longest_pieces(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    uint32_t length = 1, code;
+    for (uint32_t at = 0; at < bytes; at += length) {
+        int32_t id = sqm__tok_longest(r->t, text + at, bytes - at, &length);
+        if (id < 0) {
+            length = sqm__utf8_next(text + at, text + bytes, &code);
+            id = r->t->h->model_unk;
+        }
+        if (id >= 0) sqm__tok_emit(r, id);
+    }
+}
+
 static void sqm__tok_piece(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
 {
     uint32_t n;
+    if (r->t->h->kind == SQM__TOK_LONGEST) { sqm__tok_longest_pieces(r, text, bytes); return; }
     if (!r->max_symbols) { sqm__first_symbols(r, text, bytes, NULL); return; }
     if (bytes <= r->t->h->max_token_bytes) {
         const int32_t id = sqm__tok_lookup(r->t, text, bytes, SQM__TOKEN_WHOLE, SQM__TOKEN_WHOLE);
@@ -12502,7 +12760,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b), outputs side by side;
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
+         outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
@@ -13477,8 +13736,8 @@ static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
     return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
 }
 
-/* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
-   size_t. */
+/* Offsets of the slots of one sequence; the last entry is the size of
+   all. Returns 0 when it does not fit size_t. */
 static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
 {
     int32_t slot = 0;
@@ -13833,8 +14092,8 @@ static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
         sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
-/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
-   this call. */
+/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on
+   the length the sequence reaches with this call. */
 static void sqm__rope_prepare(sqm_session *s)
 {
     for (int32_t i = 0; i < s->model->n_ropes; i++) {
@@ -14553,8 +14812,8 @@ static void sqm__heap_down(uint64_t *heap, int32_t n, int32_t i, uint64_t flip)
     heap[i] = moved;
 }
 
-/* Moves the k best of n candidates to the front, in any order: a heap of k, its worst at the root, meets the
-   rest. */
+/* Moves the k best of n candidates to the front, in any order: a heap
+   of k, its worst at the root, meets the rest. */
 static void sqm__sample_best(uint64_t *c, int32_t n, int32_t k)
 {
     for (int32_t i = k / 2; i-- > 0;) sqm__heap_down(c, k, i, 0);
@@ -15714,8 +15973,8 @@ static const sqm__buffer *sqm__writer_section(const sqm_writer *w, int32_t i)
     }
 }
 
-/* Fixes every offset, then writes zeros up to the first tensor: the index follows when checksums are known.
-   */
+/* Fixes every offset, then writes zeros up to the first tensor: the
+   index follows when checksums are known. */
 static void sqm__writer_lay_out(sqm_writer *w)
 {
     uint32_t n_sections = 0;
@@ -15940,7 +16199,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #endif /* SQM__IMPLEMENTING */
 
 /* ==== [LIC] Revisions and licence ==========================================================================
-   0.1.0   first version: Transformers (attention with its options), file format 1.0, tokenizers, sampling.
+   0.1.0   first version.
 
    MIT License. Copyright (c) 2026 the seqmodel.h authors.
    Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
@@ -15950,9 +16209,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
    following conditions: The above copyright notice and this permission notice shall be included in all
    copies or substantial portions of the Software. THE SOFTWARE IS
    PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-   WARRANTIES OF
-   MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-   COPYRIGHT
-   HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-   OTHERWISE,
-   ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL
+   THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
+   ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE
+   USE OR OTHER DEALINGS IN THE SOFTWARE. */

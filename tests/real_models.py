@@ -3,11 +3,13 @@
 
     python3 tests/real_models.py MODELS REAL [NAME...]
 
-MODELS holds smollm2.gguf and gemma3.gguf, as .ci/run fetches them (SmolLM2-135M-Instruct Q4_1, Gemma-3-270m Q4_K_M).
+MODELS holds smollm2.gguf and gemma3.gguf, as .ci/run fetches them (SmolLM2-135M-Instruct Q4_1, Gemma-3-270m Q4_K_M),
+and typeseg/ with mamba_al.npz and manifest.json (TypeSeg, a Mamba in both directions that labels bytes).
 REAL is the directory with ref/, tok/ and models/ (DATA/real).
 RWKV-4, 5.1, 5.2 and 7: rwkv.cpp's expected logits within 5e-6 (7: 2e-6), all logits within 2e-5 (7: 2e-6) of
 float64, greedy bytes.
-For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given positions
+For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given
+positions
 within 2e-3, the greedy continuation as far as the two best tokens are further apart than twice that, perplexity
 within 0.01; without --exact: perplexity within 0.5 %. And its tokenizer: 242 strings, encoded and decoded.
 Prints PASS|FAIL|SKIP lines; exit status 1 if anything failed.
@@ -143,7 +145,7 @@ def check_stories(name, source, directory):
 
 
 def safetensors(path):
-    """name -> array of float32, all tensors of a file"""
+    """name -> array of all float32 and int32 tensors of a file"""
     with open(path, "rb") as f:
         data = f.read()
     n = int.from_bytes(data[:8], "little")
@@ -151,10 +153,31 @@ def safetensors(path):
     for key, t in json.loads(data[8:8 + n]).items():
         if key != "__metadata__":
             first, last = t["data_offsets"]
-            tensors[key] = array.array("f", data[8 + n + first:8 + n + last])
+            tensors[key] = array.array("f" if t["dtype"] == "F32" else "i", data[8 + n + first:8 + n + last])
             if sys.byteorder != "little":
                 tensors[key].byteswap()
     return tensors
+
+
+def check_typeseg(name, source, directory):
+    """Logits of every byte within 1e-5 of the largest; the example's labels are the reference's."""
+    with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
+        cases = json.load(f)["cases"]
+    tensors = safetensors(os.path.join(directory, "ref.safetensors"))
+    model = os.path.join(work.name, name + ".sqm")
+    tool("sqm-convert", source, "-o", model)
+    for key, case in cases.items():
+        expected = tensors[key + ".logits"]
+        got = [x for row in logits_of(model, tensors[key + ".tokens"]) for x in row]
+        worst = max(abs(a - b) for a, b in zip(got, expected))
+        largest = max(map(abs, expected))
+        verdict(len(got) == len(expected) and worst <= 1e-5 * largest, f"{name} {key} logits",
+                f"largest error {worst:.2e}, tolerance {1e-5 * largest:.2e}")
+        text = os.path.join(work.name, "text")
+        with open(text, "wb") as f:
+            f.write(case["text"].encode())
+        labels = tool("segment", model, text, "--bytes").decode().split()
+        verdict(labels == case["labels"], f"{name} {key} labels", f"{len(labels)} bytes")
 
 
 def check_rwkv(name, source, directory, expected_logits, official, tolerance):
@@ -208,6 +231,7 @@ def main(models, real, names):
     known = {
         "stories260k": (check_stories, os.path.join(real, "models/stories260k/stories260K.bin"), "stories260k", ()),
         "smollm2": (check_gguf, os.path.join(models, "smollm2.gguf"), "smollm2-135m-instruct", ([],)),
+        "typeseg": (check_typeseg, os.path.join(models, "typeseg/mamba_al.npz"), "typeseg-mamba", ()),
         "gemma3": (check_gguf, os.path.join(models, "gemma3.gguf"), "gemma3-270m", ([2],)),
     }
     for version in "4v0-660K", "5v1-730K", "5v2-730K", "7v0-834K":

@@ -253,6 +253,36 @@ static void make_torch(bytes *file)
     clear(&pickle);
 }
 
+/* ---- NumPy --------------------------------------------------------------------------------------------- */
+/* An array's header with this dictionary, then the values of tensor t. */
+static void npy_values(bytes *b, const char *dictionary, int t)
+{
+    clear(b);
+    put(b, "\x93NUMPY\x01\x00", 8);
+    put_int(b, strlen(dictionary), 2);
+    put_text(b, dictionary);
+    put_values(b, t);
+}
+/* The model as arrays; tensor `odd` with another dictionary. */
+static void make_npz(bytes *file, int odd, const char *dictionary)
+{
+    zip_writer z;
+    memset(&z, 0, sizeof z);
+    for (int t = 0; t < N_MODEL; t++) {
+        const toy *m = &model_tensors[t];
+        bytes array = { NULL, 0, 0 };
+        char text[120], name[80];
+        snprintf(text, sizeof text,
+                 m->cols ? "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }\n"
+                 : "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,%.0d), }\n", m->rows, m->cols);
+        npy_values(&array, t == odd ? dictionary : text, t);
+        snprintf(name, sizeof name, "%s.npy", m->name);
+        zip_add(&z, name, &array, array.n);
+        clear(&array);
+    }
+    zip_end(&z, file);
+}
+
 static void make_torch_old(bytes *file)
 {
     clear(file);
@@ -424,6 +454,9 @@ static void test_good_checkpoints(void)
     make_torch_old(&b);
     save("a.pth", b.at, b.n);
     ACCEPT("a.pth");
+    make_npz(&b, -1, "");
+    save("a.npz", b.at, b.n);
+    ACCEPT("a.npz");
     make_gguf(&b, 0, 0, NULL, 0, 0);
     save("a.gguf", b.at, b.n);
     ACCEPT("a.gguf");
@@ -635,6 +668,39 @@ static void test_zips(void)
     clear(&file);
 }
 
+static void test_npzs(void)
+{
+    static const struct { const char *dictionary, *text; } cases[] = {
+        { "{'descr': '<f4', 'fortran_order': True, 'shape': (8,), }", "row-major" },
+        { "{'descr': '>f4', 'fortran_order': False, 'shape': (8,), }", "element type" },
+        { "{'descr': [('a', '<f4')], 'fortran_order': False, 'shape': (8,), }", "element type" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (9,), }", "needs 36" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (4611686018427387904, 8), }", "shape" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': (8", "shape" },
+        { "{'descr': '<f4', 'fortran_order': False, 'shape': 8, }", "shape" },
+        { "{'descr': '<f4', 'fortran_order': False, }", "shape" },
+        { "", "element type" }
+    };
+    bytes b = { NULL, 0, 0 };
+    zip_writer z;
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        make_npz(&b, 1, cases[i].dictionary);
+        save("n.npz", b.at, b.n);
+        REFUSE("n.npz", cases[i].text);
+    }
+    make_npz(&b, -1, "");
+    b.at[200] ^= 1;
+    save("n.npz", b.at, b.n);
+    REFUSE("n.npz", "checksum");
+    memset(&z, 0, sizeof z);
+    put_text(&b, "text");
+    zip_add(&z, "readme.txt", &b, b.n);
+    zip_end(&z, &b);
+    save("n.npz", b.at, b.n);
+    REFUSE("n.npz", "no array");
+    clear(&b);
+}
+
 static void test_ggufs(void)
 {
     bytes b = { NULL, 0, 0 };
@@ -724,6 +790,8 @@ static void test_damaged_checkpoints(void)
     damage("d.pth", &b, 3000);
     make_torch_old(&b);
     damage("d.pth", &b, 3000);
+    make_npz(&b, -1, "");
+    damage("d.npz", &b, 1500);
     make_gguf(&b, 0, 0, NULL, 0, 0);
     damage("d.gguf", &b, 1400);
     make_llama2c(&b);
@@ -736,7 +804,7 @@ static void clean_up(void)
     static const char *const names[] = { "config.json", "model.safetensors", "a.pth", "a.gguf", "a.bin",
                                          "h.safetensors", "i.safetensors.index.json", "p.pth", "z.pth",
                                          "g.gguf", "s.bin", "d.safetensors", "d.pth", "d.gguf", "d.bin",
-                                         NULL };
+                                         "a.npz", "n.npz", "d.npz", NULL };
     remove(out_path);
     for (int i = 0; names[i]; i++) remove(path_of(names[i]));
     remove(root);
@@ -761,6 +829,7 @@ int main(void)
     test_shards();
     test_pickles();
     test_zips();
+    test_npzs();
     test_ggufs();
     test_strange_files();
     test_damaged_checkpoints();

@@ -1,9 +1,14 @@
-/* test_mix_linear.c - linear attention and its kin (running softmax, sLSTM, token shift, pooling) and the row ops
-   that feed them, against naive double versions over random shapes; cuts, batches, threads and instruction sets
+/* test_mix_linear.c - linear attention and its kin (running softmax, sLSTM, token shift, pooling) and the
+   row ops
+   that feed them, against naive double versions over random shapes; cuts, batches, threads and instruction
+   sets
    give the same bits; wrong parameters are refused with a message. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "check.h"
+#ifndef TEST_TMP
+#define TEST_TMP ""
+#endif
 #include <math.h>
 #include <stdlib.h>
 
@@ -200,7 +205,8 @@ static void refused(rig *r, const char *text, int line)
     void *bound = grab(r->mixer->bound_bytes);
     const sqm_result got = r->mixer->bind(bound, r->params, r->n_params, r->width, &out, &err);
     if (got == SQM_OK || !strstr(err.text, text))
-        printf("line %d: %s \"%s\", expected \"%s\"\n", line, sqm_result_name(got), got == SQM_OK ? "" : err.text, text);
+        printf("line %d: %s \"%s\", expected \"%s\"\n", line, sqm_result_name(got),
+               got == SQM_OK ? "" : err.text, text);
     CHECK(got != SQM_OK && err.code == got && strstr(err.text, text));
     free(bound);
     rig_close(r);
@@ -208,7 +214,7 @@ static void refused(rig *r, const char *text, int line)
 #define REFUSED(r, text) refused(r, text, __LINE__)
 
 /* ---- linear attention ---------------------------------------------------------------------------------- */
-enum { NONE, SCALAR, VECTOR, HEAD, CHANNEL };          /* decays: HEAD, CHANNEL: constant                   */
+enum { NONE, SCALAR, VECTOR, VALUE, HEAD, CHANNEL };   /* decays: HEAD, CHANNEL: constant                   */
 typedef struct shape {
     int32_t heads, q, k, v, decay_heads, key_dim, v_dim, steps, rows;
     int     update, decay, gate, pre, bonus, normalizer, log_gates;
@@ -221,16 +227,18 @@ static double dot(const double *a, size_t step, const float *b, int32_t n)
     return sum;
 }
 
-typedef struct naive_row { const float *q, *k, *v, *a, *b; double d[64], g, bonus; } naive_row;
+typedef struct naive_row { const float *q, *k, *v, *a, *b; double d[64], dv[64], g, bonus; } naive_row;
 
 /* What one update of row t sees in head h */
-static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, int32_t step, const float *factors,
+static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, int32_t step,
+                            const float *factors,
                             const float *bonus)
 {
     const float *row = r->in + t * r->width;
     const int32_t K = s->key_dim, V = s->v_dim, kn = s->steps * s->k * K;
     const int32_t at_k = s->q * K, at_v = at_k + kn, at_d = at_v + s->steps * s->v * V;
-    const int32_t each = s->decay == VECTOR ? K : 1, dn = s->decay == SCALAR || s->decay == VECTOR ? s->decay_heads * each : 0;
+    const int32_t each = s->decay == VECTOR ? K : s->decay == VALUE ? V : 1;
+    const int32_t dn = s->decay > NONE && s->decay < HEAD ? s->decay_heads * each : 0;
     const int32_t at_g = at_d + dn, at_a = at_g + (s->gate ? s->steps * s->heads : 0);
     const int32_t k_at = (step * s->k + h / (s->heads / s->k)) * K;
     naive_row n;
@@ -241,8 +249,10 @@ static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, 
     n.a = row + at_a + k_at;
     n.b = row + at_a + kn + k_at;
     n.g = s->gate ? (double)row[at_g + step * s->heads + h] : 1.0;
+    for (int32_t j = 0; j < V; j++)
+        n.dv[j] = s->decay == VALUE ? (double)row[at_d + h / (s->heads / s->decay_heads) * each + j] : 1.0;
     for (int32_t i = 0; i < K; i++)
-        n.d[i] = step || s->decay == NONE ? 1.0 : s->decay == HEAD ? (double)factors[h]
+        n.d[i] = step || s->decay == NONE || s->decay == VALUE ? 1.0 : s->decay == HEAD ? (double)factors[h]
             : s->decay == CHANNEL ? (double)factors[h * K + i]
             : (double)row[at_d + h / (s->heads / s->decay_heads) * each + (each > 1 ? i : 0)];
     for (int32_t i = 0; bonus && i < K; i++) n.bonus += (double)(n.q[i] * n.k[i]) * (double)bonus[h * K + i];
@@ -254,7 +264,7 @@ static void naive_update(double *S, double *z, const naive_row *n, const shape *
     for (int32_t j = 0; j < s->v_dim; j++) {
         double seen = 0.0, value = (double)n->v[j];
         if (s->update == 2) seen = dot(S + j, 64, n->a, s->key_dim);
-        for (int32_t i = 0; i < s->key_dim; i++) S[i * 64 + j] *= n->d[i];
+        for (int32_t i = 0; i < s->key_dim; i++) S[i * 64 + j] *= n->d[i] * n->dv[j];
         if (s->update == 1) value -= dot(S + j, 64, n->k, s->key_dim);
         for (int32_t i = 0; i < s->key_dim; i++)
             S[i * 64 + j] += n->g * (double)n->k[i] * value + (s->update == 2 ? (double)n->b[i] * seen : 0.0);
@@ -296,7 +306,9 @@ static void naive_linear(double *out, const rig *r, const shape *s, const float 
 
 static void linear_params(rig *r, const shape *s)
 {
-    static const char *const updates[] = { "add", "delta", "dplr" }, *const decays[] = { "none", "scalar", "vector" };
+    static const char *const updates[] = { "add", "delta", "dplr" }, *const decays[] = { "none", "scalar",
+        "vector",
+                                                                                       "value" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     rig_number(r, "heads", s->heads);
     rig_number(r, "q_heads", s->q);
@@ -312,7 +324,7 @@ static void linear_params(rig *r, const shape *s)
     rig_number(r, "eps", 0.01);
     rig_number(r, "key_start", s->normalizer == 1 ? 0.5 : 0.0);
     rig_word(r, "update", updates[s->update]);
-    rig_word(r, "decay", decays[s->decay > VECTOR ? 0 : s->decay]);
+    rig_word(r, "decay", decays[s->decay > VALUE ? 0 : s->decay]);
     rig_word(r, "read", s->pre ? "pre" : "post");
     rig_word(r, "normalizer", normalizers[s->normalizer]);
 }
@@ -320,14 +332,17 @@ static int32_t linear_width(const shape *s)
 {
     const int32_t k = s->steps * s->k * s->key_dim;
     return s->q * s->key_dim + k + s->steps * s->v * s->v_dim +
-           (s->decay == SCALAR ? s->decay_heads : s->decay == VECTOR ? s->decay_heads * s->key_dim : 0) +
+           (s->decay == SCALAR ? 1 : s->decay == VECTOR ? s->key_dim : s->decay == VALUE ? s->v_dim : 0) *
+           s->decay_heads +
            (s->gate ? s->steps * s->heads : 0) + (s->update == 2 ? 2 * k : 0);
 }
 /* Rows that keep the recurrence tame: short keys, decays in (0.5, 1), positive q and k under a normalizer. */
 static void linear_rows(rig *r, const shape *s)
 {
-    const int32_t keys = s->q * s->key_dim + s->steps * s->k * s->key_dim, at_d = keys + s->steps * s->v * s->v_dim;
-    const int32_t dn = s->decay == SCALAR ? s->decay_heads : s->decay == VECTOR ? s->decay_heads * s->key_dim : 0;
+    const int32_t keys = s->q * s->key_dim + s->steps * s->k * s->key_dim,
+        at_d = keys + s->steps * s->v * s->v_dim;
+    const int32_t dn = s->decay_heads * (s->decay == SCALAR ? 1 : s->decay == VECTOR ? s->key_dim
+                                         : s->decay == VALUE ? s->v_dim : 0);
     for (int32_t t = 0; t < s->rows; t++) {
         float *row = r->in + t * r->width;
         for (int32_t i = 0; i < r->width; i++) {
@@ -377,16 +392,18 @@ static void test_linear_shapes(void)
         s.rows = 1 + (int32_t)draw(20);
         s.update = i % 3;
         s.steps = i % 4 == 3 ? 1 + (int32_t)draw(3) : 1;
-        s.decay = (int)draw(5);
+        s.decay = (int)draw(6);
         if (s.steps > 1 && (s.decay == VECTOR || s.decay == CHANNEL)) s.decay = SCALAR;
+        if (s.decay == VALUE && (s.update || s.steps > 1)) s.decay = SCALAR;
         s.gate = (int)draw(2);
-        if (s.update == 0 && s.steps == 1) {
+        if (s.update == 0 && s.steps == 1 && s.decay != VALUE) {
             if (i % 2) s.normalizer = 1;
             else { s.pre = 1; s.bonus = (int)draw(2); }
         }
         test_linear(&s);
     }
-    for (int i = 0; i < 6; i++) {       /* exponential gates                                                  */
+    /* exponential gates                                                  */
+    for (int i = 0; i < 6; i++) {
         shape s;
         memset(&s, 0, sizeof(s));
         s.heads = s.q = s.k = s.v = s.decay_heads = 1 + (int32_t)draw(3);
@@ -403,7 +420,8 @@ static void test_linear_shapes(void)
 static void test_linear_refused(void)
 {
     rig r;
-    static const struct { const char *key, *word; double number; int32_t width; const char *text; } cases[] = {
+    static const struct { const char *key,
+                          *word; double number; int32_t width; const char *text; } cases[] = {
         { "heads", NULL, 0.0, 96, "heads = 0" },
         { "key_dim", NULL, 0.0, 96, "key_dim = 0" },
         { "q_heads", NULL, 3.0, 96, "cannot share" },
@@ -436,7 +454,8 @@ static void test_linear_refused(void)
     rig_vector(&r, "factors", 4, 1.0f, 0.0f);
     REFUSED(&r, "exclude each other");
     rig_open(&r, sqm_mixer_linear_attention(), 96, 1);
-    rig_number(&r, "heads", 4); rig_number(&r, "key_dim", 8); rig_word(&r, "update", "delta"); rig_word(&r, "read", "pre");
+    rig_number(&r, "heads", 4); rig_number(&r, "key_dim", 8); rig_word(&r, "update", "delta"); rig_word(&r,
+        "read", "pre");
     REFUSED(&r, "read=pre goes with");
     rig_open(&r, sqm_mixer_linear_attention_whole(), 96, 1);
     rig_number(&r, "heads", 4); rig_number(&r, "key_dim", 8); rig_word(&r, "update", "delta");
@@ -463,10 +482,12 @@ static void test_whole(int32_t heads, int32_t K, int32_t V, int32_t rows, int no
             for (int32_t u = 0; u < rows; u++) {
                 double score = 0.0;
                 for (int32_t i = 0; i < K; i++)
-                    score += 0.7 * (double)r.in[t * r.width + h * K + i] * (double)r.in[u * r.width + (heads + h) * K + i];
+                    score += 0.7 * (double)r.in[t * r.width + h * K + i] * (double)r.in[u * r.width +
+                        (heads + h) * K + i];
                 den += score;
                 for (int32_t j = 0; j < V; j++)
-                    naive[(t * heads + h) * V + j] += score * (double)r.in[u * r.width + 2 * heads * K + h * V + j];
+                    naive[(t * heads + h) * V + j] += score * (double)r.in[u * r.width + 2 * heads * K +
+                        h * V + j];
             }
             for (int32_t j = 0; normalized && j < V; j++) naive[(t * heads + h) * V + j] /= den;
         }
@@ -507,6 +528,70 @@ static void test_running(int32_t heads, int32_t V, int32_t rows, int decayed, in
     rig_close(&r);
 }
 
+/* p and r of weights=1 rebuild the softmax: value_t = r value_(t-1) + p v_t */
+static void test_weights(int32_t heads, int32_t rows)
+{
+    double *naive;
+    rig r;
+    rig_open(&r, sqm_mixer_running_softmax(), heads, rows);
+    rig_number(&r, "heads", heads);
+    rig_number(&r, "weights", 1);
+    naive = (double *)grab((size_t)(rows * 2 * heads) * sizeof(double));
+    for (int32_t h = 0; h < heads; h++) {
+        double sum = 0.0;
+        for (int32_t t = 0; t < rows; t++) {
+            const double e = exp((double)(r.in[t * heads + h] *= 8.0f));
+            naive[(t * 2 + 1) * heads + h] = sum / (sum + e);
+            sum += e;
+            naive[t * 2 * heads + h] = e / sum;
+        }
+    }
+    if (rig_bind(&r)) rig_check(&r, naive, 3e-6, "weights of a running softmax");
+    free(naive);
+    rig_close(&r);
+}
+
+/* ---- ridge --------------------------------------------------------------------------------------------- */
+/* The solution must satisfy the equations, in double. */
+static void test_ridge(int32_t heads, int32_t n, int32_t rows)
+{
+    const float *lambda;
+    double *naive, *H, worst = 0.0;
+    rig r;
+    rig_open(&r, sqm_mixer_ridge(), 2 * heads * (n + 1), rows);
+    rig_number(&r, "heads", heads);
+    rig_number(&r, "dim", n);
+    lambda = rig_vector(&r, "lambda", heads * n, 0.4f, 0.6f);
+    for (int32_t t = 0; t < rows; t++)
+        for (int32_t i = 2 * heads * n; i < r.width; i++) r.in[t * r.width + i] = 0.6f +
+            0.4f * r.in[t * r.width + i];
+    if (rig_bind(&r)) {
+        H = (double *)grab((size_t)(n * n) * sizeof(double));
+        naive = (double *)grab((size_t)(rows * heads * n) * sizeof(double));
+        for (int32_t i = 0; i < rows * heads * n; i++) naive[i] = (double)r.want[i];
+        for (int32_t h = 0; h < heads; h++) {
+            for (int32_t i = 0; i < n * n; i++) H[i] = 0.0;
+            for (int32_t t = 0; t < rows; t++) {
+                const float *row = r.in + t * r.width, *q = row + h * n, *k = q + heads * n;
+                const float *x = r.want + (t * heads + h) * n;
+                for (int32_t i = 0; i < n; i++) {
+                    double sum = -(double)q[i] + (double)(lambda[h * n + i] * x[i]);
+                    for (int32_t j = 0; j < n; j++) {
+                        H[i * n + j] = (double)row[2 * heads * n + h] * H[i * n + j] +
+                            (double)row[2 * heads * n + heads + h] * (double)k[i] * (double)k[j];
+                        sum += H[i * n + j] * (double)x[j];
+                    }
+                    worst = fabs(sum) > worst ? fabs(sum) : worst;
+                }
+            }
+        }
+        CHECK(worst < 1e-5);
+        rig_check(&r, naive, 0.0, "ridge");
+        free(naive); free(H);
+    }
+    rig_close(&r);
+}
+
 /* ---- sLSTM --------------------------------------------------------------------------------------------- */
 static double sigmoid(double x) { return 1.0 / (1.0 + exp(-x)); }
 static void test_slstm(int32_t heads, int32_t d, int32_t rows)
@@ -527,7 +612,8 @@ static void test_slstm(int32_t heads, int32_t d, int32_t rows)
                 double kept, now, f, e;
                 for (int32_t g = 0; g < 4; g++) {
                     raw[g] = (double)r.in[t * 4 * n + g * n + h * d + o];
-                    for (int32_t i = 0; i < d; i++) raw[g] += (double)w[((h * 4 + g) * d + i) * d + o] * y[h * d + i];
+                    for (int32_t i = 0; i < d; i++) raw[g] += (double)w[((h * 4 + g) * d + i) * d +
+                        o] * y[h * d + i];
                 }
                 kept = m[h * d + o] - log1p(exp(-raw[1]));
                 now = t == 0 || raw[0] > kept ? raw[0] : kept;
@@ -560,7 +646,8 @@ static void test_shift(int32_t width, int32_t mixes, int weighted, int dynamic, 
         for (int32_t i = 0; i < mixes * width; i++) {
             const float *row = r.in + t * r.width;
             const double x = (double)row[i % width], last = t ? (double)row[i % width - r.width] : 0.0;
-            const double part = !weighted && !dynamic ? 1.0 : (w ? (double)w[i] : 0.0) + (dynamic ? (double)row[width + i] : 0.0);
+            const double part = !weighted &&
+                !dynamic ? 1.0 : (w ? (double)w[i] : 0.0) + (dynamic ? (double)row[width + i] : 0.0);
             naive[t * mixes * width + i] = x + (last - x) * part;
         }
     if (rig_bind(&r)) rig_check(&r, naive, 1e-6, "shift");
@@ -596,6 +683,15 @@ static void test_others_refused(void)
     rig_open(&r, sqm_mixer_running_softmax(), 10, 1);
     rig_number(&r, "heads", 3); rig_number(&r, "v_dim", 2);
     REFUSED(&r, "do not fit rows of 10");
+    rig_open(&r, sqm_mixer_running_softmax(), 3, 1);
+    rig_number(&r, "heads", 3); rig_number(&r, "weights", 1); rig_number(&r, "v_dim", 2);
+    REFUSED(&r, "weights=1 goes with");
+    rig_open(&r, sqm_mixer_ridge(), 20, 1);
+    rig_number(&r, "heads", 2); rig_number(&r, "dim", 4);
+    REFUSED(&r, "needs lambda=");
+    rig_open(&r, sqm_mixer_ridge(), 21, 1);
+    rig_number(&r, "heads", 2); rig_number(&r, "dim", 4);
+    REFUSED(&r, "do not fit rows of 21");
     rig_open(&r, sqm_mixer_slstm(), 10, 1);
     rig_number(&r, "heads", 2);
     REFUSED(&r, "not four gates");
@@ -618,7 +714,8 @@ static void test_others_refused(void)
 
 /* ---- ops of recipes ------------------------------------------------------------------------------------ */
 enum { ROWS = 9 };
-/* Runs `lines` over rows [ROWS, width] with vectors "w" [n_w] and a matrix "m" [5, 7]; NULL: refused, err says why. */
+/* Runs `lines` over rows [ROWS, width] with vectors "w" [n_w] and a matrix "m" [5, 7]; NULL: refused, err
+   says why. */
 static float *run_lines(const char *lines, int32_t width, const float *rows, const float *w, int32_t n_w,
                         const float *matrix, int32_t *out_width, sqm_error *err)
 {
@@ -658,7 +755,8 @@ static float *run_lines(const char *lines, int32_t width, const float *rows, con
 static float rows_of_ops[ROWS * 24], vector_of_ops[96], matrix_of_ops[5 * 7];
 static const float *R(int32_t t) { return rows_of_ops + t * 24; }
 
-static void check_lines(const char *lines, int32_t width, int32_t n_w, double (*want)(int32_t t, int32_t i), double tol)
+static void check_lines(const char *lines, int32_t width, int32_t n_w, double (*want)(int32_t t, int32_t i),
+                        double tol)
 {
     sqm_error err;
     int32_t n = 0;
@@ -671,7 +769,8 @@ static void check_lines(const char *lines, int32_t width, int32_t n_w, double (*
     CHECK_CLOSE(got, all, ROWS * n, tol, lines);
     free(got); free(all);
 }
-static double want_softmax(int32_t t, int32_t i)       /* groups of 4 columns from 8 on, scale 2               */
+/* groups of 4 columns from 8 on, scale 2               */
+static double want_softmax(int32_t t, int32_t i)
 {
     double sum = 0.0;
     if (i < 8) return (double)R(t)[i];
@@ -701,7 +800,8 @@ static double want_clip(int32_t t, int32_t i)
     const double x = (double)R(t)[i];
     return i < 3 || i >= 20 ? x : x < -0.25 ? -0.25 : x > 0.5 ? 0.5 : x;
 }
-static double want_blocks(int32_t t, int32_t o)        /* 3 groups of 8 -> 4                                    */
+/* 3 groups of 8 -> 4                                    */
+static double want_blocks(int32_t t, int32_t o)
 {
     double sum = 0.0;
     for (int32_t i = 0; i < 8; i++)
@@ -714,7 +814,8 @@ static double want_shared(int32_t t, int32_t o)
     for (int32_t i = 0; i < 8; i++) sum += (double)R(t)[o / 4 * 8 + i] * (double)vector_of_ops[i * 4 + o % 4];
     return sum;
 }
-static double want_monomials(int32_t t, int32_t i)     /* 6 groups of 4: 1 + 4 + 10                             */
+/* 6 groups of 4: 1 + 4 + 10                             */
+static double want_monomials(int32_t t, int32_t i)
 {
     const float *x = R(t) + i / 15 * 4;
     int32_t k = i % 15 - 5;
@@ -727,7 +828,8 @@ static double want_monomials(int32_t t, int32_t i)     /* 6 groups of 4: 1 + 4 +
 }
 static double want_wide_mul(int32_t t, int32_t i) { return (double)R(t)[i] * want_sum(t, i / 6); }
 static double want_wide_add(int32_t t, int32_t i) { return (double)R(t)[i] + want_sum(t, i / 6); }
-static double want_columns(int32_t t, int32_t i)       /* columns 4 .. 11 through exp, then 2 x, then + w        */
+/* columns 4 .. 11 through exp, then 2 x, then + w        */
+static double want_columns(int32_t t, int32_t i)
 {
     return i < 4 || i >= 12 ? (double)R(t)[i] : 2.0 * exp((double)R(t)[i]) + (double)vector_of_ops[i - 4];
 }
@@ -743,7 +845,8 @@ static double want_norm_sum(int32_t t, int32_t i)
     for (int32_t j = i / 8 * 8; j < i / 8 * 8 + 8; j++) sum += exp((double)R(t)[j]);
     return exp((double)R(t)[i]) / (sum + 0.5);
 }
-static double want_rope(int32_t t, int32_t i)          /* heads of 8, their last 4 channels, position t / 2 % 3  */
+/* heads of 8, their last 4 channels, position t / 2 % 3  */
+static double want_rope(int32_t t, int32_t i)
 {
     const int32_t at = i % 8 - 4, pair = at & ~1, h = i / 8 * 8 + 4;
     const double phase = at < 0 ? 0.0 : (double)(t / 2 % 3) * (double)vector_of_ops[pair / 2];
@@ -772,7 +875,8 @@ static void test_ops(void)
                 "affine r0 r0 b=@w first=4 count=8\ncopy r1 r0\n", 24, 8, want_columns, 1e-6);
     check_lines("linear r1 r0 w=@m first=11\n", 5, 1, want_linear_from, 1e-6);
     check_lines("act r0 r0 kind=exp\nnorm r1 r0 kind=sum eps=0.5 groups=3\n", 24, 1, want_norm_sum, 1e-6);
-    check_lines("rope r0 r0 first=4 heads=3 head_dim=8 dims=4 style=interleaved freq=@w divide=2 period=3\ncopy r1 r0\n",
+    check_lines("rope r0 r0 first=4 heads=3 head_dim=8 dims=4 style=interleaved freq=@w divide=2 period=3\n"
+                "copy r1 r0\n",
                 24, 2, want_rope, 1e-6);
 }
 static void test_ops_refused(void)
@@ -795,10 +899,12 @@ static void test_ops_refused(void)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         sqm_error err;
         int32_t n;
-        float *got = run_lines(cases[i].lines, 24, rows_of_ops, vector_of_ops, cases[i].n_w, matrix_of_ops, &n, &err);
+        float *got = run_lines(cases[i].lines, 24, rows_of_ops, vector_of_ops, cases[i].n_w, matrix_of_ops,
+                               &n, &err);
         CHECK(!got);
         if (got) printf("accepted: %s", cases[i].lines);
-        else if (!strstr(err.text, cases[i].text)) printf("\"%s\", expected \"%s\"\n", err.text, cases[i].text);
+        else if (!strstr(err.text, cases[i].text)) printf("\"%s\", expected \"%s\"\n", err.text,
+                                                          cases[i].text);
         CHECK(!got && strstr(err.text, cases[i].text));
         free(got);
     }
@@ -815,6 +921,9 @@ int main(void)
     test_running(40, 1, 25, 1, 1);
     test_running(7, 20, 9, 1, 0);
     test_running(1, 16, 9, 0, 1);
+    test_weights(37, 12);
+    test_ridge(3, 5, 12);
+    test_ridge(1, 16, 30);
     test_slstm(3, 6, 20);
     test_slstm(2, 20, 9);
     test_shift(20, 1, 0, 0, 9);

@@ -65,14 +65,6 @@ static void tensor(bench *b, const char *key, sqm_tensor t)
     b->params[b->n_params - 1].tensors = &b->lists[i];
     b->params[b->n_params - 1].n_tensors = 1;
 }
-static sqm_tensor rows_3d(const float *data, int32_t a, int32_t rows, int32_t cols)
-{
-    sqm_tensor t = sqm_tensor_1d(data, SQM_F32, a);
-    t.ndim = 3;
-    t.shape[1] = rows;
-    t.shape[2] = cols;
-    return t;
-}
 static void *kept_panels[512];                         /* freed by main */
 static int n_kept;
 /* panels of rows [rows, cols] */
@@ -540,8 +532,27 @@ static void spec_params(bench *b, const spec *s)
         tensor(b, "norm_b", sqm_tensor_1d(s->shift, SQM_F32, s->heads * s->v_dim));
     }
     for (int i = 0; i < 3; i++)
-        if (n.w[i]) tensor(b, "start", rows_3d(s->start[i], s->heads, n.rows[i], n.cols[i]));
+        if (n.w[i])
+            tensor(b, "start", sqm_tensor_2d(s->start[i], SQM_F32, SQM_ROWS, s->heads * n.rows[i],
+                                             n.cols[i]));
     net_free(&n);
+}
+/* The floats that the documentation promises, see table */
+static int32_t pad16(int32_t n) { return (n + 15) / 16 * 16; }
+static size_t pad(int32_t n) { return (size_t)pad16(n); }
+static size_t spec_weights(const spec *s)
+{
+    const int32_t in = s->dim + s->bias, out = (s->kind ? s->hidden : s->dim) + s->bias;
+    return (size_t)s->kind * (size_t)in * pad(s->hidden) + (size_t)out * pad(s->v_dim);
+}
+static size_t spec_floats(const spec *s)
+{
+    const size_t copies = 1u + (s->update != 0) + (s->chunk > 1 && s->update != 2);
+    return (size_t)s->heads * (copies * spec_weights(s) + pad((s->window - 1) * (s->dim + s->v_dim)));
+}
+static void check_state(const bench *b, int32_t context, size_t floats_wanted)
+{
+    CHECK(b->mixer->state_bytes(b->bound, context, 8, SQM_F32) == floats_wanted * sizeof(float));
 }
 static void test_memory(int i)
 {
@@ -569,6 +580,7 @@ static void test_memory(int i)
         }
         learner_free(&l);
     }
+    check_state(&b, 1000, spec_floats(&s));
     CHECK_CLOSE(b.want, naive, b.n, s.update == 3 ? 3e-3 : s.loss == 2 ? 1e-4 : 2e-5, kinds[s.kind]);
     check_everywhere(&b);
     free(naive);
@@ -670,6 +682,8 @@ static void test_caching(int i)
     bench_open(&b);
     naive = floats(b.n);
     for (int32_t h = 0; h < s.heads; h++) naive_caching(&s, &c, b.in, h, naive);
+    check_state(&b, 1000, spec_floats(&s) + pad(c.pool) + (size_t)(1000 / c.segment) *
+                (pad(c.pool) + (size_t)s.heads * spec_weights(&s)));
     CHECK_CLOSE(b.want, naive, b.n, s.loss == 2 ? 1e-4 : 3e-5, combines[c.combine]);
     check_everywhere(&b);
     free(naive);
@@ -793,6 +807,7 @@ static void test_context(int i)
     bench_open(&b);
     naive = floats(b.n);
     naive_context(&s, &m, b.in, naive);
+    check_state(&b, 1000, 0);
     CHECK_CLOSE(b.want, naive, b.n, 2e-5, "context");
     check_everywhere(&b);
     free(naive); free(m.persistent); free(m.learn); free(m.bias);
@@ -870,6 +885,8 @@ static void test_kernel(int i)
     bench_open(&b);
     naive = floats(b.n);
     for (int32_t h = 0; h < s.heads; h++) naive_kernel(&s, b.in, h, naive);
+    check_state(&b, 1000, (size_t)s.heads * (pad((s.window - 1) * (s.dim + s.v_dim)) +
+                                             16 * 64 * ((size_t)s.dim + pad(s.v_dim))));
     CHECK_CLOSE(b.want, naive, b.n, 2e-5, "kernel memory");
     check_everywhere(&b);
     free(naive);
@@ -881,7 +898,6 @@ typedef struct book {
     int32_t heads, dim, v_dim, codes, near, block, rows, width;
     float  *words, *half, *relative, *bias;            /* padded to 16 rows a head */
 } book;
-static int32_t pad16(int32_t n) { return (n + 15) / 16 * 16; }
 
 static double product(const float *a, const float *b, int32_t n)
 {
@@ -966,6 +982,8 @@ static void test_codebook(int i)
     bench_open(&b);
     naive = floats(b.n);
     for (int32_t h = 0; h < c.heads; h++) naive_codebook(&c, b.in, h, naive);
+    check_state(&b, 1000, (size_t)c.heads * (pad(c.codes) + pad(c.near) +
+                                             pad(c.v_dim + 1) * (size_t)(c.codes + c.near)));
     CHECK_CLOSE(b.want, naive, b.n, 1e-5, "codebook");
     check_everywhere(&b);
     free(naive); free(c.words); free(c.half); free(c.relative); free(c.bias);
@@ -1052,17 +1070,17 @@ static void test_memory_refusals(void)
     tensor(&b, "steps", sqm_tensor_1d(some, SQM_F32, 1));
     refused(&b, "update=sum only", __LINE__);
     base(&b, memory);
-    tensor(&b, "start", rows_3d(some, 2, 4, 4));
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 4));
     accepted(&b, __LINE__);
-    tensor(&b, "start", rows_3d(some, 2, 4, 4));
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 4));
     refused(&b, "start has 2 matrices, this memory has 1", __LINE__);
     base(&b, memory);
-    tensor(&b, "start", rows_3d(some, 2, 4, 5));
-    refused(&b, "matrix 0 must be float32 [2, 4, 4]", __LINE__);
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 5));
+    refused(&b, "matrix 0 must be float32 [2 x 4, 4]", __LINE__);
     base(&b, memory);
     number(&b, "bias", 1);
-    tensor(&b, "start", rows_3d(some, 2, 4, 4));
-    refused(&b, "must be float32 [2, 5, 4]", __LINE__);
+    tensor(&b, "start", sqm_tensor_2d(some, SQM_F32, SQM_ROWS, 2 * 4, 4));
+    refused(&b, "must be float32 [2 x 5, 4]", __LINE__);
     base(&b, memory);
     set(&b, "head_dim", 65536, NULL);
     word(&b, "memory", "mlp");
@@ -1138,16 +1156,111 @@ static void test_other_refusals(void)
     set(&b, "heads", 2, NULL);
     number(&b, "attend_heads", 3);
     refused(&b, "do not fit 3 heads", __LINE__);
+    b.n_params--;
+    number(&b, "segment", 65536);
+    accepted(&b, __LINE__);
+    set(&b, "window", 4096, NULL);
+    set(&b, "weights", 0, NULL);
+    accepted(&b, __LINE__);
+    set(&b, "segment", 65537, NULL);
+    refused(&b, "segment = 65537", __LINE__);
 }
 
-int main(void)
+/* ---- what the documentation says ----------------------------------------------------------------------- */
+/* `test_mix_memory --table` prints these rows as Markdown. Checked: `gives` names every key of its mixer and
+   no other; the floats of a state are those of `state`, see the check_state calls. */
+typedef struct row { const char *mixer, *formula, *state, *cost, *source, *gives; } row;
+static const row table[] = {
+    { "memory",
+      "M learns k_t -> v_t by one step of descent, momentum, muon or a mini-batch sum on the loss l2, dot or "
+      "norm of the last `window` tokens, gradients at the start of the `chunk`; y_t = M_t(q_t); M linear, "
+      "mlp or gated",
+      "heads (copies W + pad((window - 1) (head_dim + v_dim))); W = sum over matrices of inputs pad(outputs)"
+      "; copies = 1, + 1 but for descent, + 1 with chunk > 1 but for sum",
+      "a head: (window + 1) W forward, window W back if deep, (window + 2) W to learn; muon: 5 a^2 (a + 2 b) "
+      "more for each matrix a x b, a <= b",
+      "TTT 2407.04620, Titans 2501.00663, ATLAS (OmegaNet, DLA, Atlas++) 2505.23735",
+      "`heads` `head_dim` `v_dim`; `memory`=linear, mlp or gated with `hidden` `act` `residual` `bias`; "
+      "`loss`, with norm: `norm` `norm_b` `eps`; `window` `chunk`; `update`, with sum: `steps`; which gates "
+      "are columns: `rate` `retain` `weights`; `start`: the first weights" },
+    { "memory_caching",
+      "a memory whose networks are kept at the end of every segment; y_t = sum, softmax-weighted sum or best "
+      "`top` of all reads, or one read of the weighted networks; weights from u_t . mean of x over a segment",
+      "the memory's + pad(pool), and for each full segment pad(pool) + heads W",
+      "a token: the memory's + segments so far (W of each head + pool); top: that many W only",
+      "Memory Caching 2602.24281",
+      "the memory's, and `segment` `combine` `top` `fresh` `pool`" },
+    { "memory_context",
+      "by segments s: h = M(q s); y = attention over persistent rows, h and s; M learns from y; "
+      "o = y * M(q y)",
+      "none: whole sequences",
+      "a row: attention over persistent + 2 segment rows, their projections, the memory's",
+      "Titans 2501.00663, memory as context",
+      "the memory's, and `segment` `persistent` `attend` `attend_heads` `learn` `learn_b`" },
+    { "kernel_memory",
+      "y_t = sum_j u_j e^(q_t . k_j); u_j = v_j (dot), or corrected over the window by the error of M(k_j) "
+      "(l2)",
+      "heads (pad((window - 1) (head_dim + v_dim)) + 64 (head_dim + pad(v_dim)) for each 64 tokens)",
+      "a head: (window + 1) tokens so far (head_dim + v_dim), + v_dim tokens so far with retain",
+      "ATLAS (DeepTransformer, Dot) 2505.23735",
+      "`heads` `head_dim` `v_dim` `window` `loss` `rate` `retain` `weights`" },
+    { "codebook",
+      "softmax attention over keys replaced by their nearest codeword: older tokens as count and mean value "
+      "of their code, `near` ones (or two blocks of `block`) with values and a bias by distance",
+      "heads (pad(codes) + pad(near) + pad(v_dim + 1) (codes + near))",
+      "a head: 2 codes head_dim + near head_dim + (codes + near) v_dim",
+      "Transformer-VQ 2309.16354; LongVQ 2404.11163 (derived form)",
+      "`heads` `head_dim` `v_dim` `codes` `near` `block`; `codebook` `half`; `relative` `bias` or none" }
+};
+/* Is `key` in the row, or in that of the memory it refers to? */
+static int row_names(const row *r, const char *key)
 {
+    char quoted[80];
+    snprintf(quoted, sizeof(quoted), "`%.60s`", key);
+    return strstr(r->gives, quoted) || (strstr(r->gives, "the memory's") && strstr(table[0].gives, quoted));
+}
+static void test_table(void)
+{
+    const sqm_mixer *mixers[] = { sqm_mixer_memory(), sqm_mixer_memory_caching(), sqm_mixer_memory_context(),
+                                  sqm_mixer_kernel_memory(), sqm_mixer_codebook() };
+    for (int i = 0; i < 5; i++) {
+        char keys[600], known[600], key[80];
+        CHECK_TEXT(table[i].mixer, mixers[i]->name);
+        snprintf(known, sizeof(known), " %s ", mixers[i]->keys);
+        snprintf(keys, sizeof(keys), "%s", mixers[i]->keys);
+        for (const char *at = strtok(keys, " "); at; at = strtok(NULL, " ")) {
+            if (!row_names(&table[i], at)) printf("%s: no word about %s\n", mixers[i]->name, at);
+            CHECK(row_names(&table[i], at));
+        }
+        for (const char *at = strchr(table[i].gives, '`'); at; at = strchr(at + 1, '`')) {
+            const size_t n = strcspn(at + 1, "`");
+            snprintf(key, sizeof(key), " %.*s ", (int)n, at + 1);
+            CHECK(strstr(known, key));
+            at += n + 1;
+        }
+    }
+}
+static int print_table(void)
+{
+    printf("| mixer | formula | state, floats a sequence | cost, multiply-adds a token | source | "
+           "a converter gives |\n|---|---|---|---|---|---|\n");
+    for (size_t i = 0; i < sizeof(table) / sizeof(table[0]); i++)
+        printf("| `%s` | %s | %s | %s | %s | %s |\n", table[i].mixer, table[i].formula, table[i].state,
+               table[i].cost, table[i].source, table[i].gives);
+    printf("\npad: up to a multiple of 16.\n");
+    return 0;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1 && strcmp(argv[1], "--table") == 0) return print_table();
     /* the same cases in every build */
     for (int i = 0; i < 72; i++) { seed = (uint32_t)i; test_memory(i); }
     for (int i = 0; i < 24; i++) { seed = (uint32_t)(100 + i); test_caching(i); }
     for (int i = 0; i < 6; i++) { seed = (uint32_t)(200 + i); test_context(i); }
     for (int i = 0; i < 10; i++) { seed = (uint32_t)(300 + i); test_kernel(i); }
     for (int i = 0; i < 24; i++) { seed = (uint32_t)(400 + i); test_codebook(i); }
+    test_table();
     test_memory_refusals();
     test_other_refusals();
     while (n_kept) free(kept_panels[--n_kept]);

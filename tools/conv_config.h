@@ -195,4 +195,13 @@ static CONV_UNUSED int conv_check_unread_gguf(conv *c)
     return !c->env->failed;
 }
 
+/* A list of texts, one a line                                                                              */
+static CONV_UNUSED const char *conv_lines(conv *c, const json_value *list)
+{
+    const char *text = "";
+    for (uint32_t i = 0; i < json_count(list); i++)
+        text = conv_format(c->env, "%s%s%s", text, i ? "\n" : "", json_text(json_at(list, i), "?"));
+    return text;
+}
+
 #endif /* CONV_CONFIG_H_INCLUDED */

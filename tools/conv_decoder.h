@@ -42,6 +42,7 @@ typedef struct conv_decoder {
     int32_t     parallel;             /* both branches read the same stream; ffn_norm NULL: the same norm   */
     int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm, ffn_norm come after the branch */
     int32_t     embed_norm;           /* norm of the embedding, without weights                             */
+    int32_t     q_gate;               /* q holds for each head queries and an output gate: conv_put_q_gate  */
     const char *act;
     double      embed_scale, residual_scale, head_scale, attn_softcap, head_softcap;
     conv_rope   ropes[2];
@@ -147,7 +148,8 @@ static CONV_UNUSED conv_part conv_part_rows(conv *c, conv_part p, const char *ou
     return p;
 }
 
-/* linear rD rS w=... b=...; the results of the parts stand side by side. flags: CONV_ADD: they are added to rD;
+/* linear rD rS w=... b=...; the results of the parts stand side by side. flags: CONV_ADD: they are added to
+   rD;
    CONV_PRECISE: attention scores depend on it, see precise= in [RECIPE].                                   */
 enum { CONV_ADD = 1, CONV_PRECISE = 2 };
 static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_part *parts, int32_t n,
@@ -222,16 +224,32 @@ static void conv__qkv_fused(conv *c, const conv_decoder *d, int32_t i, conv_part
     }
 }
 
+/* Queries (which 0) or output gates (1) of q, whose rows are [heads, 2, head_dim] with q_gate.             */
+static conv_part conv__q_part(conv *c, const conv_decoder *d, int32_t i, int32_t which)
+{
+    const int64_t size = d->head_dim, n = d->heads * size;
+    const char *name = conv_layer_name(c, d, i, d->q);
+    if (!d->q_gate) return conv_part_of(c, d, conv_out_name(c, i, "q"), name, n, d->dim, d->qkv_bias);
+    return conv_part_rows(c, conv_part_of(c, d, "", name, 2 * n, d->dim, d->qkv_bias),
+                          conv_out_name(c, i, which ? "q_gate" : "q"), which * size, size, 2 * size, n);
+}
+/* gate r3 r3: the attention's result times sigmoid of the output gates, over r8                            */
+static CONV_UNUSED void conv_put_q_gate(conv *c, const conv_decoder *d, int32_t i, int src)
+{
+    const conv_part gate = conv__q_part(c, d, i, 1);
+    conv_put_linear(c, 8, src, &gate, 1, 1.0, 0);
+    conv_line(c, "gate r3 r3 r8 act=sigmoid");
+}
+
 /* linear r2 rS: queries | keys | values                                                                    */
 static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, int src)
 {
-    const int64_t q = (int64_t)d->heads * d->head_dim, kv = (int64_t)d->kv_heads * d->head_dim;
+    const int64_t kv = (int64_t)d->kv_heads * d->head_dim;
     conv_part parts[3];
     if (d->qkv) {
         conv__qkv_fused(c, d, i, parts);
     } else {
-        parts[0] = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, d->q), q, d->dim,
-                                d->qkv_bias);
+        parts[0] = conv__q_part(c, d, i, 0);
         parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim,
                                 d->qkv_bias);
         parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim,
@@ -452,7 +470,8 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
     d->head_dim = conv_key(c, "head_dim") ? conv_size(c, "head_dim", 1) : conv_head_dim(c, d->dim, d->heads);
-    d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED);
+    if (conv_key(c, "intermediate_size") || !conv_key(c, "moe_intermediate_size"))
+        d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED);
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
     c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
     d->tied = conv_bool(c, "tie_word_embeddings", tied);

@@ -34,6 +34,7 @@ typedef struct conv_out {             /* one tensor of the output               
     int32_t          rows, cols, n_parts;
     const conv_view *parts;           /* one above the other                                                */
     const float     *values;          /* instead of parts: numbers computed by the mapping                  */
+    int32_t          exact;           /* always float32, whatever -t says                                   */
 } conv_out;
 
 typedef struct conv {
@@ -43,6 +44,7 @@ typedef struct conv {
     const json_value *config;         /* NULL: a GGUF or llama2.c file                                      */
     uint8_t          *config_seen;    /* by member of config                                                */
     gguf_file        *gguf;
+    const char *labels;               /* of the output's columns, one a line; NULL: none                    */
     const char *const *ignored;       /* NULL-terminated patterns of tensors that may stay unused           */
     conv_out         *outs;
     uint64_t          n_outs, outs_room;
@@ -296,6 +298,17 @@ static CONV_UNUSED const char *conv_make_rows(conv *c, const char *name, const f
 
 /* The same as a matrix in panels: always float32, whatever -t says.                                        */
 static CONV_UNUSED const char *conv_make_panels(conv *c, const char *name, const float *values, int32_t rows,
+                                                int32_t cols)
+{
+    conv_out *o = conv__new_out(c, name, CONV_MATRIX, rows, cols);
+    if (!o) return name;
+    o->values = values;
+    o->exact = 1;
+    return o->name;
+}
+
+/* A computed weight of a linear map, in the type of such weights.                                          */
+static CONV_UNUSED const char *conv_make_matrix(conv *c, const char *name, const float *values, int32_t rows,
                                                 int32_t cols)
 {
     conv_out *o = conv__new_out(c, name, CONV_MATRIX, rows, cols);

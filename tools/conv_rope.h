@@ -173,7 +173,8 @@ static void conv__rope_known_keys(conv *c, const json_value *params)
     static const char *const known[] = {
         "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "attention_factor",
         "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
-        "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor", "finetuned", NULL
+        "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor", "finetuned",
+        "mrope_interleaved", "mrope_section", NULL     /* positions in pictures: on text the plain rope     */
     };
     for (uint32_t i = 0; i < json_count(params); i++) {
         const char *key = json_key_at(params, i)->text;

@@ -66,7 +66,7 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
     case CONV_TO_Q4:   *type = fine ? SQM_F16 : o->role == CONV_TABLE ? SQM_Q8 : SQM_Q4; break;
     case CONV_KEEP:    *type = kept; break;
     }
-    if (!o->n_parts) *type = SQM_F32;                  /* computed by the mapping: small and delicate       */
+    if (o->exact) *type = SQM_F32;                     /* small and delicate                                */
     *exact = o->n_parts && o->parts[0].tensor->type == CONV_GGML && conv__is_plain(o) && *type == kept;
     return 1;
 }

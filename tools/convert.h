@@ -8,6 +8,7 @@
 #include "conv_gguf.h"
 #include "conv_llama2c.h"
 #include "conv_rwkv.h"
+#include "conv_npz.h"
 #include "conv_write.h"
 #include "tok_import.h"
 #include "arch/list.h"
@@ -35,7 +36,8 @@ typedef struct convert_input {        /* where things of a checkpoint are       
     json_doc        config;
     gguf_file       gguf;
     conv_llama2c    llama2c;
-    int             is_gguf, is_llama2c, is_rwkv;      /* is_rwkv: of rwkv.cpp                                */
+    /* is_rwkv: of rwkv.cpp                                */
+    int             is_gguf, is_llama2c, is_rwkv;
 } convert_input;
 
 /* ---- finding the parts of a checkpoint ----------------------------------------------------------------- */
@@ -79,6 +81,10 @@ static int convert__read_file(conv *c, convert_input *in)
         return conv_read_shards(&c->source, in->path,
                                 strstr(in->path, "safetensors") ? conv_read_safetensors : conv_read_torch);
     }
+    if (f->bytes >= 4 && conv_u32(f->data) == 0x04034b50u && conv_ends_with(in->path, ".npz")) {
+        in->format = "NumPy";
+        return conv_read_npz(&c->source, f);
+    }
     if ((f->bytes >= 4 && conv_u32(f->data) == 0x04034b50u) || f->data[0] == 0x80) {
         in->format = "PyTorch";
         return conv_read_torch(&c->source, in->path);
@@ -110,6 +116,8 @@ static int convert__is_directory(conv *c, const char *path)
 static int convert__read_config(conv *c, convert_input *in, const char *other)
 {
     const char *path = other ? other : conv_join_path(c->env, in->directory, "config.json");
+    if (!other && strcmp(in->format, "NumPy") == 0 && !conv_file_exists(path))
+        path = conv_join_path(c->env, in->directory, "manifest.json");
     if (!conv_file_exists(path))
         return conv_fail(c->env, "%s: there is no config.json beside the checkpoint", path);
     if (!json_read_file(&in->config, path)) return conv_fail(c->env, "%s: %s", path, in->config.error);
@@ -119,6 +127,7 @@ static int convert__read_config(conv *c, convert_input *in, const char *other)
     c->architecture = conv_copy_text(c->env, json_text(json_get(c->config, "model_type"), ""),
                                      strlen(json_text(json_get(c->config, "model_type"), "")));
     if (!*c->architecture && json_get(c->config, "ssm_cfg")) c->architecture = "mamba_ssm";
+    if (!*c->architecture && conv_has(c, "CheckpointMambaBlock1D_0__A_log")) c->architecture = "typeseg";
     if (!*c->architecture) return conv_fail(c->env, "%s: key \"model_type\" is missing", path);
     return !c->env->failed;
 }
@@ -226,6 +235,7 @@ static void convert__notes(conv *c, const convert_input *in, sqm_writer *w)
     sqm_writer_meta(w, "architecture", c->architecture);
     sqm_writer_meta(w, "source", in->format);
     if (license) sqm_writer_meta(w, "license", license);
+    if (c->labels) sqm_writer_meta(w, "labels", c->labels);
     sqm_writer_meta(w, "max_context", conv_format(c->env, "%d", c->unlimited ? 0 : c->max_context));
     sqm_writer_meta(w, "converter", conv_format(c->env, "sqm-convert %s", sqm_version()));
     convert__chat_template(c, in, w);
@@ -240,6 +250,7 @@ static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
     if (conv_ends_with(path, ".json")) return tok_from_hf(c->env, path, blob);
     if (conv_ends_with(path, ".gguf")) return gguf_open(&g, c->env, path) && tok_from_gguf(c->env, &g, blob);
     f = conv_open(c->env, path);
+    if (conv_ends_with(path, ".txt")) return f && tok_from_rwkv(c->env, f, blob);
     return f && tok_from_llama2c(c->env, f, blob);
 }
 
@@ -259,6 +270,7 @@ static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const c
     } else {
         if (!path) {
             path = conv_join_path(c->env, in->directory, in->is_llama2c ? "tokenizer.bin" : "tokenizer.json");
+            if (!conv_file_exists(path)) path = conv_join_path(c->env, in->directory, "rwkv_vocab_v20230424.txt");
             if (!conv_file_exists(path)) return 1;
         }
         ok = convert__read_tokenizer(c, path, &blob);

@@ -933,7 +933,8 @@ static void s4_put_folded(conv *c, const ssm_block *b, int dst, int src, const c
         for (int32_t i = 0; i < cols; i++) to[o * cols + i % taps * in + i / taps] = by * w[o * cols + i];
         if (own) shift[o] += by * own[o];
     }
-    conv_put(c, "linear r%d r%d w=@%s", dst, src, s4_panels(c, b, name, to, out, cols));
+    conv_put(c, "linear r%d r%d w=@%s", dst, src,
+             conv_make_matrix(c, w_name, s4_floats(c, to, (int64_t)out * cols), out, cols));
     if (norm || own)
         conv_put(c, " b=@%s", conv_make_values(c, conv_format(c->env, "%s.bias", w_name),
                                                s4_floats(c, shift, out), out));

@@ -130,10 +130,13 @@ static int eval_run(const eval_options *o, const sqm_model *m, const eval_ids *i
     sqm_session *s;
     sqm_error err;
     FILE *out = NULL;
+    int32_t known;
     int ok;
     sqm_model_get_info(m, &info);
+    known = info.n_tokens;
+    if (o->perplexity && info.vocab_size < known) known = info.vocab_size;     /* the next id is looked up */
     for (size_t i = 0; i < ids->n; i++) {
-        if (ids->at[i] >= info.vocab_size) return eval_fail("a token id is outside the vocabulary: ", o->ids);
+        if (ids->at[i] >= known) return eval_fail("a token id is outside the vocabulary: ", o->ids);
     }
     if (ids->n > 0x3fffffff) return eval_fail("too many token ids: ", o->ids);
     config.max_context = (int32_t)ids->n;
