@@ -12787,7 +12787,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              that down_e has columns: act(first half) * second half
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
-   Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
+   Tested by tests/test_recipe.c, tests/test_experts.c and, with checkpoints, tools/sqm-check. */
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
