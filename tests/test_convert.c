@@ -272,7 +272,8 @@ static void make_npz(bytes *file, int odd, const char *dictionary)
         const toy *m = &model_tensors[t];
         bytes array = { NULL, 0, 0 };
         char text[120], name[80];
-        snprintf(text, sizeof text, m->cols ? "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }\n"
+        snprintf(text, sizeof text,
+                 m->cols ? "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }\n"
                  : "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,%.0d), }\n", m->rows, m->cols);
         npy_values(&array, t == odd ? dictionary : text, t);
         snprintf(name, sizeof name, "%s.npy", m->name);

@@ -79,9 +79,10 @@ static sqm_model *make(const shape *s, const weights *m, const char *more, sqm_e
 {
     char text[2000];
     sqm_writer *w = sqm_writer_open(path, err);
-    snprintf(text, 1000, "input r1 rows width=%d\nlinear r2 r1 w=@router\nroute r3 r2 k=%d score=%s groups=%d "
-             "group_k=%d group_top=%d renorm=%d scale=%g b=@choice\nexperts r0 r1 r3 act=silu", DIM, (int)s->k,
-             s->score, (int)s->groups, (int)s->group_k, (int)s->group_top, (int)s->renorm, s->scale);
+    snprintf(text, 1000,
+             "input r1 rows width=%d\nlinear r2 r1 w=@router\nroute r3 r2 k=%d score=%s groups=%d group_k=%d "
+             "group_top=%d renorm=%d scale=%g b=@choice\nexperts r0 r1 r3 act=silu", DIM, (int)s->k, s->score,
+             (int)s->groups, (int)s->group_k, (int)s->group_top, (int)s->renorm, s->scale);
     list(text, " up=", "u", s->experts);
     list(text, " down=", "d", s->experts);
     if (s->biased) list(text, " up_b=", "ub", s->experts);
@@ -121,7 +122,8 @@ static void naive_choice(int *chosen, const double *key, const shape *s)
         chosen[e] = open[e] && better < s->k;
     }
 }
-static void naive_expert(double *y, const float *x, const shape *s, const weights *m, int32_t e, double weight)
+static void naive_expert(double *y, const float *x, const shape *s, const weights *m, int32_t e,
+                         double weight)
 {
     double inner[2 * MAX_INNER];
     for (int32_t i = 0; i < s->inner * (s->gated ? 2 : 1); i++) {
@@ -173,8 +175,10 @@ static void feed(float *out, const sqm_model *m, const float *x, sqm_isa isa, in
     config.precision = SQM_EXACT;
     s = sqm_session_create(m, &config, &err);
     CHECK(s != NULL);
-    for (int32_t t = 0; s && t < ROWS; t += step)
-        CHECK(sqm_feed_rows_all(s, 0, x + t * DIM, step < ROWS - t ? step : ROWS - t, out + t * OUT) == SQM_OK);
+    for (int32_t t = 0; s && t < ROWS; t += step) {
+        const int32_t n = step < ROWS - t ? step : ROWS - t;
+        CHECK(sqm_feed_rows_all(s, 0, x + t * DIM, n, out + t * OUT) == SQM_OK);
+    }
     sqm_session_free(s);
 }
 static void test_shape(const shape *s, weights *m)

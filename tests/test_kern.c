@@ -72,7 +72,8 @@ static void check_against_double(const problem *p, const float *y, int32_t token
             expected[i] = (float)((sum + (double)p->bias[r]) * 0.75);
             column[i] = y[i * p->rows + r];
         }
-        CHECK_CLOSE(column, expected, tokens, 2e-5 + 0.75 * size * (planes == 0 ? 0.0 : planes == 1 ? 1 / 254.0 : 1 / 65024.0), what);
+        CHECK_CLOSE(column, expected, tokens,
+                    2e-5 + 0.75 * size * (planes == 0 ? 0.0 : planes == 1 ? 1 / 254.0 : 1 / 65024.0), what);
     }
     free(w); free(expected); free(column);
 }

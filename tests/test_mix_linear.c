@@ -1,9 +1,14 @@
-/* test_mix_linear.c - linear attention and its kin (running softmax, sLSTM, token shift, pooling) and the row ops
-   that feed them, against naive double versions over random shapes; cuts, batches, threads and instruction sets
+/* test_mix_linear.c - linear attention and its kin (running softmax, sLSTM, token shift, pooling) and the
+   row ops
+   that feed them, against naive double versions over random shapes; cuts, batches, threads and instruction
+   sets
    give the same bits; wrong parameters are refused with a message. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "check.h"
+#ifndef TEST_TMP
+#define TEST_TMP ""
+#endif
 #include <math.h>
 #include <stdlib.h>
 
@@ -200,7 +205,8 @@ static void refused(rig *r, const char *text, int line)
     void *bound = grab(r->mixer->bound_bytes);
     const sqm_result got = r->mixer->bind(bound, r->params, r->n_params, r->width, &out, &err);
     if (got == SQM_OK || !strstr(err.text, text))
-        printf("line %d: %s \"%s\", expected \"%s\"\n", line, sqm_result_name(got), got == SQM_OK ? "" : err.text, text);
+        printf("line %d: %s \"%s\", expected \"%s\"\n", line, sqm_result_name(got),
+               got == SQM_OK ? "" : err.text, text);
     CHECK(got != SQM_OK && err.code == got && strstr(err.text, text));
     free(bound);
     rig_close(r);
@@ -224,7 +230,8 @@ static double dot(const double *a, size_t step, const float *b, int32_t n)
 typedef struct naive_row { const float *q, *k, *v, *a, *b; double d[64], dv[64], g, bonus; } naive_row;
 
 /* What one update of row t sees in head h */
-static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, int32_t step, const float *factors,
+static naive_row naive_open(const rig *r, const shape *s, int32_t t, int32_t h, int32_t step,
+                            const float *factors,
                             const float *bonus)
 {
     const float *row = r->in + t * r->width;
@@ -299,7 +306,8 @@ static void naive_linear(double *out, const rig *r, const shape *s, const float 
 
 static void linear_params(rig *r, const shape *s)
 {
-    static const char *const updates[] = { "add", "delta", "dplr" }, *const decays[] = { "none", "scalar", "vector",
+    static const char *const updates[] = { "add", "delta", "dplr" }, *const decays[] = { "none", "scalar",
+        "vector",
                                                                                        "value" };
     static const char *const normalizers[] = { "none", "sum", "max" };
     rig_number(r, "heads", s->heads);
@@ -331,7 +339,8 @@ static int32_t linear_width(const shape *s)
 /* Rows that keep the recurrence tame: short keys, decays in (0.5, 1), positive q and k under a normalizer. */
 static void linear_rows(rig *r, const shape *s)
 {
-    const int32_t keys = s->q * s->key_dim + s->steps * s->k * s->key_dim, at_d = keys + s->steps * s->v * s->v_dim;
+    const int32_t keys = s->q * s->key_dim + s->steps * s->k * s->key_dim,
+        at_d = keys + s->steps * s->v * s->v_dim;
     const int32_t dn = s->decay_heads * (s->decay == SCALAR ? 1 : s->decay == VECTOR ? s->key_dim
                                          : s->decay == VALUE ? s->v_dim : 0);
     for (int32_t t = 0; t < s->rows; t++) {
@@ -393,7 +402,8 @@ static void test_linear_shapes(void)
         }
         test_linear(&s);
     }
-    for (int i = 0; i < 6; i++) {       /* exponential gates                                                  */
+    /* exponential gates                                                  */
+    for (int i = 0; i < 6; i++) {
         shape s;
         memset(&s, 0, sizeof(s));
         s.heads = s.q = s.k = s.v = s.decay_heads = 1 + (int32_t)draw(3);
@@ -410,7 +420,8 @@ static void test_linear_shapes(void)
 static void test_linear_refused(void)
 {
     rig r;
-    static const struct { const char *key, *word; double number; int32_t width; const char *text; } cases[] = {
+    static const struct { const char *key,
+                          *word; double number; int32_t width; const char *text; } cases[] = {
         { "heads", NULL, 0.0, 96, "heads = 0" },
         { "key_dim", NULL, 0.0, 96, "key_dim = 0" },
         { "q_heads", NULL, 3.0, 96, "cannot share" },
@@ -443,7 +454,8 @@ static void test_linear_refused(void)
     rig_vector(&r, "factors", 4, 1.0f, 0.0f);
     REFUSED(&r, "exclude each other");
     rig_open(&r, sqm_mixer_linear_attention(), 96, 1);
-    rig_number(&r, "heads", 4); rig_number(&r, "key_dim", 8); rig_word(&r, "update", "delta"); rig_word(&r, "read", "pre");
+    rig_number(&r, "heads", 4); rig_number(&r, "key_dim", 8); rig_word(&r, "update", "delta"); rig_word(&r,
+        "read", "pre");
     REFUSED(&r, "read=pre goes with");
     rig_open(&r, sqm_mixer_linear_attention_whole(), 96, 1);
     rig_number(&r, "heads", 4); rig_number(&r, "key_dim", 8); rig_word(&r, "update", "delta");
@@ -470,10 +482,12 @@ static void test_whole(int32_t heads, int32_t K, int32_t V, int32_t rows, int no
             for (int32_t u = 0; u < rows; u++) {
                 double score = 0.0;
                 for (int32_t i = 0; i < K; i++)
-                    score += 0.7 * (double)r.in[t * r.width + h * K + i] * (double)r.in[u * r.width + (heads + h) * K + i];
+                    score += 0.7 * (double)r.in[t * r.width + h * K + i] * (double)r.in[u * r.width +
+                        (heads + h) * K + i];
                 den += score;
                 for (int32_t j = 0; j < V; j++)
-                    naive[(t * heads + h) * V + j] += score * (double)r.in[u * r.width + 2 * heads * K + h * V + j];
+                    naive[(t * heads + h) * V + j] += score * (double)r.in[u * r.width + 2 * heads * K +
+                        h * V + j];
             }
             for (int32_t j = 0; normalized && j < V; j++) naive[(t * heads + h) * V + j] /= den;
         }
@@ -549,7 +563,8 @@ static void test_ridge(int32_t heads, int32_t n, int32_t rows)
     rig_number(&r, "dim", n);
     lambda = rig_vector(&r, "lambda", heads * n, 0.4f, 0.6f);
     for (int32_t t = 0; t < rows; t++)
-        for (int32_t i = 2 * heads * n; i < r.width; i++) r.in[t * r.width + i] = 0.6f + 0.4f * r.in[t * r.width + i];
+        for (int32_t i = 2 * heads * n; i < r.width; i++) r.in[t * r.width + i] = 0.6f +
+            0.4f * r.in[t * r.width + i];
     if (rig_bind(&r)) {
         H = (double *)grab((size_t)(n * n) * sizeof(double));
         naive = (double *)grab((size_t)(rows * heads * n) * sizeof(double));
@@ -597,7 +612,8 @@ static void test_slstm(int32_t heads, int32_t d, int32_t rows)
                 double kept, now, f, e;
                 for (int32_t g = 0; g < 4; g++) {
                     raw[g] = (double)r.in[t * 4 * n + g * n + h * d + o];
-                    for (int32_t i = 0; i < d; i++) raw[g] += (double)w[((h * 4 + g) * d + i) * d + o] * y[h * d + i];
+                    for (int32_t i = 0; i < d; i++) raw[g] += (double)w[((h * 4 + g) * d + i) * d +
+                        o] * y[h * d + i];
                 }
                 kept = m[h * d + o] - log1p(exp(-raw[1]));
                 now = t == 0 || raw[0] > kept ? raw[0] : kept;
@@ -630,7 +646,8 @@ static void test_shift(int32_t width, int32_t mixes, int weighted, int dynamic, 
         for (int32_t i = 0; i < mixes * width; i++) {
             const float *row = r.in + t * r.width;
             const double x = (double)row[i % width], last = t ? (double)row[i % width - r.width] : 0.0;
-            const double part = !weighted && !dynamic ? 1.0 : (w ? (double)w[i] : 0.0) + (dynamic ? (double)row[width + i] : 0.0);
+            const double part = !weighted &&
+                !dynamic ? 1.0 : (w ? (double)w[i] : 0.0) + (dynamic ? (double)row[width + i] : 0.0);
             naive[t * mixes * width + i] = x + (last - x) * part;
         }
     if (rig_bind(&r)) rig_check(&r, naive, 1e-6, "shift");
@@ -697,7 +714,8 @@ static void test_others_refused(void)
 
 /* ---- ops of recipes ------------------------------------------------------------------------------------ */
 enum { ROWS = 9 };
-/* Runs `lines` over rows [ROWS, width] with vectors "w" [n_w] and a matrix "m" [5, 7]; NULL: refused, err says why. */
+/* Runs `lines` over rows [ROWS, width] with vectors "w" [n_w] and a matrix "m" [5, 7]; NULL: refused, err
+   says why. */
 static float *run_lines(const char *lines, int32_t width, const float *rows, const float *w, int32_t n_w,
                         const float *matrix, int32_t *out_width, sqm_error *err)
 {
@@ -737,7 +755,8 @@ static float *run_lines(const char *lines, int32_t width, const float *rows, con
 static float rows_of_ops[ROWS * 24], vector_of_ops[96], matrix_of_ops[5 * 7];
 static const float *R(int32_t t) { return rows_of_ops + t * 24; }
 
-static void check_lines(const char *lines, int32_t width, int32_t n_w, double (*want)(int32_t t, int32_t i), double tol)
+static void check_lines(const char *lines, int32_t width, int32_t n_w, double (*want)(int32_t t, int32_t i),
+                        double tol)
 {
     sqm_error err;
     int32_t n = 0;
@@ -750,7 +769,8 @@ static void check_lines(const char *lines, int32_t width, int32_t n_w, double (*
     CHECK_CLOSE(got, all, ROWS * n, tol, lines);
     free(got); free(all);
 }
-static double want_softmax(int32_t t, int32_t i)       /* groups of 4 columns from 8 on, scale 2               */
+/* groups of 4 columns from 8 on, scale 2               */
+static double want_softmax(int32_t t, int32_t i)
 {
     double sum = 0.0;
     if (i < 8) return (double)R(t)[i];
@@ -780,7 +800,8 @@ static double want_clip(int32_t t, int32_t i)
     const double x = (double)R(t)[i];
     return i < 3 || i >= 20 ? x : x < -0.25 ? -0.25 : x > 0.5 ? 0.5 : x;
 }
-static double want_blocks(int32_t t, int32_t o)        /* 3 groups of 8 -> 4                                    */
+/* 3 groups of 8 -> 4                                    */
+static double want_blocks(int32_t t, int32_t o)
 {
     double sum = 0.0;
     for (int32_t i = 0; i < 8; i++)
@@ -793,7 +814,8 @@ static double want_shared(int32_t t, int32_t o)
     for (int32_t i = 0; i < 8; i++) sum += (double)R(t)[o / 4 * 8 + i] * (double)vector_of_ops[i * 4 + o % 4];
     return sum;
 }
-static double want_monomials(int32_t t, int32_t i)     /* 6 groups of 4: 1 + 4 + 10                             */
+/* 6 groups of 4: 1 + 4 + 10                             */
+static double want_monomials(int32_t t, int32_t i)
 {
     const float *x = R(t) + i / 15 * 4;
     int32_t k = i % 15 - 5;
@@ -806,7 +828,8 @@ static double want_monomials(int32_t t, int32_t i)     /* 6 groups of 4: 1 + 4 +
 }
 static double want_wide_mul(int32_t t, int32_t i) { return (double)R(t)[i] * want_sum(t, i / 6); }
 static double want_wide_add(int32_t t, int32_t i) { return (double)R(t)[i] + want_sum(t, i / 6); }
-static double want_columns(int32_t t, int32_t i)       /* columns 4 .. 11 through exp, then 2 x, then + w        */
+/* columns 4 .. 11 through exp, then 2 x, then + w        */
+static double want_columns(int32_t t, int32_t i)
 {
     return i < 4 || i >= 12 ? (double)R(t)[i] : 2.0 * exp((double)R(t)[i]) + (double)vector_of_ops[i - 4];
 }
@@ -822,7 +845,8 @@ static double want_norm_sum(int32_t t, int32_t i)
     for (int32_t j = i / 8 * 8; j < i / 8 * 8 + 8; j++) sum += exp((double)R(t)[j]);
     return exp((double)R(t)[i]) / (sum + 0.5);
 }
-static double want_rope(int32_t t, int32_t i)          /* heads of 8, their last 4 channels, position t / 2 % 3  */
+/* heads of 8, their last 4 channels, position t / 2 % 3  */
+static double want_rope(int32_t t, int32_t i)
 {
     const int32_t at = i % 8 - 4, pair = at & ~1, h = i / 8 * 8 + 4;
     const double phase = at < 0 ? 0.0 : (double)(t / 2 % 3) * (double)vector_of_ops[pair / 2];
@@ -851,7 +875,8 @@ static void test_ops(void)
                 "affine r0 r0 b=@w first=4 count=8\ncopy r1 r0\n", 24, 8, want_columns, 1e-6);
     check_lines("linear r1 r0 w=@m first=11\n", 5, 1, want_linear_from, 1e-6);
     check_lines("act r0 r0 kind=exp\nnorm r1 r0 kind=sum eps=0.5 groups=3\n", 24, 1, want_norm_sum, 1e-6);
-    check_lines("rope r0 r0 first=4 heads=3 head_dim=8 dims=4 style=interleaved freq=@w divide=2 period=3\ncopy r1 r0\n",
+    check_lines("rope r0 r0 first=4 heads=3 head_dim=8 dims=4 style=interleaved freq=@w divide=2 period=3\n"
+                "copy r1 r0\n",
                 24, 2, want_rope, 1e-6);
 }
 static void test_ops_refused(void)
@@ -874,10 +899,12 @@ static void test_ops_refused(void)
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         sqm_error err;
         int32_t n;
-        float *got = run_lines(cases[i].lines, 24, rows_of_ops, vector_of_ops, cases[i].n_w, matrix_of_ops, &n, &err);
+        float *got = run_lines(cases[i].lines, 24, rows_of_ops, vector_of_ops, cases[i].n_w, matrix_of_ops,
+                               &n, &err);
         CHECK(!got);
         if (got) printf("accepted: %s", cases[i].lines);
-        else if (!strstr(err.text, cases[i].text)) printf("\"%s\", expected \"%s\"\n", err.text, cases[i].text);
+        else if (!strstr(err.text, cases[i].text)) printf("\"%s\", expected \"%s\"\n", err.text,
+                                                          cases[i].text);
         CHECK(!got && strstr(err.text, cases[i].text));
         free(got);
     }

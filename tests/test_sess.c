@@ -133,7 +133,8 @@ static void test_fork_save_load(const sqm_model *m, sqm_kv kv)
 {
     sqm_session *s = make(m, 32, 2, 1, SQM_ISA_AUTO, SQM_FAST, kv), *other = make(m, 32, 1, 1, SQM_ISA_AUTO,
             SQM_FAST, kv);
-    sqm_session *small, *f16 = make(m, 32, 1, 1, SQM_ISA_AUTO, SQM_FAST, kv == SQM_KV_F32 ? SQM_KV_F16 : SQM_KV_F32);
+    sqm_session *small, *f16 = make(m, 32, 1, 1, SQM_ISA_AUTO, SQM_FAST,
+                                    kv == SQM_KV_F32 ? SQM_KV_F16 : SQM_KV_F32);
     size_t bytes;
     uint8_t *saved;
     CHECK(sqm_feed(s, 0, tokens, 130) == SQM_OK);

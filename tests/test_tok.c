@@ -31,7 +31,7 @@ static void bench_finish(bench *b, int ok)
     b->open = 1;
 }
 
-/* By extension: .json, .gguf, .bin (llama2.c), "" for bytes. */
+/* By extension: .json, .gguf, .bin (llama2.c), .txt (RWKV), "" for bytes. */
 static int bench_open(bench *b, const char *path)
 {
     gguf_file g;
@@ -47,7 +47,8 @@ static int bench_open(bench *b, const char *path)
         ok = gguf_open(&g, &b->env, path) && tok_from_gguf(&b->env, &g, &b->blob);
     } else {
         f = conv_open(&b->env, path);
-        ok = f && tok_from_llama2c(&b->env, f, &b->blob);
+        ok = f && (conv_ends_with(path, ".txt") ? tok_from_rwkv(&b->env, f, &b->blob)
+                                                : tok_from_llama2c(&b->env, f, &b->blob));
     }
     bench_finish(b, ok);
     return b->open;
@@ -343,6 +344,91 @@ static void test_tok_keeps_bytes(const char *path, const char *before)
         free(ids);
     }
     bench_close(&b);
+}
+
+/* A vocabulary of RWKV's kind, all bytes and some longer texts, in a file; token 0 is not in it. */
+typedef struct longest_vocab { char text[300][16]; int32_t bytes[300], n; } longest_vocab;
+static void make_longest(longest_vocab *v, const char *path)
+{
+    static const char *const more[] = { "th", "the", " the", "  ", "   ", "\xE4\xB8", "\xE4\xB8\xAD", "\n\n",
+                                        "<to", "'s", "aaaa", "aaaaaaaa", "\xC3\xA9\xC3\xA9", "\\x" };
+    char file[16384];
+    size_t at = 0;
+    memset(v, 0, sizeof *v);
+    for (v->n = 1; v->n <= 256; v->n++) {
+        v->text[v->n][0] = (char)(v->n - 1);
+        v->bytes[v->n] = 1;
+    }
+    for (size_t i = 0; i < sizeof more / sizeof *more; i++, v->n++) {
+        v->bytes[v->n] = (int32_t)strlen(more[i]);
+        memcpy(v->text[v->n], more[i], strlen(more[i]));
+    }
+    for (int32_t i = 1; i < v->n; i++) {
+        at += (size_t)snprintf(file + at, sizeof file - at, "%d b'", i);
+        for (int32_t k = 0; k < v->bytes[i]; k++)
+            at += (size_t)snprintf(file + at, sizeof file - at, "\\x%02x", (unsigned char)v->text[i][k]);
+        at += (size_t)snprintf(file + at, sizeof file - at, "' %d\n", v->bytes[i]);
+    }
+    write_file(path, file, at);
+}
+static int32_t longest_at(const longest_vocab *v, const char *text, int32_t bytes)
+{
+    int32_t best = 0;
+    for (int32_t i = 1; i < v->n; i++) {
+        if (v->bytes[i] > v->bytes[best] && v->bytes[i] <= bytes &&
+            memcmp(text, v->text[i], (size_t)v->bytes[i]) == 0) best = i;
+    }
+    return best;
+}
+
+static void test_tok_longest_match(void)
+{
+    static longest_vocab v;
+    uint64_t state = 4711;
+    bench b;
+    make_longest(&v, TEST_TMP "tok_longest.txt");
+    CHECK(bench_open(&b, TEST_TMP "tok_longest.txt"));
+    for (int round = 0; b.open && round < 300; round++) {
+        char text[200];
+        const int32_t bytes = (int32_t)(random_next(&state) % sizeof text);
+        int32_t at = 0, same = 1, *ids, count;
+        for (int32_t i = 0; i < bytes; i++)
+            text[i] = " tthhesa\xE4\xB8\xAD\xC3\xA9\n<"[random_next(&state) % 15];
+        count = encode(&b, text, (size_t)bytes, 0, &ids);
+        for (int32_t k = 0; k < count && same && at < bytes; k++) {
+            const int32_t id = longest_at(&v, text + at, bytes - at);
+            same = ids[k] == id;
+            at += v.bytes[id];
+        }
+        CHECK(same && at == bytes);
+        free(ids);
+    }
+    CHECK(b.open && sqm_token_is_end(&b.model, 0) && sqm_token_find(&b.model, "eos") == 0);
+    CHECK(b.open && sqm_token_find(&b.model, " the") == 259);
+    bench_close(&b);
+}
+static void test_tok_longest_refuses(void)
+{
+    static const char *const wrong[] = {
+        "1 'a' 2\n", "1 'a 1\n", "x 'a' 1\n", "1 'a' 1\n1 'b' 1\n", "1 '\\q' 1\n", "1 b'\\u0041' 1\n",
+        "1 '\\ud800' 3\n", "99999999 'a' 1\n", "", "1 '' 0\n", "0 'a' 1\n", "1 a 1\n"
+    };
+    static const char escapes[] = "1 '\\t\\n\\'\"\\\\' 5\n2 '\\xe9\\u4e2d' 5\r\n3 \"it's\" 4\n4 b'\\xe9' 1";
+    int32_t *ids, count;
+    bench b;
+    write_file(TEST_TMP "tok_escapes.txt", escapes, strlen(escapes));
+    CHECK(bench_open(&b, TEST_TMP "tok_escapes.txt"));
+    if (b.open) {                                      /* "?" is no token: dropped */
+        count = encode(&b, "\t\n'\"\\it's\xC3\xA9\xE4\xB8\xAD\xE9?", 16, 0, &ids);
+        CHECK(count == 4 && ids[0] == 1 && ids[1] == 3 && ids[2] == 2 && ids[3] == 4);
+        free(ids);
+    }
+    bench_close(&b);
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++) {
+        write_file(TEST_TMP "tok_wrong.txt", wrong[i], strlen(wrong[i]));
+        CHECK(!bench_open(&b, TEST_TMP "tok_wrong.txt"));
+        bench_close(&b);
+    }
 }
 
 static void test_tok_memory_is_exact(const char *path)
@@ -716,7 +802,8 @@ static void test_real_tokenizers(const char *shared, const char *where)
         { "gptoss", "gptoss/tokenizer.json" },
         { "deepseek_v3", "deepseek_v3/tokenizer.json" },
         { "gpt35turbo", "gpt35turbo/tokenizer.json" },
-        { "gemini", "gemini/tokenizer.json" }
+        { "gemini", "gemini/tokenizer.json" },
+        { "rwkv-world", "rwkv-world/rwkv_vocab_v20230424.txt" }
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[600], cases[600];
@@ -757,6 +844,9 @@ int main(int argc, char **argv)
     test_import_gguf_merges();
     test_import_names_what_it_does_not_know();
     test_tok_keeps_bytes("", "");
+    test_tok_longest_match();
+    test_tok_longest_refuses();
+    test_tok_keeps_bytes(TEST_TMP "tok_longest.txt", "");
     test_tok_keeps_bytes("tests/data/tok512.bin", "");
     test_tok_keeps_bytes("tests/data/tok_prefix.json", " ");
     test_tok_memory_is_exact("");
@@ -770,7 +860,9 @@ int main(int argc, char **argv)
     test_blob_damage_is_harmless("tests/data/tok_spm.json");
     test_blob_damage_is_harmless("tests/data/tok_meta.json");
     test_import_damage_is_harmless("tests/data/tok_bytes.json", ".json");
+    test_blob_damage_is_harmless(TEST_TMP "tok_longest.txt");
     test_import_damage_is_harmless("tests/data/tok512.bin", ".bin");
+    test_import_damage_is_harmless(TEST_TMP "tok_longest.txt", ".txt");
     test_import_damage_is_harmless(TEST_TMP "tok_merges.gguf", ".gguf");
     if (shared && *shared && where && *where) test_real_tokenizers(shared, where);
     return check_report("test_tok");

@@ -148,7 +148,8 @@ static CONV_UNUSED conv_part conv_part_rows(conv *c, conv_part p, const char *ou
     return p;
 }
 
-/* linear rD rS w=... b=...; the results of the parts stand side by side. flags: CONV_ADD: they are added to rD;
+/* linear rD rS w=... b=...; the results of the parts stand side by side. flags: CONV_ADD: they are added to
+   rD;
    CONV_PRECISE: attention scores depend on it, see precise= in [RECIPE].                                   */
 enum { CONV_ADD = 1, CONV_PRECISE = 2 };
 static CONV_UNUSED void conv_put_linear(conv *c, int dst, int src, const conv_part *parts, int32_t n,

@@ -1,4 +1,5 @@
-/* conv_mla.h: latent attention (MLA of DeepSeek) as recipe lines. Keys and values of all heads are linear in one
+/* conv_mla.h: latent attention (MLA of DeepSeek) as recipe lines. Keys and values of all heads are linear in
+   one
    short row c; here the maps from c go to the other side: queries are taken to the width of c before, results
    are taken from it behind the attention. So there is one key head [c | rotated part] whose values are c, and
    the cache holds 2 rank + rope numbers a token, whatever the number of heads.                             */
@@ -7,16 +8,19 @@
 #include "conv_decoder.h"
 
 typedef struct conv_mla {
-    int32_t     dim, heads, q_rank, rank, plain, rotated, v_dim;      /* q_rank 0: one map; widths of a head */
+    /* q_rank 0: one map; widths of a head */
+    int32_t     dim, heads, q_rank, rank, plain, rotated, v_dim;
     double      scale, norm_eps;      /* of q.k; of the norms of the short rows                             */
     const conv_rope *rope;            /* NULL: none; style interleaved in DeepSeek's checkpoints            */
     /* names in a layer, without .weight; q_a, q_norm with q_rank only */
     const char *q, *q_a, *q_norm, *kv_a, *kv_norm, *kv_b;
 } conv_mla;
 
-/* kv_b [heads, plain + v_dim, rank] as two block-diagonal maps: queries [plain | rotated] to [rank | rotated], and
+/* kv_b [heads, plain + v_dim, rank] as two block-diagonal maps: queries [plain | rotated] to [rank |
+   rotated], and
    results from rank to v_dim                                                                               */
-static void conv__mla_blocks(conv *c, const conv_mla *m, const float *kv_b, const char *queries, const char *values)
+static void conv__mla_blocks(conv *c, const conv_mla *m, const float *kv_b, const char *queries,
+                             const char *values)
 {
     const int64_t rank = m->rank, plain = m->plain, rows = plain + m->v_dim, width = rank + m->rotated;
     const int64_t nq = m->heads * (plain + m->rotated) * width, nv = m->heads * rank * m->v_dim;
@@ -25,7 +29,8 @@ static void conv__mla_blocks(conv *c, const conv_mla *m, const float *kv_b, cons
     for (int64_t h = 0; kv_b && q && v && h < m->heads; h++) {
         const float *from = kv_b + h * rows * rank;
         float *to = q + h * (plain + m->rotated) * width;
-        for (int64_t i = 0; i < plain; i++) memcpy(to + i * width, from + i * rank, (size_t)rank * sizeof *to);
+        for (int64_t i = 0; i < plain; i++) memcpy(to + i * width, from + i * rank,
+                                                   (size_t)rank * sizeof *to);
         for (int64_t i = 0; i < m->rotated; i++) to[(plain + i) * width + rank + i] = 1.0f;
         to = v + h * rank * m->v_dim;
         for (int64_t i = 0; i < rank; i++)
@@ -38,23 +43,27 @@ static void conv__mla_blocks(conv *c, const conv_mla *m, const float *kv_b, cons
     conv_make_values(c, values, v, (int32_t)nv);
 }
 
-static void conv__mla_rope(conv *c, const conv_mla *m, int reg, int32_t first, int32_t heads, int32_t head_dim)
+static void conv__mla_rope(conv *c, const conv_mla *m, int reg, int32_t first, int32_t heads,
+                           int32_t head_dim)
 {
     const conv_rope *r = m->rope;
     if (!r || c->env->failed) return;
     if (!conv_made(c, r->name)) conv_make_values(c, r->name, r->freq, r->dims / 2);
-    conv_put(c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=%s freq=@%s", reg, reg, first, heads, head_dim,
+    conv_put(c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=%s freq=@%s", reg, reg, first,
+             heads, head_dim,
              r->dims, r->style, r->name);
     conv_put_real(c, "attn_factor", r->attn_factor, 1.0);
     conv_line(c, "%s", "");
 }
 
 /* norm rR rR of columns [0, n) with the weight `name` of layer i                                           */
-static void conv__mla_norm(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int reg, const char *name,
+static void conv__mla_norm(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int reg,
+                           const char *name,
                            const char *out, int32_t n)
 {
     const char *in = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, name), d->weight_suffix);
-    conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps), n,
+    conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps),
+              n,
               conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, conv_take(c, in, n, 0)));
 }
 
@@ -66,7 +75,8 @@ static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_m
     const char *queries = conv_out_name(c, i, "q_latent"), *values = conv_out_name(c, i, "v_latent");
     conv_part p;
     if (m->q_rank) {
-        p = conv_part_of(c, d, conv_out_name(c, i, "q_a"), conv_layer_name(c, d, i, m->q_a), m->q_rank, m->dim,
+        p = conv_part_of(c, d, conv_out_name(c, i, "q_a"), conv_layer_name(c, d, i, m->q_a), m->q_rank,
+                         m->dim,
                          d->qkv_bias);
         conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
         conv__mla_norm(c, d, m, i, 4, m->q_norm, "q_a_norm", m->q_rank);
@@ -80,12 +90,14 @@ static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_m
     conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
     conv__mla_norm(c, d, m, i, 4, m->kv_norm, "kv_a_norm", m->rank);
     conv__mla_rope(c, m, 4, m->rank, 1, m->rotated);
-    conv__mla_blocks(c, m, conv_read(c, kv_b, (int64_t)m->heads * (m->plain + m->v_dim) * m->rank), queries, values);
+    conv__mla_blocks(c, m, conv_read(c, kv_b, (int64_t)m->heads * (m->plain + m->v_dim) * m->rank), queries,
+                     values);
     conv_line(c, "blocks r5 r2 w=@%s out=%d groups=%d", queries, width, m->heads);
     conv_line(c, "cat r6 r5 r4");
     conv_line(c, "copy r5 r4 first=0 count=%d", m->rank);
     conv_line(c, "cat r2 r6 r5");
-    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=1 head_dim=%d v_dim=%d scale=%s", m->heads, width, m->rank,
+    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=1 head_dim=%d v_dim=%d scale=%s", m->heads, width,
+              m->rank,
               conv_real(c, m->scale));
     conv_line(c, "blocks r9 r3 w=@%s out=%d groups=%d", values, m->v_dim, m->heads);
     return 9;

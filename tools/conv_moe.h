@@ -53,13 +53,14 @@ static CONV_UNUSED void conv_put_route(conv *c, const conv_moe *m, int src, int6
 {
     const char *router = conv_format(c->env, "%srouter", m->out);
     conv_line(c, "linear r7 r%d w=@%s", src,
-              conv_make(c, router, CONV_MATRIX, conv_take(c, m->router, m->experts, cols)));
+              conv_make(c, router, CONV_ROUTER, conv_take(c, m->router, m->experts, cols)));
     conv_put(c, "route r8 r7 k=%d score=%s", m->k, m->score);
     if (m->bias)
         conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.choice", router), CONV_VECTOR,
                                         conv_take(c, m->bias, m->experts, 0)));
     if (m->groups > 1)
-        conv_put(c, " groups=%d group_k=%d group_top=%d", m->groups, m->group_k, m->group_top ? m->group_top : 1);
+        conv_put(c, " groups=%d group_k=%d group_top=%d", m->groups, m->group_k,
+                 m->group_top ? m->group_top : 1);
     if (m->renorm) conv_put(c, " renorm=1");
     conv_put_real(c, "eps", m->eps, 0.0);
     if (m->scale != 0.0) conv_put_real(c, "scale", m->scale, 1.0);

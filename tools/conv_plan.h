@@ -23,6 +23,7 @@ typedef enum conv_role {              /* decides the output type under -t       
     CONV_MATRIX,                      /* weight of a linear map                                             */
     CONV_TABLE,                       /* token embedding, head                                              */
     CONV_POSITIONS,                   /* learned positions                                                  */
+    CONV_ROUTER,                      /* small linear maps whose results decide; neither is ever quantised  */
     CONV_VECTOR,                      /* norm weights, biases, frequencies: always float32                  */
     CONV_ROWS                         /* small matrices in rows: convolution kernels; always float32        */
 } conv_role;

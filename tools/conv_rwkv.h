@@ -1,4 +1,5 @@
-/* conv_rwkv.h: reads the files of rwkv.cpp, versions 100 and 101: six uint32 (magic "ggmf", version, vocabulary, width,
+/* conv_rwkv.h: reads the files of rwkv.cpp, versions 100 and 101: six uint32 (magic "ggmf", version,
+   vocabulary, width,
    layers, type), then for each tensor: number of dimensions, length of the name, type, dimensions (innermost
    first), name, data. Names are those of the official checkpoints.                                         */
 #ifndef CONV_RWKV_H_INCLUDED
@@ -11,7 +12,8 @@ static CONV_UNUSED int conv_is_rwkv(const conv_file *f)
            (conv_u32(f->data + 4) == 100 || conv_u32(f->data + 4) == 101);
 }
 
-/* Type number of rwkv.cpp: element type, or CONV_GGML with ggml's own number and the bytes of a block of 32 */
+/* Type number of rwkv.cpp: element type, or CONV_GGML with ggml's own number and the bytes of a block of 32
+   */
 static int conv__rwkv_type(conv_tensor *t, uint32_t type, uint32_t *block_bytes)
 {
     static const struct { uint32_t type, ggml, bytes; } blocks[] = { { 2, 2, 18 }, { 3, 3, 20 }, { 7, 6, 22 },

@@ -52,6 +52,7 @@ static int conv__kept_type(conv *c, const conv_out *o, sqm_dtype *type)
 /* *exact: the blocks of the checkpoint are only re-arranged.                                               */
 static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dtype *type, int *exact)
 {
+    const int fine = o->role == CONV_POSITIONS || o->role == CONV_ROUTER;
     sqm_dtype kept = SQM_F32;
     *exact = 0;
     *type = SQM_F32;
@@ -61,10 +62,8 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
     case CONV_TO_F32:  *type = SQM_F32; break;
     case CONV_TO_F16:  *type = SQM_F16; break;
     case CONV_TO_BF16: *type = SQM_BF16; break;
-    case CONV_TO_Q8:   *type = o->role == CONV_POSITIONS ? SQM_F16 : SQM_Q8; break;
-    case CONV_TO_Q4:
-        *type = o->role == CONV_POSITIONS ? SQM_F16 : o->role == CONV_TABLE ? SQM_Q8 : SQM_Q4;
-        break;
+    case CONV_TO_Q8:   *type = fine ? SQM_F16 : SQM_Q8; break;
+    case CONV_TO_Q4:   *type = fine ? SQM_F16 : o->role == CONV_TABLE ? SQM_Q8 : SQM_Q4; break;
     case CONV_KEEP:    *type = kept; break;
     }
     if (o->exact) *type = SQM_F32;                     /* small and delicate                                */

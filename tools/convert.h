@@ -36,7 +36,8 @@ typedef struct convert_input {        /* where things of a checkpoint are       
     json_doc        config;
     gguf_file       gguf;
     conv_llama2c    llama2c;
-    int             is_gguf, is_llama2c, is_rwkv;      /* is_rwkv: of rwkv.cpp                                */
+    /* is_rwkv: of rwkv.cpp                                */
+    int             is_gguf, is_llama2c, is_rwkv;
 } convert_input;
 
 /* ---- finding the parts of a checkpoint ----------------------------------------------------------------- */
@@ -249,6 +250,7 @@ static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
     if (conv_ends_with(path, ".json")) return tok_from_hf(c->env, path, blob);
     if (conv_ends_with(path, ".gguf")) return gguf_open(&g, c->env, path) && tok_from_gguf(c->env, &g, blob);
     f = conv_open(c->env, path);
+    if (conv_ends_with(path, ".txt")) return f && tok_from_rwkv(c->env, f, blob);
     return f && tok_from_llama2c(c->env, f, blob);
 }
 
@@ -268,6 +270,7 @@ static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const c
     } else {
         if (!path) {
             path = conv_join_path(c->env, in->directory, in->is_llama2c ? "tokenizer.bin" : "tokenizer.json");
+            if (!conv_file_exists(path)) path = conv_join_path(c->env, in->directory, "rwkv_vocab_v20230424.txt");
             if (!conv_file_exists(path)) return 1;
         }
         ok = convert__read_tokenizer(c, path, &blob);

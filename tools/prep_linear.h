@@ -1,11 +1,16 @@
 /* prep_linear.h: layers of the linear-attention family as recipe lines and tensors, from the weights of a
-   checkpoint; for sqm-convert (arch/linear.h) and sqm-vectors (vec_linear.h). What a checkpoint holds in another
-   form than the mixers want - logarithms of decays, interleaved rows, convolution kernels - is computed here, in
+   checkpoint; for sqm-convert (arch/linear.h) and sqm-vectors (vec_linear.h). What a checkpoint holds in
+   another
+   form than the mixers want - logarithms of decays, interleaved rows, convolution kernels - is computed
+   here, in
    double precision.
 
-   A lin_layer says what a layer consists of; lin_put writes it from rows in register `src` and returns the register
-   that holds the result before the output projection. Registers: r2 projections, r3 after the convolution, r4, r5
-   gates, r6, r9 parts put together, r7 result, r8 output gate.                                                     */
+   A lin_layer says what a layer consists of; lin_put writes it from rows in register `src` and returns the
+   register
+   that holds the result before the output projection. Registers: r2 projections, r3 after the convolution,
+   r4, r5
+   gates, r6, r9 parts put together, r7 result, r8 output gate.
+         */
 #ifndef PREP_LINEAR_H_INCLUDED
 #define PREP_LINEAR_H_INCLUDED
 #include <math.h>
@@ -156,7 +161,8 @@ static CONV_UNUSED void lin_conv(const lin *l, int dst, int src, const char *con
     conv_line(l->c, " act=%s", act);
 }
 
-/* ---- decays: what is in columns [first, first + n) of rR becomes factors -------------------------------- */
+/* ---- decays: what is in columns [first, first + n) of rR becomes factors --------------------------------
+   */
 static double lin_minus_exp(double x) { return -exp(x); }
 static double lin_exp(double x) { return exp(x); }
 
@@ -168,7 +174,8 @@ static CONV_UNUSED void lin_decay_sigmoid(const lin *l, int reg, int64_t first, 
     conv_line(l->c, "scale r%d r%d by=%s %s", reg, reg, conv_real(l->c, 1.0 / normalizer), cut);
     conv_line(l->c, "act r%d r%d kind=exp %s", reg, reg, cut);
 }
-/* e^(-e^A_log softplus(x + dt_bias)): A_log of each head, dt_bias of each column; A_log [heads], n = heads * each */
+/* e^(-e^A_log softplus(x + dt_bias)): A_log of each head, dt_bias of each column; A_log [heads], n = heads *
+   each */
 static CONV_UNUSED void lin_decay_softplus(const lin *l, int reg, int64_t first, int64_t heads, int64_t each,
                                            const char *a_log, const char *dt_bias)
 {
@@ -187,7 +194,8 @@ static CONV_UNUSED void lin_decay_bounded(const lin *l, int reg, int64_t first, 
     const float *a = lin_spread(l, lin_read(l, a_log, heads), heads, each, lin_exp);
     const float *b = lin_read(l, dt_bias, heads * each);
     float *shift = lin_floats(l, heads * each);
-    for (int64_t i = 0; a && b && shift && i < heads * each; i++) shift[i] = (float)((double)a[i] * (double)b[i]);
+    for (int64_t i = 0; a && b && shift &&
+         i < heads * each; i++) shift[i] = (float)((double)a[i] * (double)b[i]);
     conv_put(l->c, "affine r%d r%d w=@%s", reg, reg, lin_values(l, "decay", a, heads * each));
     conv_line(l->c, " b=@%s %s", lin_values(l, "decay.bias", shift, heads * each), cut);
     conv_line(l->c, "act r%d r%d kind=sigmoid %s", reg, reg, cut);
@@ -232,7 +240,8 @@ typedef struct lin_layer {
 static CONV_UNUSED void lin_put_maps(const lin *l, const lin_layer *y, int reg, int acted)
 {
     const int32_t q = y->q_heads * y->key_dim, k = y->steps * y->k_heads * y->key_dim;
-    if (y->qk_act && !acted) conv_line(l->c, "act r%d r%d kind=%s first=0 count=%d", reg, reg, y->qk_act, q + k);
+    if (y->qk_act && !acted) conv_line(l->c, "act r%d r%d kind=%s first=0 count=%d", reg, reg, y->qk_act,
+                                       q + k);
     if (y->v_act && !acted)
         conv_line(l->c, "act r%d r%d kind=%s first=%d count=%d", reg, reg, y->v_act, q + k,
                   y->steps * y->v_heads * y->v_dim);
@@ -241,7 +250,8 @@ static CONV_UNUSED void lin_put_maps(const lin *l, const lin_layer *y, int reg, 
                   y->map == LIN_MAP_L2 ? "l2" : "sum", y->map == LIN_MAP_L2 ? "1e-6" : "0", q + k,
                   (q + k) / y->key_dim);
     if (y->rope) {
-        if (!conv_made(l->c, y->rope->name)) conv_make_values(l->c, y->rope->name, y->rope->freq, y->rope->dims / 2);
+        if (!conv_made(l->c, y->rope->name)) conv_make_values(l->c, y->rope->name, y->rope->freq,
+                                                              y->rope->dims / 2);
         conv_line(l->c, "rope r%d r%d first=0 heads=%d head_dim=%d dims=%d style=%s freq=@%s", reg, reg,
                   (q + k) / y->key_dim, y->key_dim, y->rope->dims, y->rope->style, y->rope->name);
     }
@@ -263,7 +273,8 @@ static void lin__beta(const lin *l, const lin_layer *y, int reg, int32_t at)
 {
     const char *cut = conv_format(l->c->env, "first=%d count=%d", at, y->steps * y->heads);
     conv_line(l->c, "act r%d r%d kind=sigmoid %s", reg, reg, cut);
-    if (y->beta_scale != 1.0) conv_line(l->c, "scale r%d r%d by=%s %s", reg, reg, conv_real(l->c, y->beta_scale), cut);
+    if (y->beta_scale != 1.0) conv_line(l->c, "scale r%d r%d by=%s %s", reg, reg, conv_real(l->c,
+        y->beta_scale), cut);
 }
 
 /* q | k | v | decay | beta; returns the register. *gate_at: column of the output gate in r2, -1: not there */
@@ -271,7 +282,8 @@ static int lin__rows(const lin *l, const lin_layer *y, int src, int32_t *gate_at
 {
     const int32_t q = y->q_heads * y->key_dim, k = y->steps * y->k_heads * y->key_dim;
     const int32_t v = y->steps * y->v_heads * y->v_dim, n_beta = lin__has(&y->beta) ? y->steps * y->heads : 0;
-    const int32_t n_decay = y->decay > LIN_DECAY_FIXED ? y->decay_heads * (y->decay_is_vector ? y->key_dim : 1) : 0;
+    const int32_t n_decay = y->decay > LIN_DECAY_FIXED ? y->decay_heads * (y->decay_is_vector
+                                                                           ? y->key_dim : 1) : 0;
     const int low_rank = n_decay && lin__has(&y->decay_inner);
     const int one_act = y->n_conv && y->qk_act && y->v_act && strcmp(y->qk_act, y->v_act) == 0;
     int32_t at = q + k + v, columns = at;
@@ -283,7 +295,8 @@ static int lin__rows(const lin *l, const lin_layer *y, int src, int32_t *gate_at
     if (n_decay && !low_rank) { parts[n++] = y->decay_outer; columns += n_decay; }
     if (n_beta) { parts[n++] = y->beta; columns += n_beta; }
     *gate_at = -1;
-    if (y->n_conv && lin__has(&y->gate) && !lin__has(&y->gate_inner)) { parts[n++] = y->gate; *gate_at = columns; }
+    if (y->n_conv && lin__has(&y->gate) &&
+        !lin__has(&y->gate_inner)) { parts[n++] = y->gate; *gate_at = columns; }
     conv_put_linear(l->c, 2, src, parts, n, 1.0, 0);
     if (y->n_conv) {
         const int64_t separate[3] = { q, k, v }, together[1] = { q + k + v };
@@ -324,7 +337,8 @@ static void lin__defaults(lin_layer *y)
 
 static CONV_UNUSED void lin_put_mixer(const lin *l, const lin_layer *y, int dst, int src)
 {
-    conv_put(l->c, "mix r%d r%d linear_attention heads=%d key_dim=%d v_dim=%d", dst, src, y->heads, y->key_dim,
+    conv_put(l->c, "mix r%d r%d linear_attention heads=%d key_dim=%d v_dim=%d", dst, src, y->heads,
+             y->key_dim,
              y->v_dim);
     if (y->q_heads != y->heads) conv_put(l->c, " q_heads=%d", y->q_heads);
     if (y->k_heads != y->heads) conv_put(l->c, " k_heads=%d", y->k_heads);
@@ -394,7 +408,8 @@ static CONV_UNUSED const float *lin_lightning(const lin *l, int32_t heads, int32
 
 /* ---- packed projections -------------------------------------------------------------------------------- */
 /* Rows first, first + 1 ... of a part as a part of its own, called NAME; see conv_rows.                    */
-static CONV_UNUSED conv_part lin_rows(const lin *l, conv_part p, const char *name, int64_t first, int64_t block,
+static CONV_UNUSED conv_part lin_rows(const lin *l, conv_part p, const char *name, int64_t first,
+                                      int64_t block,
                                       int64_t stride, int64_t count)
 {
     return conv_part_rows(l->c, p, lin_out(l, name), first, block, stride, count);
@@ -422,9 +437,11 @@ static CONV_UNUSED void lin_packed_heads(const lin *l, lin_layer *y, const char 
     y->v = lin_rows(l, all, "v", 2 * d, d, 3 * d, n);
 }
 
-/* ---- HGRN2: the forget gate is decay and key --------------------------------------------------------------- */
+/* ---- HGRN2: the forget gate is decay and key
+   --------------------------------------------------------------- */
 /* decay f = b + (1 - b) sigmoid(x), key 1 - f = (1 - b) sigmoid(-x); bound: b of each column, NULL: 0      */
-static CONV_UNUSED int lin_put_hgrn2(const lin *l, lin_layer *y, conv_part forget, const float *bound, int src)
+static CONV_UNUSED int lin_put_hgrn2(const lin *l, lin_layer *y, conv_part forget, const float *bound,
+                                     int src)
 {
     const int32_t n = y->heads * y->key_dim;
     conv_part parts[3];
@@ -476,10 +493,12 @@ static CONV_UNUSED void lin_put_taylor(const lin *l, int dst, int src, int32_t d
               lin_values(l, "taylor", lin_taylor_scales(l, dim, groups), (int64_t)groups * n));
 }
 
-/* Performer: M^-1/2 (e^(P x' - |x'|^2 / 2 - c) + eps), x' = x dim^-1/4, of queries and keys, which are all of rS.
+/* Performer: M^-1/2 (e^(P x' - |x'|^2 / 2 - c) + eps), x' = x dim^-1/4, of queries and keys, which are all
+   of rS.
    official: c is the largest of P x' in the row for queries, in the whole sequence for keys; else 0.
    Result in r2; r3, r4, r5, r6 are used.                                                                   */
-static CONV_UNUSED void lin_put_performer(const lin *l, int src, const char *projection, int32_t heads, int32_t dim,
+static CONV_UNUSED void lin_put_performer(const lin *l, int src, const char *projection, int32_t heads,
+                                          int32_t dim,
                                           int32_t features, double eps, int official)
 {
     const float *p = lin_read(l, projection, (int64_t)features * dim);
@@ -528,7 +547,8 @@ static CONV_UNUSED void lin_put_nala(const lin *l, int dst, int dst_key, int src
     conv_line(l->c, " b=@%s", lin_values(l, "half", half, heads));
     conv_line(l->c, "norm r3 r3 kind=l2 eps=1e-30 groups=%d", heads);
     conv_line(l->c, "mirror r%d r3 groups=%d", dst, heads);
-    conv_line(l->c, "act r%d r%d kind=log", dst, dst);             /* of numbers <= 0: so low that e^(p log) is 0 */
+    /* of numbers <= 0: so low that e^(p log) is 0 */
+    conv_line(l->c, "act r%d r%d kind=log", dst, dst);
     conv_line(l->c, "mul r%d r%d r5", dst, dst);
     conv_line(l->c, "act r%d r%d kind=exp", dst, dst);
     conv_line(l->c, "copy r3 r%d first=%d count=%d", src, n, n);
@@ -540,7 +560,8 @@ static CONV_UNUSED void lin_put_nala(const lin *l, int dst, int dst_key, int src
 
 /* ---- block-diagonal maps ------------------------------------------------------------------------------- */
 /* [groups, out, in] of the checkpoint as `blocks` wants it                                                 */
-static CONV_UNUSED const float *lin_blocks(const lin *l, const char *name, int32_t groups, int32_t out, int32_t in)
+static CONV_UNUSED const float *lin_blocks(const lin *l, const char *name, int32_t groups, int32_t out,
+                                           int32_t in)
 {
     const float *w = lin_read(l, name, (int64_t)groups * out * in);
     float *t = lin_floats(l, (int64_t)groups * out * in);
@@ -549,19 +570,23 @@ static CONV_UNUSED const float *lin_blocks(const lin *l, const char *name, int32
             for (int32_t i = 0; i < in; i++) t[(g * in + i) * out + o] = w[(g * out + o) * in + i];
     return t;
 }
-static CONV_UNUSED void lin_put_blocks(const lin *l, int dst, int src, const char *name, int32_t groups, int32_t out,
+static CONV_UNUSED void lin_put_blocks(const lin *l, int dst, int src, const char *name, int32_t groups,
+                                       int32_t out,
                                        int32_t in)
 {
     conv_line(l->c, "blocks r%d r%d w=@%s out=%d groups=%d", dst, src,
-              lin_values(l, name, lin_blocks(l, name, groups, out, in), (int64_t)groups * out * in), out, groups);
+              lin_values(l, name, lin_blocks(l, name, groups, out, in), (int64_t)groups * out * in), out,
+                  groups);
 }
 
 /* ---- RWKV ---------------------------------------------------------------------------------------------- */
 /* The first of two names that the checkpoint has: official and transformers' or fla's                      */
-static CONV_UNUSED const char *lin_pick(const lin *l, const char *a, const char *b) { return lin_has(l, a) ? a : b; }
+static CONV_UNUSED const char *lin_pick(const lin *l, const char *a, const char *b) { return lin_has(l,
+    a) ? a : b; }
 
 /* mix rD rS shift of n rows w = sign * (mix NAME) + add, side by side                                      */
-static CONV_UNUSED void lin_shift(const lin *l, int dst, int src, const char *const *names, int n, int32_t dim,
+static CONV_UNUSED void lin_shift(const lin *l, int dst, int src, const char *const *names, int n,
+                                  int32_t dim,
                                   double sign, double add)
 {
     conv_view parts[8];
@@ -578,14 +603,16 @@ static CONV_UNUSED void lin_linear_from(const lin *l, int dst, int src, conv_par
 {
     conv_put(l->c, "linear r%d r%d w=@%s", dst, src, conv_make(l->c, p.out, CONV_MATRIX, p.weight));
     if (p.has_bias)
-        conv_put(l->c, " b=@%s", conv_make(l->c, conv_format(l->c->env, "%s.bias", p.out), CONV_VECTOR, p.bias));
+        conv_put(l->c, " b=@%s", conv_make(l->c, conv_format(l->c->env, "%s.bias", p.out), CONV_VECTOR,
+                                           p.bias));
     conv_line(l->c, " first=%d", first);
 }
 /* Two maps with an activation between them                                                                 */
 typedef struct lin_pair { conv_part inner, outer; } lin_pair;
 
 /* x @ w1 and @ w2 + bias, both stored [in, out] (by rwkv.cpp: [out, in])                                   */
-static CONV_UNUSED lin_pair lin_lora(const lin *l, const char *w1, const char *w2, const char *bias, int32_t dim,
+static CONV_UNUSED lin_pair lin_lora(const lin *l, const char *w1, const char *w2, const char *bias,
+                                     int32_t dim,
                                      int32_t out)
 {
     const int32_t rank = lin_size(l, w1, l->rwkv_cpp ? 0 : -1);
@@ -600,7 +627,8 @@ static CONV_UNUSED lin_pair lin_lora(const lin *l, const char *w1, const char *w
 /* fla: NAME.lora.0 and NAME.lora.2, whose bias is optional                                                 */
 static CONV_UNUSED lin_pair lin_lora_fla(const lin *l, const char *name, int32_t dim, int32_t out)
 {
-    const char *w1 = conv_format(l->c->env, "%s.lora.0", name), *w2 = conv_format(l->c->env, "%s.lora.2", name);
+    const char *w1 = conv_format(l->c->env, "%s.lora.0", name), *w2 = conv_format(l->c->env, "%s.lora.2",
+                                                                                  name);
     const int32_t rank = lin_size(l, w1, 0);
     lin_pair p;
     p.inner = lin_part(l, w1, rank, dim);
@@ -608,7 +636,8 @@ static CONV_UNUSED lin_pair lin_lora_fla(const lin *l, const char *name, int32_t
     return p;
 }
 /* rD = outer(act(inner(columns of rS from `first` on))), over r4                                           */
-static CONV_UNUSED void lin_put_pair(const lin *l, int dst, int src, int32_t first, const lin_pair *p, const char *act)
+static CONV_UNUSED void lin_put_pair(const lin *l, int dst, int src, int32_t first, const lin_pair *p,
+                                     const char *act)
 {
     lin_linear_from(l, 4, src, p->inner, first);
     if (act) conv_line(l->c, "act r4 r4 kind=%s", act);
@@ -722,7 +751,8 @@ typedef struct lin_rwkv6 {
 /* Official names and order                                                                                 */
 static CONV_UNUSED void lin_rwkv6_official(const lin *l, lin_rwkv6 *x, int32_t dim, int32_t heads)
 {
-    static const char *const names[5] = { "time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r", "time_maa_g" };
+    static const char *const names[5] = { "time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r",
+                                          "time_maa_g" };
     memset(x, 0, sizeof *x);
     x->dim = dim;
     x->heads = heads;
@@ -746,7 +776,8 @@ static CONV_UNUSED void lin_rwkv6_official(const lin *l, lin_rwkv6 *x, int32_t d
 static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv6 *x, int src)
 {
     const int32_t n = x->dim;
-    conv_line(l->c, "mix r3 r%d shift w=@%s", src, conv_make(l->c, lin_out(l, "shift1"), CONV_VECTOR, x->mix_base));
+    conv_line(l->c, "mix r3 r%d shift w=@%s", src, conv_make(l->c, lin_out(l, "shift1"), CONV_VECTOR,
+                                                             x->mix_base));
     lin_linear(l, 4, 3, x->mix_inner);
     conv_line(l->c, "act r4 r4 kind=tanh");
     conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5",
@@ -781,7 +812,8 @@ typedef struct lin_rwkv7 {
     const char *norm, *norm_bias;
     double      norm_eps;
 } lin_rwkv7;
-static CONV_UNUSED void lin_rwkv7_official(const lin *l, lin_rwkv7 *x, int32_t dim, int32_t heads, int first_layer)
+static CONV_UNUSED void lin_rwkv7_official(const lin *l, lin_rwkv7 *x, int32_t dim, int32_t heads,
+                                           int first_layer)
 {
     memset(x, 0, sizeof *x);
     x->dim = dim;
@@ -846,7 +878,8 @@ static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv7 *x, int src, 
     conv_line(l->c, "cat r9 r4 r13");
     conv_line(l->c, "mul r12 r12 r11");
     conv_line(l->c, "cat r4 r9 r12");
-    conv_line(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d decay=vector update=dplr", x->heads, x->head_dim);
+    conv_line(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d decay=vector update=dplr", x->heads,
+              x->head_dim);
     lin_rwkv_norm(l, x->heads, n, x->norm_eps, x->norm, x->norm_bias);
     conv_line(l->c, "# bonus: (r . (k r_k)) v");
     conv_line(l->c, "mul r12 r2 r5");
@@ -875,14 +908,17 @@ static CONV_UNUSED int lin_put_rwkv(const lin *l, const lin_rwkv *r, int version
 
 /* ---- xLSTM --------------------------------------------------------------------------------------------- */
 /* mix r7 rS: rows q | k | v | logarithm of the forget gate | input gate                                    */
-static CONV_UNUSED void lin_put_mlstm(const lin *l, int src, int32_t heads, int32_t key_dim, int32_t v_dim, double eps)
+static CONV_UNUSED void lin_put_mlstm(const lin *l, int src, int32_t heads, int32_t key_dim, int32_t v_dim,
+                                      double eps)
 {
-    conv_line(l->c, "mix r7 r%d linear_attention heads=%d key_dim=%d v_dim=%d decay=scalar gate=1 log_gates=1 "
+    conv_line(l->c,
+              "mix r7 r%d linear_attention heads=%d key_dim=%d v_dim=%d decay=scalar gate=1 log_gates=1 "
               "normalizer=max eps=%s scale=%s", src, heads, key_dim, v_dim, conv_real(l->c, eps),
               conv_real(l->c, 1.0 / sqrt((double)key_dim)));
 }
 /* Norm over each head, weights w + plus                                                                    */
-static CONV_UNUSED void lin_put_head_norm(const lin *l, const char *name, int32_t heads, int32_t width, double plus,
+static CONV_UNUSED void lin_put_head_norm(const lin *l, const char *name, int32_t heads, int32_t width,
+                                          double plus,
                                           double eps)
 {
     conv_line(l->c, "norm r7 r7 kind=layer eps=%s groups=%d w=@%s", conv_real(l->c, eps), heads,
@@ -943,7 +979,8 @@ static CONV_UNUSED int lin_put_slstm_layer(const lin *l, int src, int32_t dim, i
     lin_put_blocks(l, 4, src, "ogate", heads, d, d);
     conv_line(l->c, "cat r6 r5 r4");
     conv_line(l->c, "affine r6 r6 b=@%s", lin_values(l, "bias", bias, 4 * (int64_t)dim));
-    conv_line(l->c, "mix r7 r6 slstm heads=%d w=@%s", heads, lin_values(l, "recurrent", w, (int64_t)heads * 4 * d * d));
+    conv_line(l->c, "mix r7 r6 slstm heads=%d w=@%s", heads, lin_values(l, "recurrent", w,
+                                                                        (int64_t)heads * 4 * d * d));
     lin_put_head_norm(l, "group_norm", heads, dim, 1.0, 1e-5);
     return 7;
 }
@@ -957,7 +994,8 @@ typedef struct lin_xlstm_names {      /* of tensors; gates end with .weight and 
     const char *norm, *q, *k, *v, *forget, *input, *output, *head_norm, *out, *ffn_norm, *gate, *up, *down;
 } lin_xlstm_names;
 static CONV_UNUSED const lin_xlstm_names lin_xlstm_plain_names = {
-    "norm_mlstm", "q", "k", "v", "fgate_preact.weight", "igate_preact.weight", "ogate_preact", "multihead_norm",
+    "norm_mlstm", "q", "k", "v", "fgate_preact.weight", "igate_preact.weight", "ogate_preact",
+        "multihead_norm",
     "out_proj", "norm_ffn", "proj_up_gate", "proj_up", "proj_down"
 };
 /* A part whose name ends with .weight, and whose bias ends with .bias                                      */
@@ -967,14 +1005,16 @@ static CONV_UNUSED conv_part lin_part_full(const lin *l, const char *name, int64
     const char *end = strstr(name, ".weight");
     conv_part p = lin_part(&bare, name, rows, cols);
     p.has_bias = 1;
-    p.bias = lin_flat(&bare, conv_format(l->c->env, "%.*s.bias", (int)(end ? end - name : (int)strlen(name)), name), rows);
+    p.bias = lin_flat(&bare, conv_format(l->c->env, "%.*s.bias",
+                                         (int)(end ? end - name : (int)strlen(name)), name), rows);
     return p;
 }
 static CONV_UNUSED void lin_put_xlstm_block(const lin *l, const lin_xlstm *x, const lin_xlstm_names *n)
 {
     const int32_t at = x->heads * (2 * x->key_dim + x->v_dim);
     conv_part parts[5];
-    conv_line(l->c, "norm r1 r0 kind=rms eps=%s w=@%s", conv_real(l->c, x->norm_eps), lin_vector(l, n->norm, x->dim));
+    conv_line(l->c, "norm r1 r0 kind=rms eps=%s w=@%s", conv_real(l->c, x->norm_eps), lin_vector(l, n->norm,
+        x->dim));
     parts[0] = lin_part(l, n->q, (int64_t)x->heads * x->key_dim, x->dim);
     parts[1] = lin_part(l, n->k, (int64_t)x->heads * x->key_dim, x->dim);
     parts[2] = lin_part(l, n->v, (int64_t)x->heads * x->v_dim, x->dim);
@@ -1003,7 +1043,8 @@ static CONV_UNUSED void lin_put_xlstm_block(const lin *l, const lin_xlstm *x, co
 typedef struct lin_nala { int32_t dim, heads, rows, columns, ffn; } lin_nala;
 
 /* mix rD rS conv_whole of columns from `first` on: depthwise, across x across                              */
-static CONV_UNUSED void lin_put_picture_conv(const lin *l, const lin_nala *n, int dst, int src, const char *name,
+static CONV_UNUSED void lin_put_picture_conv(const lin *l, const lin_nala *n, int dst, int src,
+                                             const char *name,
                                              int32_t first, int32_t channels, int32_t across)
 {
     const int32_t taps = across * across;
@@ -1011,7 +1052,8 @@ static CONV_UNUSED void lin_put_picture_conv(const lin *l, const lin_nala *n, in
     float *t = lin_floats(l, (int64_t)channels * taps);
     for (int32_t i = 0; w && t && i < channels; i++)
         for (int32_t k = 0; k < taps; k++) t[k * channels + i] = w[i * taps + k];
-    conv_put(l->c, "mix r%d r%d conv_whole w=@%s", dst, src, conv_make_rows(l->c, lin_out(l, name), t, taps, channels));
+    conv_put(l->c, "mix r%d r%d conv_whole w=@%s", dst, src, conv_make_rows(l->c, lin_out(l, name), t, taps,
+                                                                            channels));
     conv_line(l->c, " b=@%s first=%d columns=%d across=%d",
               lin_vector(l, conv_format(l->c->env, "%s.bias", name), channels), first, n->columns, across);
 }
@@ -1020,16 +1062,21 @@ static void lin__nala_rope(const lin *l, const lin_nala *n, int reg)
     const int32_t d = n->dim / n->heads, half = d / 4;
     const char *name = lin_out(l, "rope");
     for (int axis = 0; axis < 2; axis++)
-        conv_line(l->c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=interleaved freq=@%s %s=%d", reg, reg,
+        conv_line(l->c,
+                  "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=interleaved freq=@%s %s=%d",
+                      reg, reg,
                   axis ? d / 2 : 0, 4 * n->heads, d, 2 * half, name, axis ? "period" : "divide", n->columns);
 }
-/* From rS to r10. o = phi(q) R^T R (sum phi(k) v) / (phi(q) . sum phi(k) + N 1e-6): the sum below has no rotation */
+/* From rS to r10. o = phi(q) R^T R (sum phi(k) v) / (phi(q) . sum phi(k) + N 1e-6): the sum below has no
+   rotation */
 static CONV_UNUSED void lin_put_nala_attention(const lin *l, const lin_nala *n, int src, int prefixed)
 {
-    const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight, l->out, 0 };
+    const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight,
+                      l->out, 0 };
     const int32_t d = n->dim / n->heads, half = d / 4;
     float *freq = lin_floats(l, half), *eps = lin_floats(l, n->heads);
-    for (int32_t i = 0; freq && i < half; i++) freq[i] = (float)pow(10000.0, half > 1 ? -(double)i / (half - 1) : 0.0);
+    for (int32_t i = 0; freq && i < half; i++) freq[i] = (float)pow(10000.0,
+                                                                    half > 1 ? -(double)i / (half - 1) : 0.0);
     for (int32_t h = 0; eps && h < n->heads; h++) eps[h] = 1e-6f;
     lin_values(l, "rope", freq, half);
     lin_linear(&own, 6, src, lin_part(&own, "qkvg", 4 * (int64_t)n->dim, n->dim));
@@ -1045,7 +1092,8 @@ static CONV_UNUSED void lin_put_nala_attention(const lin *l, const lin_nala *n, 
     lin__nala_rope(l, n, 8);
     conv_line(l->c, "copy r5 r6 first=%d count=%d", 2 * n->dim, n->dim);
     conv_line(l->c, "cat r9 r8 r5");
-    conv_line(l->c, "mix r7 r9 linear_attention_whole heads=%d key_dim=%d v_dim=%d scale=%s", n->heads, 2 * d, d,
+    conv_line(l->c, "mix r7 r9 linear_attention_whole heads=%d key_dim=%d v_dim=%d scale=%s", n->heads,
+              2 * d, d,
               conv_real(l->c, 1.0 / ((double)n->rows * n->columns)));
     conv_line(l->c, "mul r7 r7 r4");
     lin_put_picture_conv(&own, n, 5, 6, "lepe", 2 * n->dim, n->dim, 5);

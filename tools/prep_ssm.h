@@ -313,6 +313,14 @@ static CONV_UNUSED int64_t ssm_mamba2_rows(const ssm_mamba2 *m)          /* of i
     return 2 * (int64_t)m->mlp + 2 * (int64_t)m->inner + 2 * (int64_t)m->groups * m->state + m->heads;
 }
 
+/* Products of sizes are computed in int32_t below: widths past 2^28 are refused here.                     */
+static CONV_UNUSED int ssm_fits(conv *c, int64_t columns, int32_t groups, int32_t state)
+{
+    if (!c->env->failed && ((int64_t)groups * state > 1 << 28 || columns > 1 << 28))
+        conv_fail(c->env, "config.json: a block of %lld columns is too wide", (long long)columns);
+    return !c->env->failed;
+}
+
 /* r2 [z0 | x0 | z | x B C | dt] -> r4: convolution and states                                              */
 static CONV_UNUSED void ssm_put_mamba2_states(conv *c, const ssm_block *b, const ssm_mamba2 *m)
 {
@@ -352,6 +360,7 @@ static CONV_UNUSED void ssm_put_mamba2_norm(conv *c, const ssm_block *b, const s
 }
 static CONV_UNUSED void ssm_put_mamba2(conv *c, const ssm_block *b, const ssm_mamba2 *m)
 {
+    if (!ssm_fits(c, ssm_mamba2_rows(m), m->groups, m->state)) return;
     ssm_put_linear(c, b, 2, b->src, b->names->in_proj, ssm_mamba2_rows(m), b->dim, 0);
     if (m->multipliers)
         conv_line(c, "affine r2 r2 w=@%s", conv_make_values(c, ssm_out(c, b, "multipliers"), m->multipliers,
@@ -425,7 +434,11 @@ static CONV_UNUSED void ssm_put_mamba3_gates(conv *c, const ssm_block *b, const 
 }
 static CONV_UNUSED void ssm_put_mamba3(conv *c, const ssm_block *b, const ssm_mamba3 *m)
 {
-    const int64_t keys = (int64_t)m->rank * m->groups * m->state;
+    int64_t keys;
+    if (!ssm_fits(c, (int64_t)m->heads * m->state, m->groups, m->state)) return;
+    keys = (int64_t)m->groups * m->state * m->rank;
+    if (!ssm_fits(c, keys + (int64_t)m->heads * m->state * m->rank, 1, m->state) ||
+        !ssm_fits(c, (int64_t)m->rank * m->inner, 1, m->state)) return;
     ssm_put_linear(c, b, 2, b->src, "in_proj", 2 * (int64_t)m->inner + 2 * keys + 3 * (int64_t)m->heads +
                    m->angles, b->dim, 0);
     ssm_put_mamba3_states(c, b, m);

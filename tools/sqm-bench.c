@@ -112,7 +112,8 @@ BENCH_AVX2 static double read_avx2(probe *p)
     for (size_t i = 0; i < part; i += 64)
         for (int s = 0; s < STREAMS; s++) {
             const __m256i *at = (const __m256i *)(const void *)(p->data + (size_t)s * part + i);
-            sum[s] = _mm256_add_epi64(sum[s], _mm256_add_epi64(_mm256_loadu_si256(at), _mm256_loadu_si256(at + 1)));
+            sum[s] = _mm256_add_epi64(sum[s], _mm256_add_epi64(_mm256_loadu_si256(at),
+                                                               _mm256_loadu_si256(at + 1)));
         }
     for (int s = 1; s < STREAMS; s++) sum[0] = _mm256_add_epi64(sum[0], sum[s]);
     p->sink += (double)_mm256_extract_epi64(sum[0], 0);

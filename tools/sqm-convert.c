@@ -14,8 +14,8 @@ static const char help[] =
     "         f32 f16 bf16\n"
     "         q8     8.5 bits a weight\n"
     "         q4     4.5 bits a weight; embedding and head q8\n"
-    "--tokenizer    tokenizer.json, or tokenizer.bin of llama2.c, when it is not beside the checkpoint;\n"
-    "               bytes: a token is a byte; none: no tokenizer\n"
+    "--tokenizer    tokenizer.json, tokenizer.bin of llama2.c or rwkv_vocab_*.txt, when it is not beside the\n"
+    "               checkpoint; bytes: a token is a byte; none: no tokenizer\n"
     "--quiet        no progress, no summary\n"
     "\n"
     "Exit status: 0 done, 1 the checkpoint cannot be converted (nothing is written), 2 wrong usage.\n";

@@ -1,10 +1,11 @@
 /* tok_import.h: builds the TOKN section (see [TOK] in seqmodel.h) from a Hugging Face tokenizer.json, the
-   metadata of a GGUF file, the tokenizer.bin of llama2.c, or nothing (bytes). What it does not know is an
-error that names it.
+   metadata of a GGUF file, the tokenizer.bin of llama2.c, RWKV's vocabulary, or nothing (bytes). What it
+   does not know is an error that names it.
        conv_env env;  tok_blob blob;
        tok_from_hf(&env, "dir/tokenizer.json", &blob)       also reads the *_config.json files beside it
        tok_from_gguf(&env, &gguf, &blob)                     blob.bytes == 0: the file has no tokenizer
        tok_from_llama2c(&env, file, &blob)
+       tok_from_rwkv(&env, file, &blob)                      rwkv_vocab_*.txt
        tok_from_bytes(&env, &blob)
    All return 1, or 0 with env.error; the blob lies in env's memory.
    Include after the implementation part of seqmodel.h. */
@@ -525,6 +526,21 @@ static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, c
     for (uint32_t i = 1; by_byte && n && i < 257; i++) by_byte[i] += by_byte[i - 1];
 }
 
+/* Texts of the tokens, sorted; longest match needs them. */
+static void tok_put_sorted(tok_writer *w, const tok_builder *b)
+{
+    tok_added *all = (tok_added *)conv_alloc(b->env, b->n, sizeof *all);
+    uint32_t n = 0, *out;
+    for (uint32_t i = 0; all && b->kind == SQM__TOK_LONGEST && i < b->n; i++) {
+        if (b->type[i] != SQM__TOKEN_NORMAL || b->text[i].bytes == 0) continue;
+        all[n].content = b->text[i];
+        all[n++].id = (int32_t)i;
+    }
+    if (n) qsort(all, n, sizeof *all, tok__compare_added);
+    out = (uint32_t *)tok_put(w, NULL, n, 4);
+    for (uint32_t i = 0; out && i < n; i++) out[i] = (uint32_t)all[i].id;
+}
+
 static void tok_put_unicode(tok_writer *w, const tok_builder *b)
 {
     const int categories = b->tables.uses_categories, nfc = b->uses_nfc;
@@ -601,6 +617,7 @@ static void tok_put_all(tok_builder *b, tok_writer *w)
     tok_put(w, b->tables.toggles, b->tables.n_toggles, 8);
     tok_put(w, b->tables.firsts, b->tables.n_firsts, 32);
     tok_put_unicode(w, b);
+    tok_put_sorted(w, b);
     if (!b->env->failed) memcpy(w->data, &h, sizeof h);
 }
 
@@ -756,4 +773,5 @@ static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_b
 
 #include "tok_gguf.h"
 #include "tok_hf.h"
+#include "tok_rwkv.h"
 #endif /* TOK_IMPORT_H_INCLUDED */

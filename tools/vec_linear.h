@@ -1,7 +1,10 @@
-/* vec_linear.h: for sqm-vectors: linear attention and its kin. A layer's case becomes a weight file through the
-   converter's own code (prep_linear.h, conv_write.h), is opened and fed as any model is; whole, row by row and 7 +
+/* vec_linear.h: for sqm-vectors: linear attention and its kin. A layer's case becomes a weight file through
+   the
+   converter's own code (prep_linear.h, conv_write.h), is opened and fed as any model is; whole, row by row
+   and 7 +
    rest must agree to the bit. Cases of the bare recurrence start from a given state: they call the mixer.
-   Tolerance: the file's entry in tolerances.json beside it, times the largest |expected| value.                    */
+   Tolerance: the file's entry in tolerances.json beside it, times the largest |expected| value.
+         */
 #ifndef VEC_LINEAR_H_INCLUDED
 #define VEC_LINEAR_H_INCLUDED
 #include "conv_write.h"
@@ -106,7 +109,8 @@ static int vl_feed(vl *m, float *out, const float *rows, int32_t first, int32_t 
     if (sqm_reset(m->session, 0) != SQM_OK) return 0;
     for (int32_t t = 0; t < m->rows; t += piece, piece = step) {
         if (piece > m->rows - t) piece = m->rows - t;
-        if (sqm_feed_rows_all(m->session, 0, rows + (size_t)t * in_width, piece, out + (size_t)t * out_width) != SQM_OK)
+        if (sqm_feed_rows_all(m->session, 0, rows + (size_t)t * in_width, piece,
+                              out + (size_t)t * out_width) != SQM_OK)
             return conv_fail(&m->v->env, "%s", sqm_session_error(m->session)->text);
     }
     return 1;
@@ -116,7 +120,8 @@ static int vl_feed(vl *m, float *out, const float *rows, int32_t first, int32_t 
    are columns [first, first + count) of the output. */
 static int vl_run(vl *m, const float *in, const char *name)
 {
-    const int64_t in_size = (int64_t)m->rows * m->model->input_width, out_size = (int64_t)m->rows * m->model->vocab_size;
+    const int64_t in_size = (int64_t)m->rows * m->model->input_width,
+        out_size = (int64_t)m->rows * m->model->vocab_size;
     float *whole = (float *)conv_alloc(&m->v->env, (uint64_t)out_size, sizeof(float));
     float *parts = (float *)conv_alloc(&m->v->env, (uint64_t)out_size, sizeof(float));
     const int causal = (m->model->mixer_flags & SQM_MIXER_WHOLE_ONLY) == 0;
@@ -125,7 +130,8 @@ static int vl_run(vl *m, const float *in, const char *name)
         for (int step = 0; causal && step < 2; step++) {
             if (!vl_feed(m, parts, in + b * in_size, step ? 7 : 1, step ? m->rows : 1)) return 0;
             if (memcmp(parts, whole, (size_t)out_size * sizeof(float)))
-                return conv_fail(&m->v->env, "%s gives other bits", step ? "7 rows, then the rest" : "row by row");
+                return conv_fail(&m->v->env, "%s gives other bits",
+                                 step ? "7 rows, then the rest" : "row by row");
         }
         if (vl_compare(m->v, name, whole, b * out_size, out_size) != VECTOR_PASS) return 0;
     }
@@ -207,7 +213,8 @@ static int vl_gla(vector_case *v)
     return vl_project(&m, lin_put(&m.l, &y, 0), "o_proj", dim, y.heads * y.v_dim, x);
 }
 
-/* fla: rotate halves, norm with weights; torchscale: neighbours, other frequencies, k (not q) scaled: the same sum */
+/* fla: rotate halves, norm with weights; torchscale: neighbours, other frequencies, k (not q) scaled: the
+   same sum */
 static int vl_retnet(vector_case *v)
 {
     const int fla = strcmp(v->mechanism, "retnet_fla") == 0;
@@ -270,7 +277,8 @@ static int vl_delta(vector_case *v)
 static int vl_packed(vector_case *v)
 {
     static const char *const kernel[1] = { "conv1d" };
-    const int qwen = strcmp(v->mechanism, "qwen3next_gated_deltanet") == 0, kda = strcmp(v->mechanism, "kda_layer") == 0;
+    const int qwen = strcmp(v->mechanism, "qwen3next_gated_deltanet") == 0, kda = strcmp(v->mechanism,
+                                                                                         "kda_layer") == 0;
     vl m;
     lin_layer y;
     int32_t dim;
@@ -339,7 +347,8 @@ static int vl_hgrn2(vector_case *v)
     y.norm_weight = "g_norm";
     y.norm_eps = vector_number(v, "eps", 1e-5);
     return vl_project(&m, lin_put_hgrn2(&m.l, &y, lin_part(&m.l, "f_proj", n, dim),
-                                        lin_has(&m.l, "lower_bound") ? lin_read(&m.l, "lower_bound", n) : NULL, 0),
+                                        lin_has(&m.l, "lower_bound") ? lin_read(&m.l, "lower_bound",
+                                                                                n) : NULL, 0),
                       "o_proj", dim, dim, x);
 }
 
@@ -438,7 +447,8 @@ static int vl_rwkv(vector_case *v)
         conv_line(&m.c, "copy r1 r0");
     }
     if (channels) {
-        reg = version == 7 ? lin_put_rwkv7_channels(&m.l, &r, 1) : lin_put_rwkv_channels(&m.l, &r, 1, version == 6);
+        reg = version == 7 ? lin_put_rwkv7_channels(&m.l, &r, 1) : lin_put_rwkv_channels(&m.l, &r, 1,
+                                                                                         version == 6);
         return vl_finish(&m, reg, x, "out.y");
     }
     reg = lin_put_rwkv(&m.l, &r, version, 1, !first);
@@ -472,7 +482,8 @@ static int vl_aaren_block(vector_case *v)
         }
     conv_put(&m.c, "norm r1 r0 kind=layer eps=1e-5 w=@%s", lin_vector(&m.l, "ln1.weight", dim));
     conv_line(&m.c, " b=@%s", lin_vector(&m.l, "ln1.bias", dim));
-    conv_line(&m.c, "blocks r2 r1 w=@%s out=%d", lin_values(&m.l, "scores", scores, (int64_t)dim * heads), heads);
+    conv_line(&m.c, "blocks r2 r1 w=@%s out=%d", lin_values(&m.l, "scores", scores, (int64_t)dim * heads),
+              heads);
     lin_linear(&m.l, 3, 1, lin_part(&m.l, "v_proj", dim, dim));
     conv_line(&m.c, "cat r4 r2 r3");
     conv_line(&m.c, "mix r5 r4 running_softmax heads=%d v_dim=%d", heads, d);
@@ -491,7 +502,8 @@ static int vl_aaren_block(vector_case *v)
 
 /* ---- LAWCAT -------------------------------------------------------------------------------------------- */
 /* softmax(x W) | softmax(-x W) of each head of rR into rD, conv first                                      */
-static void vl_lawcat_features(vl *m, int dst, int src, const char *kernel, const char *phi, int32_t heads, int32_t d,
+static void vl_lawcat_features(vl *m, int dst, int src, const char *kernel, const char *phi, int32_t heads,
+                               int32_t d,
                                int32_t f)
 {
     const int64_t channels[1] = { (int64_t)heads * d };
@@ -504,7 +516,8 @@ static void vl_lawcat_features(vl *m, int dst, int src, const char *kernel, cons
             both[i * 2 * f + f + j] = -w[i * f + j];
         }
     lin_conv(&own, 3, src, &kernel, channels, 1, 4, "none");
-    conv_line(&m->c, "blocks r%d r3 w=@%s out=%d groups=%d", dst, lin_values(&m->l, phi, both, 2 * (int64_t)heads * d * f),
+    conv_line(&m->c, "blocks r%d r3 w=@%s out=%d groups=%d", dst, lin_values(&m->l, phi, both,
+                                                                             2 * (int64_t)heads * d * f),
               2 * f, heads);
     conv_line(&m->c, "softmax r%d r%d groups=%d", dst, dst, 2 * heads);
     conv_line(&m->c, "clip r%d r%d low=1e-12", dst, dst);
@@ -517,7 +530,8 @@ static int vl_lawcat(vector_case *v)
     conv_view parts[64], k;
     if (!x) return VECTOR_FAIL;
     if (vector_number(v, "window_size", 0.0) > 0.0)
-        return vector_stop(v, VECTOR_SKIP, "the window's sum of exponentials is not an output of attention yet");
+        return vector_stop(v, VECTOR_SKIP,
+                           "the window's sum of exponentials is not an output of attention yet");
     heads = vl_int(&m, "num_heads");
     kv = vl_int(&m, "num_kv_heads");
     f = vl_int(&m, "feature_dim");
@@ -533,11 +547,14 @@ static int vl_lawcat(vector_case *v)
     conv_line(&m.c, "cat r8 r5 r6");
     lin_linear(&m.l, 4, 0, lin_part(&m.l, "v_proj", kv * d, dim));
     conv_line(&m.c, "cat r6 r8 r4");
-    lin_low_rank(&m.l, 5, 0, lin_part(&m.l, "gk_proj.0", rank, dim), lin_part(&m.l, "gk_proj.1", kv * d, rank));
+    lin_low_rank(&m.l, 5, 0, lin_part(&m.l, "gk_proj.0", rank, dim), lin_part(&m.l, "gk_proj.1", kv * d,
+                                                                              rank));
     lin_decay_sigmoid(&m.l, 5, 0, kv * d, vector_number(v, "gate_logit_normalizer", 16.0));
     conv_line(&m.c, "cat r8 r6 r5");
-    conv_line(&m.c, "mix r7 r8 linear_attention heads=%d key_dim=%d v_dim=%d v_heads=%d decay_heads=%d decay=vector "
-              "normalizer=sum eps=%s scale=%s", heads, 2 * f, d, kv, kv, conv_real(&m.c, vector_number(v, "eps", 1e-10)),
+    conv_line(&m.c,
+              "mix r7 r8 linear_attention heads=%d key_dim=%d v_dim=%d v_heads=%d decay_heads=%d "
+              "decay=vector normalizer=sum eps=%s scale=%s", heads, 2 * f, d, kv, kv,
+              conv_real(&m.c, vector_number(v, "eps", 1e-10)),
               conv_real(&m.c, 1.0 / sqrt(2.0 * f)));
     return vl_project(&m, 7, "o_proj", dim, dim, x);
 }
@@ -623,7 +640,8 @@ static int vl_running(vector_case *v)
 /* FAVOR+; of the noncausal case also the features */
 static int vl_performer(vector_case *v)
 {
-    static const char *const names[3] = { "q", "k", "v" }, *const features[2] = { "out.q_features", "out.k_features" };
+    static const char *const names[3] = { "q", "k", "v" }, *const features[2] = { "out.q_features",
+        "out.k_features" };
     const int whole = strcmp(v->mechanism, "performer_favor_noncausal") == 0;
     const int official = strcmp(v->mechanism, "performer_favor_causal_stream") != 0;
     const double den_eps = vector_number(v, "den_eps", 0.0);
@@ -644,7 +662,8 @@ static int vl_performer(vector_case *v)
         }
         conv_line(&m.c, "copy r3 r0 first=%d", 2 * w[0]);
         conv_line(&m.c, "cat r4 r2 r3");
-        conv_put(&m.c, "mix r7 r4 linear_attention%s heads=%d key_dim=%d v_dim=%d normalizer=sum", whole ? "_whole" : "",
+        conv_put(&m.c, "mix r7 r4 linear_attention%s heads=%d key_dim=%d v_dim=%d normalizer=sum",
+                 whole ? "_whole" : "",
                  heads, n, vl_dim(&m, "in.v"));
         conv_put_real(&m.c, "key_start", den_eps, 0.0);
         conv_line(&m.c, "%s", "");
@@ -689,7 +708,8 @@ static int vl_taylor(vector_case *v)
                     to_fla[i == j ? n - d + i : off++] = *product;
                 }
         }
-        if (!ok || vl_compare(v, "out.based", as_based, b * rows * (1 + d + d * d), rows * (1 + d + d * d)) != VECTOR_PASS ||
+        if (!ok || vl_compare(v, "out.based", as_based, b * rows * (1 + d + d * d),
+                              rows * (1 + d + d * d)) != VECTOR_PASS ||
             vl_compare(v, "out.fla", as_fla, b * rows * n, rows * n) != VECTOR_PASS) return VECTOR_FAIL;
     }
     sqm_session_free(m.session);
@@ -710,7 +730,8 @@ static int vl_nala_causal(vector_case *v)
     conv_line(&m.c, "cat r6 r1 r2");
     conv_line(&m.c, "copy r4 r0 first=%d", w[0] + w[1]);
     conv_line(&m.c, "cat r8 r6 r4");
-    conv_line(&m.c, "mix r7 r8 linear_attention heads=%d key_dim=%d v_dim=%d normalizer=sum eps=%s", w[0] / d, 2 * d,
+    conv_line(&m.c, "mix r7 r8 linear_attention heads=%d key_dim=%d v_dim=%d normalizer=sum eps=%s",
+              w[0] / d, 2 * d,
               vl_dim(&m, "in.v"), conv_real(&m.c, vector_number(v, "eps", 1e-6)));
     return vl_finish(&m, 7, x, "out.o");
 }
@@ -753,13 +774,15 @@ static void vl_op_state(const vl_op *o, float *plain, int store)
     for (int32_t h = 0; h < o->heads; h++)
         for (int32_t k = 0; k < o->key_dim; k++)
             for (int32_t i = 0; i < o->v_dim; i++) {
-                float *at = o->state + ((size_t)(h * tiles + i / 16) * (size_t)o->key_dim + (size_t)k) * 16 + i % 16;
+                float *at = o->state + ((size_t)(h * tiles + i / 16) * (size_t)o->key_dim +
+                                        (size_t)k) * 16 + i % 16;
                 float *to = plain + (h * o->key_dim + k) * o->v_dim + i;
                 if (store) *to = *at;
                 else *at = *to;
             }
 }
-static int vl_op_feed(vl_op *o, float *out, const float *rows, int32_t n, float *start, int32_t first, int32_t step)
+static int vl_op_feed(vl_op *o, float *out, const float *rows, int32_t n, float *start, int32_t first,
+                      int32_t step)
 {
     int32_t piece = first;
     o->mixer->reset(o->bound, o->state, o->state_bytes, n, n, SQM_F32);
@@ -818,7 +841,8 @@ static int vl_op_bind(vl_op *o, vl *m, int32_t rows)
     o->scratch_bytes = o->mixer->scratch_bytes(o->bound, rows, rows, 1) + 64;
     o->state = (float *)conv_alloc(&v->env, o->state_bytes, 1);
     o->scratch = (float *)conv_alloc(&v->env, o->scratch_bytes, 1);
-    return o->state && o->scratch && sqm_exec_init(&o->x, SQM_ISA_AUTO, 1, o->scratch, o->scratch_bytes) == SQM_OK;
+    return o->state && o->scratch && sqm_exec_init(&o->x, SQM_ISA_AUTO, 1, o->scratch,
+                                                   o->scratch_bytes) == SQM_OK;
 }
 static int vl_op_run(vector_case *v)
 {
@@ -855,9 +879,12 @@ static int vl_op_run(vector_case *v)
     for (int32_t b = 0; out && parts && state && b < m.batch; b++) {
         const float *rows = x + (size_t)b * (size_t)m.rows * (size_t)o.width;
         float *from = start ? start + (size_t)b * n_state : NULL;
-        if (!vl_op_feed(&o, parts, rows, m.rows, from, 1, 1) || !vl_op_feed(&o, out, rows, m.rows, from, 7, m.rows) ||
-            memcmp(parts, out, n_out * sizeof(float)) || !vl_op_feed(&o, parts, rows, m.rows, from, m.rows, m.rows) ||
-            memcmp(parts, out, n_out * sizeof(float))) return vector_stop(v, VECTOR_FAIL, "other cuts give other bits");
+        if (!vl_op_feed(&o, parts, rows, m.rows, from, 1, 1) || !vl_op_feed(&o, out, rows, m.rows, from, 7,
+                                                                            m.rows) ||
+            memcmp(parts, out, n_out * sizeof(float)) || !vl_op_feed(&o, parts, rows, m.rows, from, m.rows,
+                                                                     m.rows) ||
+            memcmp(parts, out, n_out * sizeof(float))) return vector_stop(v, VECTOR_FAIL,
+                                                                          "other cuts give other bits");
         vl_op_state(&o, state, 1);
         if (vl_compare(v, "out.o", out, (int64_t)b * (int64_t)n_out, (int64_t)n_out) != VECTOR_PASS ||
             vl_compare(v, "state.S", state, (int64_t)b * (int64_t)n_state, (int64_t)n_state) != VECTOR_PASS)
@@ -871,7 +898,8 @@ static int vl_op_run(vector_case *v)
     { "deltanet_layer", vl_delta }, { "gated_deltanet_layer", vl_delta }, { "gla_layer", vl_gla }, \
     { "hgrn2_layer", vl_hgrn2 }, { "kda_layer", vl_packed }, { "lawcat_layer", vl_lawcat }, \
     { "lawcat_layer_window", vl_lawcat }, { "lightning_attention", vl_packed }, \
-    { "linear_attention_elu", vl_linear_attention }, { "linear_attention_elu_noncausal", vl_linear_attention }, \
+    { "linear_attention_elu", vl_linear_attention }, \
+    { "linear_attention_elu_noncausal", vl_linear_attention }, \
     { "linear_attention_identity", vl_linear_attention }, { "mlstm_cell", vl_mlstm_cell }, \
     { "mlstm_layer", vl_mlstm_layer }, { "nala_causal_DERIVED", vl_nala_causal }, \
     { "nalaformer_attention", vl_nala }, { "nalaformer_block", vl_nala }, { "op_delta_rule", vl_op_run }, \
@@ -883,6 +911,7 @@ static int vl_op_run(vector_case *v)
     { "retnet_msr_torchscale", vl_retnet }, { "rwkv4_channel_mix", vl_rwkv }, { "rwkv4_time_mix", vl_rwkv }, \
     { "rwkv4_wkv", vl_running }, { "rwkv5_time_mix", vl_rwkv }, { "rwkv6_channel_mix", vl_rwkv }, \
     { "rwkv6_time_mix", vl_rwkv }, { "rwkv7_channel_mix", vl_rwkv }, { "rwkv7_time_mix", vl_rwkv }, \
-    { "slstm_layer", vl_slstm_layer }, { "taylor_feature_map", vl_taylor }, { "xlstm_large_block", vl_xlstm_large },
+    { "slstm_layer", vl_slstm_layer }, { "taylor_feature_map", vl_taylor }, \
+    { "xlstm_large_block", vl_xlstm_large },
 
 #endif /* VEC_LINEAR_H_INCLUDED */

@@ -1,4 +1,5 @@
-/* arch/linear.h: models whose sequence mixers are of the linear-attention family: RWKV in its original files and
+/* arch/linear.h: models whose sequence mixers are of the linear-attention family: RWKV in its original files
+   and
    of transformers, the models of flash-linear-attention (fla), xLSTM. Layers are written by prep_linear.h. */
 #ifndef ARCH_LINEAR_H_INCLUDED
 #define ARCH_LINEAR_H_INCLUDED
@@ -24,11 +25,13 @@ static void arch_lin_layer_norm(const lin *l, int dst, int src, const char *name
 }
 static void arch_lin_embed(const lin *l, const char *name, int32_t vocab, int32_t dim)
 {
-    conv_line(l->c, "embed r0 tokens w=@%s", conv_make(l->c, "embed", CONV_TABLE, conv_take(l->c, name, vocab, dim)));
+    conv_line(l->c, "embed r0 tokens w=@%s", conv_make(l->c, "embed", CONV_TABLE, conv_take(l->c, name,
+        vocab, dim)));
 }
 static void arch_lin_head(const lin *l, const char *name, int32_t vocab, int32_t dim)
 {
-    conv_line(l->c, "head logits r0 w=@%s", conv_make(l->c, "head", CONV_TABLE, conv_take(l->c, name, vocab, dim)));
+    conv_line(l->c, "head logits r0 w=@%s", conv_make(l->c, "head", CONV_TABLE, conv_take(l->c, name, vocab,
+                                                                                          dim)));
 }
 
 /* ---- RWKV ---------------------------------------------------------------------------------------------- */
@@ -80,7 +83,8 @@ static void arch_rwkv_original(conv *c, int rwkv_cpp)
     r.heads = arch_rwkv_heads(&att, version);
     r.head_dim = r.dim / (r.heads > 0 ? r.heads : 1);
     r.ffn = lin_size(&l, "blocks.0.ffn.key", 0);
-    r.norm_eps = rwkv_cpp && version == 5 ? 1e-5 : 64e-5;         /* as rwkv.cpp has it                        */
+    /* as rwkv.cpp has it                        */
+    r.norm_eps = rwkv_cpp && version == 5 ? 1e-5 : 64e-5;
     if (r.head_dim < 1 || r.heads * r.head_dim != r.dim)
         conv_fail(c->env, "%d heads do not divide a width of %d", r.heads, r.dim);
     while (!c->env->failed && conv_has(c, conv_format(c->env, "blocks.%d.ln1.weight", layers))) layers++;
@@ -160,7 +164,8 @@ static int32_t arch_fla_expanded(arch_fla *f, const char *key, double otherwise)
 static void arch_fla_unused_keys(conv *c)
 {
     static const char *const keys[] = {
-        "attn_mode", "fuse_cross_entropy", "fuse_linear_cross_entropy", "fuse_norm", "fuse_swiglu", "use_l2warp",
+        "attn_mode", "fuse_cross_entropy", "fuse_linear_cross_entropy", "fuse_norm", "fuse_swiglu",
+            "use_l2warp",
         "hidden_ratio", NULL
     };
     for (int i = 0; keys[i]; i++) conv_key(c, keys[i]);
@@ -428,7 +433,8 @@ static int arch_fla_hgrn2(arch_fla *f)
     y.norm_weight = "g_norm";
     y.norm_eps = 1e-5;                /* the fused kernel's own, whatever norm_eps says                     */
     f->inner = y.heads * y.v_dim;
-    return lin_put_hgrn2(&f->l, &y, lin_part(&f->l, "f_proj", (int64_t)y.heads * y.key_dim, f->d.dim), bound, 1);
+    return lin_put_hgrn2(&f->l, &y, lin_part(&f->l, "f_proj", (int64_t)y.heads * y.key_dim, f->d.dim),
+                         bound, 1);
 }
 
 /* Words in front of columns: "first=.. count=.."                                                           */
@@ -473,7 +479,8 @@ static int arch_fla_linear_attn(arch_fla *f)
         conv_line(f->c, "copy r3 r2 %s", arch_cut(f->c, 0, q));
         arch_fla_hadamard(&f->l, 4, 3, "feature_map_q", y.q_heads, y.key_dim);
         conv_line(f->c, "copy r3 r2 %s", arch_cut(f->c, q, k));
-        arch_fla_hadamard(&f->l, 5, 3, conv_bool(f->c, "tie_feature_map_qk", 0) ? "feature_map_q" : "feature_map_k",
+        arch_fla_hadamard(&f->l, 5, 3, conv_bool(f->c, "tie_feature_map_qk",
+                                                 0) ? "feature_map_q" : "feature_map_k",
                           y.k_heads, y.key_dim);
         conv_line(f->c, "cat r6 r4 r5");
         conv_line(f->c, "copy r3 r2 first=%d", q + k);
@@ -484,9 +491,11 @@ static int arch_fla_linear_attn(arch_fla *f)
     }
     conv_bool(f->c, "tie_feature_map_qk", 0);
     if (conv_bool(f->c, "norm_q", 0))
-        conv_line(f->c, "norm r%d r%d kind=sum eps=1e-4 groups=%d %s", rows, rows, y.q_heads, arch_cut(f->c, 0, q));
+        conv_line(f->c, "norm r%d r%d kind=sum eps=1e-4 groups=%d %s", rows, rows, y.q_heads, arch_cut(f->c,
+            0, q));
     if (conv_bool(f->c, "norm_k", 0))
-        conv_line(f->c, "norm r%d r%d kind=sum eps=1e-4 groups=%d %s", rows, rows, y.k_heads, arch_cut(f->c, q, k));
+        conv_line(f->c, "norm r%d r%d kind=sum eps=1e-4 groups=%d %s", rows, rows, y.k_heads, arch_cut(f->c,
+            q, k));
     if (normalize) y.more = "normalizer=sum eps=1e-10";
     y.norm = LIN_NORM_HEAD;
     y.norm_weight = "norm";
@@ -510,7 +519,8 @@ static int arch_fla_comba(arch_fla *f)
     conv_only_bool(f->c, "use_inner_decay", 1);
     conv_only_bool(f->c, "use_output_correction", 1);
     conv_key(f->c, "correction_factor");              /* the value that D starts from                       */
-    if (y.heads != y.k_heads) conv_fail(f->c->env, "config.json: \"num_v_heads\" other than num_heads is not supported");
+    if (y.heads != y.k_heads) conv_fail(f->c->env,
+                                        "config.json: \"num_v_heads\" other than num_heads is not supported");
     arch_fla_gated_delta(f, &y, "use_output_gate", "sigmoid");
     y.map = LIN_MAP_NONE;
     y.update = "dplr";
@@ -575,13 +585,15 @@ static int arch_fla_hgrn(arch_fla *f)
     conv_line(f->c, "cat r6 r4 r3");
     conv_line(f->c, "mix r7 r6 scan a=@%s b=@%s c=@%s input=one dt_act=none",
               conv_make_panels(f->c, lin_out(l, "minus"), minus, n, 1), one, one);
-    conv_line(f->c, "norm r7 r7 kind=rms eps=%s w=@%s", conv_real(f->c, f->norm_eps), lin_vector(l, "g_norm", n));
+    conv_line(f->c, "norm r7 r7 kind=rms eps=%s w=@%s", conv_real(f->c, f->norm_eps), lin_vector(l,
+        "g_norm", n));
     lin_linear(l, 8, 1, lin_part(l, "g_proj", n, f->d.dim));
     conv_line(f->c, "gate r7 r7 r8 act=silu");
     return 7;
 }
 
-/* Slots: S = keys by slots, whose softmax weighs slots by values. r4: what a row writes into each slot, r3: what
+/* Slots: S = keys by slots, whose softmax weighs slots by values. r4: what a row writes into each slot, r3:
+   what
    each slot keeps; r2: q | k | v. Result in r7.                                                            */
 static void arch_fla_slots(const lin *l, const lin_layer *y, int32_t slots, double scale)
 {
@@ -589,7 +601,8 @@ static void arch_fla_slots(const lin *l, const lin_layer *y, int32_t slots, doub
     conv_line(l->c, "copy r5 r2 %s", arch_cut(l->c, 0, keys));
     conv_line(l->c, "cat r6 r5 r4");
     conv_line(l->c, "cat r5 r6 r3");
-    conv_line(l->c, "mix r7 r5 linear_attention heads=%d k_heads=%d v_heads=%d decay_heads=%d key_dim=%d v_dim=%d "
+    conv_line(l->c,
+              "mix r7 r5 linear_attention heads=%d k_heads=%d v_heads=%d decay_heads=%d key_dim=%d v_dim=%d "
               "decay=value scale=%s", y->heads, y->k_heads, y->k_heads, y->k_heads, y->key_dim, slots,
               conv_real(l->c, scale));
     conv_line(l->c, "softmax r7 r7 groups=%d", y->heads);
@@ -597,7 +610,8 @@ static void arch_fla_slots(const lin *l, const lin_layer *y, int32_t slots, doub
     conv_line(l->c, "copy r8 r2 %s", arch_cut(l->c, keys, y->v_heads * y->v_dim));
     conv_line(l->c, "cat r6 r5 r8");
     conv_line(l->c, "cat r5 r6 r3");
-    conv_line(l->c, "mix r7 r5 linear_attention heads=%d k_heads=%d v_heads=%d decay_heads=%d key_dim=%d v_dim=%d "
+    conv_line(l->c,
+              "mix r7 r5 linear_attention heads=%d k_heads=%d v_heads=%d decay_heads=%d key_dim=%d v_dim=%d "
               "decay=vector", y->heads, y->k_heads, y->k_heads, y->k_heads, slots, y->v_dim);
 }
 static int arch_fla_gsa(arch_fla *f)
@@ -666,8 +680,10 @@ static int arch_fla_abc(arch_fla *f)
     }
     conv_line(f->c, "copy r5 r2 first=%d", v);
     conv_put(f->c, "clip r5 r5");
-    if (conv_key(f->c, "clamp_min")) conv_put(f->c, " low=%s", conv_real(f->c, conv_number(f->c, "clamp_min", 0.0)));
-    if (conv_key(f->c, "clamp_max")) conv_put(f->c, " high=%s", conv_real(f->c, conv_number(f->c, "clamp_max", 0.0)));
+    if (conv_key(f->c, "clamp_min")) conv_put(f->c, " low=%s", conv_real(f->c, conv_number(f->c,
+        "clamp_min", 0.0)));
+    if (conv_key(f->c, "clamp_max")) conv_put(f->c, " high=%s", conv_real(f->c, conv_number(f->c,
+        "clamp_max", 0.0)));
     conv_line(f->c, "%s", "");
     arch_fla_weights(l, n);
     arch_fla_slots(l, &y, slots, 1.0 / sqrt((double)y.key_dim));
@@ -751,7 +767,8 @@ static int arch_fla_mesa(arch_fla *f)
         const double x = (double)lambda[i];
         lambda[i] = (float)((x > 0.0 ? x + log1p(exp(-x)) : log1p(exp(x))) + least);
     }
-    conv_line(f->c, "mix r6 r5 ridge heads=%d dim=%d lambda=@%s", y.heads, y.key_dim, lin_values(l, "lambda", lambda, n));
+    conv_line(f->c, "mix r6 r5 ridge heads=%d dim=%d lambda=@%s", y.heads, y.key_dim, lin_values(l,
+        "lambda", lambda, n));
     conv_line(f->c, "copy r8 r3 first=%d", n);
     conv_line(f->c, "cat r5 r6 r8");
     conv_line(f->c, "copy r8 r2 first=%d", 2 * n + 2 * y.heads);
@@ -785,7 +802,8 @@ static void arch_abc(conv *c) { arch_fla_model(c, arch_fla_abc); }
 static void arch_lightnet(conv *c) { arch_fla_model(c, arch_fla_lightnet); }
 static void arch_mesa_net(conv *c) { arch_fla_model(c, arch_fla_mesa); }
 
-/* ---- RWKV-6 and 7 of flash-linear-attention ------------------------------------------------------------- */
+/* ---- RWKV-6 and 7 of flash-linear-attention -------------------------------------------------------------
+   */
 static void arch_fla_rwkv6_layer(arch_fla *f, lin_rwkv6 *x)
 {
     const lin *l = &f->l;
@@ -801,7 +819,8 @@ static void arch_fla_rwkv6_layer(arch_fla *f, lin_rwkv6 *x)
     x->rank = conv_size(f->c, "proj_low_rank_dim", 32);
     conv_size(f->c, "gate_low_rank_dim", 64);
     x->mix_inner = lin_part(l, "x_proj.0.linear", 5 * (int64_t)x->rank, n);
-    outer = lin_read(l, "x_proj.2", (int64_t)n * 5 * x->rank);           /* [dim][5][rank]                     */
+    /* [dim][5][rank]                     */
+    outer = lin_read(l, "x_proj.2", (int64_t)n * 5 * x->rank);
     mix = lin_floats(l, (int64_t)n * 5 * x->rank);
     for (int32_t i = 0; outer && mix && i < n * 5 * x->rank; i++)
         mix[(i % (5 * x->rank)) * n + i / (5 * x->rank)] = outer[i];
@@ -829,7 +848,8 @@ static void arch_fla_rwkv7_layer(arch_fla *f, lin_rwkv7 *x)
     x->head_dim = conv_size(f->c, "head_dim", 64);
     x->heads = conv_size(f->c, "num_heads", n / x->head_dim);
     if ((int64_t)x->heads * x->head_dim != n)
-        conv_fail(f->c->env, "config.json: %d heads of %d are not hidden_size = %d", x->heads, x->head_dim, n);
+        conv_fail(f->c->env, "config.json: %d heads of %d are not hidden_size = %d", x->heads, x->head_dim,
+                  n);
     x->r = lin_part(l, "r_proj", n, n);
     x->k = lin_part(l, "k_proj", n, n);
     x->v = lin_part(l, "v_proj", n, n);
@@ -854,7 +874,8 @@ static void arch_fla_rwkv(conv *c, int version)
     conv_only_bool(c, "norm_first", 1);
     if (strcmp(conv_word(c, "hidden_act", "sqrelu"), "sqrelu") != 0)
         conv_fail(c->env, "config.json: \"hidden_act\" other than sqrelu is not supported");
-    for (int i = 0; version == 7 && ranks[i]; i++) conv_key(c, ranks[i]);          /* shapes show them         */
+    /* shapes show them         */
+    for (int i = 0; version == 7 && ranks[i]; i++) conv_key(c, ranks[i]);
     conv_key(c, "hidden_act");
     if (!arch_fla_open(c, &f)) return;
     memset(&r, 0, sizeof r);
@@ -896,7 +917,8 @@ static void arch_xlstm_keys(conv *c)
 {
     static const char *const kernels[] = {
         "chunkwise_kernel", "sequence_kernel", "step_kernel", "mode", "chunk_size", "autocast_kernel_dtype",
-        "inference_state_dtype", "max_inference_chunksize", "return_last_states", "norm_reduction_force_float32",
+        "inference_state_dtype", "max_inference_chunksize", "return_last_states",
+            "norm_reduction_force_float32",
         "ffn_round_up_to_multiple_of", NULL
     };
     for (int i = 0; kernels[i]; i++) conv_key(c, kernels[i]);

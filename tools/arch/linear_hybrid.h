@@ -1,4 +1,5 @@
-/* arch/linear_hybrid.h: models of transformers that mix linear attention with attention, layer by layer, most of
+/* arch/linear_hybrid.h: models of transformers that mix linear attention with attention, layer by layer,
+   most of
    them with experts: Qwen3-Next, Qwen3.5, OLMo hybrid, MiniMax, Kimi Linear, Bailing (Ling 3).             */
 #ifndef ARCH_LINEAR_HYBRID_H_INCLUDED
 #define ARCH_LINEAR_HYBRID_H_INCLUDED
@@ -13,7 +14,8 @@ static int arch_layer_attends(conv *c, const conv_decoder *d, int32_t i, int64_t
     const char *type = json_text(json_at(types, (uint32_t)i), "");
     if (!types) return (i + 1) % every == 0;
     if (json_count(types) != (uint32_t)d->layers)
-        conv_fail(c->env, "config.json: \"layer_types\" has %u items for %d layers", json_count(types), d->layers);
+        conv_fail(c->env, "config.json: \"layer_types\" has %u items for %d layers", json_count(types),
+                  d->layers);
     else if (strcmp(type, "full_attention") && strcmp(type, "linear_attention"))
         conv_fail(c->env, "config.json: \"layer_types\": \"%.40s\" is not known", type);
     return strcmp(type, "full_attention") == 0;
@@ -51,12 +53,15 @@ static void arch_linear_sizes(conv *c, const conv_decoder *d, lin_layer *y)
     y->norm_eps = d->norm_eps;
     y->gate_act = d->act;
     if (!c->env->failed && y->v_heads % y->k_heads)
-        conv_fail(c->env, "config.json: %d value heads do not divide over %d key heads", y->v_heads, y->k_heads);
+        conv_fail(c->env, "config.json: %d value heads do not divide over %d key heads", y->v_heads,
+                  y->k_heads);
 }
 
-/* Experts of layer i with their shared expert, r1 -> added to r0. shared: name of its maps, NULL: none; shared_gate:
+/* Experts of layer i with their shared expert, r1 -> added to r0. shared: name of its maps, NULL: none;
+   shared_gate:
    the weight [1, dim] whose sigmoid scales it, NULL: none                                                  */
-static void arch_put_experts(conv *c, const conv_decoder *d, int32_t i, conv_moe *m, const char *shared, int32_t inner,
+static void arch_put_experts(conv *c, const conv_decoder *d, int32_t i, conv_moe *m, const char *shared,
+                             int32_t inner,
                              const char *shared_gate)
 {
     const lin l = arch_layer_lin(c, d, i, shared ? shared : "");
@@ -70,7 +75,8 @@ static void arch_put_experts(conv *c, const conv_decoder *d, int32_t i, conv_moe
     conv_put_linear(c, 5, 1, parts, 2, 1.0, 0);
     conv_line(c, "glu r6 r5 act=%s", d->act);
     if (shared_gate) {
-        parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared_gate"), conv_layer_name(c, d, i, shared_gate), 1,
+        parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared_gate"), conv_layer_name(c, d, i,
+                                                                                          shared_gate), 1,
                                 d->dim, CONV_NO_BIAS);
         conv_put_linear(c, 4, 1, parts, 1, 1.0, 0);
         conv_line(c, "act r4 r4 kind=sigmoid\nmul r6 r6 r4");
@@ -136,7 +142,8 @@ static int arch_qwen_is_dense(conv *c, int32_t i)
 static void arch_qwen_hybrid(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.25 };
-    static const char *const mtp[] = { "mtp.*", NULL };        /* layers that guess further tokens           */
+    /* layers that guess further tokens           */
+    static const char *const mtp[] = { "mtp.*", NULL };
     const int32_t experts = (int32_t)conv_int(c, "num_experts", 0, 0, 4096);
     const int64_t every = conv_int(c, "full_attention_interval", 4, 1, 1 << 20);
     conv_decoder d;
@@ -219,7 +226,8 @@ static void arch_olmo_hybrid_layer(conv *c, conv_decoder *d, int32_t i, int atte
 static void arch_olmo_hybrid(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
-    static const char *const start[] = { "linear_a_log_min", "linear_a_log_max", "linear_dt_min", "linear_dt_max",
+    static const char *const start[] = { "linear_a_log_min", "linear_a_log_max", "linear_dt_min",
+                                         "linear_dt_max",
                                          "linear_dt_init_floor", NULL };
     const json_value *rope = conv_key(c, "rope_parameters");
     conv_decoder d;
@@ -319,7 +327,8 @@ static void arch_minimax(conv *c)
         } else {
             reg = arch_minimax_linear(c, &d, i, &out);
         }
-        conv_put_linear(c, 0, reg, &out, 1, conv_number(c, conv_format(c->env, "%s_beta_factor", kind), 1.0), 0);
+        conv_put_linear(c, 0, reg, &out, 1, conv_number(c, conv_format(c->env, "%s_beta_factor", kind),
+                                                        1.0), 0);
         arch_minimax_sum(c, conv_number(c, conv_format(c->env, "%s_alpha_factor", kind), 1.0));
         arch_minimax_experts(c, &d, i, &m);
     }
@@ -332,7 +341,8 @@ typedef struct arch_kimi {
     conv_mla     mla;
     conv_moe     moe;
     conv_rope    rope;
-    int32_t      heads, head_dim, taps, dense, shared;       /* of the linear layers; layers without experts */
+    /* of the linear layers; layers without experts */
+    int32_t      heads, head_dim, taps, dense, shared;
     double       bound;               /* of the decay; 0: softplus                                          */
     const char  *mixer, *out, *experts;
 } arch_kimi;
@@ -461,7 +471,8 @@ static int arch_kimi_sizes(conv *c, arch_kimi *k, const char *embed)
     x->eps = 1e-20;
     x->scale = conv_number(c, "routed_scaling_factor", 1.0);
     x->act = d->act;
-    k->shared = conv_size(c, "moe_shared_expert_intermediate_size", x->inner) * conv_size(c, "num_shared_experts", 1);
+    k->shared = conv_size(c, "moe_shared_expert_intermediate_size", x->inner) * conv_size(c,
+         "num_shared_experts", 1);
     k->dense = (int32_t)conv_int(c, "first_k_dense_replace", 1, 0, 1 << 20);
     arch_kimi_ignore(c, d->layers, (int32_t)conv_int(c, "num_nextn_predict_layers", 0, 0, 64));
     arch_ssm_unused_keys(c);
@@ -495,9 +506,12 @@ static void arch_kimi_names(conv *c, arch_kimi *k, int32_t i, const char *const 
     conv_moe *x = &k->moe;
     x->router = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.gate.weight", k->experts));
     x->bias = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.gate.%s", k->experts, bias));
-    x->gate = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.experts.%%d.%s.weight", k->experts, experts[0]));
-    x->up = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.experts.%%d.%s.weight", k->experts, experts[1]));
-    x->down = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.experts.%%d.%s.weight", k->experts, experts[2]));
+    x->gate = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.experts.%%d.%s.weight", k->experts,
+                                                       experts[0]));
+    x->up = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.experts.%%d.%s.weight", k->experts,
+                                                     experts[1]));
+    x->down = conv_layer_name(c, &k->d, i, conv_format(c->env, "%s.experts.%%d.%s.weight", k->experts,
+                                                       experts[2]));
 }
 static void arch_mla_names(arch_kimi *k, conv *c, const char *mixer)
 {
@@ -521,7 +535,8 @@ static void arch_kimi_linear(conv *c)
     conv_only_bool(c, "mla_use_nope", 1);
     if (conv_int(c, "moe_layer_freq", 1, 1, 1 << 20) != 1 ||
         strcmp(conv_word(c, "moe_router_activation_func", "sigmoid"), "sigmoid"))
-        conv_fail(c->env, "config.json: \"moe_layer_freq\" or \"moe_router_activation_func\" is not supported");
+        conv_fail(c->env,
+                  "config.json: \"moe_layer_freq\" or \"moe_router_activation_func\" is not supported");
     k.heads = arch_kimi_linear_size(c, "linear_num_heads", "num_heads", 32);
     k.head_dim = arch_kimi_linear_size(c, "linear_head_dim", "head_dim", 128);
     k.taps = arch_kimi_linear_size(c, "linear_conv_kernel_dim", "short_conv_kernel_size", 4);

@@ -7,6 +7,8 @@
 #include "phi.h"
 #include "ssm.h"
 #include "linear_hybrid.h"
+#include "ssm_hybrid.h"
+#include "linear.h"
 #include "typeseg.h"
 #include "lmuformer.h"
 
