@@ -270,7 +270,8 @@ static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const c
     } else {
         if (!path) {
             path = conv_join_path(c->env, in->directory, in->is_llama2c ? "tokenizer.bin" : "tokenizer.json");
-            if (!conv_file_exists(path)) path = conv_join_path(c->env, in->directory, "rwkv_vocab_v20230424.txt");
+            if (!conv_file_exists(path)) path = conv_join_path(c->env, in->directory,
+                                                               "rwkv_vocab_v20230424.txt");
             if (!conv_file_exists(path)) return 1;
         }
         ok = convert__read_tokenizer(c, path, &blob);
