@@ -35,7 +35,7 @@ typedef struct conv_file {            /* a whole file in memory, read-only      
 } conv_file;
 
 typedef struct conv_env {
-    char        error[512];
+    char        error[2048];
     int         failed;
     int         unknown;              /* the error is "unknown architecture", not a damaged checkpoint      */
     conv_block *blocks;

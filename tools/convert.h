@@ -23,7 +23,7 @@ typedef struct convert_options {
 } convert_options;
 
 typedef struct convert_report {
-    char     error[512];
+    char     error[2048];             /* long enough for the list of known architectures                   */
     int      unknown;                 /* failed because no mapping knows the architecture                   */
     char     architecture[64], format[32], tokenizer[160];
     uint64_t tensors_in, tensors_out;
@@ -135,7 +135,7 @@ static int convert__read_config(conv *c, convert_input *in, const char *other)
 /* ---- mapping ------------------------------------------------------------------------------------------- */
 static const conv_arch *convert__find_arch(conv *c, const conv_arch *archs, const char *class_name)
 {
-    char known[360];
+    char known[1800];
     size_t used = 0;
     known[0] = 0;
     for (int i = 0; archs[i].name; i++) {
