@@ -4424,7 +4424,8 @@ static void SQM__NAME(slstm)(const sqm__slstm *s)
 SQM__SPECIAL void SQM__NAME(lti_states)(const sqm__lti_scan *s, v16 *y, int32_t t0, int32_t n_tokens,
                                         int32_t n, const int32_t P)
 {
-    v16 dr[2], di[2], minus_di[2], cr[2], ci[2], xr[2], xi[2];
+    enum { MOST = SQM__PASS == SQM__PASS_SCALAR ? 1 : 2 };
+    v16 dr[MOST], di[MOST], minus_di[MOST], cr[MOST], ci[MOST], xr[MOST], xi[MOST];
     SQM__WIDE for (int32_t i = 0; i < P; i++) {
         const size_t re = 2 * (size_t)(n + i) * SQM__LANES, im = re + SQM__LANES;
         dr[i] = SQM__NAME(load)(s->da + re);
@@ -4529,7 +4530,7 @@ SQM__SPECIAL void SQM__NAME(lti_states_double)(const sqm__lti_scan *s, double (*
 }
 static SQM__NOINLINE void SQM__NAME(lti_double)(const sqm__lti_scan *s)
 {
-    enum { BLOCK = 4 };
+    enum { BLOCK = SQM__PASS == SQM__PASS_SCALAR ? 2 : 4 };
     double u[BLOCK][SQM__LANES], y[BLOCK][SQM__LANES];
     for (int32_t t0 = 0; t0 < s->n_tokens; t0 += BLOCK) {
         const int32_t n_tokens = sqm__min(BLOCK, s->n_tokens - t0);
@@ -4565,7 +4566,7 @@ static SQM__NOINLINE void SQM__NAME(lti_direct_double)(const sqm__lti_scan *s)
 
 static void SQM__NAME(lti)(const sqm__lti_scan *s)
 {
-    enum { BLOCK = 8 };
+    enum { BLOCK = 8, MOST = SQM__PASS == SQM__PASS_SCALAR ? 1 : 2 };
     v16 y[BLOCK];
     if (s->da_low && s->c) { SQM__NAME(lti_double)(s); return; }
     if (s->da_low) { SQM__NAME(lti_direct_double)(s); return; }
@@ -4578,7 +4579,7 @@ static void SQM__NAME(lti)(const sqm__lti_scan *s)
             y[t] = s->d ? SQM__MUL(SQM__NAME(load_n)(s->d, s->lanes, 0.0f), u) : SQM__SET1(0.0f);
             if (s->p) y[t] = SQM__NAME(lti_rank1)(s, y[t], u);
         }
-        for (; n + 2 <= s->states; n += 2) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, 2);
+        for (; n + MOST <= s->states; n += MOST) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, MOST);
         for (; n < s->states; n++) SQM__NAME(lti_states)(s, y, t0, n_tokens, n, 1);
         for (int32_t t = 0; t < n_tokens; t++)
             SQM__NAME(store_n)(s->y + (size_t)(t0 + t) * s->y_stride, y[t], s->lanes);
@@ -4713,13 +4714,6 @@ SQM__SPECIAL SQM__NAME(complex) SQM__NAME(times)(SQM__NAME(complex) a, v16 re, v
     r.im = SQM__MADD(a.re, im, SQM__MUL(a.im, re));
     return r;
 }
-SQM__SPECIAL SQM__NAME(complex) SQM__NAME(times_i)(SQM__NAME(complex) a)
-{
-    SQM__NAME(complex) r;
-    r.re = SQM__SUB(SQM__SET1(0.0f), a.im);
-    r.im = a.re;
-    return r;
-}
 /* One level on a block of 2 * half elements */
 SQM__SPECIAL void SQM__NAME(split2)(float *z, const float *root, int32_t half, const int32_t inverse)
 {
@@ -4734,12 +4728,14 @@ SQM__SPECIAL void SQM__NAME(split2)(float *z, const float *root, int32_t half, c
         SQM__NAME(put)(y, inverse ? SQM__NAME(times)(b, re, im) : b);
     }
 }
+#if SQM__PASS != SQM__PASS_SCALAR
 /* Two levels at once on a block of 4 * quarter elements: its root, then those of its two halves, r and i r */
 SQM__SPECIAL void SQM__NAME(split4)(float *z, const float *own, const float *inner, int32_t quarter,
                                     const int32_t inverse)
 {
     const v16 re = SQM__SET1(own[0]), im = SQM__SET1(inverse ? -own[1] : own[1]);
     const v16 re2 = SQM__SET1(inner[0]), im2 = SQM__SET1(inverse ? -inner[1] : inner[1]);
+    const v16 re3 = SQM__SET1(inner[2]), im3 = SQM__SET1(inverse ? -inner[3] : inner[3]);
     const size_t step = (size_t)quarter * 2 * SQM__LANES;
     for (float *end = z + step; z < end; z += 2 * SQM__LANES) {
         SQM__NAME(complex) a = SQM__NAME(get)(z), b = SQM__NAME(get)(z + step);
@@ -4749,7 +4745,7 @@ SQM__SPECIAL void SQM__NAME(split4)(float *z, const float *own, const float *inn
             c = SQM__NAME(minus)(a, t);
             a = SQM__NAME(plus)(a, t);
             t = SQM__NAME(times)(d, re, im);
-            d = SQM__NAME(times_i)(SQM__NAME(times)(SQM__NAME(minus)(b, t), re2, im2));
+            d = SQM__NAME(times)(SQM__NAME(minus)(b, t), re3, im3);
             b = SQM__NAME(times)(SQM__NAME(plus)(b, t), re2, im2);
             SQM__NAME(put)(z, SQM__NAME(plus)(a, b));
             SQM__NAME(put)(z + step, SQM__NAME(minus)(a, b));
@@ -4758,8 +4754,8 @@ SQM__SPECIAL void SQM__NAME(split4)(float *z, const float *own, const float *inn
         } else {
             t = SQM__NAME(times)(SQM__NAME(minus)(a, b), re2, im2);
             a = SQM__NAME(plus)(a, b);
-            b = t;                      /* (c - d) / (i r) = i (d - c) / r */
-            t = SQM__NAME(times_i)(SQM__NAME(times)(SQM__NAME(minus)(d, c), re2, im2));
+            b = t;
+            t = SQM__NAME(times)(SQM__NAME(minus)(c, d), re3, im3);
             c = SQM__NAME(plus)(c, d);
             SQM__NAME(put)(z, SQM__NAME(plus)(a, c));
             SQM__NAME(put)(z + step, SQM__NAME(plus)(b, t));
@@ -4768,25 +4764,37 @@ SQM__SPECIAL void SQM__NAME(split4)(float *z, const float *own, const float *inn
         }
     }
 }
+#endif
+/* One level of `blocks` blocks, or it and the next one, in which the vectors of a block are loaded once */
 SQM__SPECIAL void SQM__NAME(split_level)(float *z, const float *roots, int32_t n, int32_t blocks,
-                                         int32_t inverse)
+                                         const int32_t inverse)
 {
     const size_t step = (size_t)(n / blocks) * 2 * SQM__LANES;
     for (int32_t k = blocks; k < 2 * blocks; k++, z += step) {
-        if (inverse) SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, 1);
-        else SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, 0);
+#if SQM__PASS == SQM__PASS_SCALAR
+        SQM__NAME(split2)(z, roots + 2 * k, n / blocks / 2, inverse);
+#else
+        SQM__NAME(split4)(z, roots + 2 * k, roots + 4 * k, n / blocks / 4, inverse);
+#endif
     }
 }
 static void SQM__NAME(transform)(float *z, const float *roots, int32_t n, int32_t inverse)
 {
-    int32_t first = 1, blocks;          /* first: blocks of the first level that is done in pairs */
-    for (blocks = n; blocks > 1; blocks /= 4) if (blocks == 2) first = 2;
+#if SQM__PASS == SQM__PASS_SCALAR
+    const int32_t first = 1, last = n / 2, times = 2;
+#else
+    const int32_t last = n / 4, times = 4;
+    int32_t first = 1;                  /* blocks of the first level that is done in pairs */
+    for (int32_t m = n; m > 1; m /= 4) if (m == 2) first = 2;
     if (!inverse && first == 2) SQM__NAME(split2)(z, roots + 2, n / 2, 0);
-    for (blocks = first; !inverse && blocks <= n / 4; blocks *= 4)
+#endif
+    for (int32_t blocks = first; !inverse && blocks <= last; blocks *= times)
         SQM__NAME(split_level)(z, roots, n, blocks, 0);
-    for (blocks = n / 4; inverse && blocks >= first; blocks /= 4)
+    for (int32_t blocks = last; inverse && blocks >= first; blocks /= times)
         SQM__NAME(split_level)(z, roots, n, blocks, 1);
+#if SQM__PASS != SQM__PASS_SCALAR
     if (inverse && first == 2) SQM__NAME(split2)(z, roots + 2, n / 2, 1);
+#endif
 }
 static void SQM__NAME(multiply)(float *z, const float *g, int32_t n)
 {
