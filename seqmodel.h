@@ -2510,7 +2510,7 @@ SQM__INLINE __m256i SQM__NAME(load32)(const uint8_t *p) { __m256i v; memcpy(&v, 
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return _mm512_cvtph_ps(SQM__NAME(load32)(p)); }
 SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
 {
-    const __m256i half = _mm512_cvtps_ph(a, _MM_FROUND_TO_NEAREST_INT);
+    const __m256i half = _mm512_maskz_cvtps_ph(0xffff, a, _MM_FROUND_TO_NEAREST_INT);
     memcpy(p, &half, 32);
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
@@ -8869,6 +8869,7 @@ static const sqm_mixer sqm__context_mixer = {
     sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
 };
+#undef SQM__MEMORY_KEYS
 SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
 
 /* ---- orders of a scan ------------------------------------------------------------------------------------

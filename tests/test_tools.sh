@@ -30,7 +30,7 @@ expect 0 '^usage: sqm-info' "$build/sqm-info" --help
 expect 2 '^usage: sqm-info' "$build/sqm-info"
 expect 2 "unexpected '--nonsense'" "$build/sqm-info" --nonsense
 expect 2 'positive number' "$build/sqm-info" "$toy" -c 0
-expect 2 'f32 or f16' "$build/sqm-info" "$toy" --kv q8
+expect 2 'f32, f16 or q8' "$build/sqm-info" "$toy" --kv q9
 expect 1 'cannot open' "$build/sqm-info" "$work/absent.sqm"
 expect 0 'as they were written' "$build/sqm-info" --verify "$toy"
 expect 0 '^mix r0 r0 attention w=@embed,- eps=1e-05$' "$build/sqm-info" --recipe "$toy"
