@@ -31,25 +31,13 @@ static void bench_finish(bench *b, int ok)
     b->open = 1;
 }
 
-/* By extension: .json, .gguf, .bin (llama2.c), .txt (RWKV), "" for bytes. */
+/* By what the file is; "" for bytes. */
 static int bench_open(bench *b, const char *path)
 {
-    gguf_file g;
-    const conv_file *f;
     int ok;
     memset(b, 0, sizeof *b);
     conv_env_open(&b->env);
-    if (!*path) {
-        ok = tok_from_bytes(&b->env, &b->blob);
-    } else if (conv_ends_with(path, ".json")) {
-        ok = tok_from_hf(&b->env, path, &b->blob);
-    } else if (conv_ends_with(path, ".gguf")) {
-        ok = gguf_open(&g, &b->env, path) && tok_from_gguf(&b->env, &g, &b->blob);
-    } else {
-        f = conv_open(&b->env, path);
-        ok = f && (conv_ends_with(path, ".txt") ? tok_from_rwkv(&b->env, f, &b->blob)
-                                                : tok_from_llama2c(&b->env, f, &b->blob));
-    }
+    ok = tok_from_file(&b->env, *path ? path : "bytes", &b->blob);
     bench_finish(b, ok);
     return b->open;
 }
@@ -573,13 +561,18 @@ static void check_import_error(const char *json, const char *part)
 static void test_import_names_what_it_does_not_know(void)
 {
 #define MODEL "\"model\":{\"type\":\"BPE\",\"vocab\":{\"a\":0,\"b\":1,\"ab\":2},\"merges\":[\"a b\"]}"
-    check_import_error("{\"model\":{\"type\":\"WordPiece\"}}", "the model \"WordPiece\"");
+    check_import_error("{\"model\":{\"type\":\"WordLevel\",\"merges\":[]}}", "the model \"WordLevel\"");
+    check_import_error("{\"model\":{\"type\":\"WordPiece\"}}", "this WordPiece model");
+    check_import_error("{\"model\":{\"type\":\"Unigram\",\"vocab\":[[\"a\"]]}}", "no text with a score");
     check_import_error("{" MODEL ",\"decoder\":{\"type\":\"CTC\"}}", "the decoder \"CTC\"");
-    check_import_error("{" MODEL ",\"normalizer\":{\"type\":\"BertNormalizer\"}}",
-                       "the normalizer \"BertNormalizer\"");
+    check_import_error("{" MODEL ",\"normalizer\":{\"type\":\"Nmt\"}}", "the normalizer \"Nmt\"");
     check_import_error("{" MODEL ",\"normalizer\":{\"type\":\"Sequence\","
-                       "\"normalizers\":[{\"type\":\"NFKD\"}]}}",
-                       "NFKD");
+                       "\"normalizers\":[{\"type\":\"NFKX\"}]}}",
+                       "NFKX");
+    check_import_error("{" MODEL ",\"normalizer\":{\"type\":\"Precompiled\","
+                       "\"precompiled_charsmap\":\"AAAA\"}}", "charsmap");
+    check_import_error("{" MODEL ",\"normalizer\":{\"type\":\"Precompiled\","
+                       "\"precompiled_charsmap\":\"A?\"}}", "base64");
     check_import_error("{" MODEL ",\"pre_tokenizer\":{\"type\":\"UnicodeScripts\"}}", "UnicodeScripts");
     check_import_error("{" MODEL ",\"decoder\":{\"type\":\"Fuse\"},\"post_processor\":{\"type\":\"X\"}}",
                        "post-processor \"X\"");
@@ -792,17 +785,27 @@ static void test_real_tokenizers(const char *shared, const char *where)
     static const char *const names[][2] = {            /* strings, tokenizer */
         { "smollm2", "smollm2/model.gguf" },
         { "gpt2-whisper-en", "gpt2-whisper-en/tokenizer.json" },
+        { "whisper-multi", "whisper-multi/tokenizer.json" },
+        { "gpt-neox-20b", "gpt-neox-20b/tokenizer.json" },
+        { "claude", "claude/tokenizer.json" },
         { "llama3", "llama3/tokenizer.json" },
         { "qwen3", "qwen3/tokenizer.json" },
+        { "gpt35turbo", "gpt35turbo/tokenizer.json" },
         { "gpt4o", "gpt4o/tokenizer.json" },
+        { "gptoss", "gptoss/tokenizer.json" },
+        { "deepseek_v3", "deepseek_v3/tokenizer.json" },
+        { "mistral-tekken", "mistral-tekken/tekken.json" },
         { "llama2", "llama2/tokenizer.json" },
         { "gemma3", "gemma3/tokenizer.json" },
         { "gemma3", "gemma3/model.gguf" },
-        { "llama2c-tok512", "../real/models/stories260k/tok512.bin" },
-        { "gptoss", "gptoss/tokenizer.json" },
-        { "deepseek_v3", "deepseek_v3/tokenizer.json" },
-        { "gpt35turbo", "gpt35turbo/tokenizer.json" },
         { "gemini", "gemini/tokenizer.json" },
+        { "mistral-v1-spm", "mistral-v1-spm/tokenizer.model" },
+        { "mistral-v3-spm", "mistral-v3-spm/tokenizer.model" },
+        { "llama2c-tok512", "../real/models/stories260k/tok512.bin" },
+        { "unigram-multilingual", "unigram-multilingual/tokenizer.json" },
+        { "bert-uncased", "bert-uncased/tokenizer.json" },
+        { "bert-cased", "bert-cased/tokenizer.json" },
+        { "mpnet", "mpnet/tokenizer.json" },
         { "rwkv-world", "rwkv-world/rwkv_vocab_v20230424.txt" }
     };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {

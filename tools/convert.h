@@ -243,16 +243,22 @@ static void convert__notes(conv *c, const convert_input *in, sqm_writer *w)
 }
 
 /* ---- tokenizer ----------------------------------------------------------------------------------------- */
-static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
+/* The file beside a checkpoint; NULL: there is none.                                                       */
+static const char *convert__find_tokenizer(conv *c, const convert_input *in)
 {
-    const conv_file *f;
-    gguf_file g;
-    if (strcmp(path, "bytes") == 0) return tok_from_bytes(c->env, blob);
-    if (conv_ends_with(path, ".json")) return tok_from_hf(c->env, path, blob);
-    if (conv_ends_with(path, ".gguf")) return gguf_open(&g, c->env, path) && tok_from_gguf(c->env, &g, blob);
-    f = conv_open(c->env, path);
-    if (conv_ends_with(path, ".txt")) return f && tok_from_rwkv(c->env, f, blob);
-    return f && tok_from_llama2c(c->env, f, blob);
+    static const char *const names[] = { "tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model",
+                                         "sentencepiece.bpe.model", "qwen.tiktoken",
+                                         "rwkv_vocab_v20230424.txt" };
+    const char *path;
+    if (in->is_llama2c) {
+        path = conv_join_path(c->env, in->directory, "tokenizer.bin");
+        return conv_file_exists(path) ? path : NULL;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        path = conv_join_path(c->env, in->directory, names[i]);
+        if (conv_file_exists(path)) return path;
+    }
+    return NULL;
 }
 
 /* The tokenizer that was asked for, or that is in or beside the checkpoint. None is fine.                  */
@@ -270,12 +276,10 @@ static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const c
         ok = tok_from_gguf(c->env, &in->gguf, &blob);
     } else {
         if (!path) {
-            path = conv_join_path(c->env, in->directory, in->is_llama2c ? "tokenizer.bin" : "tokenizer.json");
-            if (!conv_file_exists(path)) path = conv_join_path(c->env, in->directory,
-                                                               "rwkv_vocab_v20230424.txt");
-            if (!conv_file_exists(path)) return 1;
+            path = convert__find_tokenizer(c, in);
+            if (!path) return 1;
         }
-        ok = convert__read_tokenizer(c, path, &blob);
+        ok = tok_from_file(c->env, path, &blob);
     }
     if (!ok) {
         const size_t n = strlen(c->env->error);

@@ -103,7 +103,7 @@ static CONV_UNUSED int tok_from_rwkv(conv_env *env, const conv_file *f, tok_blob
             if (b.type[id] == SQM__TOKEN_NORMAL)
                 return conv_fail(env, "%s: line %llu: token %lld is there twice", f->path,
                                  (unsigned long long)l.number, (long long)id);
-            b.raw[id] = b.text[id] = text;
+            b.raw[id] = b.text[id] = b.key[id] = text;
             b.type[id] = SQM__TOKEN_NORMAL;
         }
     }
