@@ -11253,6 +11253,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      added tokens   texts that are tokens by themselves ("<|im_end|>") are cut out, leftmost, then longest
      normalizers    the text between them is rewritten: prefix, replacement, strip, Unicode normal form
      added tokens   a second list, which is looked for in the normalised text
+     normalizers    a second list, for the text between those
      splits         pieces are cut in smaller pieces, step by step, by regular expressions
      model          kinds 2, 3: a piece becomes symbols (bytes or characters), neighbours are merged by
                     rank, lowest first, then leftmost; one known to merge into one token is looked up whole.
@@ -11293,6 +11294,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      31 scores      f64 [n + 1]  kind 5: of each token; the last: of a character that no token begins with
      32 breaks      u32          grapheme clusters: first code point << 4 | SQM__BREAK_*, sorted
      33 words       u32 [2]      kind 4: cell from which tokens inside a word are looked for; most characters
+     34 late        sqm__tok_step  the second list of normalizers
    Arrays begin at multiples of 4. A reader ignores arrays that it does not know and refuses kinds and steps
    that it does not know, so tables can be added. Hash chains are at most *_probe cells long.
 
@@ -11318,7 +11320,8 @@ enum { SQM__A_OFFSETS, SQM__A_TEXT, SQM__A_ATTRIBUTES, SQM__A_INDEX, SQM__A_MERG
        SQM__A_PREFIX, SQM__A_SUFFIX, SQM__A_NORMALIZERS, SQM__A_SPLITS, SQM__A_DECODERS, SQM__A_STRINGS,
        SQM__A_PROGRAM, SQM__A_CLASSES, SQM__A_TOGGLES, SQM__A_FIRSTS, SQM__A_RUNS, SQM__A_BLOCKS,
        SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_OLD,
-       SQM__A_TRIE, SQM__A_MAPS, SQM__A_SCORES, SQM__A_BREAKS, SQM__A_WORDS, SQM__A_COUNT };
+       SQM__A_TRIE, SQM__A_MAPS, SQM__A_SCORES, SQM__A_BREAKS, SQM__A_WORDS, SQM__A_LATE,
+       SQM__A_COUNT };
 
 typedef struct sqm__tok_header {                       /* 64 bytes */
     uint32_t version, kind, flags;
@@ -11339,7 +11342,7 @@ typedef struct sqm__tok_header {                       /* 64 bytes */
    replaced as a whole if a text of the trie begins it), 7 put a for matches of ops b .. b + b_bytes.
    Splits: 1 regular expression, ops a .. a + a_bytes of the program, flags = behaviour, + 256 to exchange
    matches and gaps; 2 before each space after a byte that is no space and not one of the bytes of a.
-   Decoders: 1 strip up to `flags` bytes a from the start, 2 put a before a token that stands inside a word if
+   Decoders: 1 strip up to `flags` bytes a from the start (b: but none of special tokens), 2 put a before a token that stands inside a word if
    the text begins with it.                                                                                */
 enum { SQM__NORM_PREPEND = 1, SQM__NORM_REPLACE = 2, SQM__NORM_STRIP = 3, SQM__NORM_NFC = 4,
        SQM__NORM_CLASS = 5, SQM__NORM_MAP = 6, SQM__NORM_REGEX = 7 };
@@ -11400,7 +11403,7 @@ SQM__UNUSED static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_to
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
 {
     static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1,
-                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4, 8, 8, 8, 4, 4 };
+                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4, 8, 8, 8, 4, 4, 32 };
     const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
     const uint8_t *table = t->blob + sizeof(sqm__tok_header);
     if (t->h->n_arrays > room)
@@ -11579,9 +11582,9 @@ static int sqm__tok_map_fits(const sqm__tok *t, const sqm__tok_step *s)
     return 1;
 }
 
-static sqm_result sqm__tok_check_normalizer(const sqm__tok *t, uint32_t i, sqm_error *err)
+static sqm_result sqm__tok_check_normalizer(const sqm__tok *t, int list, uint32_t i, sqm_error *err)
 {
-    const sqm__tok_step *s = sqm__tok_steps(t, SQM__A_NORMALIZERS) + i;
+    const sqm__tok_step *s = sqm__tok_steps(t, list) + i;
     const uint32_t n_classes = t->count[SQM__A_CLASSES];
     int ok = sqm__tok_string_fits(t, s->a, s->a_bytes) && i < 16;
     switch (s->kind) {
@@ -11603,7 +11606,10 @@ static sqm_result sqm__tok_check_steps(const sqm__tok *t, sqm_error *err)
 {
     const sqm__tok_step *split = sqm__tok_steps(t, SQM__A_SPLITS);
     const sqm__tok_step *decode = sqm__tok_steps(t, SQM__A_DECODERS);
-    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++) SQM__TRY(sqm__tok_check_normalizer(t, i, err));
+    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++)
+        SQM__TRY(sqm__tok_check_normalizer(t, SQM__A_NORMALIZERS, i, err));
+    for (uint32_t i = 0; i < t->count[SQM__A_LATE]; i++)
+        SQM__TRY(sqm__tok_check_normalizer(t, SQM__A_LATE, i, err));
     if (t->count[SQM__A_SPLITS] > SQM__MAX_SPLITS)
         SQM__FAIL(err, SQM_E_LIMIT, t->count[SQM__A_SPLITS], "tokenizer: %z split steps, at most %d",
                   (uint64_t)t->count[SQM__A_SPLITS], (int32_t)SQM__MAX_SPLITS);
@@ -11789,8 +11795,8 @@ typedef struct sqm__tok_run {
     uint32_t          flags;
     int32_t          *ids;
     int32_t           cap, n;                          /* n counts on when ids are full */
-    uint8_t          *buffer[2];                       /* normalizers write from one to the other */
-    uint32_t          buffer_bytes;
+    uint8_t          *buffer[4];                       /* normalizers write from one to the other of two */
+    uint32_t          buffer_bytes, which;
     uint32_t         *symbol, *rank, *merged, *previous, *next;                    /* [max_symbols] each */
     uint32_t          max_symbols;
     uint64_t         *heap;                            /* [max_codes]: merging, sums of scores, normal forms */
@@ -11834,11 +11840,13 @@ static size_t sqm__step_bound(const sqm__tok *t, const sqm__tok_step *s, size_t 
 /* Bytes that a text of n bytes may have between normalizers; 0: more than can be handled. */
 static size_t sqm__tok_bound(const sqm__tok *t, size_t n, int *has_forms)
 {
-    const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_NORMALIZERS);
+    const uint32_t early = t->count[SQM__A_NORMALIZERS], all = early + t->count[SQM__A_LATE];
     size_t most = n;
-    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS] && n <= SQM__TOK_MAX_TEXT; i++, step++) {
-        if (step->kind == SQM__NORM_NFC) *has_forms = 1;
-        n = sqm__step_bound(t, step, n);
+    for (uint32_t i = 0; i < all && n <= SQM__TOK_MAX_TEXT; i++) {
+        const sqm__tok_step *s = i < early ? sqm__tok_steps(t, SQM__A_NORMALIZERS) + i
+                                           : sqm__tok_steps(t, SQM__A_LATE) + (i - early);
+        if (s->kind == SQM__NORM_NFC) *has_forms = 1;
+        n = sqm__step_bound(t, s, n);
         if (n > most) most = n;
     }
     return most > SQM__TOK_MAX_TEXT ? 0 : most;
@@ -11849,7 +11857,8 @@ static size_t sqm__tok_bound(const sqm__tok *t, size_t n, int *has_forms)
 static int sqm__tok_layout(sqm__tok_run *r, const sqm__tok *t, size_t bytes, sqm__arena *a)
 {
     int has_forms = 0;
-    const size_t bound = sqm__tok_bound(t, bytes, &has_forms), normalizers = t->count[SQM__A_NORMALIZERS];
+    const size_t bound = sqm__tok_bound(t, bytes, &has_forms), late = t->count[SQM__A_LATE];
+    const size_t normalizers = t->count[SQM__A_NORMALIZERS] + (t->count[SQM__A_NORMAL] ? 0 : late);
     const int scores = t->h->kind == SQM__TOK_UNIGRAM;
     const size_t symbols = t->count[SQM__A_MERGES] || scores ? bound + 1 : 0, merges = scores ? 0 : symbols;
     const size_t heap = merges ? 2 * bound + 64 : has_forms ? bound + 64 : symbols;
@@ -11866,6 +11875,8 @@ static int sqm__tok_layout(sqm__tok_run *r, const sqm__tok *t, size_t bytes, sqm
     r->frames = (sqm__regex_frame *)sqm__arena_push(a, t->h->regex_frames * sizeof(sqm__regex_frame), 4);
     r->buffer[0] = (uint8_t *)sqm__arena_push(a, normalizers > 0 ? bound : 0, 1);
     r->buffer[1] = (uint8_t *)sqm__arena_push(a, normalizers > 1 ? bound : 0, 1);
+    r->buffer[2] = (uint8_t *)sqm__arena_push(a, t->count[SQM__A_NORMAL] && late > 0 ? bound : 0, 1);
+    r->buffer[3] = (uint8_t *)sqm__arena_push(a, t->count[SQM__A_NORMAL] && late > 1 ? bound : 0, 1);
     return !a->full;
 }
 
@@ -12824,22 +12835,24 @@ static void sqm__norm_form(sqm__tok_run *r, const sqm__tok_step *s, sqm__output 
     sqm__write(o, text + copied, bytes - copied);
 }
 
-/* Applies the normalizers; returns the text where it lies now. is_start: nothing of the whole text is before
-   it (white space that is stripped counts, as in the reference library). */
-static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, uint32_t *bytes, int is_start)
+/* Applies a list of normalizers; returns the text where it lies now. *is_start: nothing of the whole text is
+   before it (white space that is stripped counts, as in the reference library). */
+static const uint8_t *sqm__normalize_text(sqm__tok_run *r, int list, const uint8_t *text, uint32_t *bytes,
+                                          int *is_start)
 {
     const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS), *before;
-    const sqm__tok_step *s = sqm__tok_steps(r->t, SQM__A_NORMALIZERS);
+    const sqm__tok_step *s = sqm__tok_steps(r->t, list);
     sqm__output o;
-    int which = 0;
-    for (uint32_t i = 0; i < r->t->count[SQM__A_NORMALIZERS] && *bytes; i++, s++) {
-        o.dst = r->buffer[which];
+    if (list == SQM__A_NORMALIZERS) r->which = 0;      /* else go on from there, or from buffers of its own: */
+    else if (r->t->count[SQM__A_NORMAL]) r->which = 2; /* other parts of the text before are still needed */
+    for (uint32_t i = 0; i < r->t->count[list] && *bytes; i++, s++) {
+        o.dst = r->buffer[r->which];
         o.room = r->buffer_bytes;
         o.n = 0;
         o.full = 0;
         switch (s->kind) {
         case SQM__NORM_PREPEND:
-            if ((s->flags & 2) && !is_start) continue;
+            if ((s->flags & 2) && !*is_start) continue;
             if ((s->flags & 1) && sqm__tok_begins(text, *bytes, strings + s->a, s->a_bytes)) continue;
             sqm__write(&o, strings + s->a, s->a_bytes);
             sqm__write(&o, text, *bytes);
@@ -12850,7 +12863,7 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, 
         case SQM__NORM_STRIP:
             before = text;
             text = sqm__norm_strip(r->t, s, text, bytes);
-            is_start = is_start && text == before;
+            *is_start = *is_start && text == before;
             continue;
         case SQM__NORM_CLASS: sqm__norm_class(r->t, s, &o, text, *bytes); break;
         case SQM__NORM_MAP: sqm__norm_map(r->t, s, &o, text, *bytes); break;
@@ -12862,7 +12875,7 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, 
                                   "tokenizer: the text of normalizer %z is too long", (uint64_t)i);
         text = o.dst;
         *bytes = o.n;
-        which = !which;
+        r->which ^= 1;
     }
     return text;
 }
@@ -12950,19 +12963,20 @@ static int sqm__added_next(const sqm__tok_run *r, int list, const uint8_t *text,
 }
 
 /* Cuts text at the tokens of a list; what lies between goes on to the next stage. */
-static void sqm__tok_stage(sqm__tok_run *r, int list, const uint8_t *text, uint32_t bytes)
+static void sqm__tok_stage(sqm__tok_run *r, int list, const uint8_t *text, uint32_t bytes, int is_start)
 {
+    const int next = list == SQM__A_ADDED ? SQM__A_NORMALIZERS : SQM__A_LATE;
     sqm__added_hit hit;
     uint32_t at = 0, scan = 0;
     while (r->result == SQM_OK) {
         const int found = sqm__added_next(r, list, text, at, scan, bytes, &hit);
-        const uint32_t end = found ? hit.begin : bytes;
-        if (end > at && list == SQM__A_NORMAL) {
-            sqm__tok_pieces(r, text + at, end - at);
-        } else if (end > at) {
-            uint32_t n = end - at;
-            const uint8_t *normal = sqm__normalize_text(r, text + at, &n, at == 0);
-            if (r->result == SQM_OK) sqm__tok_stage(r, SQM__A_NORMAL, normal, n);
+        uint32_t n = (found ? hit.begin : bytes) - at;
+        if (n > 0) {
+            int starts = is_start && at == 0;
+            const uint8_t *normal = sqm__normalize_text(r, next, text + at, &n, &starts);
+            if (r->result != SQM_OK) return;
+            if (list == SQM__A_NORMAL) sqm__tok_pieces(r, normal, n);
+            else sqm__tok_stage(r, SQM__A_NORMAL, normal, n, starts);
         }
         if (!found) return;
         sqm__tok_emit(r, hit.id);
@@ -13015,7 +13029,7 @@ static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes
     r.steps = 65536 + 512 * (uint64_t)bytes;           /* real expressions take about 10 a character */
     for (uint32_t i = 0; !(flags & SQM_TOKENS_BARE) && i < t->count[SQM__A_PREFIX]; i++)
         sqm__tok_emit(&r, sqm__tok_i32(t, SQM__A_PREFIX)[i]);
-    sqm__tok_stage(&r, SQM__A_ADDED, (const uint8_t *)text, (uint32_t)bytes);
+    sqm__tok_stage(&r, SQM__A_ADDED, (const uint8_t *)text, (uint32_t)bytes, 1);
     for (uint32_t i = 0; !(flags & SQM_TOKENS_BARE) && i < t->count[SQM__A_SUFFIX]; i++)
         sqm__tok_emit(&r, sqm__tok_i32(t, SQM__A_SUFFIX)[i]);
     return r.result == SQM_OK ? r.n : (int32_t)r.result;
@@ -13051,6 +13065,8 @@ static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n,
                                     (size_t)(used < (uint64_t)(uint32_t)cap ? used : (uint64_t)(uint32_t)cap));
                 continue;
             }
+            if (step[k].b && (sqm__tok_u8(t, SQM__A_ATTRIBUTES)[ids[i]] & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL)
+                strip[k] = 0;
             while (bytes && strip[k] && text[0] == step[k].a) { text++; bytes--; strip[k]--; }
             if (bytes) strip[k] = 0;
         }

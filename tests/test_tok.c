@@ -736,6 +736,7 @@ static void test_blob_damage_is_harmless(const char *path)
     uint32_t accepted = 0;
     bench b;
     CHECK(bench_open(&b, path));
+    if (!b.open) return;
     copy = (uint8_t *)malloc((size_t)b.blob.bytes);
     for (uint64_t n = 0; n < b.blob.bytes; n += n < 512 ? 1 : 61) {
         uint8_t *exact = (uint8_t *)malloc((size_t)n + 1);
@@ -842,6 +843,12 @@ int main(int argc, char **argv)
     check_file("tests/data/tok_spm.json", "tests/data/tok_spm.json");
     check_file("tests/data/tok_meta.json", "tests/data/tok_meta.json");
     check_file("tests/data/tok_split.json", "tests/data/tok_split.json");
+    check_file("tests/data/tok_word.json", "tests/data/tok_word.json");
+    check_file("tests/data/tok_unigram.json", "tests/data/tok_unigram.json");
+    check_file("tests/data/tok_forms.json", "tests/data/tok_forms.json");
+    check_file("tests/data/tok_tekken.json", "tests/data/tok_tekken.json");
+    check_file("tests/data/tok_piece_bpe.model", "tests/data/tok_piece_bpe_cases.json");
+    check_file("tests/data/tok_piece_unigram.model", "tests/data/tok_piece_unigram_cases.json");
     check_file("tests/data/tok512.bin", "tests/data/tok512_cases.json");
     test_import_gguf_scores();
     test_import_gguf_merges();
@@ -855,6 +862,8 @@ int main(int argc, char **argv)
     test_tok_memory_is_exact("");
     test_tok_memory_is_exact("tests/data/tok_bytes.json");
     test_tok_memory_is_exact("tests/data/tok_spm.json");
+    test_tok_memory_is_exact("tests/data/tok_word.json");
+    test_tok_memory_is_exact("tests/data/tok_unigram.json");
     test_tok_long_pieces();
     test_tok_text_without_words();
     test_tok_roles_and_texts();
@@ -862,7 +871,15 @@ int main(int argc, char **argv)
     test_blob_damage_is_harmless("tests/data/tok_bytes.json");
     test_blob_damage_is_harmless("tests/data/tok_spm.json");
     test_blob_damage_is_harmless("tests/data/tok_meta.json");
+    test_blob_damage_is_harmless("tests/data/tok_word.json");
+    test_blob_damage_is_harmless("tests/data/tok_unigram.json");
+    test_blob_damage_is_harmless("tests/data/tok_forms.json");
     test_import_damage_is_harmless("tests/data/tok_bytes.json", ".json");
+    test_import_damage_is_harmless("tests/data/tok_word.json", ".json");
+    test_import_damage_is_harmless("tests/data/tok_unigram.json", ".json");
+    test_import_damage_is_harmless("tests/data/tok_tekken.json", ".json");
+    test_import_damage_is_harmless("tests/data/tok_piece_bpe.model", ".model");
+    test_import_damage_is_harmless("tests/data/tok_piece_unigram.model", ".model");
     test_blob_damage_is_harmless(TEST_TMP "tok_longest.txt");
     test_import_damage_is_harmless("tests/data/tok512.bin", ".bin");
     test_import_damage_is_harmless(TEST_TMP "tok_longest.txt", ".txt");

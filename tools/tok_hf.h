@@ -92,7 +92,7 @@ static int tok_hf_replace(tok_hf *h, const json_value *n)
     if (!tok_compile(&h->b.tables, regex->text, regex->n, &first, &count)) return 0;
     tok_add_normalizer(&h->b, SQM__NORM_REGEX, 0, to, tok_make_text("", 0));
     if (h->b.env->failed) return 0;
-    s = &h->b.normalizers.steps[h->b.normalizers.n - 1];
+    s = &h->b.into->steps[h->b.into->n - 1];
     s->b = first;
     s->b_bytes = count;
     return 1;
@@ -268,7 +268,7 @@ static int tok_hf_pre(tok_hf *h, const json_value *p)
     if (json_text_is(type, "WhitespaceSplit"))
         return h->metaspace ? tok_hf_words_of_metaspace(h) : tok_add_split(&h->b, "\\s", 2, SQM__SPLIT_REMOVED);
     if (json_text_is(type, "Whitespace"))
-        return tok_add_split(&h->b, "\\w+|[^\\w\\s]+", 13, SQM__SPLIT_REMOVED | SQM__SPLIT_INVERT);
+        return tok_add_split(&h->b, "\\w+|[^\\w\\s]+", 12, SQM__SPLIT_REMOVED | SQM__SPLIT_INVERT);
     if (json_text_is(type, "BertPreTokenizer")) return tok_add_bert_split(&h->b);
     if (json_text_is(type, "Punctuation")) {
         uint32_t flags = SQM__SPLIT_ISOLATED;
@@ -641,8 +641,9 @@ static int tok_hf_build(tok_hf *h, tok_blob *out)
     tok_hf_each(h, pre, "pretokenizers", tok_hf_see_pre, 0);
     tok_hf_each(h, decoder, "decoders", tok_hf_see_decoder, 0);
     if (h->b.env->failed || !tok_hf_model(h) ||
-        !tok_hf_each(h, json_get(h->root, "normalizer"), "normalizers", tok_hf_normalizer, 0) ||
-        !tok_hf_each(h, pre, "pretokenizers", tok_hf_pre, 0)) return 0;
+        !tok_hf_each(h, json_get(h->root, "normalizer"), "normalizers", tok_hf_normalizer, 0)) return 0;
+    h->b.into = &h->b.late;                            /* pre-tokenizers change the text between added tokens */
+    if (!tok_hf_each(h, pre, "pretokenizers", tok_hf_pre, 0)) return 0;
     if (!decoder || json_is(decoder, JSON_NULL))
         return conv_fail(h->b.env, "%s: a tokenizer without a decoder is not supported", h->path);
     if (h->marks && !h->replaces_spaces)

@@ -26,8 +26,9 @@ typedef struct tok_added {
     tok_text content;                 /* what is looked for */
     int32_t  id;
     uint32_t flags;
-    int      normalized;              /* looked for after the normalizers */
+    int      normalized;              /* looked for after the normalizers; TOK_AS_IS: just so, else normalised */
 } tok_added;
+enum { TOK_AS_IS = 2 };
 
 typedef struct tok_ids { int32_t *ids; uint64_t n, room; } tok_ids;
 typedef struct tok_steps { sqm__tok_step *steps; uint64_t n, room; } tok_steps;
@@ -51,7 +52,8 @@ typedef struct tok_builder {
     uint64_t       n_merges, room_merges;
     tok_added     *added;
     uint64_t       n_added, room_added;
-    tok_steps      normalizers, splits, decoders;
+    tok_steps      normalizers, late, splits, decoders;
+    tok_steps     *into;              /* the list that gets the next normalizers */
     char          *strings;
     uint64_t       n_strings, room_strings;
     tok_ids        ends, prefix, suffix;
@@ -185,6 +187,7 @@ static void tok_open(tok_builder *b, conv_env *env, uint32_t kind)
     b->env = b->tables.env = env;
     b->kind = kind;
     b->model_unk = -1;
+    b->into = &b->normalizers;
     for (int i = 0; i < 4; i++) b->role[i] = -1;
     for (int i = 0; i < 256; i++) b->chars[i] = b->bytes[i] = -1;
 }
@@ -247,7 +250,7 @@ static sqm__tok_step *tok_add_step(tok_builder *b, tok_steps *list, uint32_t kin
 
 static void tok_add_normalizer(tok_builder *b, uint32_t kind, uint32_t flags, tok_text a, tok_text with)
 {
-    sqm__tok_step *s = tok_add_step(b, &b->normalizers, kind, flags);
+    sqm__tok_step *s = tok_add_step(b, b->into, kind, flags);
     if (!s) return;
     s->a = tok_add_string(b, a);
     s->a_bytes = a.bytes;
@@ -264,7 +267,7 @@ static void tok_add_class_normalizer(tok_builder *b, uint32_t flags, const tok_s
     sqm__tok_step *s;
     tok_add_normalizer(b, SQM__NORM_CLASS, flags, tok_make_text(with, strlen(with)), tok_make_text("", 0));
     if (b->env->failed) return;
-    s = &b->normalizers.steps[b->normalizers.n - 1];
+    s = &b->into->steps[b->into->n - 1];
     s->b = k;
 }
 
@@ -282,8 +285,8 @@ static void tok_add_strip(tok_builder *b, uint32_t flags, const tok_set *set)
 {
     tok_add_normalizer(b, SQM__NORM_STRIP, flags, tok_make_text("", 0), tok_make_text("", 0));
     if (b->env->failed || !set) return;
-    b->normalizers.steps[b->normalizers.n - 1].b = tok_add_class(&b->tables, set);
-    b->normalizers.steps[b->normalizers.n - 1].b_bytes = 1;
+    b->into->steps[b->into->n - 1].b = tok_add_class(&b->tables, set);
+    b->into->steps[b->into->n - 1].b_bytes = 1;
 }
 
 /* ---- normalizers that are maps ------------------------------------------------------------------------- */
@@ -324,7 +327,7 @@ static int tok_add_map(tok_builder *b, tok_pairs *p, uint32_t flags)
     }
     memcpy(b->maps.cells + first, t.cells, t.n * sizeof *t.cells);
     b->maps.n += t.n;
-    s = tok_add_step(b, &b->normalizers, SQM__NORM_MAP, flags);
+    s = tok_add_step(b, b->into, SQM__NORM_MAP, flags);
     if (!s) return 0;
     s->a = (uint32_t)first;
     s->a_bytes = t.n;
@@ -701,11 +704,11 @@ static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, c
 {
     sqm__tok_added *out;
     uint32_t n = 0, *by_byte;
-    for (uint64_t i = 0; i < b->n_added; i++) n += b->added[i].normalized == normalized;
+    for (uint64_t i = 0; i < b->n_added; i++) n += !b->added[i].normalized == !normalized;
     out = (sqm__tok_added *)tok_put(w, NULL, n, sizeof *out);
     for (uint64_t i = 0; out && i < b->n_added; i++) {
         const tok_added *a = &b->added[i];
-        if (a->normalized != normalized) continue;
+        if (!a->normalized != !normalized) continue;
         out->first = first[i];
         out->bytes = a->content.bytes;
         out->id = a->id;
@@ -714,7 +717,7 @@ static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, c
     }
     by_byte = (uint32_t *)tok_put(w, NULL, n ? 257 : 0, 4);
     for (uint64_t i = 0; by_byte && i < b->n_added; i++) {
-        if (b->added[i].normalized == normalized) by_byte[(unsigned char)b->added[i].content.text[0] + 1]++;
+        if (!b->added[i].normalized == !normalized) by_byte[(unsigned char)b->added[i].content.text[0] + 1]++;
     }
     for (uint32_t i = 1; by_byte && n && i < 257; i++) by_byte[i] += by_byte[i - 1];
 }
@@ -757,8 +760,9 @@ static void tok_add_classes(tok_builder *b, sqm__tok_header *h)
     tok_set *s;
     h->word_class = h->space_class = TOK_NONE;
     for (uint64_t i = 0; i < b->n_added; i++) flags |= b->added[i].flags;
-    for (uint64_t i = 0; i < b->normalizers.n; i++) {
-        const sqm__tok_step *step = &b->normalizers.steps[i];
+    for (uint64_t i = 0; i < b->normalizers.n + b->late.n; i++) {
+        const sqm__tok_step *step = i < b->normalizers.n ? &b->normalizers.steps[i]
+                                                         : &b->late.steps[i - b->normalizers.n];
         if (step->kind == SQM__NORM_STRIP && !step->b_bytes) flags |= SQM__ADDED_LSTRIP;
     }
     if (flags & (SQM__ADDED_LSTRIP | SQM__ADDED_RSTRIP)) {
@@ -822,6 +826,7 @@ static void tok_put_all(tok_builder *b, tok_writer *w)
     tok_put(w, b->scores, b->kind == SQM__TOK_UNIGRAM ? (uint64_t)b->n + 1 : 0, 8);
     tok_put(w, tok_break_runs, b->uses_breaks ? sizeof tok_break_runs / 4 : 0, 4);
     tok_put(w, b->words, b->kind == SQM__TOK_WORDPIECE ? 2 : 0, 4);
+    tok_put(w, b->late.steps, b->late.n, sizeof(sqm__tok_step));
     if (!b->env->failed) memcpy(w->data, &h, sizeof h);
 }
 
@@ -841,6 +846,7 @@ static int tok__run(tok_builder *b, tok_writer *w, sqm__tok *t, sqm__tok_run *r,
     if (!a.base || !sqm__tok_layout(r, t, (size_t)bytes, &a))
         return conv_fail(b->env, "tokenizer: a token is too long");
     r->err = NULL;
+    r->steps = 65536 + 512 * bytes;
     return 1;
 }
 
@@ -851,7 +857,7 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
     sqm__tok_run r;
     uint32_t longest = 1, n = 0;
     for (uint64_t i = 0; i < b->n_added; i++) {
-        n += b->added[i].normalized != 0;
+        n += b->added[i].normalized == 1;
         if (b->added[i].content.bytes > longest) longest = b->added[i].content.bytes;
     }
     if (n == 0 || b->normalizers.n == 0) return 1;
@@ -859,9 +865,10 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
     for (uint64_t i = 0; i < b->n_added; i++) {
         tok_added *a = &b->added[i];
         uint32_t bytes = a->content.bytes;
+        int is_start = 1;
         const uint8_t *text;
-        if (!a->normalized) continue;
-        text = sqm__normalize_text(&r, (const uint8_t *)a->content.text, &bytes, 1);
+        if (a->normalized != 1) continue;
+        text = sqm__normalize_text(&r, SQM__A_NORMALIZERS, (const uint8_t *)a->content.text, &bytes, &is_start);
         a->content = tok_make_text(conv_copy_text(b->env, text, bytes), bytes);
         if (bytes == 0)
             return conv_fail(b->env, "tokenizer: added token %d is empty after the normalizers", a->id);

@@ -182,7 +182,7 @@ static void tok_spm_added(tok_spm *m)
         if (m->kinds[i] == TOK_SPM_CONTROL || m->kinds[i] == TOK_SPM_UNKNOWN)
             tok_add_added(b, b->raw[i], (int32_t)i, SQM__ADDED_SPECIAL | bare, 0);
         if (m->kinds[i] == TOK_SPM_USER && m->model_type != TOK_SPM_UNIGRAM)
-            tok_add_added(b, b->raw[i], (int32_t)i, 0, 1);
+            tok_add_added(b, b->text[i], (int32_t)i, 0, TOK_AS_IS);
     }
 }
 
@@ -203,7 +203,7 @@ static int tok_spm_normalizers(tok_spm *m)
     if (m->prefix_space) tok_prepend_space(b, 0);
     if (m->prefix_space || m->squeeze) {
         s = tok_add_step(b, &b->decoders, SQM__DECODE_STRIP, m->squeeze ? 1000 : 1);
-        if (s) s->a = ' ';
+        if (s) { s->a = ' '; s->b = 1; }
     }
     return !b->env->failed;
 }

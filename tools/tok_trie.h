@@ -6,13 +6,13 @@
 
 typedef struct tok_key { const uint8_t *text; uint32_t bytes, value, order; } tok_key;
 
-enum { TOK_TRIE_FREE = 256, TOK_TRIE_MOST = (1 << 23) - 512, TOK_TRIE_TRIES = 64 };
+enum { TOK_TRIE_FREE = 256, TOK_TRIE_MOST = (1 << 23) - 512, TOK_TRIE_TRIES = 32 };
 
 typedef struct tok_trie {
     conv_env        *env;
     sqm__trie_cell  *cells;
     uint8_t         *base_used;       /* [room] */
-    uint32_t        *next_free;       /* [room] the free cell after a free cell; TOK_NONE: those beyond n */
+    uint32_t        *next;            /* [room] towards the next free cell; a free cell's own number */
     uint32_t         n, room;         /* cells up to the last one in use; cells there are */
     uint32_t         first[2];        /* free cell from which the search begins: one child, several */
 } tok_trie;
@@ -35,18 +35,23 @@ static int tok__trie_grow(tok_trie *t, uint32_t n)
     const uint32_t room = t->room < 4096 ? 8192 : 2 * t->room;
     sqm__trie_cell *cells;
     uint8_t *used;
+    uint32_t *next;
     if (n + 512 <= t->room) return 1;
     if (n > TOK_TRIE_MOST) return conv_fail(t->env, "tokenizer: the trie has more than %d cells", TOK_TRIE_MOST);
     cells = (sqm__trie_cell *)conv_alloc(t->env, room, sizeof *cells);
     used = (uint8_t *)conv_alloc(t->env, room, 1);
-    if (!cells || !used) return 0;
+    next = (uint32_t *)conv_alloc(t->env, room, sizeof *next);
+    if (!cells || !used || !next) return 0;
     if (t->room) memcpy(cells, t->cells, t->room * sizeof *cells);
     if (t->room) memcpy(used, t->base_used, t->room);
+    if (t->room) memcpy(next, t->next, t->room * sizeof *next);
     for (uint32_t i = t->room; i < room; i++) {
         cells[i].link = TOK_TRIE_FREE;
         cells[i].value = TOK_NONE;
+        next[i] = i;
     }
     t->cells = cells;
+    t->next = next;
     t->base_used = used;
     t->room = room;
     return tok__trie_grow(t, n);
@@ -57,18 +62,28 @@ static int tok__trie_free(const tok_trie *t, uint32_t cell)
     return cell > 0 && (t->cells[cell].link & 511) == TOK_TRIE_FREE;
 }
 
+/* The first free cell from `cell` on, below the room there is; paths on the way get shorter. */
+static uint32_t tok__trie_next_free(tok_trie *t, uint32_t cell)
+{
+    uint32_t free_cell = cell;
+    while (free_cell < t->room && t->next[free_cell] != free_cell) free_cell = t->next[free_cell];
+    while (cell < free_cell && cell < t->room) {
+        const uint32_t after = t->next[cell];
+        t->next[cell] = free_cell;
+        cell = after;
+    }
+    return free_cell;
+}
+
 /* A base for children with these bytes. */
 static uint32_t tok__trie_place(tok_trie *t, const uint8_t *labels, uint32_t n)
 {
-    uint32_t *from = &t->first[n > 1], tries = 0, cell = *from;
-    for (;; cell++) {
+    uint32_t *from = &t->first[n > 1], cell = *from;
+    for (uint32_t tries = 0; ; cell++) {
         uint32_t base, k;
+        cell = tok__trie_next_free(t, cell);
         if (!tok__trie_grow(t, cell + 256)) return 1;
-        if (!tok__trie_free(t, cell)) {
-            if (cell == *from) ++*from;
-            continue;
-        }
-        if (++tries > TOK_TRIE_TRIES) { *from = cell; tries = 0; }    /* crowded: begin later next time */
+        if (tries++ == TOK_TRIE_TRIES) *from = cell;   /* crowded: begin later next time */
         if (cell <= labels[0]) continue;
         base = cell - labels[0];
         if (t->base_used[base]) continue;
@@ -108,6 +123,7 @@ static void tok__trie_children(tok_trie *t, const tok_key *keys, tok_trie_node n
         child->depth = node.depth + 1;
         child->cell = base + labels[i];
         t->cells[child->cell].link = labels[i];
+        t->next[child->cell] = child->cell + 1;
         if (base + 256 > t->n) t->n = base + 256;
     }
 }
