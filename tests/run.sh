@@ -2,6 +2,7 @@
 # Runs the test suite and counts it: one line a case, the last line "N passed, N failed, N skipped".
 #   sh tests/run.sh            everything (what `make test` calls after building)
 #   sh tests/run.sh programs   only the test programs in $BUILD/tests
+#   sh tests/run.sh tokenizers only the reference tokenizers (what `make tokenizers` calls)
 # DATA=dir  adds the cases of that directory (hf/, real/).   MODELS=dir  adds real models, see tests/real_models.py.
 # An exit status of 77 means skipped: something the case needs is not on this machine.
 BUILD=${BUILD:-build}
@@ -88,8 +89,20 @@ scripts() {
     done
 }
 
-programs
-if [ "$1" != programs ]; then
+# The reference tokenizers, of those that tests/fetch_tokenizers.sh brought to $SQM_TOKENIZERS.
+tokenizers() {
+    if [ -z "$DATA" ] || [ -z "$SQM_TOKENIZERS" ]; then
+        verdict 77 "tokenizers (DATA and SQM_TOKENIZERS are not set)"
+    else
+        count tokenizers "$BUILD/tests/test_tok" "$DATA" "$SQM_TOKENIZERS" real
+    fi
+}
+
+[ "$1" = tokenizers ] || programs
+if [ "$1" = tokenizers ]; then
+    tokenizers
+elif [ "$1" != programs ]; then
+    tokenizers
     scripts
     [ -d tests/data/hf ] && count check "$BUILD/sqm-check" tests/data/hf/*
     [ -n "$DATA" ] && with_data
