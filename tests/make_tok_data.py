@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Makes tests/data/tok_*: small tokenizers of every kind that is supported, with what the Hugging Face library
-"tokenizers" (pip install tokenizers==0.23.3) does with hard strings, and splits of its expressions; SentencePiece
-models and a tekken.json with what sentencepiece==0.2.3 and tiktoken==0.14.0 do.
+"""Makes tests/data/tok_*: small tokenizers of every kind that is supported, with what the Hugging Face
+library "tokenizers" (pip install tokenizers==0.23.3) does with hard strings, and splits of its expressions;
+SentencePiece models and a tekken.json with what sentencepiece==0.2.3 and tiktoken==0.14.0 do.
 
     python3 tests/make_tok_data.py tests/data [SHARED]    with some of SHARED/real/tok/llama2c-tok512.json
 """
@@ -134,8 +134,9 @@ def words():
     t.normalizer = normalizers.BertNormalizer()
     t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
     t.decoder = decoders.WordPiece()
-    t.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=150, show_progress=False, special_tokens=[
-        '[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']))
+    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    t.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=150, show_progress=False,
+                                                            special_tokens=special))
     t.add_tokens([AddedToken('foo', single_word=True, normalized=True)])
     t.post_processor = processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
     return t

@@ -11,6 +11,7 @@
 #include "conv_npz.h"
 #include "conv_write.h"
 #include "tok_import.h"
+#include "chat_template.h"
 #include "arch/list.h"
 
 typedef struct convert_options {
@@ -185,15 +186,24 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
 }
 
 /* ---- notes --------------------------------------------------------------------------------------------- */
+/* The template as it is, and if it is known, what it comes to. */
+static void convert__put_chat(conv *c, sqm_writer *w, const char *text)
+{
+    const char *family, *frame = chat_describe(c->env, text, &family);
+    sqm_writer_meta(w, "chat_template", text);
+    if (!frame) return;
+    sqm_writer_meta(w, "chat_family", family);
+    sqm_writer_meta(w, "chat", frame);
+}
+
 static void convert__put_template(conv *c, sqm_writer *w, const json_value *v)
 {
-    if (json_is(v, JSON_STRING)) { sqm_writer_meta(w, "chat_template", v->text); return; }
+    if (json_is(v, JSON_STRING)) { convert__put_chat(c, w, v->text); return; }
     for (uint32_t i = 0; json_is(v, JSON_ARRAY) && i < json_count(v); i++) {       /* several, by name      */
         const json_value *text = json_get(json_at(v, i), "template");
         if (json_text_is(json_get(json_at(v, i), "name"), "default") && json_is(text, JSON_STRING))
-            sqm_writer_meta(w, "chat_template", text->text);
+            convert__put_chat(c, w, text->text);
     }
-    (void)c;
 }
 
 /* chat_template.jinja wins over the key in tokenizer_config.json.                                          */
@@ -205,10 +215,10 @@ static void convert__chat_template(conv *c, const convert_input *in, sqm_writer 
     if (in->is_llama2c) return;
     if (in->is_gguf) {
         const char *text = gguf_text(&in->gguf, gguf_find(&in->gguf, "tokenizer.chat_template"));
-        if (text) sqm_writer_meta(w, "chat_template", text);
+        if (text) convert__put_chat(c, w, text);
     } else if (conv_file_exists(jinja)) {
         const conv_file *f = conv_open(c->env, jinja);
-        if (f) sqm_writer_meta(w, "chat_template", conv_copy_text(c->env, f->data, (size_t)f->bytes));
+        if (f) convert__put_chat(c, w, conv_copy_text(c->env, f->data, (size_t)f->bytes));
     } else if (conv_file_exists(json)) {
         if (!json_read_file(&doc, json)) { conv_fail(c->env, "%s: %s", json, doc.error); return; }
         convert__put_template(c, w, json_get(doc.root, "chat_template"));

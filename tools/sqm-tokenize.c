@@ -15,7 +15,7 @@ static const char help[] =
     "usage: sqm-tokenize FILE [--bare] [--plain] [--control] < TEXT > IDS\n"
     "       sqm-tokenize FILE --decode < IDS > TEXT\n"
     "\n"
-    "FILE is a .sqm, or a tokenizer as it is published: tokenizer.json, tekken.json, SentencePiece's .model,\n"
+    "FILE is a .sqm, or a tokenizer as published: tokenizer.json, tekken.json, SentencePiece's .model,\n"
     ".tiktoken, .gguf, tokenizer.bin of llama2.c, RWKV's vocabulary; \"bytes\": one token a byte.\n"
     "Ids are decimal numbers in one line, with a space between. Text is taken and given back byte for byte.\n"
     "\n"

@@ -76,7 +76,8 @@ static int tok_hf_replace(tok_hf *h, const json_value *n)
     const tok_text from = tok_json_text(pattern), to = tok_json_text(json_get(n, "content"));
     sqm__tok_step *s;
     uint32_t first, count;
-    if (pattern && h->marks && json_text_is(pattern, " ") && json_text_is(json_get(n, "content"), tok_space_mark)) {
+    if (pattern && h->marks && json_text_is(pattern, " ") &&
+        json_text_is(json_get(n, "content"), tok_space_mark)) {
         h->replaces_spaces = 1;
         tok_marks_to_spaces(&h->b);
         return 1;
@@ -150,7 +151,8 @@ static int tok_hf_precompiled(tok_hf *h, const json_value *n)
     const json_value *map = json_get(n, "precompiled_charsmap");
     uint64_t bytes;
     uint8_t *data;
-    if (!json_is(map, JSON_STRING) || map->n == 0) return json_is(map, JSON_NULL) || json_is(map, JSON_STRING);
+    if (!json_is(map, JSON_STRING)) return json_is(map, JSON_NULL) || tok_hf_fail(h, "this charsmap of", n);
+    if (map->n == 0) return 1;
     data = tok_base64(h->b.env, map->text, map->n, &bytes);
     return data && tok_add_charsmap(&h->b, data, bytes, 1);
 }
@@ -266,7 +268,8 @@ static int tok_hf_pre(tok_hf *h, const json_value *p)
                              json_bool(json_get(p, "individual_digits"), 0) ? SQM__SPLIT_ISOLATED
                                                                              : SQM__SPLIT_CONTIGUOUS);
     if (json_text_is(type, "WhitespaceSplit"))
-        return h->metaspace ? tok_hf_words_of_metaspace(h) : tok_add_split(&h->b, "\\s", 2, SQM__SPLIT_REMOVED);
+        return h->metaspace ? tok_hf_words_of_metaspace(h)
+                            : tok_add_split(&h->b, "\\s", 2, SQM__SPLIT_REMOVED);
     if (json_text_is(type, "Whitespace"))
         return tok_add_split(&h->b, "\\w+|[^\\w\\s]+", 12, SQM__SPLIT_REMOVED | SQM__SPLIT_INVERT);
     if (json_text_is(type, "BertPreTokenizer")) return tok_add_bert_split(&h->b);
@@ -533,7 +536,7 @@ static int tok_hf_wordpiece(tok_hf *h)
     return !b->env->failed;
 }
 
-/* The vocabulary is a list of [text, score]; a character that no token begins with costs more than any token. */
+/* The vocabulary is a list of [text, score]; a character that no token begins with costs more than any. */
 static int tok_hf_unigram(tok_hf *h)
 {
     tok_builder *b = &h->b;
@@ -642,7 +645,7 @@ static int tok_hf_build(tok_hf *h, tok_blob *out)
     tok_hf_each(h, decoder, "decoders", tok_hf_see_decoder, 0);
     if (h->b.env->failed || !tok_hf_model(h) ||
         !tok_hf_each(h, json_get(h->root, "normalizer"), "normalizers", tok_hf_normalizer, 0)) return 0;
-    h->b.into = &h->b.late;                            /* pre-tokenizers change the text between added tokens */
+    h->b.into = &h->b.late;                            /* for pre-tokenizers: text between added tokens */
     if (!tok_hf_each(h, pre, "pretokenizers", tok_hf_pre, 0)) return 0;
     if (!decoder || json_is(decoder, JSON_NULL))
         return conv_fail(h->b.env, "%s: a tokenizer without a decoder is not supported", h->path);

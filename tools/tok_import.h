@@ -26,7 +26,7 @@ typedef struct tok_added {
     tok_text content;                 /* what is looked for */
     int32_t  id;
     uint32_t flags;
-    int      normalized;              /* looked for after the normalizers; TOK_AS_IS: just so, else normalised */
+    int      normalized;              /* looked for after the normalizers; not TOK_AS_IS: normalised itself */
 } tok_added;
 enum { TOK_AS_IS = 2 };
 
@@ -457,7 +457,8 @@ static int tok_add_bert_split(tok_builder *b)
     return tok_add_op(&b->tables, SQM__RE_SPLIT_FIRST, 3, first, 0) &&
            tok_add_op(&b->tables, SQM__RE_LOOP_ALL, k, 1, TOK_NONE) &&
            tok_add_op(&b->tables, SQM__RE_MATCH, 0, 0, 0) &&
-           tok_add_op(&b->tables, SQM__RE_CLASS, sign, 0, 0) && tok_add_op(&b->tables, SQM__RE_MATCH, 0, 0, 0);
+           tok_add_op(&b->tables, SQM__RE_CLASS, sign, 0, 0) &&
+           tok_add_op(&b->tables, SQM__RE_MATCH, 0, 0, 0);
 }
 
 /* A split at a text instead of an expression. */
@@ -729,7 +730,7 @@ static void tok_put_trie(tok_writer *w, tok_builder *b)
     uint32_t n = 0;
     tok_trie t;
     memset(&t, 0, sizeof t);
-    for (uint32_t i = b->n; keys && b->kind >= SQM__TOK_WORDPIECE && i > 0; i--) {    /* the last one counts */
+    for (uint32_t i = b->n; keys && b->kind >= SQM__TOK_WORDPIECE && i > 0; i--) {    /* the last counts */
         const tok_text a = b->key[i - 1];
         if (a.bytes == 0) continue;
         keys[n].text = (const uint8_t *)a.text;
@@ -868,7 +869,8 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
         int is_start = 1;
         const uint8_t *text;
         if (a->normalized != 1) continue;
-        text = sqm__normalize_text(&r, SQM__A_NORMALIZERS, (const uint8_t *)a->content.text, &bytes, &is_start);
+        text = sqm__normalize_text(&r, SQM__A_NORMALIZERS, (const uint8_t *)a->content.text, &bytes,
+                                   &is_start);
         a->content = tok_make_text(conv_copy_text(b->env, text, bytes), bytes);
         if (bytes == 0)
             return conv_fail(b->env, "tokenizer: added token %d is empty after the normalizers", a->id);

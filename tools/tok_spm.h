@@ -131,7 +131,7 @@ static int tok_spm_settings(tok_spm *m, tok_proto all)
         return conv_fail(m->h->b.env, "%s: not a SentencePiece model, or damaged", m->path);
     if (m->model_type == TOK_SPM_WORD || m->model_type > TOK_SPM_CHAR || m->suffix_space)
         return conv_fail(m->h->b.env, "%s: SentencePiece models of type %llu%s are not supported", m->path,
-                         (unsigned long long)m->model_type, m->suffix_space ? " with spaces behind words" : "");
+                         (unsigned long long)m->model_type, m->suffix_space ? ", spaces behind words" : "");
     return 1;
 }
 
@@ -153,7 +153,8 @@ static int tok_config_tokens(tok_hf *h, uint64_t n_own, uint64_t *n)
         if (id < n_own || !json_is(content, JSON_STRING) || content->n == 0) continue;
         h->b.raw[id] = h->b.text[id] = tok_json_text(content);
         h->b.type[id] = (uint8_t)(special ? SQM__TOKEN_SPECIAL : SQM__TOKEN_ADDED);
-        tok_add_added(&h->b, tok_json_text(content), (int32_t)id, special ? (uint32_t)SQM__ADDED_SPECIAL : 0, 0);
+        tok_add_added(&h->b, tok_json_text(content), (int32_t)id,
+                      special ? (uint32_t)SQM__ADDED_SPECIAL : 0, 0);
     }
     return !h->b.env->failed;
 }

@@ -1,7 +1,7 @@
-/* tok_tiktoken.h: tiktoken's vocabularies: lines "BASE64 RANK" (.tiktoken, also tokenizer.model of Llama 3), and
-   Mistral's tekken.json. Part of tok_import.h. Any two neighbours merge whose bytes together are a token, lowest
-   rank first; a piece that is a token is taken whole. Special tokens are not found in plain text.
-   A .tiktoken file does not say its regular expression: it is known for the published vocabularies, by size. */
+/* tok_tiktoken.h: tiktoken's vocabularies: lines "BASE64 RANK" (.tiktoken, tokenizer.model of Llama 3), and
+   Mistral's tekken.json. Part of tok_import.h. Any two neighbours merge whose bytes together are a token,
+   lowest rank first; a piece that is a token is taken whole. Special tokens are not found in plain text.
+   A .tiktoken file does not say its regular expression: those of published vocabularies are known by size. */
 #ifndef TOK_TIKTOKEN_H_INCLUDED
 #define TOK_TIKTOKEN_H_INCLUDED
 
@@ -101,7 +101,7 @@ static int tok_tekken_build(tok_hf *h, tok_blob *out)
 
 /* ---- lines of base64 ----------------------------------------------------------------------------------- */
 typedef struct tok_tiktoken {
-    const char *name;                 /* part of the file's name that tells vocabularies of one size apart */
+    const char *name;
     uint32_t    n;                    /* ranks */
     const char *pattern;
     const char *specials[8];          /* from token n on; "" leaves a number out */
@@ -119,9 +119,10 @@ static const tok_tiktoken tok_tiktokens[] = {
                                          "<|fim_suffix|>" }, NULL, 0 },
     { "o200k", 199998, TOK_RE_O200K, { "", "<|endoftext|>" }, NULL, 0 },
     { "qwen", 151643, TOK_RE_QWEN2, { "<|endoftext|>", "<|im_start|>", "<|im_end|>" }, NULL, 0 },
-    { "llama3", 128000, TOK_RE_LLAMA3, { "<|begin_of_text|>", "<|end_of_text|>", "<|reserved_special_token_0|>",
-                                         "<|reserved_special_token_1|>", "<|finetune_right_pad_id|>",
-                                         "<|step_id|>", "<|start_header_id|>", "<|end_header_id|>" },
+    { "llama3", 128000, TOK_RE_LLAMA3, { "<|begin_of_text|>", "<|end_of_text|>",
+                                         "<|reserved_special_token_0|>", "<|reserved_special_token_1|>",
+                                         "<|finetune_right_pad_id|>", "<|step_id|>",
+                                         "<|start_header_id|>", "<|end_header_id|>" },
       "<|begin_of_text|>", 256 }
 };
 
@@ -190,12 +191,13 @@ static int tok_tiktoken_build(tok_hf *h, const conv_file *f, tok_blob *out)
         }
         k = tok_tiktoken_kind(n);
         if (!k)
-            return conv_fail(b->env, "%s: the regular expression of a tiktoken vocabulary of %llu tokens is not "
+            return conv_fail(b->env, "%s: the regular expression of tiktoken vocabularies of %llu tokens is not "
                              "known: give its tokenizer.json", f->path, (unsigned long long)n);
         all = most + (k->more ? k->more : 8);
         if (!pass && (!tok_config_tokens(h, most, &all) || !tok_set_count(b, all))) return 0;
     }
-    for (uint32_t i = 0; i < 8; i++) tok_add_special(b, (uint32_t)most + i, k->specials[i], SQM__ADDED_CONTROL);
+    for (uint32_t i = 0; i < 8; i++)
+        tok_add_special(b, (uint32_t)most + i, k->specials[i], SQM__ADDED_CONTROL);
     if (k->more) tok_llama3_specials(b, (uint32_t)most);
     b->ignore_merges = 1;
     all = b->n;

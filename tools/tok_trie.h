@@ -37,7 +37,8 @@ static int tok__trie_grow(tok_trie *t, uint32_t n)
     uint8_t *used;
     uint32_t *next;
     if (n + 512 <= t->room) return 1;
-    if (n > TOK_TRIE_MOST) return conv_fail(t->env, "tokenizer: the trie has more than %d cells", TOK_TRIE_MOST);
+    if (n > TOK_TRIE_MOST)
+        return conv_fail(t->env, "tokenizer: the trie has more than %d cells", TOK_TRIE_MOST);
     cells = (sqm__trie_cell *)conv_alloc(t->env, room, sizeof *cells);
     used = (uint8_t *)conv_alloc(t->env, room, 1);
     next = (uint32_t *)conv_alloc(t->env, room, sizeof *next);
@@ -180,7 +181,8 @@ static uint32_t tok__darts_offset(uint32_t unit) { return (unit >> 10) << ((unit
 
 static int tok__darts_key(tok_darts *d, const uint8_t *text, uint32_t bytes, uint32_t leaf)
 {
-    const uint32_t value = leaf < d->n_units ? conv_u32(d->units + 4 * (uint64_t)leaf) & 0x7fffffffu : TOK_NONE;
+    const uint32_t value = leaf < d->n_units ? conv_u32(d->units + 4 * (uint64_t)leaf) & 0x7fffffffu
+                                             : TOK_NONE;
     if (value >= d->n_texts) return conv_fail(d->env, "tokenizer: the precompiled charsmap is damaged");
     d->keys = (tok_key *)conv_grow(d->env, d->keys, d->n_keys, &d->room, sizeof *d->keys);
     if (!d->keys) return 0;

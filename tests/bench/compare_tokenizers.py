@@ -5,8 +5,8 @@
     sh tests/fetch_tokenizers.sh DIR
     python3 tests/bench/compare_tokenizers.py DIR TEXT... [--only NAME]
 
-TEXT: UTF-8 files; their texts, one after the other, are cut or repeated to 1 MB. Prints for each tokenizer in DIR
-MB/s of both, the ratio, and whether the ids are the same. Tokenizers that are no tokenizer.json have no partner.
+TEXT: UTF-8 files; their texts, one after the other, are cut or repeated to 1 MB. Prints for each tokenizer in
+DIR MB/s of both, the ratio, and whether the ids are the same. Those that are no tokenizer.json have no partner.
 """
 import os
 import subprocess
@@ -61,8 +61,8 @@ def main():
     text = read_text(args[1:])
     with tempfile.TemporaryDirectory() as tmp:
         program, text_path, ids_path = (os.path.join(tmp, n) for n in ('bench_tok', 'text', 'ids'))
-        subprocess.run([os.environ.get('CC', 'cc'), '-O2', os.path.join(HERE, 'bench_tok.c'), '-o', program, '-lm'],
-                       check=True)
+        subprocess.run([os.environ.get('CC', 'cc'), '-O2', os.path.join(HERE, 'bench_tok.c'), '-o', program,
+                        '-lm'], check=True)
         with open(text_path, 'w', encoding='utf-8', newline='') as f:
             f.write(text)
         print('%-22s %10s %10s %7s  ids' % ('tokenizer', 'MB/s', 'package', 'ratio'))
@@ -76,8 +76,8 @@ def main():
                 print('%-22s %s' % (name, ids))
             elif path.endswith('tokenizer.json'):
                 other, expected = theirs(path, text)
-                print('%-22s %10.1f %10.2f %6.1fx  %s' %
-                      (name, speed, other, speed / other, 'same' if np.array_equal(ids, expected) else 'DIFFER'))
+                same = 'same' if np.array_equal(ids, expected) else 'DIFFER'
+                print('%-22s %10.1f %10.2f %6.1fx  %s' % (name, speed, other, speed / other, same))
             else:
                 print('%-22s %10.1f' % (name, speed))
             sys.stdout.flush()
