@@ -11337,7 +11337,7 @@ typedef struct sqm__tok_header {                       /* 64 bytes */
 /* Normalizers: 1 prepend a (flags 1: unless the text begins with it, 2: only where the whole text begins),
    2 replace a by b, 3 strip white space (flags 1 left, 2 right; of class b if b_bytes), 4 canonical normal
    form NFC (flags 1: NFD), 5 put a for each character of class b (flags 1: around it, 2: for each run of
-   them), 6 put for the longest text of a trie, cells a .. a + a_bytes of maps, what it maps to, at most b / 16
+   them), 6 put for the longest text of a trie, cells a .. a + a_bytes of maps, what it maps to, at most b/16
    times as long (flags 1: in grapheme clusters; one of up to 5 bytes, or else each of its characters, is
    replaced as a whole if a text of the trie begins it), 7 put a for matches of ops b .. b + b_bytes.
    Splits: 1 regular expression, ops a .. a + a_bytes of the program, flags = behaviour, + 256 to exchange
@@ -12845,8 +12845,8 @@ static const uint8_t *sqm__normalize_text(sqm__tok_run *r, int list, const uint8
     const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS), *before;
     const sqm__tok_step *s = sqm__tok_steps(r->t, list);
     sqm__output o;
-    if (list == SQM__A_NORMALIZERS) r->which = 0;      /* the late ones go on from there, or in buffers of  */
-    else if (r->t->count[SQM__A_NORMAL]) r->which = 2; /* their own: other parts of the text are yet to come */
+    if (list == SQM__A_NORMALIZERS) r->which = 0;      /* the late ones go on from there, or in buffers */
+    else if (r->t->count[SQM__A_NORMAL]) r->which = 2; /* of their own: other parts of the text wait */
     for (uint32_t i = 0; i < r->t->count[list] && *bytes; i++, s++) {
         o.dst = r->buffer[r->which];
         o.room = r->buffer_bytes;

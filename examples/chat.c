@@ -109,10 +109,14 @@ static void converse(chat *c)
 
 static int usage(const char *what)
 {
-    fprintf(stderr, "chat: %s\nusage: chat MODEL.sqm [--system TEXT] [--temp T] [--frame KEY=TEXT]... "
-            "[--show 1]\nA frame by hand:\n  --frame 'user=<|user|>\\n%%s<|end|>\\n' "
-            "--frame 'reply=<|assistant|>\\n' --frame 'end=<|end|>\\n'\nFor a model without turns:\n  --frame 'user=User: %%s\\n' "
-            "--frame 'reply=Assistant:' --frame 'end=\\n' --frame 'stop=\\nUser:'\n", what);
+    fprintf(stderr, "chat: %s\n"
+            "usage: chat MODEL.sqm [--system TEXT] [--temp T] [--frame KEY=TEXT]... [--show 1]\n"
+            "A frame by hand:\n"
+            "  --frame 'user=<|user|>\\n%%s<|end|>\\n' --frame 'reply=<|assistant|>\\n' "
+            "--frame 'end=<|end|>\\n'\n"
+            "For a model without turns:\n"
+            "  --frame 'user=User: %%s\\n' --frame reply=Assistant: --frame 'end=\\n' "
+            "--frame 'stop=\\nUser:'\n", what);
     return 2;
 }
 

@@ -191,7 +191,7 @@ static int tok_tiktoken_build(tok_hf *h, const conv_file *f, tok_blob *out)
         }
         k = tok_tiktoken_kind(n);
         if (!k)
-            return conv_fail(b->env, "%s: the regular expression of tiktoken vocabularies of %llu tokens is not "
+            return conv_fail(b->env, "%s: the regular expression of a vocabulary of %llu tokens is not "
                              "known: give its tokenizer.json", f->path, (unsigned long long)n);
         all = most + (k->more ? k->more : 8);
         if (!pass && (!tok_config_tokens(h, most, &all) || !tok_set_count(b, all))) return 0;
