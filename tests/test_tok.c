@@ -7,6 +7,7 @@
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "../tools/tok_import.h"
+#include "../tools/chat_template.h"
 #include "check.h"
 
 #ifndef TEST_TMP
@@ -87,8 +88,8 @@ static int same_text(const bench *b, const json_value *list, const json_value *w
     return same;
 }
 
-/* Compares all cases; prints a line with how many are equal. A decoded text with U+FFFD is what the reference
-   makes of bytes that are no text; we keep the bytes. Without a decoded text the text itself must come back.
+/* Compares all cases; prints a line with how many are equal. A decoded text of a fixture with U+FFFD is what
+   the reference makes of bytes that are no text; we keep the bytes. Without a decoded text the text itself must come back.
    Returns how many cases differ. */
 static uint32_t compare_cases(const bench *b, const json_value *cases, const char *name, int verbose)
 {
@@ -98,6 +99,7 @@ static uint32_t compare_cases(const bench *b, const json_value *cases, const cha
         const json_value *special = json_get(c, "ids_with_special"), *decoded = json_get(c, "decoded");
         const int wrong[3] = { !same_ids(b, text, SQM_TOKENS_BARE, ids),
                                json_is(special, JSON_ARRAY) && !same_ids(b, text, 0, special),
+                               (verbose || !strstr(json_text(decoded, ""), "\xEF\xBF\xBD")) &&
                                !same_text(b, ids, json_is(decoded, JSON_STRING) ? decoded : text) };
         for (int k = 0; k < 3; k++) {
             bad[k] += (uint32_t)wrong[k];
@@ -708,6 +710,39 @@ static void test_import_gguf_merges(void)
     free(g);
 }
 
+/* ---- chat templates ------------------------------------------------------------------------------------ */
+/* What is made of short templates that have the marks of a family, written for this test. */
+static void test_chat_templates(void)
+{
+    static const struct { const char *jinja, *family, *part; } cases[] = {
+        { "{{'<|im_start|>' + m.role + '\\n' + m.content + '<|im_end|>'}}", "chatml",
+          "user=<|im_start|>user\\n%s<|im_end|>\\n\nreply=<|im_start|>assistant\\n\n" },
+        { "{{ '<|im_start|>system\\nBe kind.<|im_end|>\\n' }}", "chatml", "\ndefault=Be kind.\n" },
+        { "{{ '<|im_start|>user<|im_sep|>' }}<|im_end|>", "phi4", "reply=<|im_start|>assistant<|im_sep|>\n" },
+        { "{{bos_token}}<|start_header_id|>x<|end_header_id|><|eot_id|>", "llama3", "begin={bos}\nsystem=" },
+        { "Cutting Knowledge Date<|start_header_id|><|eot_id|>", "llama3", "\ndefault=\n" },
+        { "{{bos_token}}<start_of_turn><end_of_turn>", "gemma", "first=%s<end_of_turn>\\n\n" },
+        { "{{bos_token}}'[INST] ' + c + ' [/INST]'", "mistral", "user=[INST] %s [/INST]\n" },
+        { "{{bos_token}}'[INST] ' + c + '[/INST]'", "mistral", "user=[INST] %s[/INST]\n" },
+        { "{{bos_token}}'[INST]' + c + '[/INST]' [SYSTEM_PROMPT]", "mistral7", "user=[INST]%s[/INST]\n" },
+        { "{{bos_token}}[INST] <<SYS>> [/INST]", "llama2", "end={eos}{bos}\n" },
+        { "<|user|> <|end|> <|assistant|>", "phi3", "user=<|user|>\\n%s<|end|>\\n\n" },
+        { "<|user|> <|system|> eos_token", "zephyr", "end={eos}\\n\n" },
+        { "<" CHAT_FW "User" CHAT_FW "><" CHAT_FW "Assistant" CHAT_FW ">", "deepseek3", "end={eos}\n" },
+        { "Human: {{x}} AI:", NULL, "" }, { "", NULL, "" }
+    };
+    conv_env env;
+    conv_env_open(&env);
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        const char *family = "", *frame = chat_describe(&env, cases[i].jinja, &family);
+        CHECK(!frame == !cases[i].family && !family == !cases[i].family);
+        if (!frame || !family || !cases[i].family) continue;
+        CHECK_TEXT(family, cases[i].family);
+        if (!strstr(frame, cases[i].part)) CHECK_TEXT(frame, cases[i].part);
+    }
+    conv_env_close(&env);
+}
+
 /* ---- damaged input ------------------------------------------------------------------------------------- */
 static uint32_t use_blob(const uint8_t *blob, size_t n)
 {
@@ -878,6 +913,7 @@ int main(int argc, char **argv)
     test_tok_text_without_words();
     test_tok_roles_and_texts();
     test_tok_model_without_tokenizer();
+    test_chat_templates();
     test_blob_damage_is_harmless("tests/data/tok_bytes.json");
     test_blob_damage_is_harmless("tests/data/tok_spm.json");
     test_blob_damage_is_harmless("tests/data/tok_meta.json");
