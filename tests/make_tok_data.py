@@ -216,8 +216,9 @@ def sentencepiece_model(where, name, **options):
 
 def tekken(where):
     ranks = {bytes([i]): i for i in range(256)}
-    for word in 'th he the  t  th  the in er an  s sh  sh  she ll ea \u00e9'.split(' ') + [' b', 'oo', '\u4e2d', 'the ']:
-        ranks.setdefault(word.encode(), len(ranks)) if word else None
+    words = 'th he the t in er an s sh ll ea \u00e9'.split(' ') + [' b', 'oo', '\u4e2d', 'the ', ' t', ' th']
+    for word in words:
+        ranks.setdefault(word.encode(), len(ranks))
     out = {'config': {'pattern': O200K, 'num_vocab_tokens': len(ranks), 'default_vocab_size': len(ranks) + 20,
                       'default_num_special_tokens': 20, 'version': 'v3'},
            'vocab': [{'rank': r, 'token_bytes': base64.b64encode(b).decode(), 'token_str': None}

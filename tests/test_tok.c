@@ -89,8 +89,8 @@ static int same_text(const bench *b, const json_value *list, const json_value *w
 }
 
 /* Compares all cases; prints a line with how many are equal. A decoded text of a fixture with U+FFFD is what
-   the reference makes of bytes that are no text; we keep the bytes. Without a decoded text the text itself must come back.
-   Returns how many cases differ. */
+   the reference makes of bytes that are no text; we keep the bytes. Without a decoded text the text itself
+   must come back. Returns how many cases differ. */
 static uint32_t compare_cases(const bench *b, const json_value *cases, const char *name, int verbose)
 {
     uint32_t bad[3] = { 0, 0, 0 };
