@@ -12791,8 +12791,9 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
      gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB                                              rB may be narrower: a value for each block
-     scale   rD rS by= [log= per= offset=]     softcap rD rS cap=     clip rD rS [low= high=]
-             copy rD rS [first= count=]     log: times 1 + log * ln(1 + floor((position + offset) / per)) too
+     scale   rD rS by= [grow= every= shift=]                       rS * by, at position p
+             times 1 + grow * log(1 + floor((p + shift) / every))
+     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
      softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
      monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
@@ -12833,7 +12834,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "glu",     "act", 1 },
     { "add",     "", 2 },
     { "mul",     "", 2 },
-    { "scale",   "by log per offset first count", 1 },
+    { "scale",   "by first count grow every shift", 1 },
     { "copy",    "first count", 1 },
     { "softcap", "cap first count", 1 },
     { "head",    "w b scale softcap", 1 },
@@ -12878,7 +12879,7 @@ typedef struct sqm__op {
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip */
+    float            low, high;         /* clip; scale: low is grow, heads is every */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -13334,9 +13335,9 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         return SQM_OK;
     case SQM__OP_SCALE:
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err));
-        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "log", 0.0, b->err));
-        SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "per", 1, 1, INT32_MAX, b->err));
-        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "offset", 0, 0, 1 << 30, b->err));
+        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
+        SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
         return sqm__bind_columns(b, op);
     case SQM__OP_SOFTCAP:
         SQM__TRY(sqm__bind_columns(b, op));
@@ -14385,7 +14386,7 @@ static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, con
         s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
 }
 
-/* scale with log=: rows times 1 + log * ln(1 + floor((position + offset) / per)) */
+/* scale with grow=: rows times 1 + grow * log(1 + floor((position + shift) / every)) */
 static void sqm__scale_by_position(const sqm_session *s, const sqm__op *op)
 {
     for (int32_t i = 0; i < s->n_spans; i++)

@@ -47,9 +47,9 @@ typedef struct conv_decoder {
     int32_t     q_gate;               /* q holds for each head queries and an output gate: conv_put_q_gate  */
     const char *act;
     double      embed_scale, residual_scale, head_scale, attn_softcap, head_softcap;
-    double      qkv_clip, v_scale;    /* limit of q, k, v behind their norms; factor of v. 0: none          */
-    double      q_log;                /* q times 1 + q_log ln(1 + floor((position + q_offset) / q_per))     */
-    int32_t     q_per, q_offset;
+    double      clip_qkv, v_scale;    /* limit of q, k, v behind their norms; factor of v. 0: none          */
+    double      q_grow;               /* q times 1 + q_grow log(1 + floor((position + q_shift) / q_every))  */
+    int32_t     q_every, q_shift;
     conv_rope   ropes[2];
     int32_t    *layer_rope;           /* [layers]: index in ropes, -1: none                                 */
     int32_t    *layer_window;         /* [layers]: 0: none                                                  */
@@ -340,13 +340,13 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
     const int32_t rope = d->layer_rope[i];
     conv_put_qkv(c, d, i, src);
     if (d->head_norm && !d->head_norm_after_rope) conv_put_head_norms(c, d, i);
-    if (d->qkv_clip != 0.0)
-        conv_line(c, "clip r2 r2 low=%s high=%s", conv_real(c, -d->qkv_clip), conv_real(c, d->qkv_clip));
+    if (d->clip_qkv != 0.0)
+        conv_line(c, "clip r2 r2 low=%s high=%s", conv_real(c, -d->clip_qkv), conv_real(c, d->clip_qkv));
     if (rope >= 0 && d->ropes[rope].dims) conv_put_rope(c, d, &d->ropes[rope]);
     if (d->head_norm && d->head_norm_after_rope) conv_put_head_norms(c, d, i);
-    if (d->q_log != 0.0)
-        conv_line(c, "scale r2 r2 by=1 log=%s per=%d offset=%d first=0 count=%d", conv_real(c, d->q_log),
-                  d->q_per, d->q_offset, d->heads * d->head_dim);
+    if (d->q_grow != 0.0)
+        conv_line(c, "scale r2 r2 by=1 grow=%s every=%d shift=%d first=0 count=%d", conv_real(c, d->q_grow),
+                  d->q_every, d->q_shift, d->heads * d->head_dim);
     conv_put(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads,
              d->head_dim, conv_real(c, d->layer_scale[i]));
     conv_put_real(c, "softcap", d->attn_softcap, 0.0);

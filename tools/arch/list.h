@@ -9,7 +9,7 @@
 #include "linear_hybrid.h"
 #include "ssm_hybrid.h"
 #include "linear.h"
-#include "moe.h"
+#include "moe_hybrid.h"
 #include "typeseg.h"
 #include "lmuformer.h"
 
@@ -21,6 +21,7 @@ typedef struct conv_arch {
 
 static const conv_arch conv_hf_archs[] = {
     { "abc", "ABCForCausalLM", arch_abc },
+    { "afmoe", "AfmoeForCausalLM", arch_afmoe },
     { "arcee", "ArceeForCausalLM", arch_arcee },
     { "bailing_hybrid", "BailingHybridForCausalLM", arch_bailing_hybrid },
     { "bamba", "BambaForCausalLM", arch_bamba },
@@ -30,6 +31,7 @@ static const conv_arch conv_hf_archs[] = {
     { "cohere2", "Cohere2ForCausalLM", arch_cohere },
     { "comba", "CombaForCausalLM", arch_comba },
     { "cwm", "CwmForCausalLM", arch_cwm },
+    { "dbrx", "DbrxForCausalLM", arch_dbrx },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
     { "dots1", "Dots1ForCausalLM", arch_dots1 },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
@@ -53,6 +55,7 @@ static const conv_arch conv_hf_archs[] = {
     { "gpt_bigcode", "GPTBigCodeForCausalLM", arch_gpt2 },
     { "gpt_neo", "GPTNeoForCausalLM", arch_gpt_neo },
     { "gpt_neox", "GPTNeoXForCausalLM", arch_gpt_neox },
+    { "gpt_oss", "GptOssForCausalLM", arch_gpt_oss },
     { "gptj", "GPTJForCausalLM", arch_gptj },
     { "granite", "GraniteForCausalLM", arch_granite },
     { "granitemoe", "GraniteMoeForCausalLM", arch_granitemoe },
@@ -63,20 +66,24 @@ static const conv_arch conv_hf_archs[] = {
     { "hgrn", "HGRNForCausalLM", arch_hgrn },
     { "hgrn2", "HGRN2ForCausalLM", arch_hgrn2 },
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
+    { "hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", arch_hunyuan_moe },
     { "jamba", "JambaForCausalLM", arch_jamba },
     { "kda", "KDAForCausalLM", arch_kda },
     { "kimi_linear", "KimiLinearForCausalLM", arch_kimi_linear },
+    { "laguna", "LagunaForCausalLM", arch_laguna },
     { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
     { "lfm2_moe", "Lfm2MoeForCausalLM", arch_lfm2 },
     { "lfm3", "Lfm3ForCausalLM", arch_lfm3 },
     { "lightnet", "LightNetForCausalLM", arch_lightnet },
     { "linear_attn", "LinearAttentionForCausalLM", arch_linear_attn },
     { "llama", "LlamaForCausalLM", arch_llama },
+    { "llama4_text", "Llama4ForCausalLM", arch_llama4 },
     { "lmuformer", NULL, arch_lmuformer },
     { "mamba", "MambaForCausalLM", arch_mamba },
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
     { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
     { "mesa_net", "MesaNetForCausalLM", arch_mesa_net },
+    { "mimo_v2_flash", "MiMoV2FlashForCausalLM", arch_mimo_v2_flash },
     { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "minimax_m2", "MiniMaxM2ForCausalLM", arch_minimax_m2 },
     { "ministral", "MinistralForCausalLM", arch_ministral },
@@ -95,6 +102,7 @@ static const conv_arch conv_hf_archs[] = {
     { "persimmon", "PersimmonForCausalLM", arch_persimmon },
     { "phi", "PhiForCausalLM", arch_phi },
     { "phi3", "Phi3ForCausalLM", arch_phi3 },
+    { "phimoe", "PhimoeForCausalLM", arch_phimoe },
     { "qwen2", "Qwen2ForCausalLM", arch_qwen2 },
     { "qwen2_moe", "Qwen2MoeForCausalLM", arch_qwen2_moe },
     { "qwen3", "Qwen3ForCausalLM", arch_qwen3 },

@@ -212,13 +212,13 @@ static int arch_moe_start(conv *c, arch_moe *a, const conv_rope_keys *keys, doub
     a->d.norm_eps = conv_positive(c, "rms_norm_eps", eps);
     if (keys) conv_hf_rope(c, &a->d.ropes[0], "rope.freq", NULL, keys, a->d.head_dim);
     a->m.experts = arch_moe_size(c, count, other, CONV_REQUIRED);
-    a->m.k = conv_size(c, each, k);
+    a->m.k = each ? conv_size(c, each, k) : 1;
     a->m.dim = a->d.dim;
     a->m.inner = a->d.ffn;
     a->m.score = "softmax";
     a->m.act = a->d.act;
     if (!c->env->failed && a->m.k > a->m.experts)
-        conv_fail(c->env, "config.json: \"%s\": %d of %d experts", each, a->m.k, a->m.experts);
+        conv_fail(c->env, "config.json: \"%s\": %d of %d experts", each ? each : "", a->m.k, a->m.experts);
     a->dense = (uint8_t *)conv_alloc(c->env, (uint64_t)a->d.layers, 1);
     return !c->env->failed;
 }
@@ -348,7 +348,7 @@ static void arch_olmoe(conv *c)
     } else {
         arch_moe_head_norms(&a.d);
         a.d.head_norm = CONV_HEAD_NORM_FULL;
-        if (conv_key(c, "clip_qkv")) a.d.qkv_clip = conv_positive(c, "clip_qkv", 0.0);
+        if (conv_key(c, "clip_qkv")) a.d.clip_qkv = conv_positive(c, "clip_qkv", 0.0);
     }
     a.m.renorm = conv_bool(c, "norm_topk_prob", 0);
     arch_moe_emit(c, &a);
