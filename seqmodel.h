@@ -12812,6 +12812,10 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              that down_e has columns: act(first half) * second half. input: of down_e act(up_e (rW[e] rS)).
              limit: first half at most, second half within +- limit. alpha: act(alpha x) / alpha; plus: is
              added to the second half, after the limit
+     experts rD rS rW  up=@E0,...|down=@E0,... slots=n [blocks=]
+             one map an expert, whose results or inputs lie in slots, one for each e with rW[e] != 0, in their
+             order: up: rD = [blocks, slots, rows / blocks], slots without expert are zero; down: rS is so,
+             rD = sum_e rW[e] * down_e (slot of e). No act, no other options: heads that belong to experts
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c, tests/test_experts.c and, with checkpoints, tools/sqm-check. */
@@ -12849,7 +12853,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "clip",    "low high first count", 1 },
     { "blocks",  "w out groups shared", 1 },
     { "route",   "k score b raw groups group_k group_top renorm least eps scale jitter", 1 },
-    { "experts", "up down up_b down_b act add input limit alpha plus", 2 }
+    { "experts", "up down up_b down_b act add input limit alpha plus slots blocks", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -12867,6 +12871,7 @@ typedef struct sqm__route {             /* how weights of experts come from scor
 typedef struct sqm__gating {            /* experts: limits on both halves, see [RECIPE]; scale by position */
     float   limit, alpha, plus;         /* limit 0: none */
     int32_t is_plain, on_input;
+    int32_t slots, blocks, merges;      /* slots 0: none; merges: down, else up; the map is op->linear */
 } sqm__gating;
 enum { SQM__MAX_EXPERTS = 4096 };
 
@@ -13047,12 +13052,41 @@ static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
                   "op %d: limit >= 0, alpha > 0 and plus go with experts that have a gate", b->line);
     return SQM_OK;
 }
+/* experts with slots: one map an expert */
+static sqm_result sqm__bind_slots(sqm__binder *b, sqm__op *op)
+{
+    static const char *const others[] = { "act", "add", "input", "limit", "alpha", "plus", "up_b", "down_b" };
+    sqm__gating *g = &op->gating;
+    const int32_t n = b->width[op->src2], down = sqm__param(b->params, b->n_params, "down") != NULL;
+    int64_t all;
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+        if (sqm__param(b->params, b->n_params, others[i]))
+            SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d: slots= does not go with %s=", b->line,
+                      others[i]);
+    SQM__TRY(sqm__param_int(&g->slots, b->params, b->n_params, "slots", 0, 1, n, b->err));
+    SQM__TRY(sqm__param_int(&g->blocks, b->params, b->n_params, "blocks", 1, 1, 1 << 16, b->err));
+    if (down == (sqm__param(b->params, b->n_params, "up") != NULL) || (down && op->in_width % g->slots))
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: slots= needs up=, or down= that reads %d slots",
+                  b->line, g->slots);
+    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, down ? "down" : "up", "", n, 0,
+                                      down ? op->in_width / g->slots : op->in_width));
+    g->merges = down;
+    op->linear.precise = !down;         /* they make queries */
+    all = (int64_t)op->linear.weights[0].shape[0] * (down ? 1 : g->slots);
+    if (op->linear.weights[0].shape[down] % g->blocks || all > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->linear.weights[0].shape[down],
+                  "op %d: %d columns in %d slots do not divide into %d blocks", b->line,
+                  op->linear.weights[0].shape[down], g->slots, g->blocks);
+    op->out_width = (int32_t)all;
+    return SQM_OK;
+}
 static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
 {
     const int32_t n = b->width[op->src2];
     int32_t hidden, inner;
     if (n > SQM__MAX_EXPERTS || op->dst == op->src || op->dst == op->src2)
         SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    if (sqm__param(b->params, b->n_params, "slots")) return sqm__bind_slots(b, op);
     SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
     SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
     SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
@@ -13751,7 +13785,8 @@ typedef struct sqm__expert_rows {       /* the rows of one expert while it runs;
 static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
 {
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
-    const int32_t hidden = op->linear.weights[0].shape[0], inner = op->down.weights[0].shape[1];
+    const int32_t hidden = op->linear.weights[0].shape[0];
+    const int32_t inner = op->gating.slots ? 0 : op->down.weights[0].shape[1];
     const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
                                                  (size_t)op->out_width };
     const size_t head = sqm__align_up(sizeof(*r), 64), linear =
@@ -14140,6 +14175,64 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
     one.n_weights = 1;
     sqm__linear_run(x, &one, r->out, (size_t)op->out_width, r->inner, inner, n);
 }
+/* Slot of expert e among those with a weight w; -1: it has none. */
+static int32_t sqm__expert_slot(const float *w, size_t e, int32_t slots)
+{
+    int32_t slot = 0;
+    if (w[e] == 0.0f) return -1;
+    for (size_t i = 0; i < e; i++) slot += w[i] != 0.0f;
+    return slot < slots ? slot : -1;
+}
+/* Copies one slot of a row, whose blocks lie apart, from or to n floats. */
+static void sqm__copy_slot(float *row, float *one, const sqm__gating *g, int32_t slot, size_t n, int to_row)
+{
+    const size_t each = n / (size_t)g->blocks;
+    for (size_t i = 0; i < (size_t)g->blocks; i++) {
+        float *at = row + (i * (size_t)g->slots + (size_t)slot) * each;
+        if (to_row) memcpy(at, one + i * each, each * sizeof(float));
+        else memcpy(one + i * each, at, each * sizeof(float));
+    }
+}
+/* Rows of the batch that chose expert e to r->in, from their slots when results are merged. Counts them. */
+static int32_t sqm__gather_slot(sqm_session *s, const sqm__op *op, const sqm__expert_rows *r, size_t e,
+                                size_t in)
+{
+    const size_t n = (size_t)op->linear.n_weights;
+    int32_t count = 0;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        const int32_t slot = sqm__expert_slot(s->registers[op->src2] + (size_t)t * n, e, op->gating.slots);
+        float *row = s->registers[op->src] + (size_t)t * (size_t)op->in_width;
+        float *to = r->in + (size_t)count * in;
+        if (slot < 0) continue;
+        if (op->gating.merges) sqm__copy_slot(row, to, &op->gating, slot, in, 0);
+        else memcpy(to, row, in * sizeof(float));
+        r->row[count++] = t;
+    }
+    return count;
+}
+/* experts with slots; x: scratch of products only */
+static void sqm__run_slots(sqm_session *s, const sqm__op *op, const sqm_exec *x, const sqm__expert_rows *r)
+{
+    const size_t n = (size_t)op->linear.n_weights, in = (size_t)op->linear.weights[0].shape[1];
+    const size_t out = (size_t)op->linear.weights[0].shape[0], width = (size_t)op->out_width;
+    float *y = s->registers[op->dst];
+    memset(y, 0, (size_t)s->n_rows * width * sizeof(float));
+    for (size_t e = 0; e < n; e++) {
+        const int32_t count = sqm__gather_slot(s, op, r, e, in);
+        sqm__linear one = op->linear;
+        if (!count) continue;
+        one.weights += e;
+        one.n_weights = 1;
+        sqm__linear_run(x, &one, r->hidden, out, r->in, in, count);
+        for (int32_t i = 0; i < count; i++) {
+            const float *w = s->registers[op->src2] + (size_t)r->row[i] * n;
+            float *to = y + (size_t)r->row[i] * width, *from = r->hidden + (size_t)i * out;
+            if (!op->gating.merges)
+                sqm__copy_slot(to, from, &op->gating, sqm__expert_slot(w, e, op->gating.slots), out, 1);
+            for (size_t k = 0; op->gating.merges && k < out; k++) to[k] += w[e] * from[k];
+        }
+    }
+}
 /* Expert by expert in their order, each with the rows of the batch that chose it. */
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
 {
@@ -14151,6 +14244,7 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
     (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
     x.scratch += sqm__align_up(sizeof(*r), 64);
     x.scratch_bytes = r->linear_bytes;
+    if (op->gating.slots) { sqm__run_slots(s, op, &x, r); return; }
     if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
     for (size_t e = 0; e < n; e++) {
         int32_t count = 0;

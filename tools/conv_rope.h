@@ -188,7 +188,7 @@ static void conv__rope_known_keys(conv *c, const json_value *params)
 }
 
 /* Two older ways to say things: "dynamic" with alpha is a fixed growth of theta (HunYuan); short_mscale and
-   long_mscale are factors of attention for either length (Phi-3.5-MoE), which must be the same here.        */
+   long_mscale are factors of attention for either length (Phi-3.5-MoE), which must be the same here.       */
 static void conv__rope_variants(conv *c, const json_value *params, conv_rope_spec *s)
 {
     const double alpha = conv__rope_number(c, params, "alpha", 0.0);

@@ -68,9 +68,11 @@ static const conv_arch conv_hf_archs[] = {
     { "hunyuan_v1_dense", "HunYuanDenseV1ForCausalLM", arch_hunyuan },
     { "hunyuan_v1_moe", "HunYuanMoEV1ForCausalLM", arch_hunyuan_moe },
     { "jamba", "JambaForCausalLM", arch_jamba },
+    { "jetmoe", "JetMoeForCausalLM", arch_jetmoe },
     { "kda", "KDAForCausalLM", arch_kda },
     { "kimi_linear", "KimiLinearForCausalLM", arch_kimi_linear },
     { "laguna", "LagunaForCausalLM", arch_laguna },
+    { "lara_mini", "LaraMiniForCausalLM", arch_lara_mini },
     { "lfm2", "Lfm2ForCausalLM", arch_lfm2 },
     { "lfm2_moe", "Lfm2MoeForCausalLM", arch_lfm2 },
     { "lfm3", "Lfm3ForCausalLM", arch_lfm3 },
@@ -125,6 +127,7 @@ static const conv_arch conv_hf_archs[] = {
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
+    { "zaya", "ZayaForCausalLM", arch_zaya },
     { NULL, NULL, NULL }
 };
 

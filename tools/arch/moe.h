@@ -13,14 +13,14 @@ typedef struct arch_moe {
     /* the expert that every token has: names under the layer, width; gate [1, dim]. NULL: none             */
     const char  *shared, *shared_gate;
     int32_t      shared_inner;
-    /* factor of attention's result: weight [heads or heads * head_dim, dim], activation; NULL: none         */
+    /* factor of attention's result: weight [heads or heads * head_dim, dim], activation; NULL: none        */
     const char  *attn_gate, *attn_gate_act;
 } arch_moe;
 
-/* ---- names --------------------------------------------------------------------------------------------- */
+/* ---- names ------------------------------------------------------------------------------------------- */
 static const char *const arch_moe_blocks[] = { "mlp", "block_sparse_moe", "feed_forward", NULL };
 
-/* The first tensor under a name of the layer's block that there is; none: the first name, for the message   */
+/* The first tensor under a name of the layer's block that there is; none: the first name, for the message  */
 static const char *arch_moe_find(conv *c, const conv_decoder *d, int32_t i, const char *const *names)
 {
     for (int b = 0; arch_moe_blocks[b]; b++) {
@@ -33,7 +33,7 @@ static const char *arch_moe_find(conv *c, const conv_decoder *d, int32_t i, cons
     return conv_format(c->env, "%s.%s", conv_layer_name(c, d, i, arch_moe_blocks[0]), names[0]);
 }
 
-/* The experts' tensors: one a map and expert, or stacked, under the names that checkpoints use              */
+/* The experts' tensors: one a map and expert, or stacked, under the names that checkpoints use             */
 static void arch_moe_expert_names(conv *c, const conv_decoder *d, int32_t i, conv_moe *m)
 {
     static const char *const styles[][3] = {
@@ -64,7 +64,7 @@ static void arch_moe_expert_names(conv *c, const conv_decoder *d, int32_t i, con
     m->down = conv_format(c->env, "%s.%s", block, styles[k][2]);
 }
 
-/* Names of everything that the experts of layer i need                                                      */
+/* Names of everything that the experts of layer i need                                                     */
 static void arch_moe_names(conv *c, arch_moe *a, int32_t i)
 {
     static const char *const routers[] = { "gate.weight", "router.weight", "router.layer.weight",
@@ -79,8 +79,8 @@ static void arch_moe_names(conv *c, arch_moe *a, int32_t i)
     arch_moe_expert_names(c, &a->d, i, &a->m);
 }
 
-/* ---- parts of a layer ---------------------------------------------------------------------------------- */
-/* Norm of layer i over r0 into r1; no name: the rows as they are. Returns the register                      */
+/* ---- parts of a layer -------------------------------------------------------------------------------- */
+/* Norm of layer i over r0 into r1; no name: the rows as they are. Returns the register                     */
 static int arch_moe_norm(conv *c, const conv_decoder *d, int32_t i, const char *out, const char *name)
 {
     if (!name) return 0;
@@ -88,7 +88,7 @@ static int arch_moe_norm(conv *c, const conv_decoder *d, int32_t i, const char *
     return 1;
 }
 
-/* r3 is added to r0, over the norm `name` if there is one                                                   */
+/* r3 is added to r0, over the norm `name` if there is one                                                  */
 static void arch_moe_end(conv *c, const conv_decoder *d, int32_t i, const char *out, const char *name)
 {
     if (name) conv_put_norm(c, d, 3, 3, conv_out_name(c, i, out), conv_layer_name(c, d, i, name));
@@ -96,7 +96,7 @@ static void arch_moe_end(conv *c, const conv_decoder *d, int32_t i, const char *
     conv_line(c, "add r0 r0 r3");
 }
 
-/* r3 times act of what the rows rS say: a number a head, or one a channel                                   */
+/* r3 times act of what the rows rS say: a number a head, or one a channel                                  */
 static void arch_moe_attention_gate(conv *c, const arch_moe *a, int32_t i, int src)
 {
     const conv_decoder *d = &a->d;
@@ -124,7 +124,7 @@ static void arch_moe_attention(conv *c, const arch_moe *a, int32_t i)
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
 }
 
-/* The shared expert on rS is added to rD                                                                    */
+/* The shared expert on rS is added to rD                                                                   */
 static void arch_moe_shared(conv *c, const arch_moe *a, int32_t i, int dst, int src)
 {
     const conv_decoder *d = &a->d;
@@ -154,7 +154,7 @@ static void arch_moe_shared(conv *c, const arch_moe *a, int32_t i, int dst, int 
     conv_put_linear(c, dst, 6, parts, 1, 1.0, CONV_ADD);
 }
 
-/* Experts of layer i: to r0 at once, or over r3 when their sum is normalised or scaled                      */
+/* Experts of layer i: to r0 at once, or over r3 when their sum is normalised or scaled                     */
 static void arch_moe_experts(conv *c, arch_moe *a, int32_t i)
 {
     const conv_decoder *d = &a->d;
@@ -183,15 +183,15 @@ static void arch_moe_emit(conv *c, arch_moe *a)
     arch_output(c, &a->d);
 }
 
-/* ---- reading configurations ---------------------------------------------------------------------------- */
-/* A size under the first of two keys that is there; CONV_REQUIRED: one of them must be                      */
+/* ---- reading configurations -------------------------------------------------------------------------- */
+/* A size under the first of two keys that is there; CONV_REQUIRED: one of them must be                     */
 static int32_t arch_moe_size(conv *c, const char *key, const char *other, int64_t otherwise)
 {
     return other && !conv_key(c, key) && conv_key(c, other) ? conv_size(c, other, 1)
                                                             : conv_size(c, key, otherwise);
 }
 
-/* Keys of training, and of ways to compute                                                                  */
+/* Keys of training, and of ways to compute                                                                 */
 static void arch_moe_unused_keys(conv *c)
 {
     static const char *const keys[] = {
@@ -202,7 +202,7 @@ static void arch_moe_unused_keys(conv *c)
 }
 
 /* Layers in the style of Llama with the rope of `keys`, and their experts: number (keys `count` or `other`)
-   and number of a token; softmax without renorm. 0 after an error                                           */
+   and number of a token; softmax without renorm. 0 after an error                                          */
 static int arch_moe_start(conv *c, arch_moe *a, const conv_rope_keys *keys, double eps, const char *count,
                           const char *other, const char *each, int64_t k)
 {
@@ -223,7 +223,7 @@ static int arch_moe_start(conv *c, arch_moe *a, const conv_rope_keys *keys, doub
     return !c->env->failed;
 }
 
-/* Sigmoid scores, a bias of the choice, groups, weights over their sum: DeepSeek-V3's router                */
+/* Sigmoid scores, a bias of the choice, groups, weights over their sum: DeepSeek-V3's router               */
 static void arch_moe_sigmoid(conv *c, arch_moe *a, int renorm)
 {
     const char *scoring = conv_word(c, "scoring_func", "sigmoid"), *method = conv_word(c, "topk_method",
@@ -243,7 +243,7 @@ static void arch_moe_sigmoid(conv *c, arch_moe *a, int renorm)
     if (a->m.scale == 0.0) conv_fail(c->env, "config.json: \"routed_scaling_factor\" is 0");
 }
 
-/* "mlp_layer_types"; absent: the first `first` layers are dense                                             */
+/* "mlp_layer_types"; absent: the first `first` layers are dense                                            */
 static void arch_moe_dense_layers(conv *c, arch_moe *a, int64_t first)
 {
     const json_value *types = conv_key(c, "mlp_layer_types");
@@ -261,7 +261,7 @@ static void arch_moe_dense_layers(conv *c, arch_moe *a, int64_t first)
     }
 }
 
-/* A norm of each head of queries and keys                                                                   */
+/* A norm of each head of queries and keys                                                                  */
 static void arch_moe_head_norms(conv_decoder *d)
 {
     d->head_norm = CONV_HEAD_NORM_SHARED;
@@ -269,7 +269,7 @@ static void arch_moe_head_norms(conv_decoder *d)
     d->k_norm = "self_attn.k_norm";
 }
 
-/* Layers behind the last one, which guess further tokens, stay unread: their number is in `key`             */
+/* Layers behind the last one, which guess further tokens, stay unread: their number is in `key`            */
 static void arch_moe_ignore_mtp(conv *c, const conv_decoder *d, const char *key)
 {
     const int64_t n = conv_int(c, key, 0, 0, 1000);
@@ -279,7 +279,7 @@ static void arch_moe_ignore_mtp(conv *c, const conv_decoder *d, const char *key)
     if (list) c->ignored = list;
 }
 
-/* ---- Mixtral, Qwen2-MoE, Qwen3-MoE --------------------------------------------------------------------- */
+/* ---- Mixtral, Qwen2-MoE, Qwen3-MoE ------------------------------------------------------------------- */
 static void arch_mixtral(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 1000000.0, 1.0 };
@@ -291,7 +291,7 @@ static void arch_mixtral(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* Dense are the layers of a list, and those that no step reaches; experts have a width of their own         */
+/* Dense are the layers of a list, and those that no step reaches; experts have a width of their own        */
 static void arch_qwen_moe_layers(conv *c, arch_moe *a, int64_t inner)
 {
     a->m.inner = conv_size(c, "moe_intermediate_size", inner);
@@ -334,7 +334,7 @@ static void arch_qwen3_moe(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* ---- OLMoE, FlexOlmo ----------------------------------------------------------------------------------- */
+/* ---- OLMoE, FlexOlmo --------------------------------------------------------------------------------- */
 static void arch_olmoe(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
@@ -354,7 +354,7 @@ static void arch_olmoe(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* ---- Granite MoE: the k best logits, softmax over them: the same as softmax, renormalised ---------------- */
+/* ---- Granite MoE: the k best logits, softmax over them: the same as softmax, renormalised ------------ */
 static void arch_granitemoe(conv *c)
 {
     arch_moe a;
@@ -371,7 +371,7 @@ static void arch_granitemoe(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* ---- DeepSeek-V3's router with grouped-query attention: dots.llm1, GLM-4.5, EXAONE-MoE, Solar Open ------- */
+/* ---- DeepSeek-V3's router with grouped-query attention: dots.llm1, GLM-4.5, EXAONE-MoE, Solar Open --- */
 /* Shared experts as one of n times the width                                                               */
 static void arch_moe_shared_experts(conv *c, arch_moe *a, const char *key, int64_t otherwise)
 {
@@ -432,7 +432,7 @@ static void arch_solar_open(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* Rope on layers with a window only (on all when there are no windows)                                      */
+/* Rope on layers with a window only (on all when there are no windows)                                     */
 static void arch_exaone_moe(conv *c)
 {
     const int32_t window = arch_window(c, 4096);
@@ -452,7 +452,7 @@ static void arch_exaone_moe(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* ---- ERNIE 4.5: softmax, the choice has a bias ------------------------------------------------------------ */
+/* ---- ERNIE 4.5: softmax, the choice has a bias ------------------------------------------------------- */
 static void arch_ernie4_5_moe(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
@@ -481,7 +481,7 @@ static void arch_ernie4_5_moe(conv *c)
     arch_moe_emit(c, &a);
 }
 
-/* ---- MiniMax-M2: norms of queries and keys over all heads -------------------------------------------------- */
+/* ---- MiniMax-M2: norms of queries and keys over all heads -------------------------------------------- */
 static void arch_minimax_m2(conv *c)
 {
     conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 5000000.0, 1.0 };
