@@ -480,8 +480,10 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
 
 /* ---- the two usual sources of sizes and names ---------------------------------------------------------- */
 /* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of
-   tie_word_embeddings.                                                                                     */
-static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
+   tie_word_embeddings; head_key, head_dim: key of the channels of a head, and what they are without it (0:
+   dim / heads).                                                                                            */
+static CONV_UNUSED int conv_hf_decoder_of(conv *c, conv_decoder *d, int tied, const char *head_key,
+                                          int32_t head_dim)
 {
     const char *prefix = conv_prefix(c, "model.", "embed_tokens.weight");
     memset(d, 0, sizeof *d);
@@ -489,7 +491,8 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
     d->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
-    d->head_dim = conv_key(c, "head_dim") ? conv_size(c, "head_dim", 1) : conv_head_dim(c, d->dim, d->heads);
+    if (conv_key(c, head_key) || head_dim) d->head_dim = conv_size(c, head_key, head_dim);
+    else d->head_dim = conv_head_dim(c, d->dim, d->heads);
     if (conv_key(c, "intermediate_size") || !conv_key(c, "moe_intermediate_size"))
         d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED);
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
@@ -510,6 +513,11 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->up = "mlp.up_proj";
     d->down = "mlp.down_proj";
     return conv_decoder_defaults(c, d);
+}
+
+static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
+{
+    return conv_hf_decoder_of(c, d, tied, "head_dim", 0);
 }
 
 /* "layer_types" of config.json into windows and indices of ropes (-1: none); returns 0 when the key is

@@ -201,24 +201,30 @@ static void arch_moe_unused_keys(conv *c)
     for (int i = 0; keys[i]; i++) conv_key(c, keys[i]);
 }
 
-/* Layers in the style of Llama with the rope of `keys`, and their experts: number (keys `count` or `other`)
-   and number of a token; softmax without renorm. 0 after an error                                          */
-static int arch_moe_start(conv *c, arch_moe *a, const conv_rope_keys *keys, double eps, const char *count,
-                          const char *other, const char *each, int64_t k)
+typedef struct arch_moe_usual {       /* keys, and values of keys that are absent                           */
+    const char *count, *other;        /* number of experts, under either key                                */
+    const char *each;                 /* number of a token's experts; NULL: no key                          */
+    int32_t     k, head_dim;          /* k 0: required; head_dim 0: dim / heads                             */
+    double      eps;
+} arch_moe_usual;
+
+/* Layers in the style of Llama with the rope of `keys` (NULL: none yet), and their experts: softmax without
+   renorm. 0 after an error                                                                                 */
+static int arch_moe_start(conv *c, arch_moe *a, const conv_rope_keys *keys, const arch_moe_usual *usual)
 {
     memset(a, 0, sizeof *a);
     arch_moe_unused_keys(c);
-    if (!conv_hf_decoder(c, &a->d, 0)) return 0;
-    a->d.norm_eps = conv_positive(c, "rms_norm_eps", eps);
+    if (!conv_hf_decoder_of(c, &a->d, 0, "head_dim", usual->head_dim)) return 0;
+    a->d.norm_eps = conv_positive(c, "rms_norm_eps", usual->eps);
     if (keys) conv_hf_rope(c, &a->d.ropes[0], "rope.freq", NULL, keys, a->d.head_dim);
-    a->m.experts = arch_moe_size(c, count, other, CONV_REQUIRED);
-    a->m.k = each ? conv_size(c, each, k) : 1;
+    a->m.experts = arch_moe_size(c, usual->count, usual->other, CONV_REQUIRED);
+    a->m.k = usual->each ? conv_size(c, usual->each, usual->k ? usual->k : CONV_REQUIRED) : 1;
     a->m.dim = a->d.dim;
     a->m.inner = a->d.ffn;
     a->m.score = "softmax";
     a->m.act = a->d.act;
     if (!c->env->failed && a->m.k > a->m.experts)
-        conv_fail(c->env, "config.json: \"%s\": %d of %d experts", each ? each : "", a->m.k, a->m.experts);
+        conv_fail(c->env, "config.json: %d experts for a token, of %d", a->m.k, a->m.experts);
     a->dense = (uint8_t *)conv_alloc(c->env, (uint64_t)a->d.layers, 1);
     return !c->env->failed;
 }
@@ -282,10 +288,11 @@ static void arch_moe_ignore_mtp(conv *c, const conv_decoder *d, const char *key)
 /* ---- Mixtral, Qwen2-MoE, Qwen3-MoE ------------------------------------------------------------------- */
 static void arch_mixtral(conv *c)
 {
+    static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
+                                          2, 0, 1e-5 };
     static const conv_rope_keys keys = { "rope_theta", NULL, 1000000.0, 1.0 };
     arch_moe a;
-    if (!arch_moe_start(c, &a, &keys, 1e-5, "num_local_experts", "num_experts", "num_experts_per_tok", 2))
-        return;
+    if (!arch_moe_start(c, &a, &keys, &usual)) return;
     conv_set_window(&a.d, arch_window(c, 0));
     a.m.renorm = 1;
     arch_moe_emit(c, &a);
@@ -301,13 +308,14 @@ static void arch_qwen_moe_layers(conv *c, arch_moe *a, int64_t inner)
 
 static void arch_qwen2_moe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          4, 0, 1e-6 };
     const int on = conv_bool(c, "use_sliding_window", 0);
     const int64_t first = conv_int(c, "max_window_layers", 28, 0, 1 << 28);
     int32_t window = 0;
     arch_moe a;
     conv_key(c, "sliding_window");
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-6, "num_experts", "num_local_experts",
-                        "num_experts_per_tok", 4)) return;
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     a.d.qkv_bias = arch_bias(conv_bool(c, "qkv_bias", 1));
     if (on) window = arch_window(c, 4096);
     if (!conv_hf_layer_types(c, &a.d, window, 0, 0))
@@ -322,11 +330,12 @@ static void arch_qwen2_moe(conv *c)
 
 static void arch_qwen3_moe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          8, 0, 1e-6 };
     const int32_t window = arch_window(c, 4096);
     arch_moe a;
     conv_key(c, "max_window_layers");
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-6, "num_experts", "num_local_experts",
-                        "num_experts_per_tok", 8)) return;
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     a.d.qkv_bias = a.d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     if (conv_bool(c, "use_sliding_window", 0)) conv_set_window(&a.d, window);
     arch_moe_head_norms(&a.d);
@@ -337,11 +346,14 @@ static void arch_qwen3_moe(conv *c)
 /* ---- OLMoE, FlexOlmo --------------------------------------------------------------------------------- */
 static void arch_olmoe(conv *c)
 {
+    static const arch_moe_usual usual[2] = {
+        { "num_experts", "num_local_experts", "num_experts_per_tok", 8, 0, 1e-5 },
+        { "num_experts", "num_local_experts", "num_experts_per_tok", 5, 0, 1e-6 }
+    };
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
     const int flex = strcmp(c->architecture, "flex_olmo") == 0;
     arch_moe a;
-    if (!arch_moe_start(c, &a, flex ? &keys : &arch_rope_keys, flex ? 1e-6 : 1e-5, "num_experts",
-                        "num_local_experts", "num_experts_per_tok", flex ? 5 : 8)) return;
+    if (!arch_moe_start(c, &a, flex ? &keys : &arch_rope_keys, &usual[flex])) return;
     a.d.qkv_bias = a.d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     if (flex) {
         arch_olmo2_norms(&a.d);
@@ -357,9 +369,10 @@ static void arch_olmoe(conv *c)
 /* ---- Granite MoE: the k best logits, softmax over them: the same as softmax, renormalised ------------ */
 static void arch_granitemoe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
+                                          2, 0, 1e-6 };
     arch_moe a;
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-6, "num_local_experts", "num_experts",
-                        "num_experts_per_tok", 2)) return;
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     a.d.qkv_bias = a.d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     a.d.embed_scale = conv_positive(c, "embedding_multiplier", 1.0);
     a.d.residual_scale = conv_positive(c, "residual_multiplier", 1.0);
@@ -383,11 +396,12 @@ static void arch_moe_shared_experts(conv *c, arch_moe *a, const char *key, int64
 
 static void arch_dots1(conv *c)
 {
+    static const arch_moe_usual usual = { "n_routed_experts", "num_local_experts", "num_experts_per_tok",
+                                          0, 0, 1e-6 };
     const int64_t first = conv_int(c, "max_window_layers", 62, 0, 1 << 28);
     const int32_t window = arch_window(c, 4096);
     arch_moe a;
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-6, "n_routed_experts", "num_local_experts",
-                        "num_experts_per_tok", CONV_REQUIRED)) return;
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     conv_key(c, "use_sliding_window");
     conv_int(c, "moe_layer_freq", 1, 1, 1);
     a.d.qkv_bias = a.d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
@@ -403,10 +417,11 @@ static void arch_dots1(conv *c)
 
 static void arch_glm4_moe(conv *c)
 {
+    static const arch_moe_usual usual = { "n_routed_experts", "num_local_experts", "num_experts_per_tok",
+                                          8, 0, 1e-5 };
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 10000.0, 0.5 };
     arch_moe a;
-    if (!arch_moe_start(c, &a, &keys, 1e-5, "n_routed_experts", "num_local_experts", "num_experts_per_tok",
-                        8)) return;
+    if (!arch_moe_start(c, &a, &keys, &usual)) return;
     a.d.qkv_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     if (conv_bool(c, "use_qk_norm", 0)) arch_moe_head_norms(&a.d);
     arch_moe_ignore_mtp(c, &a.d, conv_key(c, "num_mtp_layers") ? "num_mtp_layers"
@@ -420,11 +435,11 @@ static void arch_glm4_moe(conv *c)
 
 static void arch_solar_open(conv *c)
 {
+    static const arch_moe_usual usual = { "n_routed_experts", "num_local_experts", "num_experts_per_tok",
+                                          8, 128, 1e-5 };
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 1000000.0, 1.0 };
     arch_moe a;
-    if (!arch_moe_start(c, &a, &keys, 1e-5, "n_routed_experts", "num_local_experts", "num_experts_per_tok",
-                        8)) return;
-    if (!conv_key(c, "head_dim")) conv_fail(c->env, "config.json: key \"head_dim\" is missing");
+    if (!arch_moe_start(c, &a, &keys, &usual)) return;
     a.d.qkv_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     arch_moe_sigmoid(c, &a, 1);
     a.m.inner = conv_size(c, "moe_intermediate_size", 1280);
@@ -435,10 +450,11 @@ static void arch_solar_open(conv *c)
 /* Rope on layers with a window only (on all when there are no windows)                                     */
 static void arch_exaone_moe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          8, 0, 1e-5 };
     const int32_t window = arch_window(c, 4096);
     arch_moe a;
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-5, "num_experts", "num_local_experts",
-                        "num_experts_per_tok", 8)) return;
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     arch_moe_head_norms(&a.d);
     if (!conv_hf_layer_types(c, &a.d, window, window ? -1 : 0, 0) && window)
         conv_window_pattern(&a.d, window, conv_size(c, "sliding_window_pattern", 4), -1, 0);
@@ -455,13 +471,14 @@ static void arch_exaone_moe(conv *c)
 /* ---- ERNIE 4.5: softmax, the choice has a bias ------------------------------------------------------- */
 static void arch_ernie4_5_moe(conv *c)
 {
+    static const arch_moe_usual usual = { "moe_num_experts", "num_experts", "moe_k", 6, 0, 1e-5 };
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
     static const char *const mtp[] = { "*mtp_*", NULL };
     const int64_t start = conv_int(c, "moe_layer_start_index", 1, 0, 1 << 28),
         end = conv_int(c, "moe_layer_end_index", -1, -1, 1 << 28), every = conv_size(c, "moe_layer_interval",
                                                                                      1);
     arch_moe a;
-    if (!arch_moe_start(c, &a, NULL, 1e-5, "moe_num_experts", "num_experts", "moe_k", 6)) return;
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     c->ignored = mtp;
     conv_key(c, "num_nextn_predict_layers");
     if (strcmp(conv_word(c, "moe_gate", "topk"), "topk"))
@@ -484,11 +501,12 @@ static void arch_ernie4_5_moe(conv *c)
 /* ---- MiniMax-M2: norms of queries and keys over all heads -------------------------------------------- */
 static void arch_minimax_m2(conv *c)
 {
+    static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
+                                          8, 128, 1e-6 };
     conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 5000000.0, 1.0 };
     const int64_t rotary = conv_int(c, "rotary_dim", 0, 0, 1 << 20);
     arch_moe a;
-    if (!arch_moe_start(c, &a, NULL, 1e-6, "num_local_experts", "num_experts", "num_experts_per_tok", 8))
-        return;
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     if (rotary) keys.partial = (double)rotary / a.d.head_dim;
     conv_hf_rope(c, &a.d.ropes[0], "rope.freq", NULL, &keys, a.d.head_dim);
     arch_moe_head_norms(&a.d);

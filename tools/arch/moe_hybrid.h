@@ -4,13 +4,6 @@
 #define ARCH_MOE_HYBRID_H_INCLUDED
 #include "moe.h"
 
-/* Channels of a head when the key is absent: not dim / heads, but n                                        */
-static void arch_moe_head_dim(conv *c, conv_decoder *d, int32_t n)
-{
-    if (!conv_key(c, "head_dim")) d->head_dim = n;
-    conv_set_scale(d, 1.0 / sqrt((double)d->head_dim));
-}
-
 /* Item i of a list of texts in the configuration; the key absent: `otherwise`                              */
 static const char *arch_moe_item(conv *c, const conv_decoder *d, const char *key, int32_t i,
                                  const char *otherwise)
@@ -37,12 +30,13 @@ static int32_t arch_hunyuan_number(conv *c, const char *key, int32_t i, int64_t 
 
 static void arch_hunyuan_moe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", NULL, 1, 0, 1e-5 };
     static const char *const unused[] = {
         "eod_token_id", "moe_intermediate_size", "use_mixed_mlp_moe", "moe_drop_tokens", "norm_type",
         "moe_random_routing_dropped_token", "cla_share_factor", "org_vocab_size", "attention_head_dim", NULL
     };
     arch_moe a;
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-5, "num_experts", "num_local_experts", NULL, 1)) return;
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     for (int i = 0; unused[i]; i++) conv_key(c, unused[i]);
     conv_only_bool(c, "use_qk_norm", 1);
     conv_only_bool(c, "use_cla", 0);
@@ -70,10 +64,11 @@ static void arch_hunyuan_moe(conv *c)
 /* ---- Phi-3.5-MoE: LayerNorm, biases, two experts one after the other --------------------------------- */
 static void arch_phimoe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
+                                          2, 0, 1e-5 };
     static const conv_rope_keys keys = { "rope_theta", NULL, 1000000.0, 1.0 };
     arch_moe a;
-    if (!arch_moe_start(c, &a, &keys, 1e-5, "num_local_experts", "num_experts", "num_experts_per_tok", 2))
-        return;
+    if (!arch_moe_start(c, &a, &keys, &usual)) return;
     conv_key(c, "input_jitter_noise");
     if (a.m.k != 2) conv_fail(c->env, "config.json: \"num_experts_per_tok\" can only be 2");
     conv_set_window(&a.d, arch_window(c, 0));
@@ -233,11 +228,11 @@ static void arch_gpt_oss_rope(conv *c, conv_decoder *d)
 
 static void arch_gpt_oss(conv *c)
 {
+    static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
+                                          4, 64, 1e-5 };
     const int32_t window = arch_window(c, 128);
     arch_moe a;
-    if (!arch_moe_start(c, &a, NULL, 1e-5, "num_local_experts", "num_experts", "num_experts_per_tok", 4))
-        return;
-    arch_moe_head_dim(c, &a.d, 64);
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     arch_gpt_oss_rope(c, &a.d);
     conv_int(c, "experts_per_token", a.m.k, a.m.k, a.m.k);
     conv_key(c, "initial_context_length");
@@ -264,11 +259,11 @@ static void arch_gpt_oss(conv *c)
 /* ---- AFMoE (Trinity): gated attention, rope on layers with a window, norms before and after branches - */
 static void arch_afmoe(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          6, 128, 1e-5 };
     const int32_t window = arch_window(c, 1024), every = conv_size(c, "global_attn_every_n_layers", 4);
     arch_moe a;
-    if (!arch_moe_start(c, &a, &arch_rope_keys, 1e-5, "num_experts", "num_local_experts",
-                        "num_experts_per_tok", 6)) return;
-    if (!conv_key(c, "head_dim")) conv_fail(c->env, "config.json: key \"head_dim\" is missing");
+    if (!arch_moe_start(c, &a, &arch_rope_keys, &usual)) return;
     if (!conv_hf_layer_types(c, &a.d, window, -1, 0)) conv_window_pattern(&a.d, window, every, -1, 0);
     arch_moe_head_norms(&a.d);
     a.d.qkv_bias = a.d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
@@ -307,14 +302,14 @@ static int32_t arch_laguna_heads(conv *c, const conv_decoder *d, int32_t i, int3
 
 static void arch_laguna(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          8, 128, 1e-6 };
     const int given = conv_key(c, "rope_parameters") != NULL;
     const conv_rope_keys full = { "rope_theta", NULL, 500000.0, given ? 1.0 : 0.5 };
     const conv_rope_keys sliding = { "rope_theta", NULL, 10000.0, 1.0 };
     arch_moe a;
     int32_t heads;
-    if (!arch_moe_start(c, &a, NULL, 1e-6, "num_experts", "num_local_experts", "num_experts_per_tok", 8))
-        return;
-    arch_moe_head_dim(c, &a.d, 128);
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     heads = a.d.heads;
     conv_hf_rope(c, &a.d.ropes[0], "rope.freq", "full_attention", &full, a.d.head_dim);
     conv_hf_sliding_rope(c, &a.d.ropes[1], "rope.freq_sliding", &sliding, a.d.head_dim);
@@ -346,6 +341,8 @@ static void arch_laguna(conv *c)
 /* ---- MiMo-V2-Flash: layers with a window have twice the key heads, and sinks ------------------------- */
 static void arch_mimo_v2_flash(conv *c)
 {
+    static const arch_moe_usual usual = { "n_routed_experts", "num_local_experts", "num_experts_per_tok",
+                                          8, 192, 1e-5 };
     static const conv_rope_keys full = { "rope_theta", NULL, 5000000.0, 0.334 };
     static const conv_rope_keys sliding = { "rope_theta", NULL, 10000.0, 0.334 };
     const int32_t size = (int32_t)conv_int(c, "sliding_window_size", 0, 0, 1 << 28);
@@ -353,9 +350,7 @@ static void arch_mimo_v2_flash(conv *c)
     arch_moe a;
     int32_t kv_heads;
     conv_key(c, "sliding_window");
-    if (!arch_moe_start(c, &a, NULL, 1e-5, "n_routed_experts", "num_local_experts", "num_experts_per_tok", 8))
-        return;
-    arch_moe_head_dim(c, &a.d, 192);
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     kv_heads = a.d.kv_heads;
     a.d.v_dim = conv_size(c, "v_head_dim", 128);
     a.d.v_scale = conv_key_given(c, "attention_value_scale") ? conv_number(c, "attention_value_scale", 1.0)
@@ -422,6 +417,8 @@ static void arch_llama4_layer(conv *c, arch_moe *a, int32_t i, int32_t chunk, do
 
 static void arch_llama4(conv *c)
 {
+    static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
+                                          1, 128, 1e-5 };
     static const conv_rope_keys keys = { "rope_theta", NULL, 500000.0, 1.0 };
     const json_value *tuning = conv_key(c, "attn_temperature_tuning");
     const int tuned = tuning ? json_bool(tuning, json_int(tuning, 1) != 0) : 1;
@@ -429,9 +426,7 @@ static void arch_llama4(conv *c)
     double grow;
     int norms;
     arch_moe a;
-    if (!arch_moe_start(c, &a, NULL, 1e-5, "num_local_experts", "num_experts", "num_experts_per_tok", 1))
-        return;
-    arch_moe_head_dim(c, &a.d, 128);
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     a.d.ropes[0].style = "interleaved";
     conv_hf_rope(c, &a.d.ropes[0], "rope.freq", NULL, &keys, a.d.head_dim);
     if (conv_key_given(c, "attention_chunk_size"))
@@ -486,14 +481,14 @@ static void arch_lara_linear(conv *c, const conv_decoder *d, int32_t i)
 
 static void arch_lara_mini(conv *c)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          4, 128, 1e-6 };
     static const char *const pattern[] = { "linear_attention", "sliding_attention", "linear_attention",
                                            "full_attention", "sliding_attention" };
     const int32_t window = arch_window(c, 512);
     arch_moe a;
-    if (!arch_moe_start(c, &a, NULL, 1e-6, "num_experts", "num_local_experts", "num_experts_per_tok", 4))
-        return;
+    if (!arch_moe_start(c, &a, NULL, &usual)) return;
     a.d.tied = conv_bool(c, "tie_word_embeddings", 1);
-    arch_moe_head_dim(c, &a.d, 128);
     conv_hf_rope(c, &a.d.ropes[0], "rope.freq", NULL, &arch_rope_keys, a.d.head_dim);
     a.d.qkv_bias = a.d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     arch_moe_head_norms(&a.d);
@@ -576,9 +571,7 @@ static void arch_jetmoe(conv *c)
     arch_moe_unused_keys(c);
     a.m.experts = conv_size(c, "num_local_experts", 8);
     a.m.k = conv_size(c, "num_experts_per_tok", 2);
-    if (!conv_hf_decoder(c, &a.d, 1)) return;
-    a.d.head_dim = conv_size(c, "kv_channels", 128);
-    conv_set_scale(&a.d, 1.0 / sqrt((double)a.d.head_dim));
+    if (!conv_hf_decoder_of(c, &a.d, 1, "kv_channels", 128)) return;
     if (a.m.k > a.m.experts || a.d.heads != (int64_t)a.d.kv_heads * a.m.k)
         conv_fail(c->env, "config.json: %d query heads are not %d key heads times %d of %d experts",
                   a.d.heads, a.d.kv_heads, a.m.k, a.m.experts);
@@ -831,14 +824,14 @@ static void arch_zaya_kind(conv *c, conv_decoder *d, int32_t i)
 /* The configuration; *router: the width of the router's rows                                               */
 static int arch_zaya_start(conv *c, arch_moe *a, int32_t *router)
 {
+    static const arch_moe_usual usual = { "num_experts", "num_local_experts", "num_experts_per_tok",
+                                          1, 128, 1e-5 };
     const double partial = conv_key(c, "rope_parameters") ? 1.0 : 0.5;
     const conv_rope_keys full = { "rope_theta", "partial_rotary_factor", 5000000.0, partial };
     const conv_rope_keys sliding = { "rope_theta", "partial_rotary_factor", 10000.0, partial };
-    if (!arch_moe_start(c, a, NULL, 1e-5, "num_experts", "num_local_experts", "num_experts_per_tok", 1))
-        return 0;
+    if (!arch_moe_start(c, a, NULL, &usual)) return 0;
     if (a->m.k != 1) conv_fail(c->env, "config.json: \"num_experts_per_tok\" can only be 1");
     a->d.tied = conv_bool(c, "tie_word_embeddings", 1);
-    arch_moe_head_dim(c, &a->d, 128);
     conv_hf_rope(c, &a->d.ropes[0], "rope.freq", "hybrid", &full, a->d.head_dim);
     conv_hf_rope(c, &a->d.ropes[1], "rope.freq_sliding", "hybrid_sliding", &sliding, a->d.head_dim);
     conv_key(c, "sliding_window");
