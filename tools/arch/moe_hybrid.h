@@ -453,13 +453,17 @@ static void arch_llama4(conv *c)
 }
 
 /* ---- Lara mini: gated delta net, attention with a window and rope, attention without either ---------- */
-/* Rows of in_proj: q, k, v, output gate, strengths, decays; or maps of their own as in Qwen3.5             */
+/* Rows of in_proj: q, k, v, output gate, strengths, decays; without it: maps of their own, as in Qwen3.5   */
 static void arch_lara_linear(conv *c, const conv_decoder *d, int32_t i)
 {
     const lin l = arch_layer_lin(c, d, i, "linear_attn");
     lin_layer y;
     int64_t k, v;
     conv_part all;
+    if (!lin_has(&l, "in_proj")) {
+        arch_qwen_linear(c, d, i);
+        return;
+    }
     arch_linear_sizes(c, d, &y);
     if (!conv_key(c, "linear_num_key_heads")) y.q_heads = y.k_heads = 8;
     if (!conv_key(c, "linear_num_value_heads")) y.heads = y.v_heads = y.decay_heads = 16;
