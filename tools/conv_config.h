@@ -180,10 +180,10 @@ static CONV_UNUSED int conv_check_unread_gguf(conv *c)
 {
     static const char *const ignored[] = { "vocab_size", "tensor_data_layout", NULL };
     const size_t n = strlen(c->architecture);
-    if (conv_gguf_number(c, "expert_count", 0.0) != 0.0)
+    if (!c->experts && conv_gguf_number(c, "expert_count", 0.0) != 0.0)
         return conv_fail(c->env, "%s: key %s.expert_count: experts are not supported", c->gguf->file->path,
                          c->architecture);
-    conv_gguf_number(c, "expert_used_count", 0.0);
+    if (!c->experts) conv_gguf_number(c, "expert_used_count", 0.0);
     for (uint64_t i = 0; !c->env->failed && i < c->gguf->n_kv; i++) {
         const gguf_kv *kv = &c->gguf->kv[i];
         int known = kv->used || strncmp(kv->key, c->architecture, n) != 0 || kv->key[n] != '.';

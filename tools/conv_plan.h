@@ -53,6 +53,7 @@ typedef struct conv {
     char             *recipe;
     size_t            recipe_bytes, recipe_room;
     int32_t           max_context;    /* positions that the configuration names                             */
+    int32_t           experts;        /* the mapping takes a GGUF file's experts                            */
     int32_t           unlimited;      /* positions beyond them are meant to work (dynamic rope)             */
 } conv;
 

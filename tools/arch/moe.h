@@ -518,4 +518,113 @@ static void arch_minimax_m2(conv *c)
     arch_moe_emit(c, &a);
 }
 
+/* ---- GGUF ---------------------------------------------------------------------------------------------- */
+/* Names of the experts of layer i: stacked, or in older files one tensor a map and expert                  */
+static void arch_gguf_expert_names(conv *c, const conv_decoder *d, int32_t i, conv_moe *m)
+{
+    const char *stacked = conv_layer_name(c, d, i, "ffn_down_exps.weight");
+    const int one = !conv_has(c, stacked) && conv_has(c, conv_layer_name(c, d, i, "ffn_down.0.weight"));
+    m->out = conv_format(c->env, "l%d.", i);
+    m->router = conv_layer_name(c, d, i, "ffn_gate_inp.weight");
+    m->gate = conv_layer_name(c, d, i, one ? "ffn_gate.%d.weight" : "ffn_gate_exps.weight");
+    m->up = conv_layer_name(c, d, i, one ? "ffn_up.%d.weight" : "ffn_up_exps.weight");
+    m->down = one ? conv_layer_name(c, d, i, "ffn_down.%d.weight") : stacked;
+}
+
+/* Softmax, the experts of expert_count; their width is expert_feed_forward_length, or that of all          */
+static void arch_gguf_moe_start(conv *c, arch_moe *a, int renorm)
+{
+    conv_moe *m = &a->m;
+    c->experts = 1;
+    m->experts = conv_gguf_size(c, "expert_count", 0);
+    m->k = conv_gguf_size(c, "expert_used_count", 0);
+    m->dim = a->d.dim;
+    m->inner = conv_gguf_size(c, "expert_feed_forward_length", a->d.ffn);
+    m->score = "softmax";
+    m->act = a->d.act;
+    m->renorm = renorm;
+    m->scale = conv_gguf_number(c, "expert_weights_scale", 1.0);
+    if (m->scale == 0.0) m->scale = 1.0;
+    if (conv_gguf_number(c, "expert_gating_func", 1.0) != 1.0)
+        conv_fail(c->env, "%s: key %s.expert_gating_func: only softmax is supported", c->gguf->file->path,
+                  c->architecture);
+    if ((conv_gguf_number(c, "expert_weights_norm", renorm) != 0.0) != renorm)
+        conv_fail(c->env, "%s: key %s.expert_weights_norm is not what this architecture has",
+                  c->gguf->file->path, c->architecture);
+    if (m->k > m->experts) conv_fail(c->env, "%s: %d experts for a token, of %d", c->gguf->file->path, m->k,
+                                     m->experts);
+}
+
+/* Layer i whose shared expert, if the model has one, has a gate [dim]                                      */
+static void arch_gguf_moe_layer(conv *c, arch_moe *a, int32_t i)
+{
+    const conv_decoder *d = &a->d;
+    const char *gate = conv_layer_name(c, d, i, "ffn_gate_shexp");
+    const char *up = conv_layer_name(c, d, i, "ffn_up_shexp");
+    const char *down = conv_layer_name(c, d, i, "ffn_down_shexp");
+    conv_part parts[2];
+    conv_line(c, "# layer %d", i);
+    arch_moe_attention(c, a, i);
+    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
+    arch_gguf_expert_names(c, d, i, &a->m);
+    conv_put_route(c, &a->m, 1, d->dim);
+    conv_put_experts(c, &a->m, 0, 1, 1);
+    if (!a->shared_inner) return;
+    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared.gate"), gate, a->shared_inner, d->dim,
+                            CONV_NO_BIAS);
+    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "shared.up"), up, a->shared_inner, d->dim,
+                            CONV_NO_BIAS);
+    conv_put_linear(c, 5, 1, parts, 2, 1.0, 0);
+    conv_line(c, "glu r6 r5 act=%s", d->act);
+    conv_line(c, "affine r4 r1 w=@%s\nreduce r3 r4 kind=sum\nact r3 r3 kind=sigmoid\nmul r6 r6 r3",
+              conv_make(c, conv_out_name(c, i, "shared_gate"), CONV_VECTOR,
+                        conv_take(c, conv_layer_name(c, d, i, "ffn_gate_inp_shexp.weight"), d->dim, 0)));
+    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared.down"), down, d->dim, a->shared_inner,
+                            CONV_NO_BIAS);
+    conv_put_linear(c, 0, 6, parts, 1, 1.0, CONV_ADD);
+}
+static void arch_gguf_moe_emit(conv *c, arch_moe *a)
+{
+    if (c->env->failed) return;
+    conv_put_embedding(c, &a->d);
+    for (int32_t i = 0; i < a->d.layers && !c->env->failed; i++) arch_gguf_moe_layer(c, a, i);
+    arch_output(c, &a->d);
+}
+
+/* Mixtral is llama with experts                                                                            */
+static void arch_gguf_llama_any(conv *c)
+{
+    arch_moe a;
+    if (conv_gguf_number(c, "expert_count", 0.0) == 0.0) {
+        arch_gguf_llama(c);
+        return;
+    }
+    memset(&a, 0, sizeof a);
+    if (!conv_gguf_decoder(c, &a.d)) return;
+    conv_gguf_rope(c, &a.d.ropes[0], "rope.freq", "interleaved", a.d.head_dim);
+    if (conv_gguf_number(c, "attention.sliding_window", 0.0) > 0.0)
+        conv_set_window(&a.d, conv_gguf_size(c, "attention.sliding_window", 1));
+    arch_gguf_moe_start(c, &a, 1);
+    arch_gguf_moe_emit(c, &a);
+}
+
+/* qwen2moe, qwen3moe, olmoe                                                                                */
+static void arch_gguf_moe(conv *c)
+{
+    const int qwen2 = strcmp(c->architecture, "qwen2moe") == 0, olmoe = strcmp(c->architecture, "olmoe") == 0;
+    arch_moe a;
+    memset(&a, 0, sizeof a);
+    if (!conv_gguf_decoder(c, &a.d)) return;
+    conv_gguf_rope(c, &a.d.ropes[0], "rope.freq", "half", a.d.head_dim);
+    if (!qwen2) {
+        a.d.head_norm = olmoe ? CONV_HEAD_NORM_FULL : CONV_HEAD_NORM_SHARED;
+        a.d.q_norm = "attn_q_norm";
+        a.d.k_norm = "attn_k_norm";
+    }
+    if (olmoe) a.d.clip_qkv = conv_gguf_number(c, "attention.clamp_kqv", 0.0);
+    arch_gguf_moe_start(c, &a, !qwen2 && !olmoe);
+    if (qwen2) a.shared_inner = conv_gguf_size(c, "expert_shared_feed_forward_length", a.d.ffn);
+    arch_gguf_moe_emit(c, &a);
+}
+
 #endif /* ARCH_MOE_H_INCLUDED */
