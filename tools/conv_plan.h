@@ -164,7 +164,8 @@ static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return NULL; }
     t->used = 1;
     for (int32_t i = 0; i < t->ndim; i++) found *= t->shape[i];            /* fits: see conv_source_add     */
-    if (t->type == CONV_GGML) conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4)
+        conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
     if (found != n || n < 1)
         conv_fail(c->env, "tensor %.200s has shape %s, expected %lld values", name,
                   conv_shape_text(c->env, t->shape, t->ndim), (long long)n);
@@ -189,20 +190,20 @@ static CONV_UNUSED conv_view conv_flat(conv_view v)
     return v;
 }
 
-/* Rows first, first + 1 ... of a view, in blocks of `block` rows that start `stride` rows apart; count
-   rows in all.                                                                                             */
+/* Rows first, first + 1 ... of a view of rows that follow one another, in blocks of `block` rows that start
+   `stride` rows apart; count rows in all.                                                                  */
 static CONV_UNUSED conv_view conv_rows(conv *c, conv_view v, int64_t first, int64_t block, int64_t stride,
                                        int64_t count)
 {
     if (!v.tensor) return v;
-    if (v.first != 0 || v.block != v.rows || first < 0 || block < 1 || count < 1 || count % block ||
+    if (v.block != v.rows || first < 0 || block < 1 || count < 1 || count % block ||
         first + (count / block - 1) * stride + block > v.rows) {
         conv_fail(c->env, "tensor %.200s: rows %lld and on cannot be taken from its %lld rows",
                   v.tensor->name, (long long)first, (long long)v.rows);
         v.tensor = NULL;
         return v;
     }
-    v.first = first;
+    v.first += first;
     v.block = block;
     v.stride = stride;
     v.rows = count;

@@ -40,7 +40,7 @@ static int conv__kept_type(conv *c, const conv_out *o, sqm_dtype *type)
     *type = SQM_F32;
     if (!t || !conv__is_plain(o)) return 1;
     if (t->type == CONV_F16) *type = SQM_F16;
-    if (t->type == CONV_BF16) *type = SQM_BF16;
+    if (t->type == CONV_BF16 || t->type == CONV_MXFP4) *type = SQM_BF16;
     if (t->type != CONV_GGML) return 1;
     if (sqm_pack_ggml(NULL, &bytes, type, t->ggml_type, NULL, 0, o->rows, o->cols, &err) != SQM_OK)
         return conv_fail(c->env, "tensor %.200s: %s", t->name, err.text);
@@ -116,10 +116,11 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
     const uint8_t *data = conv_tensor_data(&k->c->source, t);
     const int64_t size = conv_types[t->type].bytes, inner = t->ndim ? t->stride[t->ndim - 1] : 1;
     if (!data) return 0;
-    if (t->type == CONV_GGML) {
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4) {
         if (v->transposed || v->vector)
             return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
-        if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
+        if (t->type == CONV_MXFP4) conv_mxfp4_row(dst, data, t, row);
+        else if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
     } else if (v->vector) {                            /* element `row` in row-major order                  */
         const int64_t n = t->ndim ? t->shape[t->ndim - 1] : 1;
         conv_values(dst, data + (conv_row_offset(t, row / n) + row % n * inner) * size, 1, size, t->type);

@@ -3,6 +3,7 @@
 #ifndef ARCH_MOE_HYBRID_H_INCLUDED
 #define ARCH_MOE_HYBRID_H_INCLUDED
 #include "moe.h"
+#include "../conv_mxfp4.h"
 
 /* Item i of a list of texts in the configuration; the key absent: `otherwise`                              */
 static const char *arch_moe_item(conv *c, const conv_decoder *d, const char *key, int32_t i,
@@ -226,6 +227,19 @@ static void arch_gpt_oss_rope(conv *c, conv_decoder *d)
     conv_rope_make(c, &d->ropes[0], &s, d->head_dim);
 }
 
+/* Experts in MXFP4 are stored [out, in]. 1: they are                                                       */
+static int arch_gpt_oss_packed(conv *c, const conv_decoder *d)
+{
+    const json_value *how = conv_key(c, "quantization_config");
+    int packed = 0;
+    if (how && !json_text_is(json_get(how, "quant_method"), "mxfp4"))
+        conv_fail(c->env, "config.json: \"quantization_config\": \"quant_method\" can only be \"mxfp4\"");
+    for (int32_t i = 0; i < d->layers && !c->env->failed; i++)
+        packed = conv_mxfp4(c, conv_layer_name(c, d, i, "mlp.experts.gate_up_proj")) &&
+                 conv_mxfp4(c, conv_layer_name(c, d, i, "mlp.experts.down_proj"));
+    return packed;
+}
+
 static void arch_gpt_oss(conv *c)
 {
     static const arch_moe_usual usual = { "num_local_experts", "num_experts", "num_experts_per_tok",
@@ -244,7 +258,7 @@ static void arch_gpt_oss(conv *c)
     a.m.alpha = conv_positive(c, "swiglu_alpha", 1.702);
     a.m.limit = conv_positive(c, "swiglu_limit", 7.0);
     a.m.plus = 1.0;
-    a.m.transposed = CONV_UP_TRANSPOSED | CONV_DOWN_TRANSPOSED;
+    a.m.transposed = arch_gpt_oss_packed(c, &a.d) ? 0 : CONV_UP_TRANSPOSED | CONV_DOWN_TRANSPOSED;
     a.m.interleaved = 1;
     conv_put_embedding(c, &a.d);
     for (int32_t i = 0; i < a.d.layers && !c->env->failed; i++) {
