@@ -164,7 +164,7 @@ static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return NULL; }
     t->used = 1;
     for (int32_t i = 0; i < t->ndim; i++) found *= t->shape[i];            /* fits: see conv_source_add     */
-    if (t->type == CONV_GGML || t->type == CONV_MXFP4)
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4 || t->block_scales)
         conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
     if (found != n || n < 1)
         conv_fail(c->env, "tensor %.200s has shape %s, expected %lld values", name,

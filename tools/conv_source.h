@@ -43,6 +43,8 @@ typedef struct conv_tensor {
     uint32_t      ggml_type;          /* CONV_GGML only                                                     */
     uint32_t      row_bytes;          /* these and CONV_MXFP4: one row of shape[ndim - 1] elements          */
     const uint8_t *scales;            /* CONV_MXFP4: of each 32 elements, in the order of rows              */
+    const float  *block_scales;       /* factors of blocks of a matrix, or NULL                             */
+    int64_t       block_rows, block_cols;
     int32_t       used;               /* a mapping took it                                                  */
 } conv_tensor;
 

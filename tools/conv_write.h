@@ -27,6 +27,7 @@ static int conv__is_plain(const conv_out *o)
             v->tensor->ggml_type != o->parts[0].tensor->ggml_type)
             return 0;
         if (v->tensor->type == CONV_GGML && (v->transposed || v->vector)) return 0;
+        if (v->tensor->block_scales) return 0;
     }
     return o->n_parts > 0;
 }
@@ -121,6 +122,13 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
             return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
         if (t->type == CONV_MXFP4) conv_mxfp4_row(dst, data, t, row);
         else if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
+    } else if (t->block_scales) {
+        const int64_t across = (t->shape[1] + t->block_cols - 1) / t->block_cols;
+        const float *scales = t->block_scales + row / t->block_rows * across;
+        if (v->transposed || v->vector)
+            return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
+        conv_values(dst, data + row * t->stride[0] * size, v->cols, inner * size, t->type);
+        for (int64_t i = 0; i < v->cols; i++) dst[i] *= scales[i / t->block_cols];
     } else if (v->vector) {                            /* element `row` in row-major order                  */
         const int64_t n = t->ndim ? t->shape[t->ndim - 1] : 1;
         conv_values(dst, data + (conv_row_offset(t, row / n) + row % n * inner) * size, 1, size, t->type);

@@ -11,6 +11,7 @@
 #include "conv_rwkv.h"
 #include "conv_npz.h"
 #include "conv_write.h"
+#include "conv_fp8.h"
 #include "tok_import.h"
 #include "arch/list.h"
 
@@ -160,6 +161,7 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
         arch_rwkv_original(c, in->is_rwkv);
     } else {
         if (!convert__read_config(c, in, o->config)) return 0;
+        conv_fp8(c);
         arch = convert__find_arch(c, conv_hf_archs,
                                   json_text(json_at(json_get(c->config, "architectures"), 0), NULL));
         if (!arch) return 0;
