@@ -11,6 +11,7 @@ typedef struct conv_mla {
     /* q_rank 0: one map; widths of a head */
     int32_t     dim, heads, q_rank, rank, plain, rotated, v_dim;
     double      scale, norm_eps;      /* of q.k; of the norms of the short rows                             */
+    double      q_scale, kv_scale;    /* of queries, of the normalised short row; 0: 1                      */
     const conv_rope *rope;            /* NULL: none; style interleaved in DeepSeek's checkpoints            */
     /* names in a layer, without .weight; q_a, q_norm with q_rank only */
     const char *q, *q_a, *q_norm, *kv_a, *kv_norm, *kv_b;
@@ -53,18 +54,19 @@ static void conv__mla_rope(conv *c, const conv_mla *m, int reg, int32_t first, i
              heads, head_dim,
              r->dims, r->style, r->name);
     conv_put_real(c, "attn_factor", r->attn_factor, 1.0);
+    conv_put_rope_lengths(c, r);
     conv_line(c, "%s", "");
 }
 
-/* norm rR rR of columns [0, n) with the weight `name` of layer i                                           */
+/* norm rR rR of columns [0, n) with scale times the weight `name` of layer i                               */
 static void conv__mla_norm(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int reg,
-                           const char *name,
-                           const char *out, int32_t n)
+                           const char *name, const char *out, int32_t n, double scale)
 {
     const char *in = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, name), d->weight_suffix);
+    conv_view w = conv_take(c, in, n, 0);
+    if (scale != 0.0) w.scale *= scale;
     conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps),
-              n,
-              conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, conv_take(c, in, n, 0)));
+              n, conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, w));
 }
 
 /* From rS to the heads' results, [heads x v_dim], in r9; r2, r3, r4, r5, r6 are used.                      */
@@ -79,16 +81,16 @@ static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_m
                          m->dim,
                          d->qkv_bias);
         conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
-        conv__mla_norm(c, d, m, i, 4, m->q_norm, "q_a_norm", m->q_rank);
+        conv__mla_norm(c, d, m, i, 4, m->q_norm, "q_a_norm", m->q_rank, 0.0);
     }
     p = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, m->q), (int64_t)m->heads * head,
                      m->q_rank ? m->q_rank : m->dim, CONV_NO_BIAS);
-    conv_put_linear(c, 2, m->q_rank ? 4 : src, &p, 1, 1.0, CONV_PRECISE);
+    conv_put_linear(c, 2, m->q_rank ? 4 : src, &p, 1, m->q_scale != 0.0 ? m->q_scale : 1.0, CONV_PRECISE);
     conv__mla_rope(c, m, 2, m->plain, m->heads, head);
     p = conv_part_of(c, d, conv_out_name(c, i, "kv_a"), conv_layer_name(c, d, i, m->kv_a), width, m->dim,
                      d->qkv_bias);
     conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
-    conv__mla_norm(c, d, m, i, 4, m->kv_norm, "kv_a_norm", m->rank);
+    conv__mla_norm(c, d, m, i, 4, m->kv_norm, "kv_a_norm", m->rank, m->kv_scale);
     conv__mla_rope(c, m, 4, m->rank, 1, m->rotated);
     conv__mla_blocks(c, m, conv_read(c, kv_b, (int64_t)m->heads * (m->plain + m->v_dim) * m->rank), queries,
                      values);

@@ -11,6 +11,7 @@
 #include "linear.h"
 #include "typeseg.h"
 #include "lmuformer.h"
+#include "deepseek.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -29,6 +30,8 @@ static const conv_arch conv_hf_archs[] = {
     { "cohere2", "Cohere2ForCausalLM", arch_cohere },
     { "comba", "CombaForCausalLM", arch_comba },
     { "cwm", "CwmForCausalLM", arch_cwm },
+    { "deepseek_v2", "DeepseekV2ForCausalLM", arch_deepseek_v2 },
+    { "deepseek_v3", "DeepseekV3ForCausalLM", arch_deepseek_v3 },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "exaone4", "Exaone4ForCausalLM", arch_exaone4 },
@@ -43,6 +46,7 @@ static const conv_arch conv_hf_archs[] = {
     { "gla", "GLAForCausalLM", arch_gla },
     { "glm", "GlmForCausalLM", arch_glm },
     { "glm4", "Glm4ForCausalLM", arch_glm },
+    { "glm4_moe_lite", "Glm4MoeLiteForCausalLM", arch_glm4_moe_lite },
     { "gpt2", "GPT2LMHeadModel", arch_gpt2 },
     { "gpt_bigcode", "GPTBigCodeForCausalLM", arch_gpt2 },
     { "gpt_neo", "GPTNeoForCausalLM", arch_gpt_neo },
@@ -65,10 +69,12 @@ static const conv_arch conv_hf_archs[] = {
     { "linear_attn", "LinearAttentionForCausalLM", arch_linear_attn },
     { "llama", "LlamaForCausalLM", arch_llama },
     { "lmuformer", NULL, arch_lmuformer },
+    { "longcat_flash", "LongcatFlashForCausalLM", arch_longcat_flash },
     { "mamba", "MambaForCausalLM", arch_mamba },
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
     { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
     { "mesa_net", "MesaNetForCausalLM", arch_mesa_net },
+    { "minicpm3", "MiniCPM3ForCausalLM", arch_minicpm3 },
     { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "ministral", "MinistralForCausalLM", arch_ministral },
     { "mistral", "MistralForCausalLM", arch_mistral },
@@ -101,6 +107,7 @@ static const conv_arch conv_hf_archs[] = {
     { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
+    { "youtu", "YoutuForCausalLM", arch_youtu },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
     { NULL, NULL, NULL }
