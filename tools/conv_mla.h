@@ -1,8 +1,7 @@
 /* conv_mla.h: latent attention (MLA of DeepSeek) as recipe lines. Keys and values of all heads are linear in
-   one
-   short row c; here the maps from c go to the other side: queries are taken to the width of c before, results
-   are taken from it behind the attention. So there is one key head [c | rotated part] whose values are c, and
-   the cache holds 2 rank + rope numbers a token, whatever the number of heads.                             */
+   one short row c; here the maps from c go to the other side: queries are taken to the width of c before,
+   results are taken from it behind the attention. So there is one key head [c | rotated part] whose first
+   columns c are the values too: the cache holds rank + rope numbers a token, whatever the number of heads. */
 #ifndef CONV_MLA_H_INCLUDED
 #define CONV_MLA_H_INCLUDED
 #include "conv_decoder.h"
@@ -12,6 +11,7 @@ typedef struct conv_mla {
     int32_t     dim, heads, q_rank, rank, plain, rotated, v_dim;
     double      scale, norm_eps;      /* of q.k; of the norms of the short rows                             */
     double      q_scale, kv_scale;    /* of queries, of the normalised short row; 0: 1                      */
+    int32_t     selected;             /* how many keys r13 lists for each row; 0: all keys count            */
     const conv_rope *rope;            /* NULL: none; style interleaved in DeepSeek's checkpoints            */
     /* names in a layer, without .weight; q_a, q_norm with q_rank only */
     const char *q, *q_a, *q_norm, *kv_a, *kv_norm, *kv_b;
@@ -44,10 +44,9 @@ static void conv__mla_blocks(conv *c, const conv_mla *m, const float *kv_b, cons
     conv_make_values(c, values, v, (int32_t)nv);
 }
 
-static void conv__mla_rope(conv *c, const conv_mla *m, int reg, int32_t first, int32_t heads,
+static void conv__mla_rope(conv *c, const conv_rope *r, int reg, int32_t first, int32_t heads,
                            int32_t head_dim)
 {
-    const conv_rope *r = m->rope;
     if (!r || c->env->failed) return;
     if (!conv_made(c, r->name)) conv_make_values(c, r->name, r->freq, r->dims / 2);
     conv_put(c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=%s freq=@%s", reg, reg, first,
@@ -65,44 +64,58 @@ static void conv__mla_norm(conv *c, const conv_decoder *d, const conv_mla *m, in
     const char *in = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, name), d->weight_suffix);
     conv_view w = conv_take(c, in, n, 0);
     if (scale != 0.0) w.scale *= scale;
-    conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps),
-              n, conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, w));
+    conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps), n,
+              conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, w));
 }
 
-/* From rS to the heads' results, [heads x v_dim], in r9; r2, r3, r4, r5, r6 are used.                      */
-static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int src)
+/* From rS to queries [heads x (plain + rotated)] in r2; the normalised short row, if there is one, in r4    */
+static CONV_UNUSED void conv_put_mla_queries(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i,
+                                             int src)
 {
-    const int32_t head = m->plain + m->rotated, width = m->rank + m->rotated;
-    const char *kv_b = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, m->kv_b), d->weight_suffix);
-    const char *queries = conv_out_name(c, i, "q_latent"), *values = conv_out_name(c, i, "v_latent");
+    const int32_t head = m->plain + m->rotated;
     conv_part p;
     if (m->q_rank) {
         p = conv_part_of(c, d, conv_out_name(c, i, "q_a"), conv_layer_name(c, d, i, m->q_a), m->q_rank,
-                         m->dim,
-                         d->qkv_bias);
+                         m->dim, d->qkv_bias);
         conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
         conv__mla_norm(c, d, m, i, 4, m->q_norm, "q_a_norm", m->q_rank, 0.0);
     }
     p = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, m->q), (int64_t)m->heads * head,
                      m->q_rank ? m->q_rank : m->dim, CONV_NO_BIAS);
     conv_put_linear(c, 2, m->q_rank ? 4 : src, &p, 1, m->q_scale != 0.0 ? m->q_scale : 1.0, CONV_PRECISE);
-    conv__mla_rope(c, m, 2, m->plain, m->heads, head);
-    p = conv_part_of(c, d, conv_out_name(c, i, "kv_a"), conv_layer_name(c, d, i, m->kv_a), width, m->dim,
-                     d->qkv_bias);
+    conv__mla_rope(c, m->rope, 2, m->plain, m->heads, head);
+}
+
+/* From rS and the queries in r2 to the heads' results, [heads x v_dim], in r9; r2 to r6 are used.          */
+static CONV_UNUSED int conv_put_mla_attention(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i,
+                                              int src)
+{
+    const int32_t width = m->rank + m->rotated;
+    const char *kv_b = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, m->kv_b), d->weight_suffix);
+    const char *queries = conv_out_name(c, i, "q_latent"), *values = conv_out_name(c, i, "v_latent");
+    const conv_part p = conv_part_of(c, d, conv_out_name(c, i, "kv_a"), conv_layer_name(c, d, i, m->kv_a),
+                                     width, m->dim, d->qkv_bias);
     conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
     conv__mla_norm(c, d, m, i, 4, m->kv_norm, "kv_a_norm", m->rank, m->kv_scale);
-    conv__mla_rope(c, m, 4, m->rank, 1, m->rotated);
+    conv__mla_rope(c, m->rope, 4, m->rank, 1, m->rotated);
     conv__mla_blocks(c, m, conv_read(c, kv_b, (int64_t)m->heads * (m->plain + m->v_dim) * m->rank), queries,
                      values);
     conv_line(c, "blocks r5 r2 w=@%s out=%d groups=%d", queries, width, m->heads);
     conv_line(c, "cat r6 r5 r4");
-    conv_line(c, "copy r5 r4 first=0 count=%d", m->rank);
-    conv_line(c, "cat r2 r6 r5");
-    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=1 head_dim=%d v_dim=%d scale=%s", m->heads, width,
-              m->rank,
-              conv_real(c, m->scale));
+    if (m->selected) conv_line(c, "cat r2 r6 r13");
+    conv_put(c, "mix r3 r%d attention heads=%d kv_heads=1 head_dim=%d v_dim=%d shared=1", m->selected ? 2 : 6,
+             m->heads, width, m->rank);
+    if (m->selected) conv_put(c, " selected=%d", m->selected);
+    conv_line(c, " scale=%s", conv_real(c, m->scale));
     conv_line(c, "blocks r9 r3 w=@%s out=%d groups=%d", values, m->v_dim, m->heads);
     return 9;
+}
+
+/* From rS to the heads' results, [heads x v_dim], in r9; r2 to r6 are used.                                */
+static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int src)
+{
+    conv_put_mla_queries(c, d, m, i, src);
+    return conv_put_mla_attention(c, d, m, i, src);
 }
 
 #endif /* CONV_MLA_H_INCLUDED */

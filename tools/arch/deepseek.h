@@ -68,8 +68,8 @@ static int arch_latent_base(conv *c, arch_latent *k, const arch_latent_usual *us
     conv_decoder *d = &k->d;
     keys.theta = usual->theta;
     memset(k, 0, sizeof *k);
-    arch_ssm_decoder(c, d, conv_format(c->env, "%sembed_tokens", prefix), conv_format(c->env, "%snorm", prefix),
-                     conv_format(c->env, "%slayers.", prefix));
+    arch_ssm_decoder(c, d, conv_format(c->env, "%sembed_tokens", prefix),
+                     conv_format(c->env, "%snorm", prefix), conv_format(c->env, "%slayers.", prefix));
     d->dim = conv_size(c, "hidden_size", CONV_REQUIRED);
     d->layers = conv_size(c, layers, CONV_REQUIRED);
     d->ffn = conv_size(c, ffn, CONV_REQUIRED);
@@ -154,11 +154,10 @@ static void arch_latent_names(conv *c, arch_latent *k, const char *mixer)
     k->d.o = conv_format(c->env, "%s.o_proj", mixer);
 }
 
-/* Attention of layer i over r1, added to r0                                                                */
-static void arch_latent_attention(conv *c, const arch_latent *k, int32_t i)
+/* The heads' results in rS through the output projection, added to r0                                      */
+static void arch_latent_out(conv *c, const arch_latent *k, int32_t i, int reg)
 {
     const conv_decoder *d = &k->d;
-    const int reg = conv_put_mla(c, d, &k->mla, i, 1);
     const conv_part out = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
                                        (int64_t)k->mla.heads * k->mla.v_dim, d->o_bias);
     conv_put_branch_end(c, d, reg, &out, NULL, NULL);
@@ -209,7 +208,7 @@ static void arch_latent_emit(conv *c, arch_latent *k)
     for (int32_t i = 0; i < k->d.layers && !c->env->failed; i++) {
         conv_line(c, "# layer %d", i);
         arch_layer_norm(c, &k->d, i, "attn_norm", k->d.attn_norm);
-        arch_latent_attention(c, k, i);
+        arch_latent_out(c, k, i, conv_put_mla(c, &k->d, &k->mla, i, 1));
         arch_latent_ffn(c, k, i, !k->moe.experts || arch_latent_is_dense(c, k, i));
     }
     arch_output(c, &k->d);
@@ -222,6 +221,7 @@ static void arch_deepseek_v2(conv *c)
     arch_latent k;
     if (!arch_latent_base(c, &k, &usual, "num_hidden_layers", "intermediate_size")) return;
     arch_deepseek_unused_keys(c);
+    conv_only_bool(c, "rope_interleave", 1);
     conv_only_bool(c, "mlp_bias", 0);
     conv_only_bool(c, "norm_topk_prob", 0);
     arch_latent_experts(c, &k, &usual, "softmax", NULL);
@@ -291,10 +291,10 @@ static void arch_longcat_half(conv *c, arch_latent *k, int32_t i, int half)
     k->d.up = conv_format(c->env, "mlps.%d.up_proj", half);
     k->d.down = conv_format(c->env, "mlps.%d.down_proj", half);
     arch_layer_norm(c, &k->d, i, "attn_norm", k->d.attn_norm);
-    arch_latent_attention(c, k, i);
+    arch_latent_out(c, k, i, conv_put_mla(c, &k->d, &k->mla, i, 1));
 }
 
-/* Experts of layer i over r1, in r13: the last `zero` of those that the router knows return what they read. */
+/* Experts of layer i over r1, in r13: the last `zero` that the router knows return what they read.         */
 static void arch_longcat_experts(conv *c, arch_latent *k, int32_t i, int32_t zero)
 {
     conv_moe x = k->moe;
@@ -326,8 +326,8 @@ static void arch_longcat_layer(conv *c, arch_latent *k, int32_t i, int32_t zero)
     arch_layer_norm(c, &k->d, i, "ffn_norm", k->d.ffn_norm);
     arch_longcat_experts(c, k, i, zero);
     conv_put_ffn(c, &k->d, i, 1, &inner);
-    end = conv_part_of(c, &k->d, conv_out_name(c, i, "down"), conv_layer_name(c, &k->d, i, k->d.down), k->d.dim,
-                       k->d.ffn, CONV_NO_BIAS);
+    end = conv_part_of(c, &k->d, conv_out_name(c, i, "down"), conv_layer_name(c, &k->d, i, k->d.down),
+                       k->d.dim, k->d.ffn, CONV_NO_BIAS);
     conv_put_branch_end(c, &k->d, inner, &end, NULL, NULL);
     arch_longcat_half(c, k, i, 1);
     arch_ffn_branch(c, &k->d, i);
@@ -365,6 +365,7 @@ static void arch_longcat_flash(conv *c)
         conv_fail(c->env, "config.json: \"zero_expert_type\" other than identity is not supported");
     arch_longcat_ignore(c, x->experts, zero);
     conv_only_bool(c, "router_bias", 0);
+    conv_only_bool(c, "rope_interleave", 1);
     conv_only_bool(c, "norm_topk_prob", 0);
     if (conv_bool(c, "mla_scale_q_lora", 1)) k.mla.q_scale = sqrt(k.d.dim / (double)k.mla.q_rank);
     if (conv_bool(c, "mla_scale_kv_lora", 1)) k.mla.kv_scale = sqrt(k.d.dim / (double)k.mla.rank);

@@ -11,7 +11,7 @@
 #include "linear.h"
 #include "typeseg.h"
 #include "lmuformer.h"
-#include "deepseek.h"
+#include "deepseek_sparse.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -32,6 +32,7 @@ static const conv_arch conv_hf_archs[] = {
     { "cwm", "CwmForCausalLM", arch_cwm },
     { "deepseek_v2", "DeepseekV2ForCausalLM", arch_deepseek_v2 },
     { "deepseek_v3", "DeepseekV3ForCausalLM", arch_deepseek_v3 },
+    { "deepseek_v32", "DeepseekV32ForCausalLM", arch_deepseek_v32 },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "exaone4", "Exaone4ForCausalLM", arch_exaone4 },
@@ -47,6 +48,7 @@ static const conv_arch conv_hf_archs[] = {
     { "glm", "GlmForCausalLM", arch_glm },
     { "glm4", "Glm4ForCausalLM", arch_glm },
     { "glm4_moe_lite", "Glm4MoeLiteForCausalLM", arch_glm4_moe_lite },
+    { "glm_moe_dsa", "GlmMoeDsaForCausalLM", arch_glm_moe_dsa },
     { "gpt2", "GPT2LMHeadModel", arch_gpt2 },
     { "gpt_bigcode", "GPTBigCodeForCausalLM", arch_gpt2 },
     { "gpt_neo", "GPTNeoForCausalLM", arch_gpt_neo },
