@@ -10855,8 +10855,8 @@ static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out,
 }
 
 /* ---- [MIX.select] index scores select keys ---------------------------------------------------------------
-   s_ij = sum_h w_ih max(0, q_ih . k_j)        j <= i; row out: the k keys j with the largest s_ij, ascending,
-                                               of equal ones the first; -1 behind the last when there are fewer
+   s_ij = sum_h w_ih max(0, q_ih . k_j)     j <= i; row out: the k keys j with the largest s_ij, ascending,
+                                            of equal ones the first; -1 behind the last when there are fewer
    every=M  only keys of rows t with (t + 1) % M == 0 count, and are numbered t / M
    Rows in  [q: heads x head_dim | w: heads | k: head_dim], positions and scales already applied;
    rows out [k] whole numbers, for [MIX.attention]'s selected=.
@@ -11038,7 +11038,7 @@ static const sqm_mixer sqm__select_mixer = {
 SQMDEF const sqm_mixer *sqm_mixer_select(void) { return &sqm__select_mixer; }
 
 /* ---- [MIX.compress] blocks of rows, each melted into one -------------------------------------------------
-   y_b[c] = sum_j e^(z_j[c] + bias_j[c]) x_j[c] / sum_j e^(z_j[c] + bias_j[c])      j over the `size` rows of b
+   y_b[c] = sum_j e^(z_j[c] + bias_j[c]) x_j[c] / sum_j e^(z_j[c] + bias_j[c])     j over the `size` rows of b
    overlap=1: every row has two such parts, the first for the block after its own: j goes over the first parts
             of block b - 1, if there is one, and the second parts of block b.
    Rows in  [x: parts x width | z: parts x width], parts = 1 + overlap; rows out [width]: y_b in the last row

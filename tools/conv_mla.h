@@ -64,11 +64,11 @@ static void conv__mla_norm(conv *c, const conv_decoder *d, const conv_mla *m, in
     const char *in = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, name), d->weight_suffix);
     conv_view w = conv_take(c, in, n, 0);
     if (scale != 0.0) w.scale *= scale;
-    conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps), n,
-              conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, w));
+    conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps),
+              n, conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, w));
 }
 
-/* From rS to queries [heads x (plain + rotated)] in r2; the normalised short row, if there is one, in r4    */
+/* From rS to queries [heads x (plain + rotated)] in r2; the normalised short row, if there is one, in r4   */
 static CONV_UNUSED void conv_put_mla_queries(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i,
                                              int src)
 {

@@ -41,8 +41,8 @@ static void arch_index_put(conv *c, const arch_latent *k, const arch_index *x, i
                      conv_layer_name(c, d, i, "self_attn.indexer.weights_proj"), x->heads, d->dim,
                      CONV_NO_BIAS);
     conv_put_linear(c, 11, 1, &p, 1, 1.0 / sqrt((double)n * x->heads), CONV_PRECISE);
-    p = conv_part_of(c, d, conv_out_name(c, i, "index_k"), conv_layer_name(c, d, i, "self_attn.indexer.wk"), n,
-                     d->dim, CONV_NO_BIAS);
+    p = conv_part_of(c, d, conv_out_name(c, i, "index_k"),
+                     conv_layer_name(c, d, i, "self_attn.indexer.wk"), n, d->dim, CONV_NO_BIAS);
     conv_put_linear(c, 12, 1, &p, 1, 1.0, CONV_PRECISE);
     conv_line(c, "norm r12 r12 kind=layer eps=1e-06 w=@%s b=@%s",
               conv_make(c, conv_out_name(c, i, "index_norm"), CONV_VECTOR,
