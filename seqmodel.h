@@ -1815,6 +1815,7 @@ typedef struct sqm__attend {
     const int32_t *position;            /* [n_vectors] absolute position of each query */
     int32_t        n_vectors, head_dim, v_pad;
     int32_t        window;              /* 0: none */
+    int32_t        chunk;               /* 0: none; keys before its last multiple are hidden */
     int32_t        keep;                /* positions before it are always visible */
     int32_t        shared;              /* values are the first columns of the keys: none are stored */
     float          softcap;             /* 0: none */
@@ -3669,7 +3670,9 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
-        const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t high = sqm__min(end, n_keys);
+        const int32_t low = sqm__max(0, end - (a->chunk > 0 ? a->position[m] % a->chunk + 1
+                                                     : a->window > 0 ? a->window : end));
         const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
@@ -5574,7 +5577,8 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep; with chunk
+                                          j >= i - i % chunk;
                                           cap(s) = softcap * tanh(s / softcap)
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
@@ -5606,6 +5610,7 @@ typedef struct sqm__attention {
     int32_t      shared, every, selected;
     int32_t      row_width;             /* of the keys and values of a row, or of an entry */
     int32_t      v_stored;              /* columns of values in a tile: v_pad, 0 when shared */
+    int32_t      chunk;                 /* 0: none; window is chunk too: so much is kept */
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
@@ -5652,6 +5657,8 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
     SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : INT32_MAX - 65536, err));
+    if (a->chunk) a->window = a->chunk;
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -5923,6 +5930,7 @@ static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
     work->head_dim = a->head_dim;
     work->v_pad = a->v_pad;
     work->window = a->window;
+    work->chunk = a->chunk;
     work->keep = a->keep;
     work->shared = a->shared;
     work->softcap = a->softcap;
@@ -5942,7 +5950,8 @@ static void sqm__attend_keys(const sqm__attention_part *p)
 {
     const sqm__attention *a = p->job->a;
     const int32_t start = p->span->position + p->first, last = start + p->rows - 1;
-    const int32_t oldest = a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
+    const int32_t oldest = a->chunk > 0 ? start - start % a->chunk
+        : a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
@@ -5954,7 +5963,7 @@ static void sqm__attend_entries(sqm__attention_part *p)
 {
     const sqm__attention *a = p->job->a;
     const int32_t n = (p->span->position + p->first + p->rows) / a->every;
-    p->work.window = p->work.keep = 0;
+    p->work.window = p->work.chunk = p->work.keep = 0;
     for (int32_t m = 0; m < p->work.n_vectors; m++)
         p->positions[m] = (p->span->position + p->first + m / a->group + 1) / a->every - 1;
     for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
@@ -5977,7 +5986,7 @@ static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
     work.sum += m;
     work.position += m;
     work.n_vectors = a->group;
-    work.window = work.keep = 0;
+    work.window = work.chunk = work.keep = 0;
     for (int32_t i = 0; i < a->group; i++) p->positions[m + (size_t)i] = SQM__TILE_KEYS;   /* sees them all */
     for (int32_t i = 0; i < a->selected; i++) {
         if (list[i] >= 0.0f && (double)list[i] < (double)n) {
@@ -6070,8 +6079,8 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks shared every selected",
-        sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep chunk sinks shared every selected",
+    sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -13266,7 +13275,9 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
      gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB                                              rB may be narrower: a value for each block
-     scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
+     scale   rD rS by= [grow= every= shift=]                       rS * by, at position p
+             times 1 + grow * log(1 + floor((p + shift) / every))
+     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
      softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
      monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
@@ -13278,12 +13289,18 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      sinkhorn rD rD  n= iterations= [first= eps=]                  n x n columns as a matrix: its columns over
              (their sum + eps), then iterations - 1 times its rows and its columns
      pick    rD rS rI                                              rS times how often rI names the column
-     route   rD rS  k= score=softmax|sigmoid|none [b=@ groups= group_k= group_top= renorm=1 eps= scale=]
-             weights of experts: 0 but for the k with the largest score + b; only the group_k groups count
-             whose group_top largest ones sum highest. renorm: over (their sum + eps); then times scale
-     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1]
+     route   rD rS  k= score=softmax|sigmoid|none|sparsemixer [b=@ raw=1 groups= group_k= group_top=
+             renorm=1|2 least= eps= scale= jitter=]
+             weights of experts: 0 but for the k with the largest score + b (raw: rS + b); only the group_k
+             groups count whose group_top largest ones sum highest. renorm: over (max(their sum, or the
+             root of their squares' sum, least) + eps); then times scale.
+             sparsemixer: the k largest s of rS in turn, m the largest; weight e^m / sum_j e^s_j over those
+             not taken with (m - s_j) / max(|s_j|, m) <= 2 jitter
+     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1 input=1 limit= alpha= plus=]
              sum_e rW[e] * down_e act(up_e rS), of the e with rW[e] != 0 alone; up_e with twice the rows
-             that down_e has columns: act(first half) * second half
+             that down_e has columns: act(first half) * second half. input: of down_e act(up_e (rW[e] rS)).
+             limit: first half at most, second half within +- limit. alpha: act(alpha x) / alpha; plus: is
+             added to the second half, after the limit
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c, tests/test_experts.c and, with checkpoints, tools/sqm-check. */
@@ -13307,7 +13324,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "glu",     "act", 1 },
     { "add",     "", 2 },
     { "mul",     "", 2 },
-    { "scale",   "by first count", 1 },
+    { "scale",   "by first count grow every shift", 1 },
     { "copy",    "first count", 1 },
     { "softcap", "cap first count", 1 },
     { "head",    "w b scale softcap", 1 },
@@ -13321,8 +13338,8 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "mirror",  "groups", 1 },
     { "clip",    "low high first count", 1 },
     { "blocks",  "w out groups shared", 1 },
-    { "route",   "k score b groups group_k group_top renorm eps scale", 1 },
-    { "experts", "up down up_b down_b act add", 2 },
+    { "route",   "k score b raw groups group_k group_top renorm least eps scale jitter", 1 },
+    { "experts", "up down up_b down_b act add input limit alpha plus", 2 },
     { "combine", "out groups first add", 2 },
     { "sinkhorn", "n iterations first eps", 1 },
     { "pick",    "", 2 }
@@ -13337,9 +13354,13 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
 } sqm__rope_table;
 
 typedef struct sqm__route {             /* how weights of experts come from scores */
-    int32_t k, score, groups, group_k, group_top, renorm;
-    float   eps, scale;
+    int32_t k, score, raw, groups, group_k, group_top, renorm;
+    float   least, eps, scale, jitter;
 } sqm__route;
+typedef struct sqm__gating {            /* experts: limits on both halves, see [RECIPE]; scale by position */
+    float   limit, alpha, plus;         /* limit 0: none */
+    int32_t is_plain, on_input;
+} sqm__gating;
 enum { SQM__MAX_EXPERTS = 4096 };
 
 typedef struct sqm__op {
@@ -13347,10 +13368,11 @@ typedef struct sqm__op {
     int32_t          in_width, out_width;
     sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
     sqm__route       route;
+    sqm__gating      gating;
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip */
+    float            low, high;         /* clip; scale: low is grow, heads is every */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -13505,6 +13527,19 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
     l->scale = 1.0f;
     return SQM_OK;
 }
+static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
+{
+    sqm__gating *g = &op->gating;
+    SQM__TRY(sqm__param_int(&g->on_input, b->params, b->n_params, "input", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&g->limit, b->params, b->n_params, "limit", 0.0, b->err));
+    SQM__TRY(sqm__param_float(&g->alpha, b->params, b->n_params, "alpha", 1.0, b->err));
+    SQM__TRY(sqm__param_float(&g->plus, b->params, b->n_params, "plus", 0.0, b->err));
+    g->is_plain = g->limit == 0.0f && g->alpha == 1.0f && g->plus == 0.0f;
+    if (g->limit < 0.0f || !(g->alpha > 0.0f) || (op->own && !g->is_plain))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line,
+                  "op %d: limit >= 0, alpha > 0 and plus go with experts that have a gate", b->line);
+    return SQM_OK;
+}
 static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
 {
     const int32_t n = b->width[op->src2];
@@ -13517,6 +13552,7 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
     hidden = op->linear.weights[0].shape[0];
     inner = op->down.weights[0].shape[1];
     op->own = hidden == inner;          /* no gate */
+    SQM__TRY(sqm__bind_gating(b, op));
     if (!op->own && hidden != 2 * (int64_t)inner)
         SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
                   inner);
@@ -13524,7 +13560,8 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
-static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none" };
+enum { SQM__SCORE_SOFTMAX, SQM__SCORE_SIGMOID, SQM__SCORE_NONE, SQM__SCORE_SPARSEMIXER };
+static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none", "sparsemixer" };
 static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
 {
     sqm__route *r = &op->route;
@@ -13535,7 +13572,10 @@ static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&r->groups, b->params, b->n_params, "groups", 1, 1, n, b->err));
     SQM__TRY(sqm__param_int(&r->group_k, b->params, b->n_params, "group_k", r->groups, 1, r->groups, b->err));
     SQM__TRY(sqm__param_int(&r->group_top, b->params, b->n_params, "group_top", 1, 1, 2, b->err));
-    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 2, b->err));
+    SQM__TRY(sqm__param_int(&r->raw, b->params, b->n_params, "raw", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&r->least, b->params, b->n_params, "least", -1e30, b->err));
+    SQM__TRY(sqm__param_float(&r->jitter, b->params, b->n_params, "jitter", 0.0, b->err));
     SQM__TRY(sqm__param_float(&r->eps, b->params, b->n_params, "eps", 0.0, b->err));
     SQM__TRY(sqm__param_float(&r->scale, b->params, b->n_params, "scale", 1.0, b->err));
     if (op->dst == op->src || n > SQM__MAX_EXPERTS)
@@ -13543,7 +13583,11 @@ static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
     if (n % r->groups || r->k > n / r->groups * r->group_k)
         SQM__FAIL(b->err, SQM_E_SHAPE, r->groups, "op %d: %d of %d experts in %d of %d groups is impossible",
                   b->line, r->k, n, r->group_k, r->groups);
-    return sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err);
+    SQM__TRY(sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err));
+    if (r->score == SQM__SCORE_SPARSEMIXER && (op->bias || r->groups > 1))
+        SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d: sparsemixer has neither b= nor groups",
+                  b->line);
+    return SQM_OK;
 }
 
 static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
@@ -13813,8 +13857,11 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
                       op->in_width, op->src2, b->width[op->src2]);
         return SQM_OK;
     case SQM__OP_SCALE:
-        SQM__TRY(sqm__bind_columns(b, op));
-        return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
+        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err));
+        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
+        SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
+        return sqm__bind_columns(b, op);
     case SQM__OP_SOFTCAP:
         SQM__TRY(sqm__bind_columns(b, op));
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
@@ -14523,6 +14570,41 @@ static void sqm__route_groups(float *key, const sqm__route *r, int32_t n)
     for (int32_t i = 0; i < n; i++)
         if (key[n + i / size] == 0.0f) key[i] = -3.0e38f;
 }
+/* Marks the k largest keys, the first of equal ones, with +infinity. */
+static void sqm__route_take(float *key, int32_t n, int32_t k)
+{
+    while (k-- > 0) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
+        if (best < 0) return;
+        key[best] = 3.3e38f;
+    }
+}
+/* Weights of score=sparsemixer; work [2 n] */
+static void sqm__sparse_mixer(float *y, const float *x, const sqm__route *r, int32_t n, float *work,
+                              const sqm__kernels *kernels)
+{
+    float *key = work, *e = work + n;
+    memcpy(key, x, (size_t)n * sizeof(float));
+    memset(y, 0, (size_t)n * sizeof(float));
+    for (int32_t k = 0; k < r->k; k++) {
+        int32_t best = -1;
+        float sum = 0.0f;
+        for (int32_t i = 0; i < n; i++)
+            if (key[i] > -3.0e38f && (best < 0 || key[i] > key[best])) best = i;
+        if (best < 0) return;
+        for (int32_t i = 0; i < n; i++) e[i] = key[i] > -3.0e38f ? x[i] - x[best] : -3.0e38f;
+        kernels->activate(e, e, (size_t)n, SQM_ACT_EXP);
+        for (int32_t i = 0; i < n; i++) {
+            const float size = x[i] < 0.0f ? -x[i] : x[i], factor = size > x[best] ? size : x[best];
+            const int far = factor > 0.0f && (x[best] - x[i]) / factor > 2.0f * r->jitter;
+            if (key[i] > -3.0e38f && !far) sum += e[i];
+        }
+        y[best] = 1.0f / sum;
+        key[best] = -3.3e38f;
+    }
+}
 static void sqm__run_route(sqm_session *s, const sqm__op *op)
 {
     const sqm__route *r = &op->route;
@@ -14531,22 +14613,40 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
     for (int32_t t = 0; t < s->n_rows; t++) {
         const float *x = s->registers[op->src] + (size_t)t * (size_t)n;
         float *y = s->registers[op->dst] + (size_t)t * (size_t)n, sum = 0.0f;
-        if (r->score == 0) s->exec.kernels->softmax(y, x, n, 1.0f);
-        else s->exec.kernels->activate(y, x, (size_t)n, r->score == 1 ? SQM_ACT_SIGMOID : SQM_ACT_NONE);
-        for (int32_t i = 0; i < n; i++) key[i] = op->bias ? y[i] + op->bias[i] : y[i];
-        if (r->group_k < r->groups) sqm__route_groups(key, r, n);
-        for (int32_t k = 0; k < r->k; k++) {            /* the first of equal ones; taken: marked +infinity */
-            int32_t best = -1;
+        if (r->score == SQM__SCORE_SPARSEMIXER) {
+            sqm__sparse_mixer(y, x, r, n, key, s->exec.kernels);
+        } else {
+            if (r->score == SQM__SCORE_SOFTMAX) s->exec.kernels->softmax(y, x, n, 1.0f);
+            else s->exec.kernels->activate(y, x, (size_t)n, r->score == SQM__SCORE_SIGMOID ? SQM_ACT_SIGMOID
+                                           : SQM_ACT_NONE);
+            for (int32_t i = 0; i < n; i++) key[i] = (r->raw ? x[i] : y[i]) + (op->bias ? op->bias[i] : 0.0f);
+            if (r->group_k < r->groups) sqm__route_groups(key, r, n);
+            sqm__route_take(key, n, r->k);
             for (int32_t i = 0; i < n; i++)
-                if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
-            if (best < 0) break;
-            key[best] = 3.3e38f;
+                if (key[i] < 3.2e38f) y[i] = 0.0f;
         }
-        for (int32_t i = 0; i < n; i++) {
-            if (key[i] < 3.2e38f) y[i] = 0.0f;
-            sum += y[i];
-        }
+        for (int32_t i = 0; i < n; i++) sum += r->renorm == 2 ? y[i] * y[i] : y[i];
+        if (r->renorm == 2) sum = sqrtf(sum);
+        if (sum < r->least) sum = r->least;
         for (int32_t i = 0; i < n; i++) y[i] = (r->renorm ? y[i] / (sum + r->eps) : y[i]) * r->scale;
+    }
+}
+
+/* Limits, alpha and plus on n rows of [gate | up]: act(alpha gate) / alpha * up = act(alpha gate) * (up /
+   alpha) */
+static void sqm__apply_gating(float *hidden, size_t inner, size_t n, const sqm__gating *g)
+{
+    for (size_t t = 0; t < n; t++) {
+        float *gate = hidden + t * 2 * inner, *up = gate + inner;
+        for (size_t i = 0; i < inner; i++) {
+            if (g->limit > 0.0f) {
+                if (gate[i] > g->limit) gate[i] = g->limit;
+                if (up[i] > g->limit) up[i] = g->limit;
+                if (up[i] < -g->limit) up[i] = -g->limit;
+            }
+            gate[i] *= g->alpha;
+            up[i] = (up[i] + g->plus) / g->alpha;
+        }
     }
 }
 
@@ -14561,6 +14661,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
     if (one.biases) one.biases += e;
     one.n_weights = 1;
     sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
+    if (!op->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->gating);
     for (size_t t = 0; t < (size_t)n; t++)
         x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
                         op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
@@ -14586,13 +14687,16 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                memcpy(r->in + (size_t)count * in, x_rows + (size_t)t * in, in * sizeof(float));
+                const float weight = op->gating.on_input ? weights[(size_t)t * n + e] : 1.0f;
+                const float *from = x_rows + (size_t)t * in;
+                float *to = r->in + (size_t)count * in;
+                for (size_t k = 0; k < in; k++) to[k] = weight * from[k];
                 r->row[count++] = t;
             }
         if (!count) continue;
         sqm__run_expert(&x, op, r, (int32_t)e, count);
         for (int32_t i = 0; i < count; i++) {
-            const float weight = weights[(size_t)r->row[i] * n + e];
+            const float weight = op->gating.on_input ? 1.0f : weights[(size_t)r->row[i] * n + e];
             float *to = y + (size_t)r->row[i] * out;
             const float *from = r->out + (size_t)i * out;
             for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
@@ -14851,6 +14955,19 @@ static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, con
         s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
 }
 
+/* scale with grow=: rows times 1 + grow * log(1 + floor((position + shift) / every)) */
+static void sqm__scale_by_position(const sqm_session *s, const sqm__op *op)
+{
+    for (int32_t i = 0; i < s->n_spans; i++)
+        for (int32_t t = 0; t < s->spans[i].rows; t++) {
+            const int64_t at = (int64_t)s->spans[i].position + t + op->offset;
+            const float by = (float)(1.0 + (double)op->low * log(1.0 + (double)(at / op->heads)));
+            float *y = s->registers[op->dst] + (size_t)(s->spans[i].first_row + t) * (size_t)op->out_width +
+                op->first;
+            for (int32_t k = 0; k < op->count; k++) y[k] *= by;
+        }
+}
+
 /* The head runs only on rows whose logits someone can see; runs of consecutive sequences make one product. */
 static void sqm__run_head(sqm_session *s, const sqm__op *op)
 {
@@ -14889,6 +15006,10 @@ static void sqm__run_ops(void *session)
             break;
         case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
+        case SQM__OP_SCALE:
+            sqm__run_by_rows(s, op, sqm__elementwise_row);
+            if (op->low != 0.0f) sqm__scale_by_position(s, op);
+            break;
         case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
         case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
         case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:

@@ -26,11 +26,13 @@ typedef enum conv_head_norm {         /* norm of queries and keys               
 
 typedef struct conv_decoder {
     int32_t dim, layers, heads, kv_heads, head_dim, ffn, vocab;
+    int32_t v_dim, chunk;             /* channels of a value head; attention in chunks. 0: head_dim; none   */
     /* names in the checkpoint, without ".weight"; NULL: the model has none. Those of a layer follow
        layer_prefix and number. */
     const char *embed, *positions, *final_norm, *head, *layer_prefix, *weight_suffix;
     const char *attn_norm, *attn_post_norm, *ffn_norm, *ffn_post_norm, *q_norm, *k_norm;
     const char *q, *k, *v, *qkv, *o, *gate, *up, *gate_up, *down;
+    const char *sinks;                                       /* [heads], a tensor's whole name in a layer   */
     const char *norm, *head_norm_kind;                       /* "rms" or "layer"                            */
     double      norm_eps, norm_plus;                         /* norm_plus 1: checkpoints hold w - 1         */
     int32_t     norm_plain;                                  /* norms have no weights                       */
@@ -45,6 +47,9 @@ typedef struct conv_decoder {
     int32_t     q_gate;               /* q holds for each head queries and an output gate: conv_put_q_gate  */
     const char *act;
     double      embed_scale, residual_scale, head_scale, attn_softcap, head_softcap;
+    double      clip_qkv, v_scale;    /* limit of q, k, v behind their norms; factor of v. 0: none          */
+    double      q_grow;               /* q times 1 + q_grow log(1 + floor((position + q_shift) / q_every))  */
+    int32_t     q_every, q_shift;
     conv_rope   ropes[2];
     int32_t    *layer_rope;           /* [layers]: index in ropes, -1: none                                 */
     int32_t    *layer_window;         /* [layers]: 0: none                                                  */
@@ -244,7 +249,8 @@ static CONV_UNUSED void conv_put_q_gate(conv *c, const conv_decoder *d, int32_t 
 /* linear r2 rS: queries | keys | values                                                                    */
 static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, int src)
 {
-    const int64_t kv = (int64_t)d->kv_heads * d->head_dim;
+    const int64_t kv = (int64_t)d->kv_heads * d->head_dim,
+        values = (int64_t)d->kv_heads * (d->v_dim ? d->v_dim : d->head_dim);
     conv_part parts[3];
     if (d->qkv) {
         conv__qkv_fused(c, d, i, parts);
@@ -252,8 +258,12 @@ static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, 
         parts[0] = conv__q_part(c, d, i, 0);
         parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim,
                                 d->qkv_bias);
-        parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim,
-                                d->qkv_bias);
+        parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), values,
+                                d->dim, d->qkv_bias);
+    }
+    if (d->v_scale != 0.0) {
+        parts[2].weight.scale = d->v_scale;
+        parts[2].bias.scale = d->v_scale;
     }
     conv_put_linear(c, 2, src, parts, 3, 1.0, CONV_PRECISE);
 }
@@ -336,12 +346,22 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
     const int32_t rope = d->layer_rope[i];
     conv_put_qkv(c, d, i, src);
     if (d->head_norm && !d->head_norm_after_rope) conv_put_head_norms(c, d, i);
+    if (d->clip_qkv != 0.0)
+        conv_line(c, "clip r2 r2 low=%s high=%s", conv_real(c, -d->clip_qkv), conv_real(c, d->clip_qkv));
     if (rope >= 0 && d->ropes[rope].dims) conv_put_rope(c, d, &d->ropes[rope]);
     if (d->head_norm && d->head_norm_after_rope) conv_put_head_norms(c, d, i);
+    if (d->q_grow != 0.0)
+        conv_line(c, "scale r2 r2 by=1 grow=%s every=%d shift=%d first=0 count=%d", conv_real(c, d->q_grow),
+                  d->q_every, d->q_shift, d->heads * d->head_dim);
     conv_put(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads,
              d->head_dim, conv_real(c, d->layer_scale[i]));
     conv_put_real(c, "softcap", d->attn_softcap, 0.0);
-    if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
+    if (d->v_dim && d->v_dim != d->head_dim) conv_put(c, " v_dim=%d", d->v_dim);
+    if (d->chunk) conv_put(c, " chunk=%d", d->chunk);
+    else if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
+    if (d->sinks)
+        conv_put(c, " sinks=@%s", conv_make(c, conv_out_name(c, i, "sinks"), CONV_VECTOR,
+                                            conv_take(c, conv_layer_name(c, d, i, d->sinks), d->heads, 0)));
     conv_line(c, "%s", "");
 }
 
@@ -407,7 +427,7 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
         ffn_src = conv__layer_norm(c, d, i, 4, 0, "ffn_norm", d->ffn_norm);
     conv_put_attention(c, d, i, src);
     end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
-                       (int64_t)d->heads * d->head_dim, d->o_bias);
+                       (int64_t)d->heads * (d->v_dim ? d->v_dim : d->head_dim), d->o_bias);
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "attn_norm", d->attn_norm);
     if (!d->parallel) ffn_src = pre ? conv__layer_norm(c, d, i, 1, 0, "ffn_norm", d->ffn_norm) : 0;

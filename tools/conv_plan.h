@@ -11,10 +11,11 @@
 #include "json.h"
 
 /* A matrix [rows, cols] (a vector: cols 1) made of rows of a checkpoint tensor: row i = source row first +
-   i / block * stride + i % block, or source column when transposed; value * scale + add.                   */
+   i / block * stride + i % block, or source column when transposed, of cols source rows from `top` on;
+   value * scale + add.                                                                                     */
 typedef struct conv_view {
     conv_tensor *tensor;              /* NULL after an error                                                */
-    int64_t      rows, cols, first, block, stride;
+    int64_t      rows, cols, first, block, stride, top;
     int32_t      transposed, vector;
     double       scale, add;
 } conv_view;
@@ -208,10 +209,12 @@ static CONV_UNUSED conv_view conv_rows(conv *c, conv_view v, int64_t first, int6
     return v;
 }
 
-/* The view of a matrix stored [in, out] as [out, in].                                                      */
+/* The view of a matrix stored [in, out] as [out, in]; of rows that follow one another.                     */
 static CONV_UNUSED conv_view conv_transposed(conv_view v)
 {
     const int64_t rows = v.rows;
+    v.top = v.first;
+    v.first = 0;
     v.rows = v.cols;
     v.cols = rows;
     v.block = v.stride = v.rows;

@@ -125,8 +125,9 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
     } else if (v->vector) {                            /* element `row` in row-major order                  */
         const int64_t n = t->ndim ? t->shape[t->ndim - 1] : 1;
         conv_values(dst, data + (conv_row_offset(t, row / n) + row % n * inner) * size, 1, size, t->type);
-    } else if (v->transposed) {                        /* two dimensions: column `row`                      */
-        conv_values(dst, data + row * inner * size, v->cols, t->stride[0] * size, t->type);
+    } else if (v->transposed) {                        /* column `row` of rows in the last two dimensions   */
+        conv_values(dst, data + (conv_row_offset(t, v->top) + row * inner) * size, v->cols,
+                    t->stride[t->ndim - 2] * size, t->type);
     } else {
         conv_values(dst, data + conv_row_offset(t, row) * size, v->cols, inner * size, t->type);
     }
