@@ -82,26 +82,28 @@ static void arch_v4_ropes(conv *c, arch_v4 *k, double partial)
     const double original = conv_number(c, "original_max_position_embeddings", 0.0);
     const json_value *params = conv_key(c, "rope_parameters"), *old = conv_key(c, "rope_scaling");
     const json_value *sets[2] = { json_get(params, "main"), json_get(params, "compress") };
+    const int32_t n = k->d.head_dim;
+    const double length = c->max_context;
     if (!params) params = old;
     k->near.name = "rope.freq";
     k->far.name = "rope.freq_entries";
     k->near.style = k->far.style = "interleaved";
     if (json_is(sets[0], JSON_OBJECT) && json_is(sets[1], JSON_OBJECT)) {
-        conv_hf_rope_read(c, &k->near, sets[0], &near, theta, partial, k->d.head_dim, c->max_context, original);
-        conv_hf_rope_read(c, &k->far, sets[1], &far, far_theta, partial, k->d.head_dim, c->max_context, original);
+        conv_hf_rope_read(c, &k->near, sets[0], &near, theta, partial, n, length, original);
+        conv_hf_rope_read(c, &k->far, sets[1], &far, far_theta, partial, n, length, original);
     } else {
         if (json_get(params, "rope_theta") || json_get(params, "partial_rotary_factor"))
             conv_fail(c->env, "config.json: rope parameters without sets \"main\" and \"compress\" may not "
                       "have \"rope_theta\" or \"partial_rotary_factor\"");
-        conv_hf_rope_read(c, &k->near, NULL, &near, theta, partial, k->d.head_dim, c->max_context, 0.0);
-        conv_hf_rope_read(c, &k->far, params, &far, far_theta, partial, k->d.head_dim, c->max_context, original);
+        conv_hf_rope_read(c, &k->near, NULL, &near, theta, partial, n, length, 0.0);
+        conv_hf_rope_read(c, &k->far, params, &far, far_theta, partial, n, length, original);
         if (!json_get(params, "attention_factor")) k->far.attn_factor = 1.0;
     }
     k->rotated = k->near.dims;
     if (!c->env->failed && (k->far.dims != k->rotated || k->near.freq_long || k->far.freq_long ||
                             k->near.ntk_length || k->far.ntk_length))
-        conv_fail(c->env, "config.json: rope parameters of other widths, or that depend on the length, are not "
-                  "supported");
+        conv_fail(c->env, "config.json: rope parameters of other widths, or that depend on the length, are "
+                  "not supported");
 }
 
 static void arch_v4_experts(conv *c, arch_v4 *k)
@@ -144,13 +146,15 @@ static void arch_v4_attention_sizes(conv *c, arch_v4 *k)
     k->index.k = conv_size(c, "index_topk", 512);
     if (k->index.k > c->max_context / k->rates[ARCH_V4_SPARSE] + 1)
         k->index.k = c->max_context / k->rates[ARCH_V4_SPARSE] + 1;
-    if (k->index.k > 1 << 20) conv_fail(c->env, "config.json: \"index_topk\" greater than 2^20 is not supported");
+    if (k->index.k > 1 << 20)
+        conv_fail(c->env, "config.json: \"index_topk\" greater than 2^20 is not supported");
     arch_v4_ropes(c, k, partial);
     if (c->env->failed) return;
     if (rotated && rotated != k->rotated)
         conv_fail(c->env, "config.json: \"qk_rope_head_dim\" is not what \"partial_rotary_factor\" leaves");
     if (k->rotated > k->index.head_dim)
-        conv_fail(c->env, "config.json: \"index_head_dim\" is smaller than the %d channels that turn", k->rotated);
+        conv_fail(c->env, "config.json: \"index_head_dim\" is smaller than the %d channels that turn",
+                  k->rotated);
     if (d->heads * d->head_dim % k->o_groups)
         conv_fail(c->env, "config.json: %d columns do not divide into \"o_groups\"", d->heads * d->head_dim);
     if (conv_size(c, "num_key_value_heads", 1) != 1)
@@ -169,7 +173,8 @@ static int arch_v4_sizes(conv *c, arch_v4 *k)
     const char *prefix = conv_has(c, "norm.weight") ? "" : "model.";
     conv_decoder *d = &k->d;
     memset(k, 0, sizeof *k);
-    arch_ssm_decoder(c, d, NULL, conv_format(c->env, "%snorm", prefix), conv_format(c->env, "%slayers.", prefix));
+    arch_ssm_decoder(c, d, NULL, conv_format(c->env, "%snorm", prefix),
+                     conv_format(c->env, "%slayers.", prefix));
     d->embed = arch_v4_either(c, conv_format(c->env, "%sembed", prefix),
                               conv_format(c->env, "%sembed_tokens", prefix));
     d->head = arch_v4_either(c, "head", "lm_head");
@@ -265,8 +270,8 @@ static const char *arch_v4_runs(conv *c, const char *out, const int32_t runs[3],
     return v ? conv_make_values(c, out, v, n) : out;
 }
 
-/* r2: weights that gather the streams of r0, [streams], that spread a branch's result over them, [streams],
-   and that mix them, [streams, streams]; `gathered` alone for the end of the model. r3: the streams gathered. */
+/* r2: weights that gather the streams of r0, [streams], and with `all` those that spread a branch's result
+   over them, [streams], and that mix them, [streams, streams]. r3: the streams gathered.                   */
 static void arch_v4_gather(conv *c, const arch_v4 *k, const char *out, const char *const names[3], int all)
 {
     const int32_t n = k->streams, runs[3] = { n, all ? n : 0, all ? n * n : 0 };
@@ -279,14 +284,16 @@ static void arch_v4_gather(conv *c, const arch_v4 *k, const char *out, const cha
     epses[1] = 0.0f;
     memcpy(scales, scale, (all ? 3u : 1u) * sizeof *scales);
     conv_line(c, "norm r12 r0 kind=rms eps=%s", conv_real(c, k->d.norm_eps));
-    conv_line(c, "linear r2 r12 w=@%s precise=1", conv_make(c, out, CONV_ROUTER,
-                                                            conv_take(c, names[0], rows, (int64_t)n * k->d.dim)));
+    conv_line(c, "linear r2 r12 w=@%s precise=1",
+              conv_make(c, out, CONV_ROUTER, conv_take(c, names[0], rows, (int64_t)n * k->d.dim)));
     conv_line(c, "affine r2 r2 w=@%s b=@%s",
               arch_v4_runs(c, conv_format(c->env, "%s.scale", out), runs, scales),
-              conv_make(c, conv_format(c->env, "%s.base", out), CONV_VECTOR, conv_take(c, names[1], rows, 0)));
+              conv_make(c, conv_format(c->env, "%s.base", out), CONV_VECTOR,
+                        conv_take(c, names[1], rows, 0)));
     conv_line(c, "act r2 r2 kind=sigmoid first=0 count=%d", runs[0] + runs[1]);
     if (all) conv_line(c, "softmax r2 r2 first=%d count=%d groups=%d", 2 * n, n * n, n);
-    conv_line(c, "affine r2 r2 w=@%s b=@%s", arch_v4_runs(c, all ? "streams.gain" : "streams.gain_end", runs, ones),
+    conv_line(c, "affine r2 r2 w=@%s b=@%s",
+              arch_v4_runs(c, all ? "streams.gain" : "streams.gain_end", runs, ones),
               arch_v4_runs(c, all ? "streams.eps" : "streams.eps_end", runs, epses));
     if (all) conv_line(c, "sinkhorn r2 r2 n=%d iterations=%d first=%d eps=%s", n, k->rounds, 2 * n,
                        conv_real(c, k->stream_eps));
@@ -366,8 +373,8 @@ static void arch_v4_queries(conv *c, const arch_v4 *k, int32_t i, const conv_rop
     arch_v4_linear(c, 4, 1, conv_out_name(c, i, "q_a"), &q_a, 1, k->q_rank, d->dim, 1.0, CONV_PRECISE);
     arch_v4_norm(c, k, 4, conv_out_name(c, i, "q_a_norm"),
                  arch_v4_name(c, k, i, "attn.q_norm.weight", "self_attn.q_a_norm.weight"), k->q_rank);
-    arch_v4_linear(c, 5, 4, conv_out_name(c, i, "q"), &q_b, 1, (int64_t)d->heads * d->head_dim, k->q_rank, 1.0,
-                   CONV_PRECISE);
+    arch_v4_linear(c, 5, 4, conv_out_name(c, i, "q"), &q_b, 1, (int64_t)d->heads * d->head_dim, k->q_rank,
+                   1.0, CONV_PRECISE);
     conv_line(c, "norm r5 r5 kind=rms eps=%s groups=%d", conv_real(c, d->norm_eps), d->heads);
     arch_v4_rope(c, k, rope, 5, d->heads, d->head_dim, 1, 0);
     arch_v4_linear(c, 6, 1, conv_out_name(c, i, "kv"), &kv, 1, d->head_dim, d->dim, 1.0, CONV_PRECISE);
@@ -389,11 +396,11 @@ static void arch_v4_out(conv *c, const arch_v4 *k, int32_t i)
         const char *out = conv_out_name(c, i, conv_format(c->env, "o_a%d", g));
         conv_line(c, "linear r%d r9 w=@%s first=%d", g ? 12 : 10, conv_make(c, out, CONV_MATRIX, w), g * in);
         if (!g) continue;
-        conv_line(c, "cat r%d r%d r12", 24 - done - (done == 10 ? 0 : 0), done);
-        done = 24 - done;
+        conv_line(c, "cat r%d r%d r12", 24 - done, done);
+        done = 24 - done;             /* 10, 14, 10 ...                                                     */
     }
-    arch_v4_linear(c, 3, done, conv_out_name(c, i, "o"), &b, 1, k->d.dim, (int64_t)k->o_groups * k->o_rank, 1.0,
-                   0);
+    arch_v4_linear(c, 3, done, conv_out_name(c, i, "o"), &b, 1, k->d.dim, (int64_t)k->o_groups * k->o_rank,
+                   1.0, 0);
 }
 
 static void arch_v4_attention(conv *c, const arch_v4 *k, int32_t i)
@@ -401,7 +408,7 @@ static void arch_v4_attention(conv *c, const arch_v4 *k, int32_t i)
     const conv_decoder *d = &k->d;
     const arch_v4_kind kind = (arch_v4_kind)k->kinds[i];
     const conv_rope *rope = kind == ARCH_V4_WINDOW ? &k->near : &k->far;
-    const char *names[4];
+    const char *names[4], *sinks = arch_v4_name(c, k, i, "attn.attn_sink", "self_attn.sinks");
     int src = 7;
     arch_v4_queries(c, k, i, rope);
     conv_line(c, "cat r7 r5 r6");
@@ -410,7 +417,8 @@ static void arch_v4_attention(conv *c, const arch_v4 *k, int32_t i)
         names[1] = arch_v4_name(c, k, i, "attn.compressor.wgate.weight",
                                 "self_attn.compressor.gate_proj.weight");
         names[2] = arch_v4_name(c, k, i, "attn.compressor.ape", "self_attn.compressor.position_bias");
-        names[3] = arch_v4_name(c, k, i, "attn.compressor.norm.weight", "self_attn.compressor.kv_norm.weight");
+        names[3] = arch_v4_name(c, k, i, "attn.compressor.norm.weight",
+                                "self_attn.compressor.kv_norm.weight");
         arch_v4_compress(c, k, 11, conv_out_name(c, i, "entry"), names, d->head_dim, k->rates[kind],
                          kind == ARCH_V4_SPARSE);
         conv_line(c, "cat r8 r7 r11");
@@ -421,19 +429,19 @@ static void arch_v4_attention(conv *c, const arch_v4 *k, int32_t i)
         conv_line(c, "cat r7 r8 r13");
         src = 7;
     }
-    conv_put(c, "mix r9 r%d attention heads=%d kv_heads=1 head_dim=%d shared=1 window=%d scale=%s sinks=@%s", src,
-             d->heads, d->head_dim, k->window, conv_real(c, 1.0 / sqrt((double)d->head_dim)),
-             conv_make(c, conv_out_name(c, i, "sinks"), CONV_VECTOR,
-                       conv_take(c, arch_v4_name(c, k, i, "attn.attn_sink", "self_attn.sinks"), d->heads, 0)));
+    conv_put(c, "mix r9 r%d attention heads=%d kv_heads=1 head_dim=%d shared=1 window=%d scale=%s", src,
+             d->heads, d->head_dim, k->window, conv_real(c, 1.0 / sqrt((double)d->head_dim)));
+    conv_put(c, " sinks=@%s", conv_make(c, conv_out_name(c, i, "sinks"), CONV_VECTOR,
+                                        conv_take(c, sinks, d->heads, 0)));
     if (kind != ARCH_V4_WINDOW) conv_put(c, " every=%d", k->rates[kind]);
     if (kind == ARCH_V4_SPARSE) conv_put(c, " selected=%d", k->index.k);
     conv_line(c, "%s", "");
-    arch_v4_rope(c, k, rope, 9, d->heads, d->head_dim, 1, 1);     /* values turned with their keys: back      */
+    arch_v4_rope(c, k, rope, 9, d->heads, d->head_dim, 1, 1);  /* values turned with their keys: back       */
     arch_v4_out(c, k, i);
 }
 
 /* ---- experts ------------------------------------------------------------------------------------------- */
-/* Weights of experts by token: the table tells which, the router's scores how much                         */
+/* Weights of experts by token: the table tells which, the router's scores in r7 how much                   */
 static void arch_v4_route_by_token(conv *c, const arch_v4 *k, int32_t i)
 {
     const conv_moe *x = &k->moe;
@@ -444,11 +452,8 @@ static void arch_v4_route_by_token(conv *c, const arch_v4 *k, int32_t i)
         if (!(table[e] >= 0.0f && table[e] < (float)x->experts))
             conv_fail(c->env, "tensor %.100s: an item is not from 0 to %d", name, x->experts - 1);
     if (!table || c->env->failed) return;
-    conv_line(c, "linear r7 r1 w=@%s", conv_make(c, conv_out_name(c, i, "router"), CONV_ROUTER,
-                                                 conv_take(c, x->router, x->experts, k->d.dim)));
-    if (strcmp(x->score, "none") == 0) conv_line(c, "act r7 r7 kind=softplus\nact r7 r7 kind=sqrt");
-    else if (strcmp(x->score, "softmax") == 0) conv_line(c, "softmax r7 r7");
-    else conv_line(c, "act r7 r7 kind=sigmoid");
+    if (strcmp(x->score, "softmax") == 0) conv_line(c, "softmax r7 r7");
+    if (strcmp(x->score, "sigmoid") == 0) conv_line(c, "act r7 r7 kind=sigmoid");
     conv_line(c, "embed r10 tokens w=@%s\npick r8 r7 r10",
               conv_make_rows(c, conv_out_name(c, i, "experts_of"), table, k->d.vocab, x->k));
     conv_line(c, "norm r8 r8 kind=sum eps=%s", conv_real(c, x->eps));
@@ -472,17 +477,19 @@ static void arch_v4_ffn(conv *c, arch_v4 *k, int32_t i)
                                          : "ffn.experts.%d.w3.weight");
     x->down = conv_layer_name(c, &k->d, i, one ? "mlp.experts.down_proj" : own
                               ? "mlp.experts.%d.down_proj.weight" : "ffn.experts.%d.w2.weight");
-    x->before = strcmp(x->score, "none") == 0 ? "act r7 r7 kind=softplus\nact r7 r7 kind=sqrt" : NULL;
+    conv_line(c, "linear r7 r1 w=@%s", conv_make(c, conv_out_name(c, i, "router"), CONV_ROUTER,
+                                                 conv_take(c, x->router, x->experts, k->d.dim)));
+    if (strcmp(x->score, "none") == 0) conv_line(c, "act r7 r7 kind=softplus\nact r7 r7 kind=sqrt");
     if (k->by_token[i]) arch_v4_route_by_token(c, k, i);
-    else conv_put_route(c, x, 1, k->d.dim);
+    else conv_put_route_op(c, x, x->experts);
     conv_put_experts(c, x, 3, 1, 0);
     names[0] = arch_v4_name(c, k, i, "ffn.shared_experts.w1.weight", "mlp.shared_experts.gate_proj.weight");
     names[1] = arch_v4_name(c, k, i, "ffn.shared_experts.w3.weight", "mlp.shared_experts.up_proj.weight");
     down = arch_v4_name(c, k, i, "ffn.shared_experts.w2.weight", "mlp.shared_experts.down_proj.weight");
     arch_v4_linear(c, 5, 1, conv_out_name(c, i, "shared"), names, 2, x->inner, k->d.dim, 1.0, 0);
     conv_line(c, "clip r5 r5 high=%s first=0 count=%d", conv_real(c, k->limit), x->inner);
-    conv_line(c, "clip r5 r5 low=%s high=%s first=%d count=%d", conv_real(c, -k->limit), conv_real(c, k->limit),
-              x->inner, x->inner);
+    conv_line(c, "clip r5 r5 low=%s high=%s first=%d count=%d", conv_real(c, -k->limit),
+              conv_real(c, k->limit), x->inner, x->inner);
     conv_line(c, "glu r6 r5 act=%s", k->d.act);
     arch_v4_linear(c, 3, 6, conv_out_name(c, i, "shared_down"), &down, 1, k->d.dim, x->inner, 1.0, CONV_ADD);
 }

@@ -12,7 +12,7 @@
 #include "moe_hybrid.h"
 #include "typeseg.h"
 #include "lmuformer.h"
-#include "deepseek_sparse.h"
+#include "deepseek_v4.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -36,6 +36,7 @@ static const conv_arch conv_hf_archs[] = {
     { "deepseek_v2", "DeepseekV2ForCausalLM", arch_deepseek_v2 },
     { "deepseek_v3", "DeepseekV3ForCausalLM", arch_deepseek_v3 },
     { "deepseek_v32", "DeepseekV32ForCausalLM", arch_deepseek_v32 },
+    { "deepseek_v4", "DeepseekV4ForCausalLM", arch_deepseek_v4 },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
     { "dots1", "Dots1ForCausalLM", arch_dots1 },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
