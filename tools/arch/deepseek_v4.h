@@ -120,7 +120,7 @@ static void arch_v4_experts(conv *c, arch_v4 *k)
     x->limit = k->limit = conv_positive(c, "swiglu_limit", 10.0);
     k->score = conv_word(c, "scoring_func", "sqrtsoftplus");
     x->score = strcmp(k->score, "sqrtsoftplus") == 0 ? "none" : k->score;
-    if (strcmp(x->score, "none") && strcmp(x->score, "softmax") && strcmp(x->score, "sigmoid"))
+    if (strcmp(x->score, "none") && strcmp(x->score, "sigmoid"))
         conv_fail(c->env, "config.json: \"scoring_func\": \"%.40s\" is not known", k->score);
     if (conv_size(c, "n_shared_experts", 1) != 1)
         conv_fail(c->env, "config.json: \"n_shared_experts\" other than 1 is not supported");
@@ -452,7 +452,6 @@ static void arch_v4_route_by_token(conv *c, const arch_v4 *k, int32_t i)
         if (!(table[e] >= 0.0f && table[e] < (float)x->experts))
             conv_fail(c->env, "tensor %.100s: an item is not from 0 to %d", name, x->experts - 1);
     if (!table || c->env->failed) return;
-    if (strcmp(x->score, "softmax") == 0) conv_line(c, "softmax r7 r7");
     if (strcmp(x->score, "sigmoid") == 0) conv_line(c, "act r7 r7 kind=sigmoid");
     conv_line(c, "embed r10 tokens w=@%s\npick r8 r7 r10",
               conv_make_rows(c, conv_out_name(c, i, "experts_of"), table, k->d.vocab, x->k));
