@@ -358,6 +358,9 @@ typedef struct sqm_model_info {
     int32_t     n_ops, n_mixers, n_tensors;
     int32_t     has_tokenizer;
     uint64_t    parameters, weight_bytes;
+    /* multiply-adds with weights for a token and for its logits, those of them with 8-bit or smaller weights, and
+       the bytes of weights that decoding a token reads */
+    uint64_t    token_products, head_products, coded_products, token_bytes;
     const char *name;                                  /* "" when the file has none */
 } sqm_model_info;
 
@@ -14444,6 +14447,21 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key)
     return m && key ? sqm__file_find_meta(&m->file, key) : NULL;
 }
 
+/* What products with weights cost. A row of an embedding is too little to count; of experts only some run. */
+static void sqm__count_products(sqm_model_info *info, const sqm_model *m)
+{
+    for (int32_t i = 0; i < m->n_ops; i++) {
+        const sqm__op *op = &m->ops[i];
+        if (op->kind != SQM__OP_LINEAR && op->kind != SQM__OP_HEAD) continue;
+        for (int32_t k = 0; k < op->linear.n_weights; k++) {
+            const sqm_tensor *w = &op->linear.weights[k];
+            const uint64_t products = (uint64_t)w->shape[0] * (uint64_t)w->shape[1];
+            *(op->kind == SQM__OP_HEAD ? &info->head_products : &info->token_products) += products;
+            if (w->dtype >= SQM_Q8) info->coded_products += products;
+            info->token_bytes += sqm_tensor_bytes(w->dtype, w->layout, w->ndim, w->shape);
+        }
+    }
+}
 SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)
 {
     const char *name = sqm_model_meta(m, "name");
@@ -14465,6 +14483,7 @@ SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)
         info->parameters += n;
         info->weight_bytes += t->bytes;
     }
+    sqm__count_products(info, m);
 }
 
 SQMDEF sqm_result sqm_model_tensor(const sqm_model *m, int32_t i, const char **name, sqm_tensor *t)
