@@ -5340,6 +5340,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
     int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
+    int32_t              apart;         /* 1: weight i reads columns of its own, from i * (its columns) on */
     float                scale;
 } sqm__linear;
 
@@ -5349,7 +5350,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels, tile;
+    int32_t            n, cols, parts, pieces, n_panels, tile;
+    size_t             part_groups;     /* groups of codes of each part: the columns that a weight reads */
     size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
@@ -5361,15 +5363,18 @@ static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
-    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
-    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
-    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
-    for (int32_t t = first; t < last; t++) {
-        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile), units = tiles * job->parts;
+    const int32_t first = sqm__cut(units, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(units, piece + 1, job->pieces) * job->tile;
+    for (int32_t u = first; u < last; u++) {
+        const int32_t part = u / (tiles * job->tile), t = u % (tiles * job->tile);
+        const size_t at = (size_t)part * job->part_groups + (size_t)(t / job->tile) * groups * tile +
+                          (size_t)(t % job->tile);
         if (t < job->n) {
             job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
                                       job->code_sums + 2 * at, tile, job->plane,
-                                      job->a + (size_t)t * job->a_stride, job->cols);
+                                      job->a + (size_t)t * job->a_stride + (size_t)part * (size_t)job->cols,
+                                      job->cols);
             continue;
         }
         for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
@@ -5395,12 +5400,13 @@ static void sqm__linear_task(void *arg, int32_t piece)
         const int32_t panels = sqm__ceil_div(w->shape[0], SQM__LANES);
         const int32_t from = sqm__max(first - base, 0), to = sqm__min(last - base, panels);
         if (from < to) {
+            const size_t part = l->apart ? (size_t)i : 0, codes = part * job->part_groups;
             sqm__gemm g;
             g.y = job->y + column;
-            g.x = job->a;
-            g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
-            g.code_scales = job->code_scales;
-            g.code_sums = job->code_sums;
+            g.x = job->a + part * (size_t)job->cols;
+            g.codes = job->codes && w->dtype >= SQM_Q8 ? job->codes + codes * SQM__GROUP : NULL;
+            g.code_scales = job->code_scales + codes;
+            g.code_sums = job->code_sums + 2 * codes;
             g.plane = job->plane;
             g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
@@ -5442,7 +5448,10 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
     job.tile = n == 1 ? 1 : x->kernels->tile;
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.parts = l->apart ? l->n_weights : 1;
+    job.part_groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) *
+        sqm__align_up((size_t)n, (size_t)job.tile);
+    groups = job.part_groups * (size_t)job.parts;
     job.plane = l->precise ? groups * SQM__GROUP : 0;
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
@@ -5451,7 +5460,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile) * job.parts,
+                              sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.parts * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -5488,6 +5498,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.n_weights = 1;
     l.add = 0;
     l.precise = 0;
+    l.apart = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -9173,7 +9184,7 @@ static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const
     map.weights = weights;
     map.biases = biases;
     map.n_weights = count;
-    map.add = 0;
+    map.add = map.precise = map.apart = 0;
     map.scale = 1.0f;
     sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
 }
@@ -13502,9 +13513,10 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= apart=1 precise=1]  scale * (rS W^T + b),
          outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
+             apart: each weight reads columns of its own, those behind the columns of the one before it
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
@@ -13517,7 +13529,7 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      scale   rD rS by= [grow= every= shift=]                       rS * by, at position p
              times 1 + grow * log(1 + floor((p + shift) / every))
      softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
-     cat     rD rA rB                                              rows side by side
+     cat     rD rA rB [groups=]                                    rows, or their groups, side by side
      softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
      monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
      reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
@@ -13555,7 +13567,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first precise", 1 },
+    { "linear",  "w b scale add first apart precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -13569,7 +13581,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "head",    "w b scale softcap", 1 },
     { "input",   "width", 1 },
     { "affine",  "w b first count", 1 },
-    { "cat",     "", 2 },
+    { "cat",     "groups", 2 },
     { "gate",    "act first", 2 },
     { "softmax", "groups scale first count", 1 },
     { "monomials", "groups", 1 },
@@ -13703,10 +13715,14 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
             "b");
     const int sliced = sqm__param(b->params, b->n_params, "first") != NULL;
     int64_t width = 0;
+    int32_t most, parts;
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-    if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
+    SQM__TRY(sqm__param_int(&op->linear.apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
+    most = op->linear.apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
+    if (!w || w->n_tensors < 1 || w->n_tensors > most)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
-                  SQM__MAX_WEIGHTS);
+                  most);
+    parts = op->linear.apart ? w->n_tensors : 1;
     if (bias && bias->n_tensors != w->n_tensors)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
@@ -13714,8 +13730,9 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
-            : t->shape[1] != op->in_width)
+        if (sliced ? t->shape[1] > (op->in_width - op->first) / parts ||
+                     t->shape[1] != w->tensors[0]->shape[1]
+            : op->in_width % parts || t->shape[1] != op->in_width / parts)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
                       "op %d: weight %d is [%d, %d], the rows have %d columns%s", b->line, i,
                       t->shape[0], t->shape[1], op->in_width - op->first, sliced ? " from first= on" : "");
@@ -14068,6 +14085,11 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
         op->out_width = op->in_width + b->width[op->src2];
+        SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+        if (op->in_width % op->groups || b->width[op->src2] % op->groups)
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->groups,
+                      "op %d: %d and %d columns do not divide into %d groups", b->line, op->in_width,
+                      b->width[op->src2], op->groups);
         return SQM_OK;
     case SQM__OP_ACT:
         SQM__TRY(sqm__bind_columns(b, op));
@@ -14555,6 +14577,14 @@ static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t thre
     }
     return used + n * sizeof(int32_t);
 }
+/* Columns that a linear op rounds: all of its input; weights apart begin groups of their own. */
+static int32_t sqm__linear_columns(const sqm__op *op)
+{
+    const int64_t each = op->linear.n_weights ? op->linear.weights[0].shape[1] : 0;
+    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear.n_weights;
+    if (!op->linear.apart) return op->in_width;
+    return all < INT32_MAX - SQM__GROUP ? (int32_t)all : INT32_MAX - SQM__GROUP;
+}
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -14562,7 +14592,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         const sqm__op *op = &m->ops[i];
         size_t need = 0;
         if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
-            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op),
+                                       c->threads);
         if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
         if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
@@ -15031,13 +15062,17 @@ static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
         y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-/* two rows side by side */
+/* two rows side by side, group by group */
 static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    float *y = s->registers[op->dst] + t * width;
-    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
+    const size_t n = (size_t)op->groups, left = (size_t)op->in_width / n, both = (size_t)op->out_width / n;
+    const float *a = s->registers[op->src] + t * left * n;
+    const float *b = s->registers[op->src2] + t * (both - left) * n;
+    float *y = s->registers[op->dst] + t * both * n;
+    for (size_t g = 0; g < n; g++, y += both, a += left, b += both - left) {
+        memcpy(y, a, left * sizeof(float));
+        memcpy(y + left, b, (both - left) * sizeof(float));
+    }
 }
 /* a + b or a * b; b has a value for each block of columns */
 static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)

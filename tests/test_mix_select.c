@@ -445,20 +445,34 @@ static void test_compress_refusals(void)
 }
 
 /* ---- ops ----------------------------------------------------------------------------------------------- */
-enum { OP_ROWS = 7, OP_WIDTH = 24 };
-/* Runs lines that read r0 and end in r1 over rows [OP_ROWS, OP_WIDTH]; NULL: refused, err says why. */
-static float *run_lines(const char *lines, const float *rows, int32_t *width, sqm_error *err)
+enum { OP_ROWS = 7, OP_WIDTH = 24, APART = 3, APART_ROWS = 21 };
+/* Runs lines that read r0 and end in r1 over rows [OP_ROWS, width]; NULL: refused, err says why. With a type:
+   weights m0, m1, m2 [21, width / 3] of it, from `values`. */
+static float *run_lines(const char *lines, const float *rows, int32_t width, sqm_dtype type,
+                        const float *values, int32_t *out_width, sqm_error *err)
 {
     const char *path = TEST_TMP "test_mix_select.sqm";
-    char text[600];
+    const int32_t sizes[2] = { APART_ROWS, width / APART };
+    const size_t n = (size_t)(sizes[0] * sizes[1]), bytes = sqm_tensor_bytes(type, SQM_PANELS, 2, sizes);
+    char text[600], name[8];
     sqm_writer *writer = sqm_writer_open(path, err);
     sqm_session_config config;
     sqm_session *s;
     sqm_model *m;
     sqm_model_info info;
     float *out;
-    snprintf(text, sizeof(text), "input r0 rows width=%d\n%shead logits r1\n", OP_WIDTH, lines);
+    snprintf(text, sizeof(text), "input r0 rows width=%d\n%shead logits r1\n", (int)width, lines);
+    for (int i = 0; values && i < APART; i++) {
+        snprintf(name, sizeof(name), "m%d", i);
+        sqm_writer_declare(writer, name, type, SQM_PANELS, 2, sizes);
+    }
     sqm_writer_recipe(writer, text);
+    for (size_t i = 0; values && i < APART; i++) {
+        void *packed = malloc(bytes);
+        CHECK(sqm_pack(packed, bytes, type, values + i * n, sizes[0], sizes[1], NULL, err) == SQM_OK);
+        sqm_writer_data(writer, packed, bytes);
+        free(packed);
+    }
     if (sqm_writer_close(writer, err) != SQM_OK) return NULL;
     m = sqm_load_file(path, NULL, err);
     remove(path);
@@ -467,18 +481,48 @@ static float *run_lines(const char *lines, const float *rows, int32_t *width, sq
     config.max_context = 64;
     s = sqm_session_create(m, &config, err);
     sqm_model_get_info(m, &info);
-    *width = info.vocab_size;
+    *out_width = info.vocab_size;
     out = grab(OP_ROWS * (size_t)info.vocab_size);
     CHECK(s && sqm_feed_rows_all(s, 0, rows, OP_ROWS, out) == SQM_OK);
     sqm_session_free(s);
     sqm_model_free(m);
     return out;
 }
+/* One line with weights apart is one line a weight, bit by bit, whatever the type. */
+static void test_apart(void)
+{
+    static const struct { sqm_dtype type; int32_t width; } cases[] = {
+        { SQM_F32, 3 * 11 }, { SQM_F32, 3 * 64 }, { SQM_Q8, 3 * 32 }, { SQM_Q8, 3 * 40 }, { SQM_Q4, 3 * 64 }
+    };
+    static const char *const precise[2] = { "", " precise=1" };
+    for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]) * 2; i++) {
+        const int32_t width = cases[i / 2].width, each = width / APART;
+        float *rows = grab((size_t)(OP_ROWS * width)), *values = grab((size_t)(APART_ROWS * width)), *a, *b;
+        char text[300];
+        sqm_error err;
+        int32_t n = 0, n2 = 0;
+        for (int32_t k = 0; k < OP_ROWS * width; k++) rows[k] = uniform();
+        for (int32_t k = 0; k < APART_ROWS * width; k++) values[k] = uniform();
+        snprintf(text, sizeof(text), "linear r1 r0 w=@m0,@m1,@m2 apart=1%s\n", precise[i % 2]);
+        a = run_lines(text, rows, width, cases[i / 2].type, values, &n, &err);
+        snprintf(text, sizeof(text), "linear r2 r0 w=@m0 first=0%s\nlinear r3 r0 w=@m1 first=%d%s\n"
+                 "linear r4 r0 w=@m2 first=%d%s\ncat r5 r2 r3\ncat r1 r5 r4\n", precise[i % 2], (int)each,
+                 precise[i % 2], (int)(2 * each), precise[i % 2]);
+        b = run_lines(text, rows, width, cases[i / 2].type, values, &n2, &err);
+        CHECK(a && b && n == APART * APART_ROWS && n2 == n);
+        if (a && b) CHECK(memcmp(a, b, (size_t)(OP_ROWS * n) * sizeof(float)) == 0);
+        free(a); free(b);
+        a = run_lines("copy r2 r0 first=1\nlinear r1 r2 w=@m0,@m1,@m2 apart=1\n", rows, width,
+                      cases[i / 2].type, values, &n, &err);
+        CHECK(!a && strstr(err.text, "weight 0 is [21"));
+        free(a); free(rows); free(values);
+    }
+}
 static void check_lines(const char *lines, const float *rows, const float *want, int32_t width, double tol)
 {
     sqm_error err;
     int32_t n = 0;
-    float *got = run_lines(lines, rows, &n, &err);
+    float *got = run_lines(lines, rows, OP_WIDTH, SQM_F32, NULL, &n, &err);
     if (!got) { printf("%s: %s\n", lines, err.text); CHECK(got != NULL); return; }
     CHECK(n == width);
     CHECK_CLOSE(got, want, OP_ROWS * n, tol, lines);
@@ -488,7 +532,7 @@ static void refuse_lines(const char *lines, const float *rows, const char *text)
 {
     sqm_error err;
     int32_t n;
-    float *got = run_lines(lines, rows, &n, &err);
+    float *got = run_lines(lines, rows, OP_WIDTH, SQM_F32, NULL, &n, &err);
     if (got || !strstr(err.text, text)) printf("%s: \"%s\", expected \"%s\"\n", lines, err.text, text);
     CHECK(!got && strstr(err.text, text));
     free(got);
@@ -542,6 +586,13 @@ static void test_ops(void)
     }
     check_lines("copy r2 r0 first=0 count=10\ncopy r3 r0 first=20 count=4\npick r1 r2 r3\n", rows, want, 10,
                 0.0);
+    for (int32_t t = 0; t < OP_ROWS; t++)              /* [4 | 3] of each of two groups */
+        for (int32_t i = 0; i < 14; i++)
+            want[t * 14 + i] = rows[t * OP_WIDTH + (i % 7 < 4 ? i / 7 * 4 + i % 7
+                                                    : 10 + i / 7 * 3 + i % 7 - 4)];
+    check_lines("copy r2 r0 first=0 count=8\ncopy r3 r0 first=10 count=6\ncat r1 r2 r3 groups=2\n", rows,
+                want, 14, 0.0);
+    refuse_lines("copy r2 r0 first=0 count=8\ncat r1 r2 r0 groups=3\n", rows, "do not divide into 3 groups");
     refuse_lines("copy r2 r0 first=0 count=12\ncombine r1 r2 r0 out=3 groups=3 first=16\n", rows, "combine");
     refuse_lines("copy r1 r0\ncombine r1 r1 r0 out=2\n", rows, "combine");
     refuse_lines("copy r1 r0\nsinkhorn r1 r1 n=4 iterations=2 first=9\n", rows, "a matrix of 4 rows");
@@ -560,5 +611,6 @@ int main(void)
     test_compress();
     test_compress_refusals();
     test_ops();
+    test_apart();
     return check_report("test_mix_select");
 }

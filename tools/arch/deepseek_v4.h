@@ -390,17 +390,15 @@ static void arch_v4_out(conv *c, const arch_v4 *k, int32_t i)
     const char *a = arch_v4_name(c, k, i, "attn.wo_a.weight", "self_attn.o_a_proj.weight");
     const char *b = arch_v4_name(c, k, i, "attn.wo_b.weight", "self_attn.o_b_proj.weight");
     const conv_view all = conv_take(c, a, (int64_t)k->o_groups * k->o_rank, in);
-    int done = 10;                    /* the groups so far                                                  */
+    conv_put(c, "linear r10 r9 apart=1 w=");
     for (int32_t g = 0; g < k->o_groups && !c->env->failed; g++) {
         const conv_view w = conv_rows(c, all, (int64_t)g * k->o_rank, k->o_rank, k->o_rank, k->o_rank);
-        const char *out = conv_out_name(c, i, conv_format(c->env, "o_a%d", g));
-        conv_line(c, "linear r%d r9 w=@%s first=%d", g ? 12 : 10, conv_make(c, out, CONV_MATRIX, w), g * in);
-        if (!g) continue;
-        conv_line(c, "cat r%d r%d r12", 24 - done, done);
-        done = 24 - done;             /* 10, 14, 10 ...                                                     */
+        conv_put(c, "%s@%s", g ? "," : "",
+                 conv_make(c, conv_out_name(c, i, conv_format(c->env, "o_a%d", g)), CONV_MATRIX, w));
     }
-    arch_v4_linear(c, 3, done, conv_out_name(c, i, "o"), &b, 1, k->d.dim, (int64_t)k->o_groups * k->o_rank,
-                   1.0, 0);
+    conv_line(c, "%s", "");
+    arch_v4_linear(c, 3, 10, conv_out_name(c, i, "o"), &b, 1, k->d.dim, (int64_t)k->o_groups * k->o_rank, 1.0,
+                   0);
 }
 
 static void arch_v4_attention(conv *c, const arch_v4 *k, int32_t i)
