@@ -14150,7 +14150,7 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
                                 op->in_width - op->first, b->err));
         op->out_width = op->count;
-        if (op->dst == op->src && op->first) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
+        if (op->dst == op->src && op->count != op->in_width) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
                                                        "op %d: copy onto itself", b->line);
         return SQM_OK;
     }

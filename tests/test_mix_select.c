@@ -598,6 +598,7 @@ static void test_ops(void)
     refuse_lines("copy r1 r0\nsinkhorn r1 r1 n=4 iterations=2 first=9\n", rows, "a matrix of 4 rows");
     refuse_lines("copy r1 r0\nsinkhorn r1 r1 n=4 iterations=0\n", rows, "iterations = 0");
     refuse_lines("copy r1 r0\npick r1 r1 r0\n", rows, "in place");
+    refuse_lines("copy r1 r0\ncopy r1 r1 first=0 count=5\n", rows, "copy onto itself");
 }
 
 int main(void)

@@ -312,7 +312,7 @@ static void arch_longcat_experts(conv *c, arch_latent *k, int32_t i, int32_t zer
         return;
     }
     conv_line(c, "copy r10 r8 first=%d count=%d", x.experts, zero);
-    conv_line(c, "copy r8 r8 first=0 count=%d", x.experts);
+    conv_line(c, "copy r7 r8 first=0 count=%d\ncopy r8 r7", x.experts);
     conv_put_experts(c, &x, 13, 1, 0);
     conv_line(c, "reduce r11 r10 kind=sum\nmul r12 r1 r11\nadd r13 r13 r12");
 }
