@@ -344,6 +344,8 @@ SQMDEF const sqm_mixer *sqm_mixer_window(void);
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
 SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_spike(void);
+SQMDEF const sqm_mixer *sqm_mixer_select(void);
+SQMDEF const sqm_mixer *sqm_mixer_compress(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -1842,6 +1844,7 @@ typedef struct sqm__attend {
     int32_t        window;              /* 0: none */
     int32_t        chunk;               /* 0: none; keys before its last multiple are hidden */
     int32_t        keep;                /* positions before it are always visible */
+    int32_t        shared;              /* values are the first columns of the keys: none are stored */
     float          softcap;             /* 0: none */
     sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
@@ -3881,6 +3884,29 @@ SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const u
     }
     return (const uint8_t *)a->panel;
 }
+/* The same panel out of keys: 16 of their columns from `column` on, zeros behind the last. */
+SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const uint8_t *keys,
+                                                    const float *scales, int32_t column, int32_t n)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    float lanes[SQM__LANES];
+    for (int32_t from = 0; from < n; from += SQM__LANES)
+        for (int32_t i = column; i < column + SQM__LANES; i++) {
+            const uint8_t *codes = keys + ((size_t)from * (size_t)a->head_dim +
+                                           (size_t)i * SQM__LANES) * element;
+            v16 x = SQM__SET1(0.0f);
+            if (i < a->head_dim && a->dtype == SQM_F16) x = SQM__NAME(load_f16)(codes);
+            else if (i < a->head_dim && a->dtype == SQM_F32)
+                x = SQM__NAME(load)((const float *)(const void *)codes);
+            else if (i < a->head_dim)
+                x = SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS + from),
+                             SQM__NAME(load_s8)(codes));
+            SQM__NAME(store)(lanes, x);
+            for (int32_t k = 0; k < SQM__LANES; k++)
+                a->panel[(from + k) * SQM__LANES + i - column] = lanes[k];
+        }
+    return (const uint8_t *)a->panel;
+}
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
                                    int32_t n_keys)
 {
@@ -3888,8 +3914,8 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
     const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
     const uint8_t *values = tile + 4 * key_bytes;
-    const float *key_scales = (const float *)(const void *)(values +
-                                                            (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const size_t stored = a->shared ? 0 : (size_t)(a->v_pad / SQM__LANES) * value_bytes;
+    const float *key_scales = (const float *)(const void *)(values + stored);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
     const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
     for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
@@ -3914,7 +3940,10 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
-    for (int32_t i = 0; i < a->v_pad / SQM__LANES; i++)
+    for (int32_t i = 0; a->shared && i < a->v_pad; i += SQM__LANES)
+        SQM__NAME(product)(a->acc + i, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           SQM__NAME(shared_panel)(a, tile, key_scales, i, n_keys), 0, 1, n_keys, 1, SQM_F32);
+    for (int32_t i = 0; !a->shared && i < a->v_pad / SQM__LANES; i++)
         SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
                            SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
                                                   i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
@@ -5327,6 +5356,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
     int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
+    int32_t              apart;         /* 1: weight i reads columns of its own, from i * (its columns) on */
     float                scale;
 } sqm__linear;
 
@@ -5336,7 +5366,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels, tile;
+    int32_t            n, cols, parts, pieces, n_panels, tile;
+    size_t             part_groups;     /* groups of codes of each part: the columns that a weight reads */
     size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
@@ -5348,15 +5379,18 @@ static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
-    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
-    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
-    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
-    for (int32_t t = first; t < last; t++) {
-        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile), units = tiles * job->parts;
+    const int32_t first = sqm__cut(units, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(units, piece + 1, job->pieces) * job->tile;
+    for (int32_t u = first; u < last; u++) {
+        const int32_t part = u / (tiles * job->tile), t = u % (tiles * job->tile);
+        const size_t at = (size_t)part * job->part_groups + (size_t)(t / job->tile) * groups * tile +
+                          (size_t)(t % job->tile);
         if (t < job->n) {
             job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
                                       job->code_sums + 2 * at, tile, job->plane,
-                                      job->a + (size_t)t * job->a_stride, job->cols);
+                                      job->a + (size_t)t * job->a_stride + (size_t)part * (size_t)job->cols,
+                                      job->cols);
             continue;
         }
         for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
@@ -5382,12 +5416,13 @@ static void sqm__linear_task(void *arg, int32_t piece)
         const int32_t panels = sqm__ceil_div(w->shape[0], SQM__LANES);
         const int32_t from = sqm__max(first - base, 0), to = sqm__min(last - base, panels);
         if (from < to) {
+            const size_t part = l->apart ? (size_t)i : 0, codes = part * job->part_groups;
             sqm__gemm g;
             g.y = job->y + column;
-            g.x = job->a;
-            g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
-            g.code_scales = job->code_scales;
-            g.code_sums = job->code_sums;
+            g.x = job->a + part * (size_t)job->cols;
+            g.codes = job->codes && w->dtype >= SQM_Q8 ? job->codes + codes * SQM__GROUP : NULL;
+            g.code_scales = job->code_scales + codes;
+            g.code_sums = job->code_sums + 2 * codes;
             g.plane = job->plane;
             g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
@@ -5429,7 +5464,10 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
     job.tile = n == 1 ? 1 : x->kernels->tile;
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.parts = l->apart ? l->n_weights : 1;
+    job.part_groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) *
+        sqm__align_up((size_t)n, (size_t)job.tile);
+    groups = job.part_groups * (size_t)job.parts;
     job.plane = l->precise ? groups * SQM__GROUP : 0;
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
@@ -5438,7 +5476,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile) * job.parts,
+                              sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.parts * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -5475,6 +5514,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.n_weights = 1;
     l.add = 0;
     l.precise = 0;
+    l.apart = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -5811,20 +5851,31 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
             by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
+   shared=1 the first v_dim columns of a key are its value: rows have no v, the state holds keys alone (latent
+            attention, one kv head: the whole cache is the latent row).
+   every=M  rows go on with an entry, [k | v] like the row's own; only those of rows t with (t + 1) % M == 0
+            count. They are keys too, for that row and all later ones, whatever the window.
+   selected=K  the last K columns of a row are numbers of the keys that it attends to, -1 for none
+            ([MIX.select]); with every= they are numbers of entries, and the row's own keys stay all visible.
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
             scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
-            }.
+            }. Behind all these, tiles of 64 entries.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
-            & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
-   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss.
+            & Gimelshein 2018), then entries: a row's result does not depend on how calls or batches are cut.
+            Selected keys are gathered 64 at a time in the order of the list.
+   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss; latent
+            2405.04434, selected keys and entries: DeepSeek-V3.2, -V4 as in transformers.
    Traps    scale multiplies q before the product; the window counts the token itself.
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
     int32_t      keep;                  /* first positions that no window hides */
+    int32_t      shared, every, selected;
+    int32_t      row_width;             /* of the keys and values of a row, or of an entry */
+    int32_t      v_stored;              /* columns of values in a tile: v_pad, 0 when shared */
     int32_t      chunk;                 /* 0: none; window is chunk too: so much is kept */
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
@@ -5834,9 +5885,32 @@ typedef struct sqm__attention {
 typedef struct sqm__kv_header {
     int32_t   n_tiles;
     sqm_dtype dtype;
-    int32_t   reserved[14];
+    int32_t   n_entry_tiles;
+    int32_t   reserved[13];
 } sqm__kv_header;
 
+/* Where keys and values come from */
+static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *params, int32_t n,
+                                           sqm_error *err)
+{
+    int64_t row;
+    SQM__TRY(sqm__param_int(&a->shared, params, n, "shared", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->every, params, n, "every", 0, 0, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&a->selected, params, n, "selected", 0, 0, 1 << 20, err));
+    if (a->shared && a->v_dim > a->head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, a->v_dim, "%d columns of values cannot be in keys of %d", a->v_dim,
+                  a->head_dim);
+    if (a->selected && !a->every && a->window)
+        SQM__FAIL(err, SQM_E_SHAPE, a->window, "selected keys and a window of %d exclude each other",
+                  a->window);
+    row = (int64_t)a->kv_heads * a->head_dim + (a->shared ? 0 : (int64_t)a->kv_heads * a->v_dim);
+    if (row > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, a->kv_heads, "keys of %d heads are too wide", a->kv_heads);
+    a->row_width = (int32_t)row;
+    a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
+    a->v_stored = a->shared ? 0 : a->v_pad;
+    return SQM_OK;
+}
 static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                       int32_t *out_width, sqm_error *err)
 {
@@ -5858,13 +5932,13 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
     if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
-    width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * a->v_dim;
+    SQM__TRY(sqm__attention_bind_keys(a, params, n, err));
+    width = (int64_t)a->heads * a->head_dim + (int64_t)a->row_width * (a->every ? 2 : 1) + a->selected;
     if (width != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
                   "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
                   a->kv_heads, a->head_dim, in_width);
     a->group = a->heads / a->kv_heads;
-    a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
     a->in_width = in_width;
     if ((int64_t)a->heads * a->v_dim > INT32_MAX)
         SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d are too wide", a->heads, a->v_dim);
@@ -5879,11 +5953,11 @@ SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 }
 SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * sqm__kv_element(t);
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_stored * SQM__TILE_KEYS * sqm__kv_element(t);
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad,
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_stored,
                                                                                           SQM__GROUP));
     return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
 }
@@ -5897,12 +5971,17 @@ static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32
     }
     return (int32_t)all;
 }
+static int32_t sqm__kv_entry_tiles(const sqm__attention *a, int32_t position)
+{
+    return a->every ? sqm__ceil_div(position / a->every, SQM__TILE_KEYS) : 0;
+}
 static size_t sqm__attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                          sqm_dtype kv_dtype)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
     const size_t tile = sqm__kv_tile_bytes(a, kv_dtype) * (size_t)a->kv_heads;
-    const size_t tiles = (size_t)sqm__kv_tiles(a, max_context, max_batch);
+    const size_t tiles = (size_t)sqm__kv_tiles(a, max_context, max_batch) +
+                         (size_t)sqm__kv_entry_tiles(a, max_context);
     if (tiles > ((size_t)-1 - sizeof(sqm__kv_header)) / tile) return (size_t)-1;
     return sizeof(sqm__kv_header) + tile * tiles;
 }
@@ -5910,17 +5989,24 @@ static size_t sqm__attention_used_bytes(const void *bound, const void *state, in
 {
     const sqm__attention *a = (const sqm__attention *)bound;
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
-    const int32_t tiles = sqm__min(kv->n_tiles, sqm__ceil_div(position, SQM__TILE_KEYS));
+    const int32_t entries = sqm__min(kv->n_entry_tiles, sqm__kv_entry_tiles(a, position));
+    const int32_t tiles = entries ? kv->n_tiles + entries
+        : sqm__min(kv->n_tiles, sqm__ceil_div(position, SQM__TILE_KEYS));
     return sizeof(sqm__kv_header) + sqm__kv_tile_bytes(a, kv->dtype) * (size_t)a->kv_heads * (size_t)tiles;
 }
 static void sqm__attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
                                  int32_t max_batch, sqm_dtype kv_dtype)
 {
+    const sqm__attention *a = (const sqm__attention *)bound;
     sqm__kv_header *kv = (sqm__kv_header *)state;
     (void)state_bytes;
     memset(kv, 0, sizeof(*kv));
-    kv->n_tiles = sqm__kv_tiles((const sqm__attention *)bound, max_context, max_batch);
+    kv->n_tiles = sqm__kv_tiles(a, max_context, max_batch);
+    kv->n_entry_tiles = sqm__kv_entry_tiles(a, max_context);
     kv->dtype = kv_dtype;
+    if (a->every)                       /* what fork and save copy has no gaps */
+        memset((uint8_t *)state + sizeof(*kv), 0,
+               sqm__kv_tile_bytes(a, kv_dtype) * (size_t)a->kv_heads * (size_t)kv->n_tiles);
 }
 
 /* Query vectors handled together: a block of rows times the query heads of one kv head. */
@@ -5929,7 +6015,9 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a)
 {
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
+    const size_t gathered = a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0;
+    return gathered +
+        sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
@@ -5958,6 +6046,15 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
             (size_t)kv_head);
 }
 
+/* The tile of an entry */
+SQM__INLINE uint8_t *sqm__kv_entry(const sqm__attention *a, void *state, int32_t entry, int32_t kv_head)
+{
+    const sqm__kv_header *kv = (const sqm__kv_header *)state;
+    const size_t tile = (size_t)kv->n_tiles + (size_t)(entry / SQM__TILE_KEYS);
+    return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
+            (size_t)kv_head);
+}
+
 /* Writes n <= 32 values as runs of `run` elements that begin `jump` elements
    apart; returns the scale of 8-bit codes. */
 static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run,
@@ -5978,17 +6075,16 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     return scale;
 }
 
-/* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, void *state, int32_t position,
-                          int32_t kv_head, const float *row)
+/* Writes key and value of one kv head to place `at` of a tile; row: keys and values of all kv heads. */
+static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, uint8_t *tile,
+                          sqm_dtype dtype, int32_t at, int32_t kv_head, const float *row)
 {
-    const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
-    const size_t key = (size_t)(position % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
+    const size_t key = (size_t)(at % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
     const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
-    uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
+    uint8_t *keys = tile, *values = keys + sqm__kv_keys_bytes(a, dtype);
     float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
-    const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
+    const float *k = row + (size_t)kv_head * head_dim;
+    const float *v = row + (size_t)a->kv_heads * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
     keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
     for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
@@ -5998,7 +6094,7 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
         if (dtype == SQM_I8) scales[key] = scale;
     }
     values += key * SQM__LANES * element;
-    for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+    for (int32_t i = 0; !a->shared && i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
         const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype,
                                           SQM__LANES,
                                           SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP,
@@ -6006,17 +6102,28 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
         if (dtype == SQM_I8) scales[key] = scale;
     }
 }
+/* All keys, values and entries of a span for one kv head */
+static void sqm__kv_write_span(const sqm__attention_job *job, const sqm_span *span, int32_t h)
+{
+    const sqm__attention *a = job->a;
+    const sqm_dtype dtype = ((const sqm__kv_header *)span->state)->dtype;
+    for (int32_t t = 0; t < span->rows; t++) {
+        const float *row = job->in + (size_t)(span->first_row + t) * (size_t)a->in_width +
+            (size_t)a->heads * (size_t)a->head_dim;
+        const int32_t at = span->position + t, entry = a->every ? at / a->every : 0;
+        sqm__kv_write(a, job->x->kernels, sqm__kv_tile(a, span->state, at, h), dtype, at, h, row);
+        if (a->every && (at + 1) % a->every == 0)
+            sqm__kv_write(a, job->x->kernels, sqm__kv_entry(a, span->state, entry, h), dtype, entry, h,
+                          row + a->row_width);
+    }
+}
 static void sqm__attention_write_task(void *arg, int32_t piece)
 {
     const sqm__attention_job *job = (const sqm__attention_job *)arg;
-    const sqm__attention *a = job->a;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
-        for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
-            if (unit++ % job->pieces == piece)
-                for (int32_t t = 0; t < job->spans[s].rows; t++)
-                    sqm__kv_write(a, job->x->kernels, job->spans[s].state, job->spans[s].position + t, h,
-                                  job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
+        for (int32_t h = 0; job->spans[s].state && h < job->a->kv_heads; h++)
+            if (unit++ % job->pieces == piece) sqm__kv_write_span(job, &job->spans[s], h);
 }
 
 /* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. */
@@ -6038,57 +6145,142 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
     for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
 }
 
-/* Rows [first, first + rows) of a span, for all query heads of one kv head. */
-static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
-                                 int32_t kv_head,
-                                 int32_t first, int32_t rows)
+/* Copies the key and value at place `at` of a tile to place `to` of another. */
+static void sqm__kv_copy(const sqm__attention *a, uint8_t *to_tile, int32_t to, const uint8_t *from_tile,
+                         int32_t at, sqm_dtype dtype)
 {
-    const sqm__attention *a = job->a;
-    const sqm__kv_header *kv = (const sqm__kv_header *)span->state;
-    const int32_t n = rows * a->group, last = span->position + first + rows - 1, start = span->position +
-        first;
+    const size_t element = sqm__kv_element(dtype), lane = SQM__LANES * element, dim = (size_t)a->head_dim;
+    const size_t from = (size_t)(at % SQM__TILE_KEYS), place = (size_t)to;
+    const uint8_t *k = from_tile + (from / SQM__LANES * dim * SQM__LANES + from % SQM__LANES) * element;
+    uint8_t *to_k = to_tile + (place / SQM__LANES * dim * SQM__LANES + place % SQM__LANES) * element;
+    const size_t keys = sqm__kv_keys_bytes(a, dtype), codes = sqm__kv_codes_bytes(a, dtype);
+    const size_t all = sqm__kv_tile_bytes(a, dtype);
+    for (size_t i = 0; i < dim; i++) memcpy(to_k + i * lane, k + i * lane, element);
+    for (size_t i = keys; i < codes; i += SQM__TILE_KEYS * lane)
+        memcpy(to_tile + i + place * lane, from_tile + i + from * lane, lane);
+    for (size_t i = codes; i < all; i += SQM__TILE_KEYS * sizeof(float))
+        memcpy(to_tile + i + place * sizeof(float), from_tile + i + from * sizeof(float), sizeof(float));
+}
+
+/* A block of rows [first, first + rows) of a span for the query heads of one kv head, while it runs */
+typedef struct sqm__attention_part {
+    const sqm__attention_job *job;
+    const sqm_span           *span;
+    int32_t                  *positions;   /* of work */
+    uint8_t                  *tile;        /* room for gathered keys, with selected= */
+    sqm__attend               work;
+    int32_t                   kv_head, first, rows;
+} sqm__attention_part;
+
+SQM__INLINE const float *sqm__attention_row(const sqm__attention_part *p, int32_t t)
+{
+    return p->job->in + (size_t)(p->span->first_row + p->first + t) * (size_t)p->job->a->in_width;
+}
+static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
+{
+    const sqm__attention *a = p->job->a;
+    const int32_t n = p->rows * a->group;
+    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    sqm__attend *work = &p->work;
+    float *floats = (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch);
+    p->tile = scratch;
+    work->panel = floats;               floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    work->q = floats;                   floats += capacity * (size_t)a->head_dim;
+    work->acc = floats;                 floats += capacity * (size_t)a->v_pad;
+    work->scores = floats;              floats += capacity * SQM__TILE_KEYS;
+    work->max = floats;                 floats += capacity;
+    work->sum = floats;                 floats += capacity;
+    p->positions = (int32_t *)(void *)floats;
+    work->position = p->positions;
+    work->n_vectors = n;
+    work->head_dim = a->head_dim;
+    work->v_pad = a->v_pad;
+    work->window = a->window;
+    work->chunk = a->chunk;
+    work->keep = a->keep;
+    work->shared = a->shared;
+    work->softcap = a->softcap;
+    work->dtype = ((const sqm__kv_header *)p->span->state)->dtype;
+    memset(work->acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
+    for (int32_t m = 0; m < n; m++) {
+        const float *q = sqm__attention_row(p, m / a->group) +
+            (size_t)(p->kv_head * a->group + m % a->group) * (size_t)a->head_dim;
+        float *to = work->q + (size_t)m * (size_t)a->head_dim;
+        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
+        work->max[m] = -3.0e38f;
+        work->sum[m] = 0.0f;
+        p->positions[m] = p->span->position + p->first + m / a->group;
+    }
+}
+static void sqm__attend_keys(const sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    const int32_t start = p->span->position + p->first, last = start + p->rows - 1;
     const int32_t oldest = a->chunk > 0 ? start - start % a->chunk
         : a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
-    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    float *floats = (float *)(void *)scratch;
-    int32_t *positions;
-    sqm__attend work;
-    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    work.q = floats;                    floats += capacity * (size_t)a->head_dim;
-    work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
-    work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
-    work.max = floats;                  floats += capacity;
-    work.sum = floats;                  floats += capacity;
-    positions = (int32_t *)(void *)floats;
-    work.position = positions;
-    work.n_vectors = n;
-    work.head_dim = a->head_dim;
-    work.v_pad = a->v_pad;
-    work.window = a->window;
-    work.chunk = a->chunk;
-    work.keep = a->keep;
-    work.softcap = a->softcap;
-    work.dtype = kv->dtype;
-    memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
-    for (int32_t m = 0; m < n; m++) {
-        const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
-        const float *q = job->in + (size_t)(span->first_row + first + t) * (size_t)a->in_width +
-            (size_t)head * (size_t)a->head_dim;
-        float *to = work.q + (size_t)m * (size_t)a->head_dim;
-        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
-        work.max[m] = -3.0e38f;
-        work.sum[m] = 0.0f;
-        positions[m] = start + t;
-    }
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
-        const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        const uint8_t *keys = sqm__kv_tile(a, p->span->state, key, p->kv_head);
+        p->job->x->kernels->attend_tile(&p->work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
-    for (int32_t m = 0; m < n; m++) {
+}
+static void sqm__attend_entries(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    const int32_t n = (p->span->position + p->first + p->rows) / a->every;
+    p->work.window = p->work.chunk = p->work.keep = 0;
+    for (int32_t m = 0; m < p->work.n_vectors; m++)
+        p->positions[m] = (p->span->position + p->first + m / a->group + 1) / a->every - 1;
+    for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
+        p->job->x->kernels->attend_tile(&p->work, sqm__kv_entry(a, p->span->state, entry, p->kv_head), entry,
+                                        sqm__min(SQM__TILE_KEYS, n - entry));
+}
+/* Row t over the keys or entries that it lists */
+static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
+{
+    const sqm__attention *a = p->job->a;
+    const float *list = sqm__attention_row(p, t) + (a->in_width - a->selected);
+    const int32_t seen = p->span->position + p->first + t + 1, n = a->every ? seen / a->every : seen;
+    const size_t m = (size_t)t * (size_t)a->group;
+    sqm__attend work = p->work;
+    int32_t filled = 0;
+    work.q += m * (size_t)a->head_dim;
+    work.acc += m * (size_t)a->v_pad;
+    work.scores += m * SQM__TILE_KEYS;
+    work.max += m;
+    work.sum += m;
+    work.position += m;
+    work.n_vectors = a->group;
+    work.window = work.chunk = work.keep = 0;
+    for (int32_t i = 0; i < a->group; i++) p->positions[m + (size_t)i] = SQM__TILE_KEYS;   /* sees them all */
+    for (int32_t i = 0; i < a->selected; i++) {
+        if (list[i] >= 0.0f && (double)list[i] < (double)n) {
+            const int32_t key = (int32_t)list[i];
+            if (filled == 0) memset(p->tile, 0, sqm__kv_tile_bytes(a, work.dtype));
+            sqm__kv_copy(a, p->tile, filled++, a->every ? sqm__kv_entry(a, p->span->state, key, p->kv_head)
+                         : sqm__kv_tile(a, p->span->state, key, p->kv_head), key, work.dtype);
+        }
+        if (filled == SQM__TILE_KEYS || (filled && i + 1 == a->selected)) {
+            p->job->x->kernels->attend_tile(&work, p->tile, 0, filled);
+            filled = 0;
+        }
+    }
+}
+static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
+                                 int32_t kv_head, int32_t first, int32_t rows)
+{
+    const sqm__attention *a = job->a;
+    sqm__attention_part p;
+    memset(&p, 0, sizeof(p));
+    p.job = job; p.span = span; p.kv_head = kv_head; p.first = first; p.rows = rows;
+    sqm__attention_start(&p, scratch);
+    if (!a->selected || a->every) sqm__attend_keys(&p);
+    if (!a->selected && a->every) sqm__attend_entries(&p);
+    for (int32_t t = 0; a->selected && t < rows; t++) sqm__attend_listed(&p, t);
+    for (int32_t m = 0; m < p.work.n_vectors; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
-        sqm__attention_finish(a, &work, job->x, m, head, job->out +
+        sqm__attention_finish(a, &p.work, job->x, m, head, job->out +
                               ((size_t)(span->first_row + first + t) * (size_t)a->heads +
                                (size_t)head) * (size_t)a->v_dim);
     }
@@ -6153,7 +6345,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep chunk sinks",
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep chunk sinks shared every selected",
     sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
@@ -9008,7 +9200,7 @@ static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const
     map.weights = weights;
     map.biases = biases;
     map.n_weights = count;
-    map.add = 0;
+    map.add = map.precise = map.apart = 0;
     map.scale = 1.0f;
     sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
 }
@@ -10937,6 +11129,307 @@ static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(&sqm__spike_mixer, bound, x, out, in, spans, n_spans, 0, sqm__spike_run);
 }
 
+/* ---- [MIX.select] index scores select keys ---------------------------------------------------------------
+   s_ij = sum_h w_ih max(0, q_ih . k_j)     j <= i; row out: the k keys j with the largest s_ij, ascending,
+                                            of equal ones the first; -1 behind the last when there are fewer
+   every=M  only keys of rows t with (t + 1) % M == 0 count, and are numbered t / M
+   Rows in  [q: heads x head_dim | w: heads | k: head_dim], positions and scales already applied;
+   rows out [k] whole numbers, for [MIX.attention]'s selected=.
+   State    tiles of 64 keys as in [MIX.attention], float32 or, in sessions with a narrower cache, float16.
+   Order    scores of a row do not depend on other rows; the k-th largest is found digit by digit of its bits.
+   Cost     a token: heads x head_dim x context products, against k keys that attention then reads.
+   Source   lightning indexer of DeepSeek-V3.2 (2512.02556), transformers modeling_deepseek_v32.py.
+   Traps    numbers are floats: no more than 2^24 keys.
+   Tests    tests/test_mix_select.c; tools/sqm-check: deepseek_v32, glm_moe_dsa, deepseek_v4. */
+typedef struct sqm__select {
+    sqm__attention keys;                /* one kv head without values of its own */
+    int32_t        k, every;
+} sqm__select;
+
+static sqm_result sqm__select_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__select *s = (sqm__select *)bound;
+    sqm__attention *a = &s->keys;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->k, params, n, "k", 0, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&s->every, params, n, "every", 1, 1, 1 << 20, err));
+    if ((int64_t)a->heads * (a->head_dim + 1) + a->head_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d index heads of %d do not fit rows of %d", a->heads,
+                  a->head_dim, in_width);
+    a->kv_heads = a->shared = 1;
+    a->group = a->heads;
+    a->in_width = in_width;
+    *out_width = s->k;
+    return SQM_OK;
+}
+SQM__INLINE sqm_dtype sqm__select_dtype(sqm_dtype kv) { return kv == SQM_F32 ? SQM_F32 : SQM_F16; }
+static size_t sqm__select_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype kv_dtype)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    const int32_t keys = max_context / s->every;
+    if (keys > 1 << 24) return (size_t)-1;
+    return sqm__attention_state_bytes(&s->keys, keys, max_batch, sqm__select_dtype(kv_dtype));
+}
+static size_t sqm__select_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    return sqm__attention_used_bytes(&s->keys, state, position / s->every);
+}
+static void sqm__select_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                              int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    sqm__attention_reset(&s->keys, state, state_bytes, max_context / s->every, max_batch,
+                         sqm__select_dtype(kv_dtype));
+}
+
+/* Bits that compare as the floats do */
+SQM__INLINE uint32_t sqm__ordered_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+/* The numbers of the k largest of n scores, ascending, then -1 */
+static void sqm__select_largest(float *out, const float *scores, int32_t n, int32_t k)
+{
+    uint32_t least = 0, known = 0;      /* the k-th largest score, and which of its bits are known */
+    int32_t equal = k, n_out = 0;       /* how many that are as large count */
+    for (int shift = 28; n > k && shift >= 0; shift -= 4) {
+        int32_t count[16] = { 0 }, digit = 15;
+        for (int32_t j = 0; j < n; j++) {
+            const uint32_t bits = sqm__ordered_bits(scores[j]);
+            if ((bits & known) == least) count[bits >> shift & 15]++;
+        }
+        while (digit > 0 && count[digit] < equal) equal -= count[digit--];
+        least |= (uint32_t)digit << shift;
+        known |= (uint32_t)15 << shift;
+    }
+    for (int32_t j = 0; j < n && n_out < k; j++) {
+        const uint32_t bits = sqm__ordered_bits(scores[j]);
+        if (n <= k || bits > least || (bits == least && equal-- > 0)) out[n_out++] = (float)j;
+    }
+    while (n_out < k) out[n_out++] = -1.0f;
+}
+
+typedef struct sqm__select_job {
+    const sqm__select *s;
+    const sqm_exec    *x;
+    float             *out;
+    const float       *in;
+    const sqm_span    *spans;
+    size_t             floats;          /* of scratch for each piece */
+    int32_t            n_spans, pieces;
+} sqm__select_job;
+static size_t sqm__select_floats(const sqm__select *s, int32_t context)
+{
+    const size_t keys = (size_t)(context / s->every);
+    return (size_t)s->keys.heads * SQM__TILE_KEYS + sqm__align_up(keys, SQM__TILE_KEYS);
+}
+static void sqm__select_row(const sqm__select_job *job, const sqm_span *span, int32_t t, float *work)
+{
+    const sqm__attention *a = &job->s->keys;
+    const sqm_dtype dtype = ((const sqm__kv_header *)span->state)->dtype;
+    const size_t row = (size_t)(span->first_row + t), heads = (size_t)a->heads;
+    const size_t panel = (size_t)a->head_dim * SQM__LANES * sqm__kv_element(dtype);
+    const float *q = job->in + row * (size_t)a->in_width, *w = q + heads * (size_t)a->head_dim;
+    const int32_t n = (span->position + t + 1) / job->s->every;
+    float *scores = work + heads * SQM__TILE_KEYS;
+    for (int32_t key = 0; key < n; key += SQM__TILE_KEYS) {
+        const int32_t here = sqm__min(SQM__TILE_KEYS, n - key);
+        float *sums = scores + key;
+        job->x->kernels->product(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
+                                 sqm__kv_tile(a, span->state, key, 0), panel,
+                                 sqm__ceil_div(here, SQM__LANES), a->head_dim, 0, dtype);
+        for (int32_t j = 0; j < here; j++) sums[j] = 0.0f;
+        for (size_t h = 0; h < heads; h++)
+            for (int32_t j = 0; j < here; j++) {
+                const float score = work[h * SQM__TILE_KEYS + (size_t)j];
+                sums[j] += w[h] * (score > 0.0f ? score : 0.0f);
+            }
+    }
+    sqm__select_largest(job->out + row * (size_t)job->s->k, scores, n, job->s->k);
+}
+static void sqm__select_task(void *arg, int32_t piece)
+{
+    const sqm__select_job *job = (const sqm__select_job *)arg;
+    float *work = (float *)(void *)job->x->scratch + job->floats * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t t = 0; job->spans[s].state && t < job->spans[s].rows; t++)
+            if (unit++ % job->pieces == piece) sqm__select_row(job, &job->spans[s], t, work);
+}
+/* Positions that the longest of the sequences reaches */
+static int32_t sqm__spans_reach(const sqm_span *spans, int32_t n_spans)
+{
+    int32_t reach = 0;
+    for (int32_t s = 0; s < n_spans; s++) reach = sqm__max(reach, spans[s].position + spans[s].rows);
+    return reach;
+}
+static void sqm__select_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    const sqm__attention *a = &s->keys;
+    const int32_t reach = sqm__spans_reach(spans, n_spans);
+    sqm__select_job job;
+    size_t rows = 0;
+    for (int32_t i = 0; i < n_spans; i++)
+        for (int32_t t = 0; spans[i].state && t < spans[i].rows; t++, rows++) {
+            const int32_t at = spans[i].position + t, key = at / s->every;
+            if ((at + 1) % s->every) continue;
+            sqm__kv_write(a, x->kernels, sqm__kv_tile(a, spans[i].state, key, 0),
+                          ((const sqm__kv_header *)spans[i].state)->dtype, key, 0,
+                          in + (size_t)(spans[i].first_row + t + 1) * (size_t)a->in_width - a->head_dim);
+        }
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.floats = sqm__select_floats(s, reach);
+    job.pieces = sqm__fine_pieces(x, rows * (size_t)(reach / s->every + 1) * (size_t)a->in_width);
+    sqm__run(x, sqm__select_task, &job, job.pieces);
+}
+static size_t sqm__select_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        int32_t threads)
+{
+    (void)max_batch;
+    return sqm__pieces_bytes(sqm__select_floats((const sqm__select *)bound, max_context),
+                             sqm__most_pieces(threads));
+}
+static sqm_result sqm__select_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_select(), bound, x, out, in, spans, n_spans,
+                          sqm__select_scratch_bytes(bound, sqm__spans_reach(spans, n_spans), 0, x->threads),
+                          sqm__select_run);
+}
+static const sqm_mixer sqm__select_mixer = {
+    "select", "heads head_dim k every", sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    sizeof(sqm__kv_header), sqm__select_bind, sqm__select_state_bytes, sqm__select_used_bytes,
+    sqm__select_scratch_bytes, sqm__select_reset, sqm__select_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_select(void) { return &sqm__select_mixer; }
+
+/* ---- [MIX.compress] blocks of rows, each melted into one -------------------------------------------------
+   y_b[c] = sum_j e^(z_j[c] + bias_j[c]) x_j[c] / sum_j e^(z_j[c] + bias_j[c])     j over the `size` rows of b
+   overlap=1: every row has two such parts, the first for the block after its own: j goes over the first parts
+            of block b - 1, if there is one, and the second parts of block b.
+   Rows in  [x: parts x width | z: parts x width], parts = 1 + overlap; rows out [width]: y_b in the last row
+            of block b, zeros in all others.       bias=@ [size x parts x width]
+   State    the rows of one block, or of two, by position modulo their number.
+   Source   compressors of DeepSeek-V4, transformers modeling_deepseek_v4.py.
+   Tests    tests/test_mix_select.c; tools/sqm-check: deepseek_v4. */
+typedef struct sqm__compress {
+    int32_t      size, parts, width, in_width;
+    const float *bias;
+} sqm__compress;
+
+static sqm_result sqm__compress_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                     int32_t *out_width, sqm_error *err)
+{
+    sqm__compress *c = (sqm__compress *)bound;
+    int32_t overlap;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_int(&c->size, params, n, "size", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&overlap, params, n, "overlap", 0, 0, 1, err));
+    c->parts = 1 + overlap;
+    c->width = in_width / (2 * c->parts);
+    c->in_width = in_width;
+    if (c->width < 1 || c->width * 2 * c->parts != in_width || in_width > INT32_MAX / 2 / c->size)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "rows of %d columns are not %d values and weights, or too wide", in_width, c->parts);
+    *out_width = c->width;
+    return sqm__param_vector(&c->bias, params, n, "bias", c->size * c->parts * c->width, err);
+}
+static size_t sqm__compress_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        sqm_dtype kv_dtype)
+{
+    const sqm__compress *c = (const sqm__compress *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)c->size * (size_t)c->parts * (size_t)c->in_width * sizeof(float);
+}
+static size_t sqm__compress_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__compress_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* The block that position `last` ends. work: [slots][width] and [2][width] */
+static void sqm__compress_block(const sqm__compress *c, const sqm__kernels *kernels, float *y,
+                                const float *rows, int32_t last, float *work)
+{
+    const size_t width = (size_t)c->width, part = width * (size_t)c->parts;
+    const int32_t ring = c->size * c->parts;
+    const int32_t first = c->parts == 2 && last >= c->size ? 1 - 2 * c->size : 1 - c->size;
+    float *top = work + width * (size_t)ring, *sum = top + width;
+    size_t n = 0;
+    for (size_t i = 0; i < width; i++) top[i] = -3.0e38f;
+    for (int32_t back = first; back <= 0; back++, n += width) {
+        const int32_t at = last + back;
+        const size_t skip = c->parts == 2 && back > -c->size ? width : 0;
+        const float *z = rows + (size_t)(at % ring) * (size_t)c->in_width + part + skip;
+        const float *bias = c->bias ? c->bias + (size_t)(at % c->size) * part + skip : NULL;
+        for (size_t i = 0; i < width; i++) {
+            work[n + i] = bias ? z[i] + bias[i] : z[i];
+            if (work[n + i] > top[i]) top[i] = work[n + i];
+        }
+    }
+    for (size_t k = 0; k < n; k += width)
+        for (size_t i = 0; i < width; i++) work[k + i] -= top[i];
+    kernels->activate(work, work, n, SQM_ACT_EXP);
+    for (size_t i = 0; i < width; i++) y[i] = sum[i] = 0.0f;
+    n = 0;
+    for (int32_t back = first; back <= 0; back++, n += width) {
+        const size_t skip = c->parts == 2 && back > -c->size ? width : 0;
+        const float *x = rows + (size_t)((last + back) % ring) * (size_t)c->in_width + skip;
+        for (size_t i = 0; i < width; i++) {
+            sum[i] += work[n + i];
+            y[i] += work[n + i] * x[i];
+        }
+    }
+    for (size_t i = 0; i < width; i++) y[i] /= sum[i];
+}
+static void sqm__compress_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                              const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__compress *c = (const sqm__compress *)bound;
+    const size_t in_width = (size_t)c->in_width, width = (size_t)c->width;
+    for (int32_t s = 0; s < n_spans; s++) {
+        float *rows = (float *)spans[s].state;
+        for (int32_t t = 0; rows && t < spans[s].rows; t++) {
+            const int32_t at = spans[s].position + t;
+            const size_t row = (size_t)(spans[s].first_row + t);
+            memcpy(rows + (size_t)(at % (c->size * c->parts)) * in_width, in + row * in_width,
+                   in_width * sizeof(float));
+            if ((at + 1) % c->size == 0)
+                sqm__compress_block(c, x->kernels, out + row * width, rows, at,
+                                    (float *)(void *)x->scratch);
+            else
+                memset(out + row * width, 0, width * sizeof(float));
+        }
+    }
+}
+static size_t sqm__compress_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                          int32_t threads)
+{
+    const sqm__compress *c = (const sqm__compress *)bound;
+    (void)max_context; (void)max_batch; (void)threads;
+    return ((size_t)c->size * (size_t)c->parts + 2) * (size_t)c->width * sizeof(float);
+}
+static sqm_result sqm__compress_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                        const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_compress(), bound, x, out, in, spans, n_spans,
+                          sqm__compress_scratch_bytes(bound, 0, 0, 1), sqm__compress_run);
+}
+static const sqm_mixer sqm__compress_mixer = {
+    "compress", "size overlap bias", sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
+    sqm__compress_state_bytes, sqm__compress_used_bytes, sqm__compress_scratch_bytes, sqm__zero_state,
+    sqm__compress_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -10944,6 +11437,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__conv_whole_mixer,
     &sqm__memory_mixer,
     &sqm__caching_mixer,
+    &sqm__compress_mixer,
     &sqm__context_mixer,
     &sqm__kernel_memory_mixer,
     &sqm__codebook_mixer,
@@ -10960,6 +11454,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__running_pool_mixer,
     &sqm__reorder_mixer,
     &sqm__rnn_mixer,
+    &sqm__select_mixer,
     &sqm__spike_mixer,
     &sqm__window_mixer,
     NULL
@@ -13034,9 +13529,10 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= apart=1 precise=1]  scale * (rS W^T + b),
          outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
+             apart: each weight reads columns of its own, those behind the columns of the one before it
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
@@ -13049,12 +13545,17 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      scale   rD rS by= [grow= every= shift=]                       rS * by, at position p
              times 1 + grow * log(1 + floor((p + shift) / every))
      softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
-     cat     rD rA rB                                              rows side by side
+     cat     rD rA rB [groups=]                                    rows, or their groups, side by side
      softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
      monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
      reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
      mirror  rD rS  [groups=]                                      x, -x of each group
      blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
+     combine rD rS rW  out= [groups= first= add=1]                 group k: sum_j W[j][k] * group j of rS;
+             W [groups, out] are columns of rW, from first on
+     sinkhorn rD rD  n= iterations= [first= eps=]                  n x n columns as a matrix: its columns over
+             (their sum + eps), then iterations - 1 times its rows and its columns
+     pick    rD rS rI                                              rS times how often rI names the column
      route   rD rS  k= score=softmax|sigmoid|none|sparsemixer [b=@ raw=1 groups= group_k= group_top=
              renorm=1|2 least= eps= scale= jitter=]
              weights of experts: 0 but for the k with the largest score + b (raw: rS + b); only the group_k
@@ -13078,14 +13579,15 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
     SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
-    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COUNT
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COMBINE,
+    SQM__OP_SINKHORN, SQM__OP_PICK, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first precise", 1 },
+    { "linear",  "w b scale add first apart precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -13099,7 +13601,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "head",    "w b scale softcap", 1 },
     { "input",   "width", 1 },
     { "affine",  "w b first count", 1 },
-    { "cat",     "", 2 },
+    { "cat",     "groups", 2 },
     { "gate",    "act first", 2 },
     { "softmax", "groups scale first count", 1 },
     { "monomials", "groups", 1 },
@@ -13108,7 +13610,10 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "clip",    "low high first count", 1 },
     { "blocks",  "w out groups shared", 1 },
     { "route",   "k score b raw groups group_k group_top renorm least eps scale jitter", 1 },
-    { "experts", "up down up_b down_b act add input limit alpha plus slots blocks", 2 }
+    { "experts", "up down up_b down_b act add input limit alpha plus slots blocks", 2 },
+    { "combine", "out groups first add", 2 },
+    { "sinkhorn", "n iterations first eps", 1 },
+    { "pick",    "", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -13231,10 +13736,14 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
             "b");
     const int sliced = sqm__param(b->params, b->n_params, "first") != NULL;
     int64_t width = 0;
+    int32_t most, parts;
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-    if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
+    SQM__TRY(sqm__param_int(&op->linear.apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
+    most = op->linear.apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
+    if (!w || w->n_tensors < 1 || w->n_tensors > most)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
-                  SQM__MAX_WEIGHTS);
+                  most);
+    parts = op->linear.apart ? w->n_tensors : 1;
     if (bias && bias->n_tensors != w->n_tensors)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
@@ -13242,8 +13751,9 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
-            : t->shape[1] != op->in_width)
+        if (sliced ? t->shape[1] > (op->in_width - op->first) / parts ||
+                     t->shape[1] != w->tensors[0]->shape[1]
+            : op->in_width % parts || t->shape[1] != op->in_width / parts)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
                       "op %d: weight %d is [%d, %d], the rows have %d columns%s", b->line, i,
                       t->shape[0], t->shape[1], op->in_width - op->first, sliced ? " from first= on" : "");
@@ -13564,6 +14074,36 @@ static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
+static sqm_result sqm__bind_combine(sqm__binder *b, sqm__op *op)
+{
+    const int32_t weights = b->width[op->src2];
+    SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "out", 0, 1, weights, b->err));
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, weights - 1, b->err));
+    if (op->dst == op->src || op->dst == op->src2 || op->in_width % op->groups ||
+        op->first + (int64_t)op->groups * op->heads > weights ||
+        (int64_t)op->heads * (op->in_width / op->groups) > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                  "op %d: %d columns in %d groups and %d weights do not combine to %d groups, or in place",
+                  b->line, op->in_width, op->groups, weights, op->heads);
+    op->count = weights;
+    op->out_width = op->heads * (op->in_width / op->groups);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_sinkhorn(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "n", 0, 1, 1 << 12, b->err));
+    SQM__TRY(sqm__param_int(&op->own, b->params, b->n_params, "iterations", 0, 1, 1 << 12, b->err));
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "eps", 0.0, b->err));
+    if (op->dst != op->src || op->first + (int64_t)op->heads * op->heads > op->in_width)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->heads,
+                  "op %d: a matrix of %d rows from column %d of %d on, or in another register", b->line,
+                  op->heads, op->first, op->in_width);
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+
 static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
@@ -13595,6 +14135,11 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
         op->out_width = op->in_width + b->width[op->src2];
+        SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+        if (op->in_width % op->groups || b->width[op->src2] % op->groups)
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->groups,
+                      "op %d: %d and %d columns do not divide into %d groups", b->line, op->in_width,
+                      b->width[op->src2], op->groups);
         return SQM_OK;
     case SQM__OP_ACT:
         SQM__TRY(sqm__bind_columns(b, op));
@@ -13640,6 +14185,14 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
     case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
     case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
     case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
+    case SQM__OP_COMBINE:  return sqm__bind_combine(b, op);
+    case SQM__OP_SINKHORN: return sqm__bind_sinkhorn(b, op);
+    case SQM__OP_PICK:
+        if (op->dst == op->src || op->dst == op->src2)
+            SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
+        op->count = b->width[op->src2];
+        op->out_width = op->in_width;
+        return SQM_OK;
     case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
         return sqm__bind_groups(b, op);
     default:                            /* copy */
@@ -13647,7 +14200,7 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
                                 op->in_width - op->first, b->err));
         op->out_width = op->count;
-        if (op->dst == op->src && op->first) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
+        if (op->dst == op->src && op->count != op->in_width) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
                                                        "op %d: copy onto itself", b->line);
         return SQM_OK;
     }
@@ -14075,6 +14628,14 @@ static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t thre
     }
     return used + n * sizeof(int32_t);
 }
+/* Columns that a linear op rounds: all of its input; weights apart begin groups of their own. */
+static int32_t sqm__linear_columns(const sqm__op *op)
+{
+    const int64_t each = op->linear.n_weights ? op->linear.weights[0].shape[1] : 0;
+    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear.n_weights;
+    if (!op->linear.apart) return op->in_width;
+    return all < INT32_MAX - SQM__GROUP ? (int32_t)all : INT32_MAX - SQM__GROUP;
+}
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -14082,7 +14643,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         const sqm__op *op = &m->ops[i];
         size_t need = 0;
         if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
-            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op),
+                                       c->threads);
         if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
         if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
@@ -14610,13 +15172,17 @@ static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
         y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-/* two rows side by side */
+/* two rows side by side, group by group */
 static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    float *y = s->registers[op->dst] + t * width;
-    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
+    const size_t n = (size_t)op->groups, left = (size_t)op->in_width / n, both = (size_t)op->out_width / n;
+    const float *a = s->registers[op->src] + t * left * n;
+    const float *b = s->registers[op->src2] + t * (both - left) * n;
+    float *y = s->registers[op->dst] + t * both * n;
+    for (size_t g = 0; g < n; g++, y += both, a += left, b += both - left) {
+        memcpy(y, a, left * sizeof(float));
+        memcpy(y + left, b, (both - left) * sizeof(float));
+    }
 }
 /* a + b or a * b; b has a value for each block of columns */
 static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
@@ -14633,6 +15199,44 @@ static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
         if (op->kind == SQM__OP_ADD) for (size_t i = 0; i < each; i++) y[i] = a[i] + b[g];
         else for (size_t i = 0; i < each; i++) y[i] = a[i] * b[g];
     }
+}
+
+/* group k of y = sum_j w[j][k] * group j of a */
+static void sqm__combine_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const size_t in = (size_t)op->groups, out = (size_t)op->heads, each = (size_t)op->in_width / in;
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width;
+    const float *w = s->registers[op->src2] + t * (size_t)op->count + op->first;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width;
+    if (!op->add) memset(y, 0, (size_t)op->out_width * sizeof(float));
+    for (size_t k = 0; k < out; k++, y += each)
+        for (size_t j = 0; j < in; j++) {
+            const float weight = w[j * out + k];
+            const float *x = a + j * each;
+            for (size_t i = 0; i < each; i++) y[i] += weight * x[i];
+        }
+}
+static void sqm__sinkhorn_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const int32_t n = op->heads;
+    float *m = s->registers[op->dst] + t * (size_t)op->out_width + op->first;
+    for (int32_t half = 1; half < 2 * op->own; half++)
+        for (int32_t k = 0; k < n; k++) {              /* odd: column k, even: row k */
+            const int32_t start = half % 2 ? k : k * n, step = half % 2 ? n : 1;
+            float sum = 0.0f;
+            for (int32_t i = 0; i < n; i++) sum += m[start + i * step];
+            for (int32_t i = 0; i < n; i++) m[start + i * step] /= sum + op->number;
+        }
+}
+static void sqm__pick_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width;
+    const float *index = s->registers[op->src2] + t * (size_t)op->count;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width;
+    memset(y, 0, (size_t)op->out_width * sizeof(float));
+    for (int32_t i = 0; i < op->count; i++)
+        if (index[i] >= 0.0f && (double)index[i] < (double)op->in_width)
+            y[(int32_t)index[i]] += a[(int32_t)index[i]];
 }
 
 static void sqm__run_gate(sqm_session *s, const sqm__op *op)
@@ -14817,6 +15421,9 @@ static void sqm__run_ops(void *session)
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
         case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
+        case SQM__OP_COMBINE:  sqm__run_by_rows(s, op, sqm__combine_row); break;
+        case SQM__OP_SINKHORN: sqm__run_by_rows(s, op, sqm__sinkhorn_row); break;
+        case SQM__OP_PICK:     sqm__run_by_rows(s, op, sqm__pick_row); break;
         case SQM__OP_GATE:   sqm__run_gate(s, op); break;
         default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
         }

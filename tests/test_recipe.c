@@ -240,7 +240,7 @@ static void test_shapes(void)
     REFUSE("softmax r1 r0 groups=3\n", SQM_E_SHAPE, "op 1|8 columns|3 groups");
     REFUSE("monomials r0 r0\n", SQM_E_FORMAT, "op 1|in place");
     REFUSE("gate r1 r0 r0 act=silly\n", SQM_E_UNSUPPORTED, "op 1|act = 'silly'");
-    REFUSE_WHOLE(EMBED "copy r0 r0 count=6\n" HEAD, SQM_E_SHAPE, "op 2|[11, 8]|6 columns");
+    REFUSE_WHOLE(EMBED "copy r1 r0 count=6\ncopy r0 r1\n" HEAD, SQM_E_SHAPE, "op 3|[11, 8]|6 columns");
 }
 
 static void test_norms(void)

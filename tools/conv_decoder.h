@@ -184,7 +184,7 @@ static CONV_UNUSED const char *conv_layer_name(conv *c, const conv_decoder *d, i
 
 static CONV_UNUSED const char *conv_out_name(conv *c, int32_t i, const char *name)
 {
-    return conv_format(c->env, "l%d.%s", i, name);
+    return conv_format(c->env, "l%d.%s%s", i, c->out_part ? c->out_part : "", name);
 }
 
 /* norm rD rS with the weights `name` of the checkpoint.                                                    */
@@ -316,6 +316,18 @@ static CONV_UNUSED void conv_put_head_norms(conv *c, const conv_decoder *d, int3
     conv__head_norm(c, d, i, d->k_norm, d->heads * d->head_dim, d->kv_heads);
 }
 
+/* What a rope line says of scalings that depend on the sequence's length                                   */
+static CONV_UNUSED void conv_put_rope_lengths(conv *c, const conv_rope *r)
+{
+    if (r->freq_long) {
+        const char *name = conv_format(c->env, "%s_long", r->name);
+        if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
+        conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
+    }
+    if (r->ntk_length)
+        conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
+}
+
 /* rope r2 r2 over queries and keys, which stand side by side                                               */
 static CONV_UNUSED void conv_put_rope(conv *c, const conv_decoder *d, const conv_rope *r)
 {
@@ -324,13 +336,7 @@ static CONV_UNUSED void conv_put_rope(conv *c, const conv_decoder *d, const conv
     conv_put(c, "rope r2 r2 first=0 heads=%d head_dim=%d dims=%d style=%s freq=@%s", d->heads + d->kv_heads,
              d->head_dim, r->dims, r->style, r->name);
     conv_put_real(c, "attn_factor", r->attn_factor, 1.0);
-    if (r->freq_long) {
-        const char *name = conv_format(c->env, "%s_long", r->name);
-        if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
-        conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
-    }
-    if (r->ntk_length)
-        conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
+    conv_put_rope_lengths(c, r);
     conv_line(c, "%s", "");
 }
 

@@ -54,6 +54,7 @@ typedef struct conv {
     size_t            recipe_bytes, recipe_room;
     int32_t           max_context;    /* positions that the configuration names                             */
     int32_t           experts;        /* the mapping takes a GGUF file's experts                            */
+    const char       *out_part;       /* of a layer of several parts: "1." in the names of its tensors      */
     int32_t           unlimited;      /* positions beyond them are meant to work (dynamic rope)             */
 } conv;
 

@@ -12,6 +12,7 @@
 #include "moe_hybrid.h"
 #include "typeseg.h"
 #include "lmuformer.h"
+#include "deepseek_v4.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -32,6 +33,10 @@ static const conv_arch conv_hf_archs[] = {
     { "comba", "CombaForCausalLM", arch_comba },
     { "cwm", "CwmForCausalLM", arch_cwm },
     { "dbrx", "DbrxForCausalLM", arch_dbrx },
+    { "deepseek_v2", "DeepseekV2ForCausalLM", arch_deepseek_v2 },
+    { "deepseek_v3", "DeepseekV3ForCausalLM", arch_deepseek_v3 },
+    { "deepseek_v32", "DeepseekV32ForCausalLM", arch_deepseek_v32 },
+    { "deepseek_v4", "DeepseekV4ForCausalLM", arch_deepseek_v4 },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
     { "dots1", "Dots1ForCausalLM", arch_dots1 },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
@@ -51,6 +56,8 @@ static const conv_arch conv_hf_archs[] = {
     { "glm", "GlmForCausalLM", arch_glm },
     { "glm4", "Glm4ForCausalLM", arch_glm },
     { "glm4_moe", "Glm4MoeForCausalLM", arch_glm4_moe },
+    { "glm4_moe_lite", "Glm4MoeLiteForCausalLM", arch_glm4_moe_lite },
+    { "glm_moe_dsa", "GlmMoeDsaForCausalLM", arch_glm_moe_dsa },
     { "gpt2", "GPT2LMHeadModel", arch_gpt2 },
     { "gpt_bigcode", "GPTBigCodeForCausalLM", arch_gpt2 },
     { "gpt_neo", "GPTNeoForCausalLM", arch_gpt_neo },
@@ -81,11 +88,13 @@ static const conv_arch conv_hf_archs[] = {
     { "llama", "LlamaForCausalLM", arch_llama },
     { "llama4_text", "Llama4ForCausalLM", arch_llama4 },
     { "lmuformer", NULL, arch_lmuformer },
+    { "longcat_flash", "LongcatFlashForCausalLM", arch_longcat_flash },
     { "mamba", "MambaForCausalLM", arch_mamba },
     { "mamba2", "Mamba2ForCausalLM", arch_mamba2 },
     { "mamba_ssm", NULL, arch_state_spaces },          /* state-spaces/mamba's own files name no type       */
     { "mesa_net", "MesaNetForCausalLM", arch_mesa_net },
     { "mimo_v2_flash", "MiMoV2FlashForCausalLM", arch_mimo_v2_flash },
+    { "minicpm3", "MiniCPM3ForCausalLM", arch_minicpm3 },
     { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "minimax_m2", "MiniMaxM2ForCausalLM", arch_minimax_m2 },
     { "ministral", "MinistralForCausalLM", arch_ministral },
@@ -125,6 +134,7 @@ static const conv_arch conv_hf_archs[] = {
     { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
+    { "youtu", "YoutuForCausalLM", arch_youtu },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
     { "zaya", "ZayaForCausalLM", arch_zaya },
