@@ -1810,9 +1810,9 @@ typedef struct sqm__attend {
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
     float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
-    const int32_t *position;            /* [n_vectors] absolute position of each query */
+    const int32_t *position, *oldest;   /* [n_vectors] of each query, and of the first key it sees */
+    const float   *bias;                /* [n_vectors, SQM__TILE_KEYS] to add to the scores, or NULL */
     int32_t        n_vectors, head_dim, v_pad;
-    int32_t        window;              /* 0: none */
     int32_t        keep;                /* positions before it are always visible */
     float          softcap;             /* 0: none */
     sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
@@ -3640,10 +3640,13 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
                            a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
                            0, 1, a->head_dim, 0, dtype);
+    for (int32_t i = 0; a->bias && i < a->n_vectors * SQM__TILE_KEYS; i += SQM__LANES)
+        SQM__NAME(store)(a->scores + i, SQM__ADD(SQM__NAME(load)(a->scores + i),
+                                                 SQM__NAME(load)(a->bias + i)));
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
-        const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t high = sqm__min(end, n_keys), low = sqm__max(0, a->oldest[m] - first_key);
         const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
@@ -5545,29 +5548,37 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+   s_ij = cap(scale * q_i . k_j + bias)   j <= i, and i - j < window if there is one, or j < keep;
                                           cap(s) = softcap * tanh(s / softcap)
+   bias   - slope_h * (i - j) with slopes=@ [heads] (ALiBi); rounded=f: f * (b_j - b_i), where
+          b_j = slope_h * j in bfloat16, as Falcon has it
+          + b_j with key_bias=1, a number for each key; most=n: only the n keys with the largest b_j count (of
+          equal ones the first)
+   chunk=n before=m: j is in i's run of n positions (they start at multiples of n) or in the m runs before it
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
-   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
-            by the recipe;
+   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim | key_bias=1: b: kv_heads],
+            positions already applied by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
             scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
-            }.
+            }. Biases of keys [64] stand at the end of a tile.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
-   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss.
+   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss, ALiBi
+            2108.12409, bias of keys: 2506.23115 and its code, where heads of a group share it.
    Traps    scale multiplies q before the product; the window counts the token itself.
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
     int32_t      keep;                  /* first positions that no window hides */
-    float        scale, softcap;
-    const float *sinks;                 /* [heads] or NULL */
+    int32_t      chunk, reach;          /* 0: none; positions of a run and the runs before it */
+    int32_t      key_bias, most;
+    float        scale, softcap, rounded;
+    const float *sinks, *slopes;        /* [heads] or NULL */
 } sqm__attention;
 
 /* first bytes of a state: its own shape, never copied between states */
@@ -5576,6 +5587,23 @@ typedef struct sqm__kv_header {
     sqm_dtype dtype;
     int32_t   reserved[14];
 } sqm__kv_header;
+
+/* Options that hide keys or add to scores. */
+static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *params, int32_t n,
+                                            sqm_error *err)
+{
+    int32_t before;
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
+    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
+    a->reach = a->chunk * (before + 1);
+    SQM__TRY(sqm__param_vector(&a->slopes, params, n, "slopes", a->heads, err));
+    SQM__TRY(sqm__param_float(&a->rounded, params, n, "rounded", 0.0, err));
+    SQM__TRY(sqm__param_int(&a->key_bias, params, n, "key_bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->most, params, n, "most", 0, 0, a->key_bias ? INT32_MAX : 0, err));
+    if (a->most && (a->window || a->chunk))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->most, "most= goes neither with window= nor with chunk=");
+    return SQM_OK;
+}
 
 static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                       int32_t *out_width, sqm_error *err)
@@ -5589,6 +5617,7 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
     SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
+    SQM__TRY(sqm__attention_bind_masks(a, params, n, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -5596,7 +5625,7 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
     if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
-    width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * a->v_dim;
+    width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * (a->v_dim + a->key_bias);
     if (width != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
                   "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
@@ -5623,13 +5652,19 @@ SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)     
 {
     const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad,
                                                                                           SQM__GROUP));
-    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0) +
+           (a->key_bias ? SQM__TILE_KEYS * sizeof(float) : 0);
+}
+SQM__INLINE float *sqm__kv_biases(const sqm__attention *a, uint8_t *tile, sqm_dtype t)    /* [64] */
+{
+    return (float *)(void *)(tile + sqm__kv_tile_bytes(a, t)) - SQM__TILE_KEYS;
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
-    if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+    const int64_t sight = a->window > 0 ? a->window : a->reach;
+    if (sight > 0) {                    /* tiles that sight - 1 earlier keys and a whole batch can touch */
+        const int64_t ring = (sight - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
                              sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
@@ -5667,7 +5702,9 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a)
 {
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
+    const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS + 2 : 0;
+    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4)) * 4,
+                         64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
@@ -5725,9 +5762,11 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
     const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
     uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
     float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
+    float *biases = a->key_bias ? sqm__kv_biases(a, keys, dtype) : NULL;
     const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
     const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
+    if (biases) biases[key] = row[a->in_width - a->kv_heads + kv_head];
     keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
     for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
         const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1,
@@ -5776,50 +5815,137 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
     for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
 }
 
+/* Floats in an order that unsigned numbers have. */
+SQM__INLINE uint32_t sqm__float_order(float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, 4);
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+/* How many of the keys [0, n) have a bias of at least `least`; *last: position of the count-th that equals it */
+static int32_t sqm__keys_from(const sqm__attention *a, void *state, int32_t kv_head, int32_t n, uint32_t least,
+                              int32_t count, int32_t *last)
+{
+    int32_t found = 0;
+    for (int32_t key = 0; key < n; key += SQM__TILE_KEYS) {
+        const float *b = sqm__kv_biases(a, sqm__kv_tile(a, state, key, kv_head),
+                                        ((const sqm__kv_header *)state)->dtype);
+        for (int32_t i = 0; i < sqm__min(SQM__TILE_KEYS, n - key); i++) {
+            const uint32_t order = sqm__float_order(b[i]);
+            found += order >= least;
+            if (order == least && count-- == 1) *last = key + i;
+        }
+    }
+    return found;
+}
+/* The a->most keys of [0, n) with the largest biases: those above *least, and those equal to it up to *last. */
+static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t n, uint32_t *least,
+                           int32_t *last)
+{
+    *least = 0;
+    *last = n;
+    if (n <= a->most) return;
+    for (uint32_t bit = 0x80000000u; bit; bit >>= 1)
+        if (sqm__keys_from(a, state, kv_head, n, *least | bit, 0, last) >= a->most) *least |= bit;
+    if (*least == 0xffffffffu) return;
+    (void)sqm__keys_from(a, state, kv_head, n, *least,
+                         a->most - sqm__keys_from(a, state, kv_head, n, *least + 1, 0, last), last);
+}
+
+SQM__INLINE float sqm__round_bf16(float v) { return sqm__bf16_to_f32(sqm__f32_to_bf16(v)); }
+
+/* What is added to the scores of a block's queries [n_vectors] with the keys of one tile. */
+static void sqm__attention_bias(const sqm__attention *a, const sqm__attend *work, float *bias, uint8_t *tile,
+                                int32_t key, int32_t kv_head, const uint32_t *least, const int32_t *last)
+{
+    const float *biases = a->key_bias ? sqm__kv_biases(a, tile, work->dtype) : NULL;
+    for (int32_t m = 0; m < work->n_vectors; m++, bias += SQM__TILE_KEYS) {
+        const float slope = a->slopes ? a->slopes[kv_head * a->group + m % a->group] : 0.0f;
+        const int32_t distance = work->position[m] - key;
+        const float here = a->rounded != 0.0f
+            ? sqm__round_bf16(slope * sqm__round_bf16((float)work->position[m])) : 0.0f;
+        for (int32_t i = 0; i < SQM__TILE_KEYS; i++) {
+            bias[i] = -slope * (float)(distance - i);
+            if (a->rounded != 0.0f)
+                bias[i] = (sqm__round_bf16(slope * sqm__round_bf16((float)(key + i))) - here) * a->rounded;
+            if (biases) bias[i] += biases[i];
+        }
+        for (int32_t i = 0; a->most && i < SQM__TILE_KEYS; i++) {
+            const uint32_t order = sqm__float_order(biases[i]);
+            if (order < least[m] || (order == least[m] && key + i > last[m])) bias[i] = -3.0e38f;
+        }
+    }
+}
+
+/* The first key that a query at this position sees, but for those of `keep`. */
+SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t position)
+{
+    if (a->window > 0) return sqm__max(0, position - a->window + 1);
+    return a->chunk ? sqm__max(0, position / a->chunk * a->chunk - (a->reach - a->chunk)) : 0;
+}
+
+/* Lays the work of a block out in its scratch: n queries, of one kv head, the first one's row at `start`. */
+static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats, const float *q_rows,
+                                 int32_t n, int32_t start)
+{
+    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    int32_t *position, *oldest;
+    memset(work, 0, sizeof(*work));
+    work->panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    work->q = floats;                    floats += capacity * (size_t)a->head_dim;
+    work->acc = floats;                  floats += capacity * (size_t)a->v_pad;
+    work->scores = floats;               floats += capacity * SQM__TILE_KEYS;
+    work->max = floats;                  floats += capacity;
+    work->sum = floats;                  floats += capacity;
+    position = (int32_t *)(void *)floats;
+    oldest = position + capacity;
+    work->position = position;
+    work->oldest = oldest;
+    work->n_vectors = n;
+    work->head_dim = a->head_dim;
+    work->v_pad = a->v_pad;
+    work->keep = a->keep;
+    work->softcap = a->softcap;
+    memset(work->acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
+    for (int32_t m = 0; m < n; m++) {
+        const int32_t t = m / a->group;
+        const float *q = q_rows + (size_t)t * (size_t)a->in_width + (size_t)(m % a->group) * (size_t)a->head_dim;
+        float *to = work->q + (size_t)m * (size_t)a->head_dim;
+        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
+        work->max[m] = -3.0e38f;
+        work->sum[m] = 0.0f;
+        position[m] = start + t;
+        oldest[m] = sqm__attention_oldest(a, start + t);
+    }
+}
+
 /* Rows [first, first + rows) of a span, for all query heads of one kv head. */
 static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
                                  int32_t kv_head,
                                  int32_t first, int32_t rows)
 {
     const sqm__attention *a = job->a;
-    const sqm__kv_header *kv = (const sqm__kv_header *)span->state;
-    const int32_t n = rows * a->group, last = span->position + first + rows - 1, start = span->position +
-        first;
-    const int32_t oldest = a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
+    const int32_t n = rows * a->group, start = span->position + first, last = start + rows - 1;
+    const int32_t oldest = sqm__attention_oldest(a, start);
     const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    float *floats = (float *)(void *)scratch;
-    int32_t *positions;
+    float *bias;
+    uint32_t *least;
+    int32_t *tie;
     sqm__attend work;
-    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    work.q = floats;                    floats += capacity * (size_t)a->head_dim;
-    work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
-    work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
-    work.max = floats;                  floats += capacity;
-    work.sum = floats;                  floats += capacity;
-    positions = (int32_t *)(void *)floats;
-    work.position = positions;
-    work.n_vectors = n;
-    work.head_dim = a->head_dim;
-    work.v_pad = a->v_pad;
-    work.window = a->window;
-    work.keep = a->keep;
-    work.softcap = a->softcap;
-    work.dtype = kv->dtype;
-    memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
-    for (int32_t m = 0; m < n; m++) {
-        const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
-        const float *q = job->in + (size_t)(span->first_row + first + t) * (size_t)a->in_width +
-            (size_t)head * (size_t)a->head_dim;
-        float *to = work.q + (size_t)m * (size_t)a->head_dim;
-        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
-        work.max[m] = -3.0e38f;
-        work.sum[m] = 0.0f;
-        positions[m] = start + t;
-    }
+    sqm__attention_begin(a, &work, (float *)(void *)scratch, job->in + (size_t)(span->first_row + first) *
+                         (size_t)a->in_width + (size_t)(kv_head * a->group) * (size_t)a->head_dim, n, start);
+    work.dtype = ((const sqm__kv_header *)span->state)->dtype;
+    bias = work.sum + 3 * capacity;     /* behind position and oldest */
+    least = (uint32_t *)(void *)(bias + capacity * SQM__TILE_KEYS);
+    tie = (int32_t *)(void *)(least + capacity);
+    if (a->slopes || a->key_bias) work.bias = bias;
+    for (int32_t m = 0; a->most && m < n; m++)
+        sqm__most_keys(a, span->state, kv_head, work.position[m] + 1, &least[m], &tie[m]);
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
-        const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
+        uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
+        if (work.bias) sqm__attention_bias(a, &work, bias, keys, key, kv_head, least, tie);
         job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
     for (int32_t m = 0; m < n; m++) {
@@ -5889,7 +6015,8 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded key_bias "
+    "most", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -12766,7 +12893,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
 
    Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is
    an absent entry):
-     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
+     embed   rD tokens|positions  w=@T [scale= offset= add=1 divide= period=]      row of T by token id, or
+             by position / divide % period + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
@@ -12781,7 +12909,9 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
      gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB                                              rB may be narrower: a value for each block
-     scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
+     scale   rD rS by= [grow= every= shift=]                       rS * by, at position p
+             times 1 + grow * log(1 + floor((p + shift) / every))
+     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
      cat     rD rA rB                                              rows side by side
      softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
      monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
@@ -12806,7 +12936,7 @@ enum {                                  /* numbers in files: never change one */
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
-    { "embed",   "w scale offset add", 1 },
+    { "embed",   "w scale offset add divide period", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
     { "linear",  "w b scale add first precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
@@ -12816,7 +12946,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "glu",     "act", 1 },
     { "add",     "", 2 },
     { "mul",     "", 2 },
-    { "scale",   "by first count", 1 },
+    { "scale",   "by first count grow every shift", 1 },
     { "copy",    "first count", 1 },
     { "softcap", "cap first count", 1 },
     { "head",    "w b scale softcap", 1 },
@@ -12856,7 +12986,8 @@ typedef struct sqm__op {
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip */
+    float            low, high;         /* clip; scale: low is grow */
+    int32_t          divide, period;    /* embed; 0: none. scale: divide is every */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -13065,13 +13196,18 @@ static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
                   b->line);
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err));
     SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "offset", 0, 0, t->shape[0] - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "divide", 0, 0,
+                            op->src == SQM__REG_TOKENS ? 0 : INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&op->period, b->params, b->n_params, "period", 0, 0,
+                            op->src == SQM__REG_TOKENS ? 0 : t->shape[0] - op->offset, b->err));
     op->table = *t;
     op->out_width = t->shape[1];
     if (op->src == SQM__REG_TOKENS) {
         if (m->n_tokens == 0 || t->shape[0] < m->n_tokens) m->n_tokens = t->shape[0];
     } else {
-        const int32_t rows = t->shape[0] - op->offset;
-        if (m->max_context == 0 || rows < m->max_context) m->max_context = rows;
+        const int64_t each = sqm__max(op->divide, 1), all = (t->shape[0] - op->offset) * each;
+        const int32_t rows = op->period || all > INT32_MAX ? INT32_MAX : (int32_t)all;
+        if (!op->period && (m->max_context == 0 || rows < m->max_context)) m->max_context = rows;
     }
     return SQM_OK;
 }
@@ -13290,6 +13426,9 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         return SQM_OK;
     case SQM__OP_SCALE:
         SQM__TRY(sqm__bind_columns(b, op));
+        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
+        SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
         return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
     case SQM__OP_SOFTCAP:
         SQM__TRY(sqm__bind_columns(b, op));
@@ -13951,8 +14090,10 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
     for (int32_t i = 0; i < s->n_spans; i++)
         for (int32_t t = 0; t < s->spans[i].rows; t++) {
             float *row = y + (size_t)(s->spans[i].first_row + t) * width;
-            const int32_t index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : s->spans[i].position +
-                t + op->offset;
+            int32_t index = s->spans[i].position + t;
+            if (op->divide) index /= op->divide;
+            if (op->period) index %= op->period;
+            index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : index + op->offset;
             float *to = op->add ? (float *)(void *)s->exec.scratch : row;
             sqm__tensor_row(to, &op->table, index);
             for (size_t k = 0; k < width; k++) to[k] *= op->number;
@@ -14176,6 +14317,17 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
     sqm__rows_run(&job, sqm__gate_task);
 }
 
+/* by, which may grow with the position of row t */
+static float sqm__scale_of(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    int32_t i = 0, row = (int32_t)t;
+    if (op->low == 0.0f) return op->number;
+    while (i + 1 < s->n_spans && row >= s->spans[i].first_row + s->spans[i].rows) i++;
+    row += s->spans[i].position - s->spans[i].first_row;
+    return (float)((double)op->number * (1.0 + (double)op->low *
+                   log(1.0 + floor(((double)row + op->offset) / op->divide))));
+}
+
 /* scale, clip, copy */
 static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
@@ -14183,7 +14335,8 @@ static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t
     float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
     const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
     if (op->kind == SQM__OP_SCALE) {
-        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+        const float by = sqm__scale_of(s, op, t);
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * by;
     } else if (op->kind == SQM__OP_CLIP) {
         for (size_t i = 0; i < n; i++) {
             const float high = a[i] > op->high ? op->high : a[i];

@@ -31,6 +31,12 @@ typedef struct conv_decoder {
     const char *embed, *positions, *final_norm, *head, *layer_prefix, *weight_suffix;
     const char *attn_norm, *attn_post_norm, *ffn_norm, *ffn_post_norm, *q_norm, *k_norm;
     const char *q, *k, *v, *qkv, *o, *gate, *up, *gate_up, *down;
+    const char *o_norm, *down_norm;   /* norms of what o and down read                                      */
+    const char *embed_norm_name;      /* norm of the embedding, with weights                                */
+    const char *embed_in, *head_in;   /* linear maps behind a narrower embedding, before a narrower head    */
+    const char *head_dense, *head_norm_name, *head_act;      /* head reads norm(act(dense(x)))              */
+    const char *o_bias_name;          /* of a layer; where the tensor exists                                */
+    const char *head_bias_name;       /* NULL: head.bias                                                    */
     const char *norm, *head_norm_kind;                       /* "rms" or "layer"                            */
     double      norm_eps, norm_plus;                         /* norm_plus 1: checkpoints hold w - 1         */
     int32_t     norm_plain;                                  /* norms have no weights                       */
@@ -42,9 +48,18 @@ typedef struct conv_decoder {
     int32_t     parallel;             /* both branches read the same stream; ffn_norm NULL: the same norm   */
     int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm, ffn_norm come after the branch */
     int32_t     embed_norm;           /* norm of the embedding, without weights                             */
+    int32_t     embed_dim;            /* 0: dim; width of the embedding and the head                        */
+    int32_t     first_attn_norm;      /* first layer with attn_norm                                         */
+    int32_t     norm_in_stream;       /* the normalised rows take the stream's place                        */
     int32_t     q_gate;               /* q holds for each head queries and an output gate: conv_put_q_gate  */
     const char *act;
     double      embed_scale, residual_scale, head_scale, attn_softcap, head_softcap;
+    double      clip_qkv;             /* 0: none                                                            */
+    const float *alibi;               /* [heads] slopes or NULL                                             */
+    double      alibi_rounded;        /* not 0: this times products rounded to bfloat16                     */
+    const float *position_values;     /* [max_context, dim]: instead of positions                           */
+    const float *sines;               /* [dim / 2] inverse frequencies of added sine positions, or NULL     */
+    int32_t     sines_offset;         /* added to the position                                              */
     conv_rope   ropes[2];
     int32_t    *layer_rope;           /* [layers]: index in ropes, -1: none                                 */
     int32_t    *layer_window;         /* [layers]: 0: none                                                  */
@@ -182,19 +197,24 @@ static CONV_UNUSED const char *conv_out_name(conv *c, int32_t i, const char *nam
     return conv_format(c->env, "l%d.%s", i, name);
 }
 
-/* norm rD rS with the weights `name` of the checkpoint.                                                    */
-static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, int src, const char *out,
-                                      const char *name)
+/* norm rD rS of rows of `width` columns with the weights `name` of the checkpoint.                         */
+static CONV_UNUSED void conv_put_norm_of(conv *c, const conv_decoder *d, int dst, int src, const char *out,
+                                         const char *name, int32_t width)
 {
     conv_put(c, "norm r%d r%d kind=%s", dst, src, d->norm);
     if (!d->norm_plain) {
-        const conv_view w = conv_take(c, conv_format(c->env, "%s%s", name, d->weight_suffix), d->dim, 0);
+        const conv_view w = conv_take(c, conv_format(c->env, "%s%s", name, d->weight_suffix), width, 0);
         conv_put(c, " w=@%s", conv_make(c, out, CONV_VECTOR, conv_plus(w, d->norm_plus)));
         if (conv_wants_bias(c, d->norm_bias, name))
             conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.bias", out), CONV_VECTOR,
-                                            conv_take(c, conv_format(c->env, "%s.bias", name), d->dim, 0)));
+                                            conv_take(c, conv_format(c->env, "%s.bias", name), width, 0)));
     }
     conv_line(c, " eps=%s", conv_real(c, d->norm_eps));
+}
+static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, int src, const char *out,
+                                      const char *name)
+{
+    conv_put_norm_of(c, d, dst, src, out, name, d->dim);
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
@@ -329,6 +349,8 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
 {
     const int32_t rope = d->layer_rope[i];
     conv_put_qkv(c, d, i, src);
+    if (d->clip_qkv > 0.0)
+        conv_line(c, "clip r2 r2 low=%s high=%s", conv_real(c, -d->clip_qkv), conv_real(c, d->clip_qkv));
     if (d->head_norm && !d->head_norm_after_rope) conv_put_head_norms(c, d, i);
     if (rope >= 0 && d->ropes[rope].dims) conv_put_rope(c, d, &d->ropes[rope]);
     if (d->head_norm && d->head_norm_after_rope) conv_put_head_norms(c, d, i);
@@ -336,6 +358,9 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
              d->head_dim, conv_real(c, d->layer_scale[i]));
     conv_put_real(c, "softcap", d->attn_softcap, 0.0);
     if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
+    if (d->alibi && !conv_made(c, "alibi")) conv_make_values(c, "alibi", d->alibi, d->heads);
+    if (d->alibi) conv_put(c, " slopes=@alibi");
+    conv_put_real(c, "rounded", d->alibi_rounded, 0.0);
     conv_line(c, "%s", "");
 }
 
@@ -395,17 +420,29 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
     const int pre = !d->norm_on_sum;
     conv_part end;
     int src = 0, ffn_src = 0, inner = 5;
-    if (pre) src = conv__layer_norm(c, d, i, 1, 0, "attn_norm", d->attn_norm);
+    if (pre && i >= d->first_attn_norm)
+        src = conv__layer_norm(c, d, i, d->norm_in_stream ? 0 : 1, 0, "attn_norm", d->attn_norm);
     ffn_src = src;
     if (d->parallel && d->ffn_norm)                    /* before the first branch changes the stream        */
         ffn_src = conv__layer_norm(c, d, i, 4, 0, "ffn_norm", d->ffn_norm);
     conv_put_attention(c, d, i, src);
     end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
                        (int64_t)d->heads * d->head_dim, d->o_bias);
+    if (d->o_bias_name && conv_has(c, conv_layer_name(c, d, i, d->o_bias_name))) {
+        end.has_bias = 1;
+        end.bias = conv_take(c, conv_layer_name(c, d, i, d->o_bias_name), d->dim, 0);
+    }
+    if (d->o_norm)
+        conv_put_norm_of(c, d, 3, 3, conv_out_name(c, i, "o_norm"), conv_layer_name(c, d, i, d->o_norm),
+                         d->heads * d->head_dim);
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "attn_norm", d->attn_norm);
-    if (!d->parallel) ffn_src = pre ? conv__layer_norm(c, d, i, 1, 0, "ffn_norm", d->ffn_norm) : 0;
+    if (!d->parallel)
+        ffn_src = pre ? conv__layer_norm(c, d, i, d->norm_in_stream ? 0 : 1, 0, "ffn_norm", d->ffn_norm) : 0;
     conv_put_ffn(c, d, i, ffn_src, &inner);
+    if (d->down_norm)
+        conv_put_norm_of(c, d, inner, inner, conv_out_name(c, i, "down_norm"),
+                         conv_layer_name(c, d, i, d->down_norm), d->ffn);
     end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
                        d->ffn_bias);
     post = d->ffn_post_norm ? conv_layer_name(c, d, i, d->ffn_post_norm) : NULL;
@@ -413,32 +450,81 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "ffn_norm", d->ffn_norm);
 }
 
+/* Adds sin((p + offset) f_i) | cos((p + offset) f_i) to r0: a constant row of the sines and cosines of
+   offset * f_i in r1, turned by p.                                                                         */
+static CONV_UNUSED void conv_put_sines(conv *c, const conv_decoder *d)
+{
+    const int32_t half = d->dim / 2;
+    float *freq = (float *)conv_alloc(c->env, (uint64_t)half, sizeof *freq);
+    float *zero = (float *)conv_alloc(c->env, (uint64_t)d->dim, sizeof *zero);
+    float *start = (float *)conv_alloc(c->env, (uint64_t)d->dim, sizeof *start);
+    if (!freq || !zero || !start) return;
+    for (int32_t i = 0; i < half; i++) {
+        zero[i] = zero[half + i] = 0.0f;
+        freq[i] = -d->sines[i];
+        start[i] = (float)sin((double)d->sines_offset * (double)d->sines[i]);
+        start[half + i] = (float)cos((double)d->sines_offset * (double)d->sines[i]);
+    }
+    conv_line(c, "clip r1 r0 low=0 high=0\naffine r1 r1 b=@%s", conv_make_values(c, "sines.start", start, d->dim));
+    conv_line(c, "rope r1 r1 first=0 heads=1 head_dim=%d dims=%d style=half freq=@%s\nadd r0 r0 r1", d->dim, d->dim,
+              conv_make_values(c, "sines.freq", freq, half));
+}
+
 static CONV_UNUSED void conv_put_embedding(conv *c, const conv_decoder *d)
 {
     const char *name = conv_format(c->env, "%s%s", d->embed, d->weight_suffix);
-    conv_put(c, "embed r0 tokens w=@%s",
-             conv_make(c, "embed", CONV_TABLE, conv_take(c, name, d->vocab, d->dim)));
+    const int32_t width = d->embed_dim ? d->embed_dim : d->dim;
+    conv_put(c, "embed r%d tokens w=@%s", d->embed_in ? 7 : 0,
+             conv_make(c, "embed", CONV_TABLE, conv_take(c, name, d->vocab, width)));
     conv_put_real(c, "scale", d->embed_scale, 1.0);
     conv_line(c, "%s", "");
+    if (d->embed_in) {
+        const conv_part in = conv_part_of(c, d, "embed_in", d->embed_in, d->dim, width, CONV_NO_BIAS);
+        conv_put_linear(c, 0, 7, &in, 1, 1.0, 0);
+    }
     if (d->embed_norm) conv_line(c, "norm r0 r0 kind=%s eps=%s", d->norm, conv_real(c, d->norm_eps));
-    if (!d->positions) return;
-    name = conv_format(c->env, "%s%s", d->positions, d->weight_suffix);
-    conv_put(c, "embed r0 positions w=@%s", conv_make(c, "positions", CONV_POSITIONS,
-                                                      conv_take(c, name, (int64_t)c->max_context +
-                                                                d->position_offset, d->dim)));
-    if (d->position_offset) conv_put(c, " offset=%d", d->position_offset);
-    conv_line(c, " add=1");
+    if (d->positions) {
+        name = conv_format(c->env, "%s%s", d->positions, d->weight_suffix);
+        conv_put(c, "embed r0 positions w=@%s", conv_make(c, "positions", CONV_POSITIONS,
+                                                          conv_take(c, name, (int64_t)c->max_context +
+                                                                    d->position_offset, d->dim)));
+        if (d->position_offset) conv_put(c, " offset=%d", d->position_offset);
+        conv_line(c, " add=1");
+    }
+    if (d->position_values)
+        conv_line(c, "embed r0 positions w=@%s add=1", conv_make_rows(c, "positions", d->position_values,
+                                                                      c->max_context, d->dim));
+    if (d->sines) conv_put_sines(c, d);
+    if (d->embed_norm_name) conv_put_norm(c, d, 0, 0, "embed_norm", d->embed_norm_name);
+}
+
+/* What stands between the last layer and the head's weight; returns the register that the head reads.      */
+static int conv__head_source(conv *c, const conv_decoder *d)
+{
+    conv_part p;
+    if (d->head_dense) {
+        p = conv_part_of(c, d, "head_dense", d->head_dense, d->dim, d->dim, CONV_BIAS_IF_PRESENT);
+        conv_put_linear(c, 1, 0, &p, 1, 1.0, 0);
+        conv_line(c, "act r1 r1 kind=%s", d->head_act);
+        conv_put_norm(c, d, 0, 1, "head_norm", d->head_norm_name);
+    }
+    if (!d->head_in) return 0;
+    p = conv_part_of(c, d, "head_in", d->head_in, d->embed_dim, d->dim, CONV_NO_BIAS);
+    conv_put_linear(c, 7, 0, &p, 1, 1.0, 0);
+    return 7;
 }
 
 static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
 {
     const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix),
-        *bias = conv_format(c->env, "%s.bias", d->head);
+        *bias = d->head_bias_name ? d->head_bias_name : conv_format(c->env, "%s.bias", d->head);
     conv_tensor *t = conv_source_find(&c->source, weight);
+    const int src = conv__head_source(c, d);
     if (d->tied && t) t->used = 1;                     /* a copy of the embedding                           */
-    conv_put(c, "head logits r0 w=@%s",
-             d->tied ? "embed" : conv_make(c, "head", CONV_TABLE, conv_take(c, weight, d->vocab, d->dim)));
-    if (conv_wants_bias(c, d->head_bias, d->head))
+    conv_put(c, "head logits r%d w=@%s", src,
+             d->tied ? "embed" : conv_make(c, "head", CONV_TABLE,
+                                           conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim : d->dim)));
+    if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))
         conv_put(c, " b=@%s", conv_make(c, "head.bias", CONV_VECTOR, conv_take(c, bias, d->vocab, 0)));
     conv_put_real(c, "scale", d->head_scale, 1.0);
     conv_put_real(c, "softcap", d->head_softcap, 0.0);

@@ -9,6 +9,8 @@
 #include "linear_hybrid.h"
 #include "ssm_hybrid.h"
 #include "linear.h"
+#include "bert.h"
+#include "sines.h"
 #include "typeseg.h"
 #include "lmuformer.h"
 
@@ -23,11 +25,14 @@ static const conv_arch conv_hf_archs[] = {
     { "arcee", "ArceeForCausalLM", arch_arcee },
     { "bailing_hybrid", "BailingHybridForCausalLM", arch_bailing_hybrid },
     { "bamba", "BambaForCausalLM", arch_bamba },
+    { "bert", "BertLMHeadModel", arch_bert_lm },
     { "biogpt", "BioGptForCausalLM", arch_biogpt },
+    { "bloom", "BloomForCausalLM", arch_bloom },
     { "codegen", "CodeGenForCausalLM", arch_gptj },
     { "cohere", "CohereForCausalLM", arch_cohere },
     { "cohere2", "Cohere2ForCausalLM", arch_cohere },
     { "comba", "CombaForCausalLM", arch_comba },
+    { "ctrl", "CTRLLMHeadModel", arch_ctrl },
     { "cwm", "CwmForCausalLM", arch_cwm },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
@@ -47,6 +52,7 @@ static const conv_arch conv_hf_archs[] = {
     { "gpt_bigcode", "GPTBigCodeForCausalLM", arch_gpt2 },
     { "gpt_neo", "GPTNeoForCausalLM", arch_gpt_neo },
     { "gpt_neox", "GPTNeoXForCausalLM", arch_gpt_neox },
+    { "gpt_neox_japanese", "GPTNeoXJapaneseForCausalLM", arch_gpt_neox_japanese },
     { "gptj", "GPTJForCausalLM", arch_gptj },
     { "granite", "GraniteForCausalLM", arch_granite },
     { "granitemoehybrid", "GraniteMoeHybridForCausalLM", arch_granite_hybrid },
@@ -72,6 +78,8 @@ static const conv_arch conv_hf_archs[] = {
     { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "ministral", "MinistralForCausalLM", arch_ministral },
     { "mistral", "MistralForCausalLM", arch_mistral },
+    { "modernbert-decoder", "ModernBertDecoderForCausalLM", arch_modernbert_decoder },
+    { "mpt", "MptForCausalLM", arch_mpt },
     { "nanochat", "NanoChatForCausalLM", arch_nanochat },
     { "nemotron", "NemotronForCausalLM", arch_nemotron },
     { "nemotron_h", "NemotronHForCausalLM", arch_nemotron_h },
@@ -100,6 +108,7 @@ static const conv_arch conv_hf_archs[] = {
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
     { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
+    { "xglm", "XGLMForCausalLM", arch_xglm },
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
