@@ -5600,8 +5600,7 @@ static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *
     SQM__TRY(sqm__param_float(&a->rounded, params, n, "rounded", 0.0, err));
     SQM__TRY(sqm__param_int(&a->key_bias, params, n, "key_bias", 0, 0, 1, err));
     SQM__TRY(sqm__param_int(&a->most, params, n, "most", 0, 0, a->key_bias ? INT32_MAX : 0, err));
-    if (a->most && (a->window || a->chunk))
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, a->most, "most= goes neither with window= nor with chunk=");
+    if (a->most && a->keep) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->most, "most= does not go with keep=");
     return SQM_OK;
 }
 
@@ -5822,15 +5821,16 @@ SQM__INLINE uint32_t sqm__float_order(float v)
     memcpy(&bits, &v, 4);
     return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
 }
-/* How many of the keys [0, n) have a bias of at least `least`; *last: position of the count-th that equals it */
-static int32_t sqm__keys_from(const sqm__attention *a, void *state, int32_t kv_head, int32_t n, uint32_t least,
-                              int32_t count, int32_t *last)
+/* How many of the keys [first, n) have a bias of at least `least`; *last: position of the count-th that equals
+   it */
+static int32_t sqm__keys_from(const sqm__attention *a, void *state, int32_t kv_head, int32_t first, int32_t n,
+                              uint32_t least, int32_t count, int32_t *last)
 {
     int32_t found = 0;
-    for (int32_t key = 0; key < n; key += SQM__TILE_KEYS) {
+    for (int32_t key = first / SQM__TILE_KEYS * SQM__TILE_KEYS; key < n; key += SQM__TILE_KEYS) {
         const float *b = sqm__kv_biases(a, sqm__kv_tile(a, state, key, kv_head),
                                         ((const sqm__kv_header *)state)->dtype);
-        for (int32_t i = 0; i < sqm__min(SQM__TILE_KEYS, n - key); i++) {
+        for (int32_t i = sqm__max(0, first - key); i < sqm__min(SQM__TILE_KEYS, n - key); i++) {
             const uint32_t order = sqm__float_order(b[i]);
             found += order >= least;
             if (order == least && count-- == 1) *last = key + i;
@@ -5838,18 +5838,19 @@ static int32_t sqm__keys_from(const sqm__attention *a, void *state, int32_t kv_h
     }
     return found;
 }
-/* The a->most keys of [0, n) with the largest biases: those above *least, and those equal to it up to *last. */
-static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t n, uint32_t *least,
-                           int32_t *last)
+/* The a->most keys of [first, n) with the largest biases: those above *least, and those equal to it up to
+   *last. */
+static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t first, int32_t n,
+                           uint32_t *least, int32_t *last)
 {
     *least = 0;
     *last = n;
-    if (n <= a->most) return;
+    if (n - first <= a->most) return;
     for (uint32_t bit = 0x80000000u; bit; bit >>= 1)
-        if (sqm__keys_from(a, state, kv_head, n, *least | bit, 0, last) >= a->most) *least |= bit;
+        if (sqm__keys_from(a, state, kv_head, first, n, *least | bit, 0, last) >= a->most) *least |= bit;
     if (*least == 0xffffffffu) return;
-    (void)sqm__keys_from(a, state, kv_head, n, *least,
-                         a->most - sqm__keys_from(a, state, kv_head, n, *least + 1, 0, last), last);
+    (void)sqm__keys_from(a, state, kv_head, first, n, *least, a->most -
+                         sqm__keys_from(a, state, kv_head, first, n, *least + 1, 0, last), last);
 }
 
 SQM__INLINE float sqm__round_bf16(float v) { return sqm__bf16_to_f32(sqm__f32_to_bf16(v)); }
@@ -5940,7 +5941,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     tie = (int32_t *)(void *)(least + capacity);
     if (a->slopes || a->key_bias) work.bias = bias;
     for (int32_t m = 0; a->most && m < n; m++)
-        sqm__most_keys(a, span->state, kv_head, work.position[m] + 1, &least[m], &tie[m]);
+        sqm__most_keys(a, span->state, kv_head, work.oldest[m], work.position[m] + 1, &least[m], &tie[m]);
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;

@@ -24,6 +24,11 @@ typedef enum conv_head_norm {         /* norm of queries and keys               
     CONV_HEAD_NORM_FULL               /* all heads together, weight [heads * head_dim]                      */
 } conv_head_norm;
 
+struct conv_decoder;
+/* A part of layer i that a mapping writes itself. Mixer: from the rows in rS to r3 [heads * head_dim].
+   Activation: of the inner rows in r5, with r6 and r7 for its own use.                                     */
+typedef void (*conv_put_part)(conv *c, const struct conv_decoder *d, int32_t i, int src);
+
 typedef struct conv_decoder {
     int32_t dim, layers, heads, kv_heads, head_dim, ffn, vocab;
     /* names in the checkpoint, without ".weight"; NULL: the model has none. Those of a layer follow
@@ -48,6 +53,10 @@ typedef struct conv_decoder {
     int32_t     parallel;             /* both branches read the same stream; ffn_norm NULL: the same norm   */
     int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm, ffn_norm come after the branch */
     int32_t     embed_norm;           /* norm of the embedding, without weights                             */
+    conv_put_part put_mixer, put_act; /* NULL: attention, and the activation `act`                          */
+    const char *attn_residual, *ffn_residual;  /* of a layer: [dim] times the stream before a branch is added */
+    double      q_grow;               /* queries grow with log(position / q_grow_every)                     */
+    int32_t     q_grow_every;
     int32_t     embed_dim;            /* 0: dim; width of the embedding and the head                        */
     int32_t     first_attn_norm;      /* first layer with attn_norm                                         */
     int32_t     norm_in_stream;       /* the normalised rows take the stream's place                        */
@@ -354,6 +363,9 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
     if (d->head_norm && !d->head_norm_after_rope) conv_put_head_norms(c, d, i);
     if (rope >= 0 && d->ropes[rope].dims) conv_put_rope(c, d, &d->ropes[rope]);
     if (d->head_norm && d->head_norm_after_rope) conv_put_head_norms(c, d, i);
+    if (d->q_grow != 0.0)
+        conv_line(c, "scale r2 r2 by=1 grow=%s every=%d count=%d", conv_real(c, d->q_grow), d->q_grow_every,
+                  d->heads * d->head_dim);
     conv_put(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads,
              d->head_dim, conv_real(c, d->layer_scale[i]));
     conv_put_real(c, "softcap", d->attn_softcap, 0.0);
@@ -381,7 +393,8 @@ static CONV_UNUSED void conv_put_ffn(conv *c, const conv_decoder *d, int32_t i, 
     } else {
         parts[0] = conv_part_of(c, d, up, conv_layer_name(c, d, i, d->up), d->ffn, d->dim, d->ffn_bias);
         conv_put_linear(c, 5, src, parts, 1, 1.0, 0);
-        conv_line(c, "act r5 r5 kind=%s", d->act);
+        if (d->put_act) d->put_act(c, d, i, 5);
+        else conv_line(c, "act r5 r5 kind=%s", d->act);
         *inner = 5;
         return;
     }
@@ -414,6 +427,13 @@ static int conv__layer_norm(conv *c, const conv_decoder *d, int32_t i, int dst, 
     return dst;
 }
 
+static void conv__residual(conv *c, const conv_decoder *d, int32_t i, const char *name, const char *out)
+{
+    if (name)
+        conv_line(c, "affine r0 r0 w=@%s", conv_make(c, conv_out_name(c, i, out), CONV_VECTOR,
+                                                     conv_take(c, conv_layer_name(c, d, i, name), d->dim, 0)));
+}
+
 static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i)
 {
     const char *post = d->attn_post_norm ? conv_layer_name(c, d, i, d->attn_post_norm) : NULL;
@@ -425,7 +445,8 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
     ffn_src = src;
     if (d->parallel && d->ffn_norm)                    /* before the first branch changes the stream        */
         ffn_src = conv__layer_norm(c, d, i, 4, 0, "ffn_norm", d->ffn_norm);
-    conv_put_attention(c, d, i, src);
+    if (d->put_mixer) d->put_mixer(c, d, i, src);
+    else conv_put_attention(c, d, i, src);
     end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
                        (int64_t)d->heads * d->head_dim, d->o_bias);
     if (d->o_bias_name && conv_has(c, conv_layer_name(c, d, i, d->o_bias_name))) {
@@ -435,6 +456,7 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
     if (d->o_norm)
         conv_put_norm_of(c, d, 3, 3, conv_out_name(c, i, "o_norm"), conv_layer_name(c, d, i, d->o_norm),
                          d->heads * d->head_dim);
+    conv__residual(c, d, i, d->attn_residual, "attn_residual");
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "attn_norm", d->attn_norm);
     if (!d->parallel)
@@ -446,6 +468,7 @@ static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i
     end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
                        d->ffn_bias);
     post = d->ffn_post_norm ? conv_layer_name(c, d, i, d->ffn_post_norm) : NULL;
+    conv__residual(c, d, i, d->ffn_residual, "ffn_residual");
     conv_put_branch_end(c, d, inner, &end, conv_out_name(c, i, "ffn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "ffn_norm", d->ffn_norm);
 }
@@ -546,8 +569,8 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
 
 /* ---- the two usual sources of sizes and names ---------------------------------------------------------- */
 /* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of
-   tie_word_embeddings.                                                                                     */
-static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
+   tie_word_embeddings. no_act: the activation is left to the caller.                                       */
+static CONV_UNUSED int conv_hf_decoder_no_act(conv *c, conv_decoder *d, int tied)
 {
     const char *prefix = conv_prefix(c, "model.", "embed_tokens.weight");
     memset(d, 0, sizeof *d);
@@ -561,7 +584,6 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
     c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
     d->tied = conv_bool(c, "tie_word_embeddings", tied);
-    if (conv_key(c, "hidden_act")) d->act = conv_activation(c, "hidden_act", NULL);
     d->embed = conv_format(c->env, "%sembed_tokens", prefix);
     d->final_norm = conv_format(c->env, "%snorm", prefix);
     d->layer_prefix = conv_format(c->env, "%slayers.", prefix);
@@ -576,6 +598,13 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->up = "mlp.up_proj";
     d->down = "mlp.down_proj";
     return conv_decoder_defaults(c, d);
+}
+
+static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
+{
+    if (!conv_hf_decoder_no_act(c, d, tied)) return 0;
+    if (conv_key(c, "hidden_act")) d->act = conv_activation(c, "hidden_act", NULL);
+    return !c->env->failed;
 }
 
 /* "layer_types" of config.json into windows and indices of ropes (-1: none); returns 0 when the key is

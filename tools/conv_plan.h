@@ -51,6 +51,7 @@ typedef struct conv {
     conv_map          out_index;
     char             *recipe;
     size_t            recipe_bytes, recipe_room;
+    const char       *rope_extra;     /* a rope parameter that the mapping reads itself                     */
     int32_t           max_context;    /* positions that the configuration names                             */
     int32_t           unlimited;      /* positions beyond them are meant to work (dynamic rope)             */
 } conv;

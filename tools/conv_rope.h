@@ -180,6 +180,7 @@ static void conv__rope_known_keys(conv *c, const json_value *params)
         const char *key = json_key_at(params, i)->text;
         int found = json_is(json_at(params, i), JSON_NULL);
         for (int k = 0; !found && known[k]; k++) found = strcmp(known[k], key) == 0;
+        if (c->rope_extra && strcmp(c->rope_extra, key) == 0) found = 1;
         if (!found)
             conv_fail(c->env, "config.json: rope parameter \"%.60s\" is not known and might change "
                       "the results", key);

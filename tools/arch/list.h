@@ -10,6 +10,7 @@
 #include "ssm_hybrid.h"
 #include "linear.h"
 #include "bert.h"
+#include "llama_kin.h"
 #include "sines.h"
 #include "typeseg.h"
 #include "lmuformer.h"
@@ -22,11 +23,13 @@ typedef struct conv_arch {
 
 static const conv_arch conv_hf_archs[] = {
     { "abc", "ABCForCausalLM", arch_abc },
+    { "apertus", "ApertusForCausalLM", arch_apertus },
     { "arcee", "ArceeForCausalLM", arch_arcee },
     { "bailing_hybrid", "BailingHybridForCausalLM", arch_bailing_hybrid },
     { "bamba", "BambaForCausalLM", arch_bamba },
     { "bert", "BertLMHeadModel", arch_bert_lm },
     { "biogpt", "BioGptForCausalLM", arch_biogpt },
+    { "bitnet", "BitNetForCausalLM", arch_bitnet },
     { "bloom", "BloomForCausalLM", arch_bloom },
     { "codegen", "CodeGenForCausalLM", arch_gptj },
     { "cohere", "CohereForCausalLM", arch_cohere },
@@ -35,6 +38,8 @@ static const conv_arch conv_hf_archs[] = {
     { "ctrl", "CTRLLMHeadModel", arch_ctrl },
     { "cwm", "CwmForCausalLM", arch_cwm },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
+    { "diffllama", "DiffLlamaForCausalLM", arch_diffllama },
+    { "doge", "DogeForCausalLM", arch_doge },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "exaone4", "Exaone4ForCausalLM", arch_exaone4 },
     { "falcon", "FalconForCausalLM", arch_falcon },
@@ -77,6 +82,7 @@ static const conv_arch conv_hf_archs[] = {
     { "mesa_net", "MesaNetForCausalLM", arch_mesa_net },
     { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "ministral", "MinistralForCausalLM", arch_ministral },
+    { "ministral3", "Ministral3ForCausalLM", arch_ministral3 },
     { "mistral", "MistralForCausalLM", arch_mistral },
     { "modernbert-decoder", "ModernBertDecoderForCausalLM", arch_modernbert_decoder },
     { "mpt", "MptForCausalLM", arch_mpt },
