@@ -579,7 +579,8 @@ static CONV_UNUSED int conv_hf_decoder_no_act(conv *c, conv_decoder *d, int tied
     d->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
     d->head_dim = conv_key(c, "head_dim") ? conv_size(c, "head_dim", 1) : conv_head_dim(c, d->dim, d->heads);
-    if (conv_key(c, "intermediate_size") || !conv_key(c, "moe_intermediate_size"))
+    if (json_is(conv_key(c, "intermediate_size"), JSON_ARRAY)) d->ffn = 1; /* for each layer: the caller's  */
+    else if (conv_key(c, "intermediate_size") || !conv_key(c, "moe_intermediate_size"))
         d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED);
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
     c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);

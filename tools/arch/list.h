@@ -10,6 +10,7 @@
 #include "ssm_hybrid.h"
 #include "linear.h"
 #include "bert.h"
+#include "gemma_nested.h"
 #include "llama_kin.h"
 #include "sines.h"
 #include "typeseg.h"
@@ -50,6 +51,8 @@ static const conv_arch conv_hf_archs[] = {
     { "gemma", "GemmaForCausalLM", arch_gemma },
     { "gemma2", "Gemma2ForCausalLM", arch_gemma2 },
     { "gemma3_text", "Gemma3ForCausalLM", arch_gemma3 },
+    { "gemma3n_text", "Gemma3nForCausalLM", arch_gemma3n },
+    { "gemma4_text", "Gemma4ForCausalLM", arch_gemma4 },
     { "gla", "GLAForCausalLM", arch_gla },
     { "glm", "GlmForCausalLM", arch_glm },
     { "glm4", "Glm4ForCausalLM", arch_glm },
