@@ -10,6 +10,7 @@
 #include "ssm_hybrid.h"
 #include "linear.h"
 #include "bert.h"
+#include "xlnet.h"
 #include "gemma_nested.h"
 #include "llama_kin.h"
 #include "sines.h"
@@ -118,6 +119,7 @@ static const conv_arch conv_hf_archs[] = {
     { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
     { "xglm", "XGLMForCausalLM", arch_xglm },
+    { "xlnet", "XLNetLMHeadModel", arch_xlnet },
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
     { "zamba2", "Zamba2ForCausalLM", arch_zamba2 },
