@@ -344,6 +344,7 @@ SQMDEF const sqm_mixer *sqm_mixer_window(void);
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
 SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_spike(void);
+SQMDEF const sqm_mixer *sqm_mixer_lsh(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -10800,6 +10801,251 @@ static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(&sqm__spike_mixer, bound, x, out, in, spans, n_spans, 0, sqm__spike_run);
 }
 
+/* ---- [MIX.lsh] attention among rows that hash alike -------------------------------------------------------
+   Of each head and each round of hashing r, with x_t a row's shared query and key:
+     bucket_r(t) = argmax [x_t R_r | -x_t R_r]; with two factors of buckets: the first + buckets * the second
+     rows in the order of their buckets, equal ones in their own order; cut into chunks of `chunk` rows, all
+     rounds in one line that is closed to a ring
+     s_ij = x_i . k_j, k_j = x_j / sqrt(mean x_j^2 + 1e-6) / sqrt(head_dim), for j in i's chunk, the `before`
+            chunks before it and the `after` after it; -1e5 for j = i, -1e9 for causal=1 and j > i
+     o_i  = sum_r e^(l_ri) (sum_j e^(s_ij - l_ri) v_j) / sum_r e^(l_ri)             l_ri = log sum_j e^s_ij
+   Sequences longer than `shortest` are filled up to a multiple of `multiple` rows, which hash into a bucket of
+   their own behind the others and get -1e9. Of at most `chunk` rows: all see all, nothing is hashed.
+   Rows in  [x: heads x head_dim | v: heads x head_dim], rows out [heads x head_dim].
+   Weights  rotations=@ [heads * head_dim * rounds * (buckets + buckets2) / 2], in this order of dimensions.
+   State    none: buckets of the whole sequence decide who meets whom.
+   Source   Kitaev et al. 2020 (2001.04451); LSHSelfAttention of huggingface/transformers.
+   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours.
+   Tests    tools/sqm-check (reformer). */
+typedef struct sqm__lsh {
+    int32_t      heads, head_dim, chunk, before, after, rounds, buckets, buckets2, shortest, multiple, causal;
+    const float *rotations;
+} sqm__lsh;
+
+static sqm_result sqm__lsh_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__lsh *a = (sqm__lsh *)bound;
+    int64_t count;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->before, params, n, "before", 1, 0, 127, err));
+    SQM__TRY(sqm__param_int(&a->after, params, n, "after", 0, 0, 127, err));
+    SQM__TRY(sqm__param_int(&a->rounds, params, n, "rounds", 1, 1, 64, err));
+    SQM__TRY(sqm__param_int(&a->buckets, params, n, "buckets", 0, 2, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->buckets2, params, n, "buckets2", 0, 0, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->shortest, params, n, "shortest", a->chunk, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->multiple, params, n, "multiple", a->chunk, 1, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&a->causal, params, n, "causal", 0, 0, 1, err));
+    if (a->buckets % 2 || a->buckets2 % 2 || a->multiple % a->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, a->buckets, "an odd number of buckets, or multiple= is none of chunk=");
+    if (2 * (int64_t)a->heads * a->head_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "lsh with 2 x %d heads of %d does not fit rows of %d", a->heads,
+                  a->head_dim, in_width);
+    count = (int64_t)a->heads * a->head_dim * a->rounds * ((a->buckets + a->buckets2) / 2);
+    if (count > INT32_MAX) SQM__FAIL(err, SQM_E_LIMIT, a->heads, "lsh: the rotations are too large");
+    SQM__TRY(sqm__param_vector(&a->rotations, params, n, "rotations", (int32_t)count, err));
+    if (!a->rotations) SQM__FAIL(err, SQM_E_SHAPE, 0, "lsh needs rotations=");
+    *out_width = in_width / 2;
+    return SQM_OK;
+}
+
+typedef struct sqm__lsh_work {          /* of one head and sequence, in the scratch */
+    const sqm__lsh *a;
+    const sqm_exec *x;
+    const float    *in;                 /* its first row */
+    float          *out;
+    float          *keys;               /* [rows, head_dim] */
+    float          *scores, *turned;    /* [keys that a row meets], [buckets / 2 of both factors] */
+    float          *most, *sum;         /* [rows] of the rounds so far */
+    int32_t        *order, *counts;     /* [rounds * padded] row of each slot, [buckets + 2] */
+    int32_t        *bucket;             /* [padded] of the round at hand */
+    int32_t         head, rows, padded;
+} sqm__lsh_work;
+
+SQM__INLINE size_t sqm__lsh_slots(const sqm__lsh *a, size_t rows)   /* rows with those that fill up */
+{
+    const size_t to = (size_t)a->multiple;
+    return rows > (size_t)a->shortest ? (rows + to - 1) / to * to : rows;
+}
+SQM__INLINE size_t sqm__lsh_all_buckets(const sqm__lsh *a)
+{
+    return (size_t)a->buckets * (size_t)sqm__max(a->buckets2, 1);
+}
+static size_t sqm__lsh_piece_bytes(const sqm__lsh *a, size_t rows)
+{
+    const size_t slots = sqm__lsh_slots(a, rows);
+    const size_t met = (size_t)(a->before + a->after + 1) * (size_t)a->chunk;
+    const size_t each = rows * ((size_t)a->head_dim + 2) + met + (size_t)(a->buckets + a->buckets2) / 2 +
+                        slots * ((size_t)a->rounds + 1) + sqm__lsh_all_buckets(a) + 2;
+    return sqm__align_up(each * 4, 64);
+}
+static size_t sqm__lsh_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+{
+    (void)max_context;
+    return sqm__lsh_piece_bytes((const sqm__lsh *)bound, (size_t)max_batch) * (size_t)sqm__most_pieces(threads);
+}
+
+static int32_t sqm__lsh_largest(const float *turned, int32_t half)
+{
+    int32_t best = 0;
+    for (int32_t k = 1; k < 2 * half; k++) {
+        const float v = k < half ? turned[k] : -turned[k - half];
+        if (v > (best < half ? turned[best] : -turned[best - half])) best = k;
+    }
+    return best;
+}
+/* Rows of round r in the order of their buckets. */
+static void sqm__lsh_sort(const sqm__lsh_work *w, int32_t r)
+{
+    const sqm__lsh *a = w->a;
+    const int32_t half = (a->buckets + a->buckets2) / 2, all = (int32_t)sqm__lsh_all_buckets(a);
+    const float *rotation = a->rotations + ((size_t)w->head * (size_t)a->head_dim * (size_t)a->rounds +
+                                            (size_t)r) * (size_t)half;
+    int32_t *order = w->order + (size_t)r * (size_t)w->padded;
+    memset(w->counts, 0, ((size_t)all + 2) * sizeof(*w->counts));
+    for (int32_t t = 0; t < w->padded; t++) {
+        const float *x = w->in + (size_t)t * 2 * (size_t)(a->heads * a->head_dim);
+        int32_t bucket = all;
+        for (int32_t k = 0; k < half; k++) w->turned[k] = 0.0f;
+        for (int32_t i = 0; t < w->rows && i < a->head_dim; i++)
+            for (int32_t k = 0; k < half; k++)
+                w->turned[k] += x[i] * rotation[(size_t)i * (size_t)a->rounds * (size_t)half + (size_t)k];
+        if (t < w->rows) bucket = sqm__lsh_largest(w->turned, a->buckets / 2);
+        if (t < w->rows && a->buckets2)
+            bucket += a->buckets * sqm__lsh_largest(w->turned + a->buckets / 2, a->buckets2 / 2);
+        w->bucket[t] = bucket;
+        w->counts[bucket + 1]++;
+    }
+    for (int32_t k = 0; k < all; k++) w->counts[k + 1] += w->counts[k];
+    for (int32_t t = 0; t < w->padded; t++) order[w->counts[w->bucket[t]]++] = t;
+}
+
+/* The row in `slot` meets the slots from `first` on, n of them on a ring of `ring` slots. */
+static void sqm__lsh_row(const sqm__lsh_work *w, int32_t slot, int32_t first, int32_t n, int32_t ring)
+{
+    const sqm__lsh *a = w->a;
+    const size_t stride = 2 * (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    const int32_t row = w->order[slot];
+    const float *x = w->in + (size_t)row * stride, *values = w->in + stride / 2;
+    float *out = w->out + (size_t)row * (stride / 2), most = -3.0e38f, sum = 0.0f, before, now, level;
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t j = w->order[(first + k) % ring];
+        float s = -1e9f;
+        if (j == row) s = -1e5f;
+        else if (j < w->rows && !(a->causal && j > row)) {
+            s = 0.0f;
+            for (size_t i = 0; i < dim; i++) s += x[i] * w->keys[(size_t)j * dim + i];
+        }
+        w->scores[k] = s;
+        if (s > most) most = s;
+    }
+    for (int32_t k = 0; k < n; k++) w->scores[k] -= most;
+    w->x->kernels->activate(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
+    for (int32_t k = 0; k < n; k++) sum += w->scores[k];
+    level = most + (float)log((double)sum);
+    now = level > w->most[row] ? level : w->most[row];
+    before = w->sum[row] > 0.0f ? (float)exp((double)w->most[row] - (double)now) : 0.0f;
+    for (size_t i = 0; i < dim; i++) out[i] *= before;
+    sum = (float)exp((double)level - (double)now) / sum;
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t j = w->order[(first + k) % ring];
+        const float weight = w->scores[k] * sum;
+        for (size_t i = 0; weight != 0.0f && j < w->rows && i < dim; i++)
+            out[i] += weight * values[(size_t)j * stride + i];
+    }
+    w->sum[row] = w->sum[row] * before + (float)exp((double)level - (double)now);
+    w->most[row] = now;
+}
+
+static void sqm__lsh_head(const sqm__lsh_work *w)
+{
+    const sqm__lsh *a = w->a;
+    const size_t stride = 2 * (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    const int hashed = w->padded > a->chunk;
+    const int32_t ring = w->padded * (hashed ? a->rounds : 1), chunk = hashed ? a->chunk : w->padded;
+    const int32_t before = hashed ? a->before : 0, met = chunk * (hashed ? a->before + a->after + 1 : 1);
+    for (size_t t = 0; t < (size_t)w->rows; t++) {
+        const float *x = w->in + t * stride;
+        float *out = w->out + t * (stride / 2);
+        double square = 0.0;
+        for (size_t i = 0; i < dim; i++) square += (double)x[i] * (double)x[i];
+        square = 1.0 / sqrt((square / (double)dim + 1e-6) * (double)dim);
+        for (size_t i = 0; i < dim; i++) { w->keys[t * dim + i] = (float)((double)x[i] * square); out[i] = 0.0f; }
+        w->most[t] = -3.0e38f;
+        w->sum[t] = 0.0f;
+    }
+    for (int32_t r = 0; hashed && r < a->rounds; r++) sqm__lsh_sort(w, r);
+    for (int32_t t = 0; !hashed && t < w->padded; t++) w->order[t] = t;
+    for (int32_t slot = 0; slot < ring; slot++) {
+        const int64_t first = (int64_t)(slot / chunk) * chunk + (int64_t)ring * (before + 1) -
+                              (int64_t)before * chunk;
+        if (w->order[slot] < w->rows) sqm__lsh_row(w, slot, (int32_t)(first % ring), met, ring);
+    }
+    for (size_t t = 0; t < (size_t)w->rows; t++)
+        for (size_t i = 0; i < dim; i++) w->out[t * (stride / 2) + i] /= w->sum[t];
+}
+
+static void sqm__lsh_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__lsh *a = (const sqm__lsh *)job->bound;
+    const size_t width = (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    int32_t unit = 0, longest = 0;
+    for (int32_t s = 0; s < job->n_spans; s++) longest = sqm__max(longest, job->spans[s].rows);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; h < a->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *floats = (float *)(void *)(job->x->scratch + (size_t)piece *
+                                              sqm__lsh_piece_bytes(a, (size_t)longest));
+            sqm__lsh_work w;
+            if (unit++ % job->pieces != piece) continue;
+            w.a = a; w.x = job->x; w.head = h; w.rows = span->rows;
+            w.padded = (int32_t)sqm__lsh_slots(a, (size_t)span->rows);
+            w.in = job->in + (size_t)span->first_row * 2 * width + (size_t)h * dim;
+            w.out = job->out + (size_t)span->first_row * width + (size_t)h * dim;
+            w.keys = floats;            floats += (size_t)w.rows * dim;
+            w.most = floats;            floats += w.rows;
+            w.sum = floats;             floats += w.rows;
+            w.scores = floats;          floats += (size_t)(a->before + a->after + 1) * (size_t)a->chunk;
+            w.turned = floats;          floats += (a->buckets + a->buckets2) / 2;
+            w.order = (int32_t *)(void *)floats;
+            w.bucket = w.order + (size_t)w.padded * (size_t)a->rounds;
+            w.counts = w.bucket + w.padded;
+            sqm__lsh_head(&w);
+        }
+}
+static sqm_result sqm__lsh_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__lsh *a = (const sqm__lsh *)bound;
+    int32_t longest = 0;
+    size_t need;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if (spans[s].position)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "lsh needs whole sequences, not rows from position %d on", spans[s].position);
+        longest = sqm__max(longest, spans[s].rows);
+    }
+    if (sqm__lsh_slots(a, (size_t)longest) * (size_t)a->rounds > INT32_MAX / 2)
+        SQM__FAIL(&x->error, SQM_E_LIMIT, longest, "lsh: %d rows are too many", longest);
+    need = sqm__lsh_piece_bytes(a, (size_t)longest) * (size_t)sqm__most_pieces(x->threads);
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "lsh needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    sqm__run_groups(sqm__lsh_task, bound, x, out, in, spans, n_spans, a->heads,
+                    (size_t)a->chunk * (size_t)a->head_dim * 4);
+    return SQM_OK;
+}
+static const sqm_mixer sqm__lsh_mixer = {
+    "lsh", "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations",
+    sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_lsh(void) { return &sqm__lsh_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -10825,6 +11071,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__rnn_mixer,
     &sqm__spike_mixer,
     &sqm__window_mixer,
+    &sqm__lsh_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }

@@ -10,6 +10,7 @@
 #include "ssm_hybrid.h"
 #include "linear.h"
 #include "bert.h"
+#include "reformer.h"
 #include "xlnet.h"
 #include "gemma_nested.h"
 #include "llama_kin.h"
@@ -108,6 +109,7 @@ static const conv_arch conv_hf_archs[] = {
     { "qwen3_5_text", "Qwen3_5ForCausalLM", arch_qwen_hybrid },
     { "qwen3_next", "Qwen3NextForCausalLM", arch_qwen_hybrid },
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
+    { "reformer", "ReformerModelWithLMHead", arch_reformer },
     { "retnet", "RetNetForCausalLM", arch_retnet },
     { "rwkv", "RwkvForCausalLM", arch_rwkv },
     { "rwkv6", "RWKV6ForCausalLM", arch_rwkv6 },
