@@ -5553,8 +5553,9 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
                                           cap(s) = softcap * tanh(s / softcap)
    bias   - slope_h * (i - j) with slopes=@ [heads] (ALiBi); rounded=f: f * (b_j - b_i), where
           b_j = slope_h * j in bfloat16, as Falcon has it
-          + b_j with key_bias=1, a number for each key; most=n: only the n keys with the largest b_j count (of
-          equal ones the first)
+          + b_j with key_bias=1, a number for each key; most=n: only the n keys with the largest b_j count, of
+          equal ones those that the quickselect below leaves in front. It runs over all keys of the call,
+          hidden ones included, as in the reference: ties, and only they, depend on the call's length
    chunk=n before=m: j is in i's run of n positions (they start at multiples of n) or in the m runs before it
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
@@ -5698,20 +5699,23 @@ static void sqm__attention_reset(const void *bound, void *state, size_t state_by
 
 /* Query vectors handled together: a block of rows times the query heads of one kv head. */
 SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return sqm__max(1, 24 / a->group); }
-static size_t sqm__attention_piece_bytes(const sqm__attention *a)
+static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
 {
+    /* most=: a number and an index of each key, and a bit for each row and key */
+    const size_t words = (length + 31) / 32 * (size_t)sqm__attention_block_rows(a);
+    const size_t select = a->most ? length * 2 + words : 0;
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS + 2 : 0;
-    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4)) * 4,
-                         64);
+    const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
+    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4) +
+                          select) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
 {
-    (void)max_context;
     (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)sqm__most_pieces(threads);
+    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context) *
+           (size_t)sqm__most_pieces(threads);
 }
 
 typedef struct sqm__attention_job {
@@ -5721,6 +5725,7 @@ typedef struct sqm__attention_job {
     const float          *in;
     const sqm_span       *spans;
     uint8_t              *scratch;      /* pieces * piece_bytes */
+    size_t                piece_bytes;
     int32_t               n_spans, pieces;
 } sqm__attention_job;
 
@@ -5815,50 +5820,70 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
     for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
 }
 
-/* Floats in an order that unsigned numbers have. */
-SQM__INLINE uint32_t sqm__float_order(float v)
+/* Numbers and their places, partly ordered by sqm__select. */
+typedef struct sqm__ranked {
+    float   *value;
+    int32_t *place;
+} sqm__ranked;
+SQM__INLINE void sqm__ranked_swap(sqm__ranked q, int32_t i, int32_t j)
 {
-    uint32_t bits;
-    memcpy(&bits, &v, 4);
-    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+    const float v = q.value[i];
+    const int32_t p = q.place[i];
+    q.value[i] = q.value[j];
+    q.place[i] = q.place[j];
+    q.value[j] = v;
+    q.place[j] = p;
 }
-/* How many of the keys [first, n) have a bias of at least `least`; *last: position of the count-th that equals
-   it */
-static int32_t sqm__keys_from(const sqm__attention *a, void *state, int32_t kv_head, int32_t first, int32_t n,
-                              uint32_t least, int32_t count, int32_t *last)
+/* Puts the `most` largest of n numbers in front: quickselect, the pivot being the median of the second, the
+   middle and the last one, short ranges by insertion. */
+static void sqm__select(sqm__ranked q, int32_t n, int32_t most)
 {
-    int32_t found = 0;
-    for (int32_t key = first / SQM__TILE_KEYS * SQM__TILE_KEYS; key < n; key += SQM__TILE_KEYS) {
+    int32_t first = 0, last = n;
+    while (last - first > 3) {
+        const int32_t a = first + 1, b = first + (last - first) / 2, c = last - 1;
+        const float va = q.value[a], vb = q.value[b], vc = q.value[c];
+        int32_t low = first + 1, high = last;
+        if (va > vb) sqm__ranked_swap(q, first, vb > vc ? b : va > vc ? c : a);
+        else sqm__ranked_swap(q, first, va > vc ? a : vb > vc ? c : b);
+        for (;;) {
+            while (q.value[low] > q.value[first]) low++;
+            high--;
+            while (q.value[first] > q.value[high]) high--;
+            if (low >= high) break;
+            sqm__ranked_swap(q, low++, high);
+        }
+        if (low <= most - 1) first = low;
+        else last = low;
+    }
+    for (int32_t i = first + 1; i < last; i++)
+        for (int32_t j = i; j > first && q.value[j] > q.value[j - 1]; j--) sqm__ranked_swap(q, j, j - 1);
+}
+/* bits [length / 32]: the keys that a query at `position` meets, which sees those from `oldest` on */
+static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t oldest,
+                           int32_t position, int32_t length, sqm__ranked q, uint32_t *bits)
+{
+    const size_t words = ((size_t)length + 31) / 32;
+    memset(bits, position + 1 - oldest > a->most ? 0 : 0xff, words * sizeof(*bits));
+    if (position + 1 - oldest <= a->most) return;
+    for (int32_t j = 0; j < length; j++) {
+        q.value[j] = -3.4e38f;
+        q.place[j] = j;
+    }
+    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= position; key += SQM__TILE_KEYS) {
         const float *b = sqm__kv_biases(a, sqm__kv_tile(a, state, key, kv_head),
                                         ((const sqm__kv_header *)state)->dtype);
-        for (int32_t i = sqm__max(0, first - key); i < sqm__min(SQM__TILE_KEYS, n - key); i++) {
-            const uint32_t order = sqm__float_order(b[i]);
-            found += order >= least;
-            if (order == least && count-- == 1) *last = key + i;
-        }
+        for (int32_t i = sqm__max(0, oldest - key); i < sqm__min(SQM__TILE_KEYS, position + 1 - key); i++)
+            q.value[key + i] = b[i] > -3.4e38f ? b[i] : -3.4e38f;      /* NaN too */
     }
-    return found;
-}
-/* The a->most keys of [first, n) with the largest biases: those above *least, and those equal to it up to
-   *last. */
-static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t first, int32_t n,
-                           uint32_t *least, int32_t *last)
-{
-    *least = 0;
-    *last = n;
-    if (n - first <= a->most) return;
-    for (uint32_t bit = 0x80000000u; bit; bit >>= 1)
-        if (sqm__keys_from(a, state, kv_head, first, n, *least | bit, 0, last) >= a->most) *least |= bit;
-    if (*least == 0xffffffffu) return;
-    (void)sqm__keys_from(a, state, kv_head, first, n, *least, a->most -
-                         sqm__keys_from(a, state, kv_head, first, n, *least + 1, 0, last), last);
+    sqm__select(q, length, a->most);
+    for (int32_t k = 0; k < a->most; k++) bits[q.place[k] / 32] |= 1u << (q.place[k] % 32);
 }
 
 SQM__INLINE float sqm__round_bf16(float v) { return sqm__bf16_to_f32(sqm__f32_to_bf16(v)); }
 
 /* What is added to the scores of a block's queries [n_vectors] with the keys of one tile. */
 static void sqm__attention_bias(const sqm__attention *a, const sqm__attend *work, float *bias, uint8_t *tile,
-                                int32_t key, int32_t kv_head, const uint32_t *least, const int32_t *last)
+                                int32_t key, int32_t kv_head, const uint32_t *bits, size_t words)
 {
     const float *biases = a->key_bias ? sqm__kv_biases(a, tile, work->dtype) : NULL;
     for (int32_t m = 0; m < work->n_vectors; m++, bias += SQM__TILE_KEYS) {
@@ -5872,9 +5897,10 @@ static void sqm__attention_bias(const sqm__attention *a, const sqm__attend *work
                 bias[i] = (sqm__round_bf16(slope * sqm__round_bf16((float)(key + i))) - here) * a->rounded;
             if (biases) bias[i] += biases[i];
         }
-        for (int32_t i = 0; a->most && i < SQM__TILE_KEYS; i++) {
-            const uint32_t order = sqm__float_order(biases[i]);
-            if (order < least[m] || (order == least[m] && key + i > last[m])) bias[i] = -3.0e38f;
+        for (int32_t i = 0; bits && i < SQM__TILE_KEYS; i++) {
+            const size_t word = (size_t)(key + i) / 32;
+            if (word >= words || !(bits[(size_t)(m / a->group) * words + word] >> ((key + i) % 32) & 1u))
+                bias[i] = -3.0e38f;
         }
     }
 }
@@ -5887,8 +5913,8 @@ SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t posit
 }
 
 /* Lays the work of a block out in its scratch: n queries, of one kv head, the first one's row at `start`. */
-static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats, const float *q_rows,
-                                 int32_t n, int32_t start)
+static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats,
+                                 const float *q_rows, int32_t n, int32_t start)
 {
     const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     int32_t *position, *oldest;
@@ -5911,7 +5937,8 @@ static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, flo
     memset(work->acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group;
-        const float *q = q_rows + (size_t)t * (size_t)a->in_width + (size_t)(m % a->group) * (size_t)a->head_dim;
+        const float *q = q_rows + (size_t)t * (size_t)a->in_width +
+            (size_t)(m % a->group) * (size_t)a->head_dim;
         float *to = work->q + (size_t)m * (size_t)a->head_dim;
         for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
         work->max[m] = -3.0e38f;
@@ -5930,24 +5957,28 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     const int32_t n = rows * a->group, start = span->position + first, last = start + rows - 1;
     const int32_t oldest = sqm__attention_oldest(a, start);
     const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const int32_t length = sqm__max(span->total, span->position + span->rows);
+    const size_t words = ((size_t)length + 31) / 32;
     float *bias;
-    uint32_t *least;
-    int32_t *tie;
+    uint32_t *bits = NULL;
+    sqm__ranked ranked;
     sqm__attend work;
     sqm__attention_begin(a, &work, (float *)(void *)scratch, job->in + (size_t)(span->first_row + first) *
                          (size_t)a->in_width + (size_t)(kv_head * a->group) * (size_t)a->head_dim, n, start);
     work.dtype = ((const sqm__kv_header *)span->state)->dtype;
     bias = work.sum + 3 * capacity;     /* behind position and oldest */
-    least = (uint32_t *)(void *)(bias + capacity * SQM__TILE_KEYS);
-    tie = (int32_t *)(void *)(least + capacity);
     if (a->slopes || a->key_bias) work.bias = bias;
-    for (int32_t m = 0; a->most && m < n; m++)
-        sqm__most_keys(a, span->state, kv_head, work.oldest[m], work.position[m] + 1, &least[m], &tie[m]);
+    ranked.value = bias + capacity * SQM__TILE_KEYS;
+    ranked.place = (int32_t *)(void *)(ranked.value + length);
+    if (a->most) bits = (uint32_t *)(void *)(ranked.place + length);
+    for (int32_t t = 0; a->most && t < rows; t++)
+        sqm__most_keys(a, span->state, kv_head, work.oldest[t * a->group], start + t, length, ranked,
+                       bits + (size_t)t * words);
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        if (work.bias) sqm__attention_bias(a, &work, bias, keys, key, kv_head, least, tie);
+        if (work.bias) sqm__attention_bias(a, &work, bias, keys, key, kv_head, bits, words);
         job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
     for (int32_t m = 0; m < n; m++) {
@@ -5961,7 +5992,7 @@ static void sqm__attention_task(void *arg, int32_t piece)
 {
     const sqm__attention_job *job = (const sqm__attention_job *)arg;
     const int32_t block = sqm__attention_block_rows(job->a);
-    uint8_t *scratch = job->scratch + sqm__attention_piece_bytes(job->a) * (size_t)piece;
+    uint8_t *scratch = job->scratch + job->piece_bytes * (size_t)piece;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
         for (int32_t first = 0; job->spans[s].state && first < job->spans[s].rows; first += block)
@@ -5976,11 +6007,14 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
-    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)sqm__most_pieces(x->threads);
     sqm__attention_job job;
-    size_t work = 0;
-    int32_t rows = 0, kept = 0;         /* spans with a state: all of them at once, after the others */
+    size_t work = 0, pieces_bytes;
+    int32_t rows = 0, kept = 0, longest = 0;   /* spans with a state: all of them at once, after the others */
+    for (int32_t s = 0; s < n_spans; s++)
+        longest = sqm__max(longest, sqm__max(spans[s].total, spans[s].position + spans[s].rows));
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
+    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest);
+    pieces_bytes = job.piece_bytes * (size_t)sqm__most_pieces(x->threads);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
         size_t need = pieces_bytes;
@@ -6017,8 +6051,8 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded key_bias "
-    "most", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
+    "key_bias most", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -10809,8 +10843,8 @@ static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out,
      s_ij = x_i . k_j, k_j = x_j / sqrt(mean x_j^2 + 1e-6) / sqrt(head_dim), for j in i's chunk, the `before`
             chunks before it and the `after` after it; -1e5 for j = i, -1e9 for causal=1 and j > i
      o_i  = sum_r e^(l_ri) (sum_j e^(s_ij - l_ri) v_j) / sum_r e^(l_ri)             l_ri = log sum_j e^s_ij
-   Sequences longer than `shortest` are filled up to a multiple of `multiple` rows, which hash into a bucket of
-   their own behind the others and get -1e9. Of at most `chunk` rows: all see all, nothing is hashed.
+   Sequences longer than `shortest` are filled up to a multiple of `multiple` rows, which hash into a bucket
+   of their own behind the others and get -1e9. Of at most `chunk` rows: all see all, nothing is hashed.
    Rows in  [x: heads x head_dim | v: heads x head_dim], rows out [heads x head_dim].
    Weights  rotations=@ [heads * head_dim * rounds * (buckets + buckets2) / 2], in this order of dimensions.
    State    none: buckets of the whole sequence decide who meets whom.
@@ -10882,10 +10916,12 @@ static size_t sqm__lsh_piece_bytes(const sqm__lsh *a, size_t rows)
                         slots * ((size_t)a->rounds + 1) + sqm__lsh_all_buckets(a) + 2;
     return sqm__align_up(each * 4, 64);
 }
-static size_t sqm__lsh_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch, int32_t threads)
+static size_t sqm__lsh_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
 {
     (void)max_context;
-    return sqm__lsh_piece_bytes((const sqm__lsh *)bound, (size_t)max_batch) * (size_t)sqm__most_pieces(threads);
+    return sqm__times(sqm__lsh_piece_bytes((const sqm__lsh *)bound, (size_t)max_batch),
+                      (size_t)sqm__most_pieces(threads));
 }
 
 static int32_t sqm__lsh_largest(const float *turned, int32_t half)
@@ -10973,7 +11009,8 @@ static void sqm__lsh_head(const sqm__lsh_work *w)
         double square = 0.0;
         for (size_t i = 0; i < dim; i++) square += (double)x[i] * (double)x[i];
         square = 1.0 / sqrt((square / (double)dim + 1e-6) * (double)dim);
-        for (size_t i = 0; i < dim; i++) { w->keys[t * dim + i] = (float)((double)x[i] * square); out[i] = 0.0f; }
+        for (size_t i = 0; i < dim; i++) w->keys[t * dim + i] = (float)((double)x[i] * square);
+        memset(out, 0, dim * sizeof(*out));
         w->most[t] = -3.0e38f;
         w->sum[t] = 0.0f;
     }

@@ -54,7 +54,8 @@ typedef struct conv_decoder {
     int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm, ffn_norm come after the branch */
     int32_t     embed_norm;           /* norm of the embedding, without weights                             */
     conv_put_part put_mixer, put_act; /* NULL: attention, and the activation `act`                          */
-    const char *attn_residual, *ffn_residual;  /* of a layer: [dim] times the stream before a branch is added */
+    const char *attn_residual,
+        *ffn_residual;  /* of a layer: [dim] times the stream before a branch is added */
     double      q_grow;               /* queries grow with log(position / q_grow_every)                     */
     int32_t     q_grow_every;
     int32_t     embed_dim;            /* 0: dim; width of the embedding and the head                        */
@@ -431,7 +432,8 @@ static void conv__residual(conv *c, const conv_decoder *d, int32_t i, const char
 {
     if (name)
         conv_line(c, "affine r0 r0 w=@%s", conv_make(c, conv_out_name(c, i, out), CONV_VECTOR,
-                                                     conv_take(c, conv_layer_name(c, d, i, name), d->dim, 0)));
+                                                     conv_take(c, conv_layer_name(c, d, i, name), d->dim,
+                                                               0)));
 }
 
 static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i)
@@ -488,8 +490,10 @@ static CONV_UNUSED void conv_put_sines(conv *c, const conv_decoder *d)
         start[i] = (float)sin((double)d->sines_offset * (double)d->sines[i]);
         start[half + i] = (float)cos((double)d->sines_offset * (double)d->sines[i]);
     }
-    conv_line(c, "clip r1 r0 low=0 high=0\naffine r1 r1 b=@%s", conv_make_values(c, "sines.start", start, d->dim));
-    conv_line(c, "rope r1 r1 first=0 heads=1 head_dim=%d dims=%d style=half freq=@%s\nadd r0 r0 r1", d->dim, d->dim,
+    conv_line(c, "clip r1 r0 low=0 high=0\naffine r1 r1 b=@%s", conv_make_values(c, "sines.start", start,
+        d->dim));
+    conv_line(c, "rope r1 r1 first=0 heads=1 head_dim=%d dims=%d style=half freq=@%s\nadd r0 r0 r1", d->dim,
+              d->dim,
               conv_make_values(c, "sines.freq", freq, half));
 }
 
@@ -546,7 +550,8 @@ static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
     if (d->tied && t) t->used = 1;                     /* a copy of the embedding                           */
     conv_put(c, "head logits r%d w=@%s", src,
              d->tied ? "embed" : conv_make(c, "head", CONV_TABLE,
-                                           conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim : d->dim)));
+                                           conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim
+                                                     : d->dim)));
     if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))
         conv_put(c, " b=@%s", conv_make(c, "head.bias", CONV_VECTOR, conv_take(c, bias, d->vocab, 0)));
     conv_put_real(c, "scale", d->head_scale, 1.0);

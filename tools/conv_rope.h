@@ -110,7 +110,8 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
         for (int32_t i = 0; i < s->dims / 2; i++) r->freq[i] = (float)(conv__rope_theta(s, i) / s->factor);
     } else if (strcmp(s->type, "proportional") == 0) {
         for (int32_t i = 0; i < s->dims / 2; i++)
-            r->freq[i] = i < s->turned ? (float)(conv__rope_theta(s, i) / (s->factor > 0.0 ? s->factor : 1.0)) : 0.0f;
+            r->freq[i] = i < s->turned ? (float)(conv__rope_theta(s, i) / (s->factor > 0.0 ? s->factor
+                                                                           : 1.0)) : 0.0f;
     } else if (strcmp(s->type, "dynamic") == 0) {
         r->ntk_factor = s->factor;
         r->ntk_length = (int32_t)s->max_position;

@@ -1,9 +1,9 @@
-/* arch/alibi.h: models whose attention knows distances by ALiBi only: BLOOM and MPT; slopes for Falcon too. */
+/* arch/alibi.h: models whose attention knows distances by ALiBi only: BLOOM, MPT; slopes for Falcon too.   */
 #ifndef ARCH_ALIBI_H_INCLUDED
 #define ARCH_ALIBI_H_INCLUDED
 #include "llama.h"
 
-/* Slopes of n heads: 2^(-8 (i + 1) / m) for the largest power of two m <= n, then every second slope of 2m. */
+/* Slopes of n heads: 2^(-8 (i + 1) / m) for the largest power of two m <= n, then every second one of 2m.  */
 static const float *arch_alibi_slopes(conv *c, int32_t n)
 {
     float *slopes = (float *)conv_alloc(c->env, (uint64_t)n, sizeof *slopes);
@@ -36,7 +36,8 @@ static void arch_alibi_falcon(conv *c, conv_decoder *d)
                                 : "_attn_implementation", "eager");
     const int twice = strcmp(how, "eager") == 0;
     float *slopes = (float *)(uintptr_t)arch_alibi_slopes(c, d->heads);
-    for (int32_t i = 0; slopes && i < d->heads; i++) slopes[i] = sqm__bf16_to_f32(sqm__f32_to_bf16(slopes[i]));
+    for (int32_t i = 0; slopes && i < d->heads; i++)
+        slopes[i] = sqm__bf16_to_f32(sqm__f32_to_bf16(slopes[i]));
     d->alibi = slopes;
     d->alibi_rounded = (twice ? 2.0 : 1.0) / sqrt((double)d->head_dim);
     d->ropes[0].dims = 0;
@@ -50,7 +51,8 @@ static void arch_bloom(conv *c)
     memset(&d, 0, sizeof d);
     d.dim = conv_size(c, conv_key(c, "n_embed") ? "n_embed" : "hidden_size", CONV_REQUIRED);
     d.layers = conv_size(c, conv_key(c, "n_layer") ? "n_layer" : "num_hidden_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, conv_key(c, "n_head") ? "n_head" : "num_attention_heads", CONV_REQUIRED);
+    d.heads = d.kv_heads = conv_size(c, conv_key(c, "n_head") ? "n_head" : "num_attention_heads",
+                                     CONV_REQUIRED);
     d.head_dim = conv_head_dim(c, d.dim, d.heads);
     d.ffn = 4 * d.dim;
     d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
@@ -85,7 +87,8 @@ static void arch_bloom(conv *c)
 static void arch_mpt_attention(conv *c, conv_decoder *d)
 {
     static const char *const known[] = {
-        "alibi", "alibi_bias_max", "attn_impl", "attn_pdrop", "attn_type", "attn_uses_sequence_id", "clip_qkv",
+        "alibi", "alibi_bias_max", "attn_impl", "attn_pdrop", "attn_type", "attn_uses_sequence_id",
+        "clip_qkv",
         "model_type", "prefix_lm", "qk_ln", "softmax_scale", NULL
     };
     const json_value *a = conv_key(c, "attn_config");
@@ -99,7 +102,8 @@ static void arch_mpt_attention(conv *c, conv_decoder *d)
             conv_fail(c->env, "config.json: \"attn_config\": \"%.60s\" is not known", key);
     }
     if (json_bool(json_get(a, "alibi"), 1) != 1 || json_bool(json_get(a, "qk_ln"), 0) != 0 ||
-        json_bool(json_get(a, "prefix_lm"), 0) != 0 || json_bool(json_get(a, "attn_uses_sequence_id"), 0) != 0 ||
+        json_bool(json_get(a, "prefix_lm"), 0) != 0 ||
+        json_bool(json_get(a, "attn_uses_sequence_id"), 0) != 0 ||
         strcmp(type, "multihead_attention") != 0)
         conv_fail(c->env, "config.json: \"attn_config\" asks for what is not supported (only ALiBi without "
                   "norms of queries, prefixes and shared heads is)");
@@ -110,7 +114,8 @@ static void arch_mpt_attention(conv *c, conv_decoder *d)
 
 static void arch_mpt(conv *c)
 {
-    static const char *const unused[] = { "expansion_ratio", "learned_pos_emb", "init_device", "verbose", "no_bias",
+    static const char *const unused[] = { "expansion_ratio", "learned_pos_emb", "init_device", "verbose",
+                                          "no_bias",
                                           "emb_pdrop", "norm_type", "init_config", "param_init_fn", NULL };
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
     conv_decoder d;

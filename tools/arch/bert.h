@@ -16,7 +16,8 @@ static const float *arch_bert_positions(conv *c, int32_t rows, int32_t dim, int3
 
 static void arch_bert_names(conv *c, conv_decoder *d, const char *prefix)
 {
-    static const char *const unused[] = { "*embeddings.position_ids", "*embeddings.token_type_ids", "*pooler.*",
+    static const char *const unused[] = { "*embeddings.position_ids", "*embeddings.token_type_ids",
+                                          "*pooler.*",
                                           "cls.seq_relationship.*", "cls.predictions.decoder.bias", NULL };
     c->ignored = unused;
     d->norm = "layer";

@@ -45,8 +45,9 @@ static int arch_nested_layers(conv *c, arch_nested *m, int32_t n)
         (i < m->shared_from ? seen : needed)[m->full[i]] = 1;
     }
     for (int k = 0; k < 2; k++)
-        if (needed[k] && !seen[k]) return conv_fail(c->env, "config.json: \"num_kv_shared_layers\": no layer has "
-                                                    "the keys and values that layers of its kind share");
+        if (needed[k] && !seen[k])
+            return conv_fail(c->env, "config.json: \"num_kv_shared_layers\": no layer has the keys and "
+                             "values that layers of its kind share");
     return 1;
 }
 
@@ -71,28 +72,32 @@ static int arch_nested_base(conv *c, arch_nested *m, int32_t pattern)
     return arch_nested_layers(c, m, pattern);
 }
 
-/* r12 = (table[token] sqrt(n) + norm(rS W / sqrt(dim))) / sqrt(2), n columns for each layer. Tokens beyond the
-   table use its first row.                                                                                 */
+/* r12 = (table[token] sqrt(n) + norm(rS W / sqrt(dim))) / sqrt(2), n columns for each layer. Tokens beyond
+   the table use its first row.                                                                             */
 static void arch_nested_inputs(conv *c, const arch_nested *m, int src)
 {
     const conv_decoder *d = &m->d;
     const int32_t n = m->input_dim;
     const int64_t width = (int64_t)n * d->layers;
     int32_t rows = conv_size(c, "vocab_size_per_layer_input", d->vocab);
-    const conv_view table = conv_take(c, conv_format(c->env, "%sembed_tokens_per_layer.weight", m->prefix), rows,
+    const conv_view table = conv_take(c, conv_format(c->env, "%sembed_tokens_per_layer.weight", m->prefix),
+                                      rows,
                                       width);
-    const conv_part p = conv_part_of(c, d, "inputs", conv_format(c->env, "%sper_layer_model_projection", m->prefix),
+    const conv_part p = conv_part_of(c, d, "inputs", conv_format(c->env, "%sper_layer_model_projection",
+                                                                 m->prefix),
                                      width, d->dim, CONV_NO_BIAS);
     conv_view parts[2];
     parts[0] = table;
     if (rows < d->vocab) parts[1] = conv_rows(c, table, 0, 1, 0, d->vocab - rows);
     conv_line(c, "embed r12 tokens w=@%s scale=%s", conv_stack(c, "embed_inputs", CONV_TABLE, parts,
-                                                               rows < d->vocab ? 2 : 1), conv_real(c, sqrt((double)n)));
+                                                               rows < d->vocab ? 2 : 1),
+              conv_real(c, sqrt((double)n)));
     conv_put_linear(c, 5, src, &p, 1, 1.0 / sqrt((double)d->dim), 0);
     conv_line(c, "norm r5 r5 kind=rms groups=%d eps=%s w=@%s\nadd r12 r12 r5\nscale r12 r12 by=%s", d->layers,
               conv_real(c, d->norm_eps),
               conv_make(c, "inputs_norm", CONV_VECTOR,
-                        conv_take(c, conv_format(c->env, "%sper_layer_projection_norm.weight", m->prefix), n, 0)),
+                        conv_take(c, conv_format(c->env, "%sper_layer_projection_norm.weight", m->prefix), n,
+                                  0)),
               conv_real(c, sqrt(0.5)));
 }
 
@@ -101,10 +106,13 @@ static void arch_nested_input(conv *c, const arch_nested *m, int32_t i, int src)
 {
     const conv_decoder *d = &m->d;
     conv_part p = conv_part_of(c, d, conv_out_name(c, i, "input_gate"),
-                               conv_layer_name(c, d, i, "per_layer_input_gate"), m->input_dim, d->dim, CONV_NO_BIAS);
+                               conv_layer_name(c, d, i, "per_layer_input_gate"), m->input_dim, d->dim,
+                               CONV_NO_BIAS);
     conv_put_linear(c, 5, src, &p, 1, 1.0, 0);
-    conv_line(c, "copy r6 r12 first=%d count=%d\ngate r6 r6 r5 act=%s", i * m->input_dim, m->input_dim, d->act);
-    p = conv_part_of(c, d, conv_out_name(c, i, "input"), conv_layer_name(c, d, i, "per_layer_projection"), d->dim,
+    conv_line(c, "copy r6 r12 first=%d count=%d\ngate r6 r6 r5 act=%s", i * m->input_dim, m->input_dim,
+              d->act);
+    p = conv_part_of(c, d, conv_out_name(c, i, "input"), conv_layer_name(c, d, i, "per_layer_projection"),
+                     d->dim,
                      m->input_dim, CONV_NO_BIAS);
     conv_put_linear(c, 1, 6, &p, 1, 1.0, 0);
     conv_put_norm(c, d, 1, 1, conv_out_name(c, i, "input_norm"),
@@ -121,7 +129,8 @@ static void arch_nested_qkv(conv *c, const arch_nested *m, int32_t i, int src)
     parts[0] = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, d->q),
                             (int64_t)d->heads * d->head_dim, d->dim, d->qkv_bias);
     if (i >= m->shared_from) { conv_put_linear(c, 2, src, parts, 1, 1.0, CONV_PRECISE); return; }
-    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim, d->qkv_bias);
+    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim,
+                            d->qkv_bias);
     if (!same)
         parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim,
                                 d->qkv_bias);
@@ -206,7 +215,8 @@ static void arch_gemma4_ropes(conv *c, arch_nested *m, const conv_decoder *usual
         int32_t *of = &size[m->full[i]];
         arch_gemma4_heads(c, m, i, usual);
         if (*of && *of != m->d.head_dim)
-            conv_fail(c->env, "config.json: \"per_layer_config\": head_dim differs between layers of one type");
+            conv_fail(c->env,
+                      "config.json: \"per_layer_config\": head_dim differs between layers of one type");
         *of = m->d.head_dim;
     }
     if (size[1]) conv_hf_rope(c, &m->d.ropes[0], "rope.freq", "full_attention", &full, size[1]);
@@ -271,7 +281,7 @@ static void arch_gemma4(conv *c)
 }
 
 /* ---- Gemma 3n ------------------------------------------------------------------------------------------ */
-/* rD = factors of the streams: W tanh(R norm(rS) / dim), over r1                                            */
+/* rD = factors of the streams: W tanh(R norm(rS) / dim), over r1                                           */
 static void arch_altup_factors(conv *c, const arch_nested *m, int32_t i, int dst, int src, int predict)
 {
     const conv_decoder *d = &m->d;
@@ -280,7 +290,8 @@ static void arch_altup_factors(conv *c, const arch_nested *m, int32_t i, int dst
     conv_part p;
     if (predict) {
         conv_put_norm(c, d, 1, src, norm, conv_layer_name(c, d, i, "altup.router_norm"));
-        p = conv_part_of(c, d, router, conv_layer_name(c, d, i, "altup.modality_router"), n, d->dim, CONV_NO_BIAS);
+        p = conv_part_of(c, d, router, conv_layer_name(c, d, i, "altup.modality_router"), n, d->dim,
+                         CONV_NO_BIAS);
         conv_put_linear(c, 7, 1, &p, 1, 1.0 / d->dim, CONV_PRECISE);
     } else {                                           /* the same weights as in the prediction             */
         conv_line(c, "norm r1 r%d kind=rms w=@%s eps=%s\nlinear r7 r1 w=@%s scale=%s precise=1", src, norm,
@@ -301,8 +312,10 @@ static void arch_altup_predict(conv *c, const arch_nested *m, int32_t i)
     conv_line(c, "copy r5 r0 first=%d count=%d", m->active * dim, dim);
     arch_altup_factors(c, m, i, 4, 5, 1);
     for (int32_t j = 0; j < n; j++) {
-        conv_line(c, "copy r7 r4 first=%d count=%d\nmul r8 r0 r7\ncopy r9 r8 first=0 count=%d", j * n, n, dim);
-        for (int32_t k = 1; k < n; k++) conv_line(c, "copy r10 r8 first=%d count=%d\nadd r9 r9 r10", k * dim, dim);
+        conv_line(c, "copy r7 r4 first=%d count=%d\nmul r8 r0 r7\ncopy r9 r8 first=0 count=%d", j * n, n,
+                  dim);
+        for (int32_t k = 1; k < n; k++) conv_line(c, "copy r10 r8 first=%d count=%d\nadd r9 r9 r10", k * dim,
+                                                  dim);
         if (j == 0) { conv_line(c, "copy r11 r9"); continue; }
         conv_line(c, "cat r%d r%d r9", 26 - at, at);   /* r11 and r15 by turns                              */
         at = 26 - at;
@@ -352,13 +365,15 @@ static double arch_normal_quantile(double p)
 /* r6 = act(relu(gate - mean - z deviation)) * up: only the share above z of a normal distribution passes.  */
 static void arch_sparse_ffn(conv *c, const conv_decoder *d, int32_t i, double sparsity)
 {
-    conv_part p = conv_part_of(c, d, conv_out_name(c, i, "gate"), conv_layer_name(c, d, i, d->gate), d->ffn, d->dim,
+    conv_part p = conv_part_of(c, d, conv_out_name(c, i, "gate"), conv_layer_name(c, d, i, d->gate), d->ffn,
+                               d->dim,
                                CONV_NO_BIAS);
     conv_put_linear(c, 5, 1, &p, 1, 1.0, 0);
-    conv_line(c, "reduce r7 r5 kind=mean\nscale r7 r7 by=-1\nadd r5 r5 r7\nmul r6 r5 r5\nreduce r7 r6 kind=mean\n"
-              "act r7 r7 kind=sqrt\nscale r7 r7 by=%s\nadd r5 r5 r7\nact r5 r5 kind=relu",
+    conv_line(c, "reduce r7 r5 kind=mean\nscale r7 r7 by=-1\nadd r5 r5 r7\nmul r6 r5 r5\nreduce r7 r6 kind=mean");
+    conv_line(c, "act r7 r7 kind=sqrt\nscale r7 r7 by=%s\nadd r5 r5 r7\nact r5 r5 kind=relu",
               conv_real(c, -arch_normal_quantile((double)(float)sparsity)));
-    p = conv_part_of(c, d, conv_out_name(c, i, "up"), conv_layer_name(c, d, i, d->up), d->ffn, d->dim, CONV_NO_BIAS);
+    p = conv_part_of(c, d, conv_out_name(c, i, "up"), conv_layer_name(c, d, i, d->up), d->ffn, d->dim,
+                     CONV_NO_BIAS);
     conv_put_linear(c, 6, 1, &p, 1, 1.0, 0);
     conv_line(c, "gate r6 r6 r5 act=%s", d->act);
 }
@@ -388,10 +403,12 @@ static void arch_gemma3n_layer(conv *c, arch_nested *m, int32_t i)
     arch_altup_predict(c, m, i);
     conv_line(c, "copy r9 r8 first=%d count=%d", m->active * d->dim, d->dim);
     conv_put_norm(c, d, 1, 9, conv_out_name(c, i, "attn_norm"), conv_layer_name(c, d, i, d->attn_norm));
-    p = conv_part_of(c, d, conv_out_name(c, i, "laurel_left"), conv_layer_name(c, d, i, "laurel.linear_left"), rank,
+    p = conv_part_of(c, d, conv_out_name(c, i, "laurel_left"), conv_layer_name(c, d, i,
+                                                                               "laurel.linear_left"), rank,
                      d->dim, CONV_NO_BIAS);
     conv_put_linear(c, 7, 1, &p, 1, 1.0, 0);
-    p = conv_part_of(c, d, conv_out_name(c, i, "laurel_right"), conv_layer_name(c, d, i, "laurel.linear_right"),
+    p = conv_part_of(c, d, conv_out_name(c, i, "laurel_right"), conv_layer_name(c, d, i,
+                                                                                "laurel.linear_right"),
                      d->dim, rank, CONV_NO_BIAS);
     conv_put_linear(c, 10, 7, &p, 1, 1.0, 0);
     conv_put_norm(c, d, 10, 10, conv_out_name(c, i, "laurel_norm"),
@@ -415,7 +432,8 @@ static void arch_gemma3n_input(conv *c, const arch_nested *m, int32_t i, int sca
     const char *scale = conv_layer_name(c, d, i, "altup.correct_output_scale");
     const conv_view w = conv_take(c, scale, d->dim, 0);
     conv_line(c, "copy r1 r0 first=%d count=%d", m->active * d->dim, d->dim);
-    if (scaled) conv_line(c, "affine r1 r1 w=@%s", conv_make(c, conv_out_name(c, i, "altup_scale"), CONV_VECTOR, w));
+    if (scaled) conv_line(c, "affine r1 r1 w=@%s", conv_make(c, conv_out_name(c, i, "altup_scale"),
+                                                             CONV_VECTOR, w));
     arch_nested_input(c, m, i, 1);
     conv_line(c, "add r0 r0 r%d", arch_altup_copies(c, 1, m->streams, 1));
 }
@@ -435,7 +453,8 @@ static void arch_gemma3n_streams(conv *c, const arch_nested *m, int open)
 {
     const int32_t dim = m->d.dim;
     int at = 11;
-    conv_line(c, "copy r1 r0 first=0 count=%d\nmul r4 r1 r1\nreduce r7 r4 kind=mean\nact r7 r7 kind=sqrt", dim);
+    conv_line(c, "copy r1 r0 first=0 count=%d\nmul r4 r1 r1\nreduce r7 r4 kind=mean\nact r7 r7 kind=sqrt",
+              dim);
     conv_line(c, "copy r11 r1");
     for (int32_t k = 1; k < m->streams; k++) {
         if (!open) conv_line(c, "copy r1 r0 first=%d count=%d", k * dim, dim);
@@ -460,7 +479,8 @@ static void arch_gemma3n(conv *c)
     conv_key(c, "altup_coef_clip");                    /* of the training                                   */
     m.streams = conv_size(c, "altup_num_inputs", 4);
     m.active = (int32_t)conv_int(c, "altup_active_idx", 0, 0, m.streams - 1);
-    m.d.head_softcap = conv_key_given(c, "final_logit_softcapping") ? conv_number(c, "final_logit_softcapping", 0.0)
+    m.d.head_softcap = conv_key_given(c, "final_logit_softcapping") ? conv_number(c,
+        "final_logit_softcapping", 0.0)
         : 30.0;
     conv_hf_rope(c, &m.d.ropes[0], "rope.freq", "full_attention", &full, m.d.head_dim);
     conv_hf_sliding_rope(c, &m.d.ropes[1], "rope.freq_sliding", &sliding, m.d.head_dim);

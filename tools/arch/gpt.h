@@ -200,7 +200,8 @@ static void arch_gpt_neox_japanese(conv *c)
 {
     static const conv_rope_keys names[2] = { { "rope_theta", "partial_rotary_factor", 10000.0, 1.0 },
                                              { "rotary_emb_base", "rotary_pct", 10000.0, 1.0 } };
-    static const char *const masks[] = { "*.attention.bias", "*.attention.masked_bias", "*.attention.causal_mask",
+    static const char *const masks[] = { "*.attention.bias", "*.attention.masked_bias",
+                                         "*.attention.causal_mask",
                                          "*.rotary_emb.inv_freq", NULL };
     const char *prefix = conv_prefix(c, "gpt_neox_japanese.", "embed_in.weight");
     conv_decoder d;
@@ -210,7 +211,8 @@ static void arch_gpt_neox_japanese(conv *c)
     d.heads = d.kv_heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     d.head_dim = conv_head_dim(c, d.dim, d.heads);
     d.ffn = conv_size(c, "intermediate_multiple_size", 4);
-    if ((int64_t)d.ffn * d.dim > 1 << 28) conv_fail(c->env, "config.json: \"intermediate_multiple_size\" is too large");
+    if ((int64_t)d.ffn * d.dim > 1 << 28)
+        conv_fail(c->env, "config.json: \"intermediate_multiple_size\" is too large");
     else d.ffn *= d.dim;
     d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
     c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
@@ -231,7 +233,8 @@ static void arch_gpt_neox_japanese(conv *c)
     d.up = "mlp.dense_h_to_4h"; d.down = "mlp.dense_4h_to_h";
     d.act = conv_activation(c, "hidden_act", "gelu");
     if (!conv_decoder_defaults(c, &d)) return;
-    conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &names[conv_key(c, "rotary_emb_base") != NULL], d.head_dim);
+    conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &names[conv_key(c, "rotary_emb_base") != NULL],
+                 d.head_dim);
     conv_emit_decoder(c, &d);
 }
 

@@ -21,7 +21,8 @@ static double arch_scalar(conv *c, const char *name, double otherwise)
 
 static double arch_softplus(double v) { return v > 0.0 ? v + log1p(exp(-v)) : log1p(exp(v)); }
 
-/* xIELU: p x^2 + b x for x > 0, else n (e^x - 1 - x) + b x; as n (elu(x) + 1) + (b - n) x + p relu(x)^2 - n. */
+/* xIELU: p x^2 + b x for x > 0, else n (e^x - 1 - x) + b x; as n (elu(x)
+                                                                   + 1) + (b - n) x + p relu(x)^2 - n. */
 static void arch_put_xielu(conv *c, const conv_decoder *d, int32_t i, int src)
 {
     const char *at = conv_layer_name(c, d, i, "mlp.act_fn.");
@@ -84,7 +85,8 @@ static void arch_bitnet(conv *c)
 static void arch_ministral3(conv *c)
 {
     static const conv_rope_keys keys = { "rope_theta", "partial_rotary_factor", 1000000.0, 1.0 };
-    const json_value *params = conv_key(c, conv_key(c, "rope_parameters") ? "rope_parameters" : "rope_scaling");
+    const json_value *params = conv_key(c, conv_key(c, "rope_parameters") ? "rope_parameters"
+                                        : "rope_scaling");
     const json_value *beta = json_get(params, "llama_4_scaling_beta");
     const json_value *every = json_get(params, "original_max_position_embeddings");
     conv_decoder d;
@@ -96,7 +98,8 @@ static void arch_ministral3(conv *c)
     conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &keys, d.head_dim);
     d.q_grow = json_number(beta, 0.0);
     d.q_grow_every = (int32_t)json_int(every, -1);
-    if (d.q_grow != 0.0 && (json_int(every, -1) < 1 || json_int(every, -1) > INT32_MAX || !(fabs(d.q_grow) < 1e6)))
+    if (d.q_grow != 0.0 && (json_int(every, -1) < 1 || json_int(every, -1) > INT32_MAX ||
+                            !(fabs(d.q_grow) < 1e6)))
         conv_fail(c->env, "config.json: \"llama_4_scaling_beta\" needs original_max_position_embeddings");
     conv_emit_decoder(c, &d);
 }
@@ -127,7 +130,7 @@ static double arch_diff_lambda(conv *c, const conv_decoder *d, int32_t i, const 
     return exp(sum);
 }
 
-/* Both halves of the heads attend to the same values; lambda times the second half is taken from the first. */
+/* Both halves of the heads attend to the same values; from the first lambda times the second is taken.     */
 static void arch_put_diff(conv *c, const conv_decoder *d, int32_t i, int src)
 {
     const double start = 0.8 - 0.6 * exp(-0.3 * i);
@@ -142,11 +145,15 @@ static void arch_put_diff(conv *c, const conv_decoder *d, int32_t i, int src)
     if (d->qkv_bias == CONV_BIAS) conv_put(c, " b=@%s", arch_diff_values(c, d, i, "bias"));
     conv_line(c, " precise=1");
     conv_put_rope(c, d, &d->ropes[0]);
-    conv_line(c, "cat r7 r4 r4\ncat r8 r2 r7\nmix r9 r8 attention heads=%d kv_heads=%d head_dim=%d v_dim=%d scale=%s",
+    conv_line(c,
+              "cat r7 r4 r4\ncat r8 r2 r7\nmix r9 r8 attention heads=%d kv_heads=%d head_dim=%d v_dim=%d "
+              "scale=%s",
               d->heads, d->kv_heads, d->head_dim, 2 * d->head_dim, conv_real(c, d->layer_scale[i]));
-    conv_line(c, "copy r3 r9 count=%d\ncopy r10 r9 first=%d\nscale r10 r10 by=%s\nadd r3 r3 r10", width, width,
+    conv_line(c, "copy r3 r9 count=%d\ncopy r10 r9 first=%d\nscale r10 r10 by=%s\nadd r3 r3 r10", width,
+              width,
               conv_real(c, -lambda));
-    conv_line(c, "norm r3 r3 kind=rms groups=%d eps=%s\nscale r3 r3 by=%s", d->heads / 2, conv_real(c, d->norm_eps),
+    conv_line(c, "norm r3 r3 kind=rms groups=%d eps=%s\nscale r3 r3 by=%s", d->heads / 2, conv_real(c,
+        d->norm_eps),
               conv_real(c, 1.0 - start));
 }
 
@@ -168,17 +175,21 @@ static void arch_diffllama(conv *c)
 static void arch_put_doge(conv *c, const conv_decoder *d, int32_t i, int src)
 {
     const int32_t kv = d->kv_heads * d->head_dim, keep = conv_size(c, "keep_window_size", 2048);
-    const conv_part dt = conv_part_of(c, d, conv_out_name(c, i, "dt"), conv_layer_name(c, d, i, "self_attn.dt_proj"),
+    const conv_part dt = conv_part_of(c, d, conv_out_name(c, i, "dt"), conv_layer_name(c, d, i,
+        "self_attn.dt_proj"),
                                       d->kv_heads, kv, d->qkv_bias);
     conv_put_qkv(c, d, i, src);
     conv_put_head_norms(c, d, i);
-    conv_put(c, "linear r4 r2 w=@%s first=%d", conv_make(c, dt.out, CONV_MATRIX, dt.weight), d->heads * d->head_dim + kv);
-    if (dt.has_bias) conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.bias", dt.out), CONV_VECTOR, dt.bias));
+    conv_put(c, "linear r4 r2 w=@%s first=%d", conv_make(c, dt.out, CONV_MATRIX, dt.weight),
+             d->heads * d->head_dim + kv);
+    if (dt.has_bias) conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.bias", dt.out), CONV_VECTOR,
+                                                     dt.bias));
     conv_line(c, " precise=1\nact r4 r4 kind=softplus\naffine r4 r4 w=@%s\nact r4 r4 kind=exp",
               conv_make(c, conv_out_name(c, i, "dt_rate"), CONV_VECTOR,
                         conv_take(c, conv_layer_name(c, d, i, "self_attn.A"), d->kv_heads, 0)));
     conv_put_rope(c, d, &d->ropes[0]);
-    conv_put(c, "cat r7 r2 r4\nmix r3 r7 attention heads=%d kv_heads=%d head_dim=%d scale=%s key_bias=1", d->heads,
+    conv_put(c, "cat r7 r2 r4\nmix r3 r7 attention heads=%d kv_heads=%d head_dim=%d scale=%s key_bias=1",
+             d->heads,
              d->kv_heads, d->head_dim, conv_real(c, d->layer_scale[i]));
     if (keep < c->max_context) conv_put(c, " most=%d", keep);
     if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
@@ -187,7 +198,8 @@ static void arch_put_doge(conv *c, const conv_decoder *d, int32_t i, int src)
 
 static void arch_doge(conv *c)
 {
-    static const char *const moe[] = { "num_experts", "num_experts_per_tok", "norm_topk_prob", "output_router_logits",
+    static const char *const moe[] = { "num_experts", "num_experts_per_tok", "norm_topk_prob",
+                                       "output_router_logits",
                                        "router_aux_loss_coef", NULL };
     conv_decoder d;
     if (!arch_llama_base(c, &d, 0)) return;

@@ -83,7 +83,8 @@ static int32_t arch_common_multiple(int32_t a, int32_t b)
 static int arch_reformer_is(const arch_reformer_model *m, int32_t i, const char *kind)
 {
     int alone = 1;
-    for (uint32_t k = 0; k < json_count(m->kinds); k++) alone = alone && json_text_is(json_at(m->kinds, k), kind);
+    for (uint32_t k = 0; k < json_count(m->kinds); k++) alone = alone && json_text_is(json_at(m->kinds, k),
+        kind);
     return alone ? json_count(m->kinds) > 0 : json_text_is(json_at(m->kinds, (uint32_t)i), kind);
 }
 
@@ -98,11 +99,13 @@ static void arch_reformer_lsh_keys(conv *c, arch_reformer_model *m)
         conv_fail(c->env, "config.json: \"lsh_num_chunks_after\" other than 0 is not supported");
     if (!m->lsh) return;
     if (!buckets)
-        conv_fail(c->env, "config.json: \"num_buckets\" is null: the reference chooses it by the length of the first "
+        conv_fail(c->env,
+                  "config.json: \"num_buckets\" is null: the reference chooses it by the length of the first "
                   "text it sees; write a number (or two) there");
     m->buckets = (int32_t)json_int(json_is(buckets, JSON_ARRAY) ? json_at(buckets, 0) : buckets, -1);
     if (json_count(buckets) > 1) m->buckets2 = (int32_t)json_int(json_at(buckets, 1), -1);
-    if (buckets && (m->buckets < 2 || m->buckets % 2 || m->buckets2 < 0 || m->buckets2 % 2 || m->buckets > 4096 ||
+    if (buckets && (m->buckets < 2 || m->buckets % 2 || m->buckets2 < 0 || m->buckets2 % 2 ||
+                    m->buckets > 4096 ||
                     m->buckets2 > 4096 || json_count(buckets) > 2))
         conv_fail(c->env, "config.json: \"num_buckets\" must be one or two even numbers up to 4096");
 }
@@ -152,17 +155,21 @@ static void arch_reformer_embedding(conv *c, arch_reformer_model *m)
 {
     const json_value *shape = conv_key(c, "axial_pos_shape"), *dims = conv_key(c, "axial_pos_embds_dim");
     const char *table = conv_format(c->env, "%sembeddings.position_embeddings.", m->prefix);
-    const int32_t n[2] = { (int32_t)json_int(json_at(shape, 0), 64), (int32_t)json_int(json_at(shape, 1), 64) };
-    const int32_t w[2] = { (int32_t)json_int(json_at(dims, 0), 64), (int32_t)json_int(json_at(dims, 1), 192) };
+    const int32_t n[2] = { (int32_t)json_int(json_at(shape, 0), 64), (int32_t)json_int(json_at(shape, 1),
+        64) };
+    const int32_t w[2] = { (int32_t)json_int(json_at(dims, 0), 64), (int32_t)json_int(json_at(dims, 1),
+        192) };
     m->d.embed = conv_format(c->env, "%sembeddings.word_embeddings", m->prefix);
     if (!conv_bool(c, "axial_pos_embds", 1)) {
         m->d.positions = conv_format(c->env, "%sembedding", table);
         conv_put_embedding(c, &m->d);
         return;
     }
-    if ((shape && json_count(shape) != 2) || (dims && json_count(dims) != 2) || n[0] < 1 || n[1] < 1 || w[0] < 1 ||
+    if ((shape && json_count(shape) != 2) || (dims && json_count(dims) != 2) || n[0] < 1 || n[1] < 1 ||
+        w[0] < 1 ||
         w[1] < 1 || (int64_t)w[0] + w[1] != m->d.dim || (int64_t)n[0] * n[1] > INT32_MAX) {
-        conv_fail(c->env, "config.json: \"axial_pos_shape\" or \"axial_pos_embds_dim\" is not a pair that fits");
+        conv_fail(c->env,
+                  "config.json: \"axial_pos_shape\" or \"axial_pos_embds_dim\" is not a pair that fits");
         return;
     }
     if ((int64_t)n[0] * n[1] < c->max_context) c->max_context = n[0] * n[1];
@@ -170,8 +177,8 @@ static void arch_reformer_embedding(conv *c, arch_reformer_model *m)
     for (int k = 0; k < 2; k++) {
         const float *rows = conv_read(c, conv_format(c->env, "%sweights.%d", table, k), (int64_t)n[k] * w[k]);
         if (!rows) return;
-        conv_line(c, "embed r%d positions w=@%s %s=%d", 1 + k, conv_make_rows(c, k ? "positions_fast" : "positions_slow",
-                                                                              rows, n[k], w[k]),
+        conv_line(c, "embed r%d positions w=@%s %s=%d", 1 + k,
+                  conv_make_rows(c, k ? "positions_fast" : "positions_slow", rows, n[k], w[k]),
                   k ? "period" : "divide", n[1]);
     }
     conv_line(c, "cat r3 r1 r2\nadd r0 r0 r3");
@@ -185,15 +192,18 @@ static void arch_reformer_lsh(conv *c, const arch_reformer_model *m, int32_t i)
     const int64_t n = inner * m->rounds * ((m->buckets + m->buckets2) / 2);
     conv_part parts[2];
     parts[0] = conv_part_of(c, d, conv_out_name(c, i, "qk"),
-                            conv_layer_name(c, d, i, "attention.self_attention.query_key"), inner, d->dim, CONV_NO_BIAS);
-    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, "attention.self_attention.value"),
+                            conv_layer_name(c, d, i, "attention.self_attention.query_key"), inner, d->dim,
+                                CONV_NO_BIAS);
+    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i,
+                                                                            "attention.self_attention.value"),
                             inner, d->dim, CONV_NO_BIAS);
     conv_put_linear(c, 2, 1, parts, 2, 1.0, CONV_PRECISE);
     if (!conv_made(c, "rotations")) {
         const float *rotations = arch_torch_randn(c, m->seed, n);
         if (rotations) conv_make_values(c, "rotations", rotations, (int32_t)n);
     }
-    conv_put(c, "mix r3 r2 lsh heads=%d head_dim=%d chunk=%d before=%d rounds=%d buckets=%d", d->heads, d->head_dim,
+    conv_put(c, "mix r3 r2 lsh heads=%d head_dim=%d chunk=%d before=%d rounds=%d buckets=%d", d->heads,
+             d->head_dim,
              m->chunk, m->before, m->rounds, m->buckets);
     if (m->buckets2) conv_put(c, " buckets2=%d", m->buckets2);
     conv_line(c, " shortest=%d multiple=%d causal=1 rotations=@rotations",
@@ -208,10 +218,12 @@ static void arch_reformer_local(conv *c, const arch_reformer_model *m, int32_t i
     conv_part parts[3];
     for (int k = 0; k < 3; k++)
         parts[k] = conv_part_of(c, d, conv_out_name(c, i, outs[k]),
-                                conv_layer_name(c, d, i, conv_format(c->env, "attention.self_attention.%s", names[k])),
+                                conv_layer_name(c, d, i, conv_format(c->env, "attention.self_attention.%s",
+                                                                     names[k])),
                                 (int64_t)d->heads * d->head_dim, d->dim, CONV_NO_BIAS);
     conv_put_linear(c, 2, 1, parts, 3, 1.0, CONV_PRECISE);
-    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s chunk=%d before=%d", d->heads, d->heads,
+    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s chunk=%d before=%d",
+              d->heads, d->heads,
               d->head_dim, conv_real(c, d->layer_scale[i]), m->local_chunk, m->local_before);
 }
 
@@ -219,18 +231,23 @@ static void arch_reformer_layer(conv *c, const arch_reformer_model *m, int32_t i
 {
     const conv_decoder *d = &m->d;
     conv_part p;
-    conv_put_norm(c, d, 1, 15, conv_out_name(c, i, "attn_norm"), conv_layer_name(c, d, i, "attention.layer_norm"));
+    conv_put_norm(c, d, 1, 15, conv_out_name(c, i, "attn_norm"), conv_layer_name(c, d, i,
+        "attention.layer_norm"));
     if (arch_reformer_is(m, i, "lsh")) arch_reformer_lsh(c, m, i);
     else arch_reformer_local(c, m, i);
-    p = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, "attention.output.dense"), d->dim,
+    p = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, "attention.output.dense"),
+                     d->dim,
                      (int64_t)d->heads * d->head_dim, CONV_NO_BIAS);
     conv_put_linear(c, 0, 3, &p, 1, 1.0, CONV_ADD);
-    conv_put_norm(c, d, 1, 0, conv_out_name(c, i, "ffn_norm"), conv_layer_name(c, d, i, "feed_forward.layer_norm"));
-    p = conv_part_of(c, d, conv_out_name(c, i, "up"), conv_layer_name(c, d, i, "feed_forward.dense.dense"), d->ffn,
+    conv_put_norm(c, d, 1, 0, conv_out_name(c, i, "ffn_norm"), conv_layer_name(c, d, i,
+                                                                               "feed_forward.layer_norm"));
+    p = conv_part_of(c, d, conv_out_name(c, i, "up"), conv_layer_name(c, d, i, "feed_forward.dense.dense"),
+                     d->ffn,
                      d->dim, CONV_BIAS);
     conv_put_linear(c, 5, 1, &p, 1, 1.0, 0);
     conv_line(c, "act r5 r5 kind=%s", d->act);
-    p = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, "feed_forward.output.dense"), d->dim,
+    p = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i,
+                                                                        "feed_forward.output.dense"), d->dim,
                      d->ffn, CONV_BIAS);
     conv_put_linear(c, 15, 5, &p, 1, 1.0, CONV_ADD);
 }
@@ -253,7 +270,8 @@ static void arch_reformer(conv *c)
     conv_line(c, "head logits r7 w=@%s b=@%s",
               conv_make(c, "head", CONV_TABLE, conv_take(c, "lm_head.decoder.weight", d->vocab, 2 * d->dim)),
               conv_make(c, "head.bias", CONV_VECTOR,
-                        conv_take(c, conv_has(c, "lm_head.decoder.bias") ? "lm_head.decoder.bias" : "lm_head.bias",
+                        conv_take(c, conv_has(c, "lm_head.decoder.bias") ? "lm_head.decoder.bias"
+                                  : "lm_head.bias",
                                   d->vocab, 0)));
 }
 

@@ -2,8 +2,10 @@
    (q + v) . R [sin(d w) | cos(d w)] (Transformer-XL), beside (q + u) . k.
 
    With p = R^T (q + v), whose parts for sines and cosines are p_s and p_c, the first term is the sum over the
-   frequencies w of p_c cos((i - j) w) + p_s sin((i - j) w): the product of the pairs (p_c, -p_s) turned by the
-   position i with pairs (1, 0) turned by j. So each head has d_model more channels that the rope op turns.  */
+   frequencies w of p_c cos((i - j) w) + p_s sin((i - j) w): the product of the pairs (p_c,
+       -p_s) turned by the
+   position i with pairs (1,
+                          0) turned by j. So each head has d_model more channels that the rope op turns.  */
 #ifndef ARCH_XLNET_H_INCLUDED
 #define ARCH_XLNET_H_INCLUDED
 #include "gpt.h"
@@ -69,7 +71,8 @@ static void arch_xlnet_key(conv *c, const conv_decoder *d)
         conv_make_values(c, "key_pairs", w, n * out);
         conv_make_values(c, "key_pairs.bias", b, d->heads * out);
     }
-    conv_line(c, "blocks r5 r3 w=@key_pairs out=%d groups=%d shared=1\naffine r5 r5 b=@key_pairs.bias", out, d->heads);
+    conv_line(c, "blocks r5 r3 w=@key_pairs out=%d groups=%d shared=1\naffine r5 r5 b=@key_pairs.bias", out,
+              d->heads);
 }
 
 static void arch_put_xlnet(conv *c, const conv_decoder *d, int32_t i, int src)
@@ -86,9 +89,11 @@ static void arch_put_xlnet(conv *c, const conv_decoder *d, int32_t i, int src)
     if (!conv_made(c, "relative.freq"))
         conv_make_values(c, "relative.freq", d->ropes[0].freq, d->dim / 2);
     for (int k = 4; k < 6; k++)
-        conv_line(c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=half freq=@relative.freq", k, k,
+        conv_line(c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=half freq=@relative.freq", k,
+                  k,
                   d->head_dim, d->heads, out, d->dim);
-    conv_line(c, "cat r7 r4 r5\ncat r8 r7 r6\nmix r3 r8 attention heads=%d head_dim=%d v_dim=%d scale=%s", d->heads, out,
+    conv_line(c, "cat r7 r4 r5\ncat r8 r7 r6\nmix r3 r8 attention heads=%d head_dim=%d v_dim=%d scale=%s",
+              d->heads, out,
               d->head_dim, conv_real(c, d->layer_scale[i]));
 }
 
@@ -99,10 +104,12 @@ static void arch_xlnet_layer(conv *c, const conv_decoder *d, int32_t i)
     conv_part p;
     arch_put_xlnet(c, d, i, 0);
     conv_line(c, "linear r0 r3 w=@%s add=1", conv_make(c, conv_out_name(c, i, "o"), CONV_MATRIX,
-                                                       arch_xlnet_matrix(c, d, arch_xlnet_name(c, d, i, "o"))));
+                                                       arch_xlnet_matrix(c, d, arch_xlnet_name(c, d, i,
+                                                           "o"))));
     conv_put_norm(c, d, 0, 0, conv_out_name(c, i, "attn_norm"), arch_xlnet_name(c, d, i, "layer_norm"));
     conv_put_ffn(c, d, i, 0, &inner);
-    p = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn, CONV_BIAS);
+    p = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
+                     CONV_BIAS);
     conv_put_linear(c, 0, inner, &p, 1, 1.0, CONV_ADD);
     conv_put_norm(c, d, 0, 0, conv_out_name(c, i, "ffn_norm"), conv_layer_name(c, d, i, "ff.layer_norm"));
 }
@@ -110,7 +117,8 @@ static void arch_xlnet_layer(conv *c, const conv_decoder *d, int32_t i)
 static int arch_xlnet_sizes(conv *c, conv_decoder *d)
 {
     static const char *const unread[] = {              /* memories, heads of other classes                  */
-        "untie_r", "mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "summary_type", "summary_use_proj",
+        "untie_r", "mem_len", "reuse_len", "use_mems_eval", "use_mems_train", "summary_type",
+            "summary_use_proj",
         "summary_activation", "summary_last_dropout", "start_n_top", "end_n_top", "ff_activation", NULL
     };
     const char *prefix = conv_prefix(c, "transformer.", "word_embedding.weight");
@@ -135,13 +143,15 @@ static int arch_xlnet_sizes(conv *c, conv_decoder *d)
     d->head = "lm_loss";
     d->act = conv_activation(c, "ff_activation", "gelu");
     if (strcmp(conv_word(c, "attn_type", "bi"), "uni") != 0)
-        conv_fail(c->env, "config.json: \"attn_type\" is not \"uni\": XLNet that sees both sides is not supported "
+        conv_fail(c->env,
+                  "config.json: \"attn_type\" is not \"uni\": XLNet that sees both sides is not supported "
                   "as a language model");
     if (conv_int(c, "clamp_len", -1, INT32_MIN, INT32_MAX) > 0)
         conv_fail(c->env, "config.json: \"clamp_len\" is not supported");
     conv_only_bool(c, "same_length", 0);
     conv_only_bool(c, "bi_data", 0);
-    if (!c->env->failed && (d->dim % 2 || (int64_t)d->heads * d->head_dim * (d->head_dim + d->dim) > INT32_MAX))
+    if (!c->env->failed && (d->dim % 2 || (int64_t)d->heads * d->head_dim * (d->head_dim
+                                                                             + d->dim) > INT32_MAX))
         conv_fail(c->env, "%d heads of %d channels with relative positions of %d are not supported", d->heads,
                   d->head_dim, d->dim);
     return conv_decoder_defaults(c, d);
