@@ -46,7 +46,8 @@ static void naive(float *out, const float *in, const shape *s, const float *slop
                              (double)in[j * width + (s->heads + g) * s->dim + i];
                 score *= 0.5;
                 if (s->has_slopes && s->rounded != 0.0)
-                    score += s->rounded * (bf16((double)slopes[h] * bf16(j)) - bf16((double)slopes[h] * bf16(t)));
+                    score += s->rounded * (bf16((double)slopes[h] * bf16(j)) -
+                                           bf16((double)slopes[h] * bf16(t)));
                 else if (s->has_slopes) score -= (double)slopes[h] * (t - j);
                 if (s->key_bias) score += (double)in[j * width + width - s->kv + g];
                 sum += exp(score);
@@ -104,7 +105,14 @@ static void bench_open(bench *b, const shape *s)
     b->state = malloc(b->state_bytes);
     b->scratch = malloc(b->scratch_bytes);
 }
-static void bench_close(bench *b) { free(b->in); free(b->want); free(b->got); free(b->state); free(b->scratch); }
+static void bench_close(bench *b)
+{
+    free(b->in);
+    free(b->want);
+    free(b->got);
+    free(b->state);
+    free(b->scratch);
+}
 
 static void test_shape(const shape *s)
 {
@@ -214,7 +222,10 @@ static void naive_lsh_row(float *out, const float *in, const int32_t *order, int
             const int32_t j = order[(here + side + n) % n * CHUNK + k];
             const float *x = in + row * width + h * DIM, *y = in + j * width + h * DIM;
             double s = 0.0, square = 0.0, e;
-            for (int32_t i = 0; i < DIM; i++) { s += (double)x[i] * (double)y[i]; square += (double)y[i] * (double)y[i]; }
+            for (int32_t i = 0; i < DIM; i++) {
+                s += (double)x[i] * (double)y[i];
+                square += (double)y[i] * (double)y[i];
+            }
             if (j >= row) continue;
             e = exp(s / sqrt(square / DIM + 1e-6) / sqrt((double)DIM));
             *sum += e;
