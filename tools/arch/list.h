@@ -10,6 +10,7 @@
 #include "ssm_hybrid.h"
 #include "linear.h"
 #include "bert.h"
+#include "gguf_more.h"
 #include "reformer.h"
 #include "xlnet.h"
 #include "gemma_nested.h"
@@ -129,6 +130,10 @@ static const conv_arch conv_hf_archs[] = {
 };
 
 static const conv_arch conv_gguf_archs[] = {
+    { "bloom", NULL, arch_gguf_bloom },
+    { "cohere2", NULL, arch_gguf_command_r },
+    { "command-r", NULL, arch_gguf_command_r },
+    { "falcon", NULL, arch_gguf_falcon },
     { "gemma", NULL, arch_gguf_gemma },
     { "gemma2", NULL, arch_gguf_gemma2 },
     { "gemma3", NULL, arch_gguf_gemma3 },
@@ -137,11 +142,17 @@ static const conv_arch conv_gguf_archs[] = {
     { "llama", NULL, arch_gguf_llama },
     { "mamba", NULL, arch_gguf_mamba },
     { "mamba2", NULL, arch_gguf_mamba },
+    { "mpt", NULL, arch_gguf_mpt },
+    { "olmo", NULL, arch_gguf_olmo },
+    { "olmo2", NULL, arch_gguf_olmo2 },
+    { "phi2", NULL, arch_gguf_phi2 },
     { "phi3", NULL, arch_gguf_phi3 },
     { "qwen2", NULL, arch_gguf_qwen2 },
     { "qwen3", NULL, arch_gguf_qwen3 },
     { "smollm3", NULL, arch_gguf_smollm3 },
     { "stablelm", NULL, arch_gguf_stablelm },
+    { "starcoder", NULL, arch_gguf_starcoder },
+    { "starcoder2", NULL, arch_gguf_starcoder2 },
     { NULL, NULL, NULL }
 };
 
