@@ -96,6 +96,8 @@ def keys(w, config, layers):
         w.add_max_alibi_bias(8.0)       # what the reference computes with
         if config["attn_config"]["clip_qkv"]:
             w.add_clamp_kqv(config["attn_config"]["clip_qkv"])
+    if config.get("apply_residual_connection_post_layernorm"):
+        sys.exit("apply_residual_connection_post_layernorm is not written")
     if kind in ("cohere", "cohere2"):
         w.add_logit_scale(config["logit_scale"])
         w.add_rope_scaling_type(RopeScalingType.NONE)

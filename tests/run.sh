@@ -81,6 +81,11 @@ with_data() {
     # attention on the whole sequence: they are fed whole only
     count hf-split "$BUILD/sqm-check" --split 7 \
         $(grep -vE 'dynamic|longrope|doge-keep24|^reformer$' tests/hf_cases.txt | cases "$DATA/hf")
+    if python3 -c 'import gguf, numpy, safetensors' 2> /dev/null; then
+        count gguf sh tests/gguf_cases.sh "$BUILD" "$DATA/hf"
+    else
+        verdict 77 "gguf (no python3 with gguf, numpy and safetensors)"
+    fi
 }
 
 scripts() {

@@ -370,7 +370,8 @@ static void arch_sparse_ffn(conv *c, const conv_decoder *d, int32_t i, double sp
                                CONV_NO_BIAS);
     conv_put_linear(c, 5, 1, &p, 1, 1.0, 0);
     conv_line(c, "reduce r7 r5 kind=mean\nscale r7 r7 by=-1\nadd r5 r5 r7\nmul r6 r5 r5");
-    conv_line(c, "reduce r7 r6 kind=mean\nact r7 r7 kind=sqrt\nscale r7 r7 by=%s\nadd r5 r5 r7\nact r5 r5 kind=relu",
+    conv_line(c, "reduce r7 r6 kind=mean\nact r7 r7 kind=sqrt");
+    conv_line(c, "scale r7 r7 by=%s\nadd r5 r5 r7\nact r5 r5 kind=relu",
               conv_real(c, -arch_normal_quantile((double)(float)sparsity)));
     p = conv_part_of(c, d, conv_out_name(c, i, "up"), conv_layer_name(c, d, i, d->up), d->ffn, d->dim,
                      CONV_NO_BIAS);

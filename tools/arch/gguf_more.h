@@ -1,6 +1,6 @@
 /* arch/gguf_more.h: GGUF files of architectures whose own mapping reads config.json only: BLOOM, Command R,
    Falcon, MPT, OLMo, OLMo 2 and 3, Phi-2, StarCoder, StarCoder 2. Names and what the converter changed are
-   llama.cpp's: fused q, k, v lie in this order, q and k of OLMo are permuted for pairs of neighbours.       */
+   llama.cpp's: fused q, k, v lie in this order, q and k of OLMo are permuted for pairs of neighbours.      */
 #ifndef ARCH_GGUF_MORE_H_INCLUDED
 #define ARCH_GGUF_MORE_H_INCLUDED
 #include "alibi.h"
@@ -135,7 +135,8 @@ static void arch_gguf_command_r(conv *c)
     d.parallel = 1;
     d.ffn_norm = NULL;
     d.head_scale = conv_gguf_number(c, "logit_scale", 1.0);
-    if (!(d.head_scale > 0.0)) conv_fail(c->env, "%s: logit_scale must be greater than 0", c->gguf->file->path);
+    if (!(d.head_scale > 0.0))
+        conv_fail(c->env, "%s: logit_scale must be greater than 0", c->gguf->file->path);
     if (conv_has(c, "blk.0.attn_q_norm.weight")) {
         d.head_norm = CONV_HEAD_NORM_OWN;
         d.head_norm_kind = "layer";

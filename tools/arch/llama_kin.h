@@ -21,21 +21,20 @@ static double arch_scalar(conv *c, const char *name, double otherwise)
 
 static double arch_softplus(double v) { return v > 0.0 ? v + log1p(exp(-v)) : log1p(exp(v)); }
 
-/* xIELU: p x^2 + b x for x > 0, else n (e^x - 1 - x) + b x; as n (elu(x)
-                                                                   + 1) + (b - n) x + p relu(x)^2 - n. */
+/* xIELU: p x^2 + b x for x > 0, else n (e^x - 1 - x) + b x; as n elu1(x) + (b - n) x + p relu2(x) - n.     */
 static void arch_put_xielu(conv *c, const conv_decoder *d, int32_t i, int src)
 {
     const char *at = conv_layer_name(c, d, i, "mlp.act_fn.");
-    const double beta = arch_scalar(c, conv_format(c->env, "%sbeta", at), 0.5);
+    const double b = arch_scalar(c, conv_format(c->env, "%sbeta", at), 0.5);
     const double p = arch_softplus(arch_scalar(c, conv_format(c->env, "%salpha_p", at), 0.0));
-    const double n = beta + arch_softplus(arch_scalar(c, conv_format(c->env, "%salpha_n", at), 0.0));
+    const double n = b + arch_softplus(arch_scalar(c, conv_format(c->env, "%salpha_n", at), 0.0));
     arch_scalar(c, conv_format(c->env, "%seps", at), 0.0);                 /* -1e-6: for gradients          */
-    conv_line(c, "act r6 r%d kind=relu2\nscale r6 r6 by=%s\nscale r7 r%d by=%s\nact r%d r%d kind=elu1", src,
-              conv_real(c, p), src, conv_real(c, beta - n), src, src);
-    conv_line(c, "affine r%d r%d w=@%s b=@%s\nadd r%d r%d r7\nadd r%d r%d r6", src, src,
+    conv_line(c, "act r6 r5 kind=relu2\nscale r6 r6 by=%s\nscale r7 r5 by=%s\nact r5 r5 kind=elu1",
+              conv_real(c, p), conv_real(c, b - n));
+    conv_line(c, "affine r5 r5 w=@%s b=@%s\nadd r5 r5 r7\nadd r5 r5 r6",
               conv_make_values(c, conv_out_name(c, i, "act_w"), arch_filled(c, d->ffn, n), d->ffn),
-              conv_make_values(c, conv_out_name(c, i, "act_b"), arch_filled(c, d->ffn, -n), d->ffn), src, src,
-              src, src);
+              conv_make_values(c, conv_out_name(c, i, "act_b"), arch_filled(c, d->ffn, -n), d->ffn));
+    (void)src;
 }
 
 static void arch_apertus(conv *c)
