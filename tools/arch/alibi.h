@@ -116,7 +116,8 @@ static void arch_mpt(conv *c)
 {
     static const char *const unused[] = { "expansion_ratio", "learned_pos_emb", "init_device", "verbose",
                                           "no_bias",
-                                          "emb_pdrop", "norm_type", "init_config", "param_init_fn", NULL };
+                                          "emb_pdrop", "norm_type", "init_config", "param_init_fn",
+                                          "tokenizer_name", NULL };
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
     conv_decoder d;
     memset(&d, 0, sizeof d);

@@ -18,7 +18,8 @@ static void arch_bert_names(conv *c, conv_decoder *d, const char *prefix)
 {
     static const char *const unused[] = { "*embeddings.position_ids", "*embeddings.token_type_ids",
                                           "*pooler.*",
-                                          "cls.seq_relationship.*", "cls.predictions.decoder.bias", NULL };
+                                          "cls.seq_relationship.*", "cls.predictions.decoder.bias",
+                                          "cls.predictions.bias", NULL };
     c->ignored = unused;
     d->norm = "layer";
     d->norm_on_sum = 1;
@@ -32,7 +33,9 @@ static void arch_bert_names(conv *c, conv_decoder *d, const char *prefix)
     d->gate = NULL; d->up = "intermediate.dense"; d->down = "output.dense";
     d->final_norm = NULL;
     d->head = "cls.predictions.decoder";
-    d->head_bias_name = "cls.predictions.bias";
+    /* with a head of its own the head's bias is one of its own too                                         */
+    d->head_bias_name = !d->tied && conv_has(c, "cls.predictions.decoder.bias") ? "cls.predictions.decoder.bias"
+        : "cls.predictions.bias";
     d->head_dense = "cls.predictions.transform.dense";
     d->head_norm_name = "cls.predictions.transform.LayerNorm";
     d->head_act = d->act;

@@ -269,6 +269,7 @@ static void arch_gemma4(conv *c)
     arch_gemma4_ropes(c, &m, &usual);
     conv_put_embedding(c, &m.d);
     if (m.input_dim) arch_nested_inputs(c, &m, 0);
+    else conv_key(c, "vocab_size_per_layer_input");
     for (int32_t i = 0; i < m.d.layers && !c->env->failed; i++) {
         conv_line(c, "# layer %d", i);
         arch_gemma4_heads(c, &m, i, &usual);

@@ -91,6 +91,7 @@ static const conv_arch conv_hf_archs[] = {
     { "ministral3", "Ministral3ForCausalLM", arch_ministral3 },
     { "mistral", "MistralForCausalLM", arch_mistral },
     { "modernbert-decoder", "ModernBertDecoderForCausalLM", arch_modernbert_decoder },
+    { "mpt", "MPTForCausalLM", arch_mpt },
     { "mpt", "MptForCausalLM", arch_mpt },
     { "nanochat", "NanoChatForCausalLM", arch_nanochat },
     { "nemotron", "NemotronForCausalLM", arch_nemotron },
