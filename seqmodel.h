@@ -11617,7 +11617,9 @@ SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; 
    Weights  rotations=@ [heads * head_dim * rounds * (buckets + buckets2) / 2], in this order of dimensions.
    State    none: buckets of the whole sequence decide who meets whom.
    Source   Kitaev et al. 2020 (2001.04451); LSHSelfAttention of huggingface/transformers.
-   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours.
+   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours. Logarithms are
+            float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its weights add
+            up to 0.998 in two rounds, as in the reference.
    Tests    tools/sqm-check (reformer). */
 typedef struct sqm__lsh {
     int32_t      heads, head_dim, chunk, before, after, rounds, buckets, buckets2, shortest, multiple, causal;
@@ -11753,7 +11755,8 @@ static void sqm__lsh_row(const sqm__lsh_work *w, int32_t slot, int32_t first, in
     now = level > w->most[row] ? level : w->most[row];
     before = w->sum[row] > 0.0f ? (float)exp((double)w->most[row] - (double)now) : 0.0f;
     for (size_t i = 0; i < dim; i++) out[i] *= before;
-    sum = (float)exp((double)level - (double)now) / sum;
+    /* as in the reference: by the rounded logarithm, not by the sum */
+    sum = (float)exp((double)level - (double)now + ((double)most - (double)level));
     for (int32_t k = 0; k < n; k++) {
         const int32_t j = w->order[(first + k) % ring];
         const float weight = w->scores[k] * sum;
@@ -11789,8 +11792,11 @@ static void sqm__lsh_head(const sqm__lsh_work *w)
                               (int64_t)before * chunk;
         if (w->order[slot] < w->rows) sqm__lsh_row(w, slot, (int32_t)(first % ring), met, ring);
     }
-    for (size_t t = 0; t < (size_t)w->rows; t++)
-        for (size_t i = 0; i < dim; i++) w->out[t * (stride / 2) + i] /= w->sum[t];
+    for (size_t t = 0; hashed && a->rounds > 1 && t < (size_t)w->rows; t++) {
+        const float level = w->most[t] + (float)log((double)w->sum[t]);
+        const float factor = (float)exp((double)w->most[t] - (double)level);
+        for (size_t i = 0; i < dim; i++) w->out[t * (stride / 2) + i] *= factor;
+    }
 }
 
 static void sqm__lsh_task(void *arg, int32_t piece)
