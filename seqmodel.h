@@ -3888,12 +3888,30 @@ SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const u
     }
     return (const uint8_t *)a->panel;
 }
+/* to[16][stride 16] = four rows of 16 turned: to[k][i] = from[i][k] */
+SQM__SPECIAL void SQM__NAME(turn4)(float *to, const float *from)
+{
+    for (int32_t k = 0; k < SQM__LANES; k += 4) {
+#if SQM__PASS == SQM__PASS_AVX2 || SQM__PASS == SQM__PASS_AVX512
+        __m128 r0 = _mm_loadu_ps(from + k), r1 = _mm_loadu_ps(from + SQM__LANES + k);
+        __m128 r2 = _mm_loadu_ps(from + 2 * SQM__LANES + k), r3 = _mm_loadu_ps(from + 3 * SQM__LANES + k);
+        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+        _mm_storeu_ps(to + k * SQM__LANES, r0);
+        _mm_storeu_ps(to + (k + 1) * SQM__LANES, r1);
+        _mm_storeu_ps(to + (k + 2) * SQM__LANES, r2);
+        _mm_storeu_ps(to + (k + 3) * SQM__LANES, r3);
+#else
+        for (int32_t j = k; j < k + 4; j++)
+            for (int32_t i = 0; i < 4; i++) to[j * SQM__LANES + i] = from[i * SQM__LANES + j];
+#endif
+    }
+}
 /* The same panel out of keys: 16 of their columns from `column` on, zeros behind the last. */
 SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const uint8_t *keys,
                                                     const float *scales, int32_t column, int32_t n)
 {
     const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
-    float lanes[SQM__LANES];
+    float rows[4 * SQM__LANES];
     for (int32_t from = 0; from < n; from += SQM__LANES)
         for (int32_t i = column; i < column + SQM__LANES; i++) {
             const uint8_t *codes = keys + ((size_t)from * (size_t)a->head_dim +
@@ -3905,9 +3923,8 @@ SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const 
             else if (i < a->head_dim)
                 x = SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS + from),
                              SQM__NAME(load_s8)(codes));
-            SQM__NAME(store)(lanes, x);
-            for (int32_t k = 0; k < SQM__LANES; k++)
-                a->panel[(from + k) * SQM__LANES + i - column] = lanes[k];
+            SQM__NAME(store)(rows + i % 4 * SQM__LANES, x);
+            if (i % 4 == 3) SQM__NAME(turn4)(a->panel + from * SQM__LANES + i - column - 3, rows);
         }
     return (const uint8_t *)a->panel;
 }
@@ -6046,7 +6063,10 @@ static void sqm__attention_reset(const void *bound, void *state, size_t state_by
 }
 
 /* Query vectors handled together: a block of rows times the query heads of one kv head. */
-SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return sqm__max(1, 24 / a->group); }
+SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a)
+{
+    return sqm__max(1, (a->shared ? 64 : 24) / a->group);    /* tiles of shared values are turned for each */
+}
 static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
 {
     /* most=: a number and an index of each key, and a bit for each row and key */
