@@ -5551,7 +5551,8 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
         (and sink_h)
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
             by the recipe;
-   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
+   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads). sums=1: behind them [heads]
+            with sum_j e^(s_ij - m_i), for recipes that go on with numerator and denominator.
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
@@ -5566,6 +5567,7 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
     int32_t      keep;                  /* first positions that no window hides */
+    int32_t      sums, out_width;
     float        scale, softcap;
     const float *sinks;                 /* [heads] or NULL */
 } sqm__attention;
@@ -5592,6 +5594,8 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
+    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
+    if (a->sums && a->sinks) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->sums, "sums=1 does not go with sinks");
     if (a->heads % a->kv_heads)
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
@@ -5604,9 +5608,9 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     a->group = a->heads / a->kv_heads;
     a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
     a->in_width = in_width;
-    if ((int64_t)a->heads * a->v_dim > INT32_MAX)
+    if ((int64_t)a->heads * (a->v_dim + 1) > INT32_MAX)
         SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d are too wide", a->heads, a->v_dim);
-    *out_width = a->heads * a->v_dim;
+    *out_width = a->out_width = a->heads * (a->v_dim + a->sums);
     return SQM_OK;
 }
 
@@ -5757,11 +5761,12 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
                                   job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
 }
 
-/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. */
+/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. out: the row's */
 static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *work, const sqm_exec *x,
                                   int32_t m,
                                   int32_t head, float *out)
 {
+    float *to = out + (size_t)head * (size_t)a->v_dim;
     const float *acc = work->acc + (size_t)m * (size_t)a->v_pad;
     float sum = work->sum[m], shrink = 1.0f;
     if (a->sinks) {
@@ -5773,7 +5778,8 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
         shrink = e[0];
         sum = sum * e[0] + e[1];
     }
-    for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
+    for (int32_t i = 0; i < a->v_dim; i++) to[i] = acc[i] * shrink / sum + 0.0f;
+    if (a->sums) out[(size_t)a->heads * (size_t)a->v_dim + (size_t)head] = sum;
 }
 
 /* Rows [first, first + rows) of a span, for all query heads of one kv head. */
@@ -5825,8 +5831,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     for (int32_t m = 0; m < n; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
         sqm__attention_finish(a, &work, job->x, m, head, job->out +
-                              ((size_t)(span->first_row + first + t) * (size_t)a->heads +
-                               (size_t)head) * (size_t)a->v_dim);
+                              (size_t)(span->first_row + first + t) * (size_t)a->out_width);
     }
 }
 static void sqm__attention_task(void *arg, int32_t piece)
@@ -5889,7 +5894,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks sums", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -7088,6 +7093,7 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mi
              earlier coefficients were multiplied by retain_t
    loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
    y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   kernel=abs: |q . k| instead of e^(q . k), e.g. for a normaliser by the sum of absolute scores.
    Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
             gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
    Rows out [heads x v_dim]
@@ -7100,13 +7106,14 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mi
    Traps    scores beyond 88 overflow: normalise queries and keys.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
 typedef struct sqm__kernel_memory {
-    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, kernel, has_rate, has_retain, has_weights, in_width;
     size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
 } sqm__kernel_memory;
 
 static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                           int32_t *out_width, sqm_error *err)
 {
+    static const char *const kernels[] = { "exp", "abs" };
     sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
     int64_t columns;
     memset(m, 0, sizeof(*m));
@@ -7115,6 +7122,7 @@ static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, 
     SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
     SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->kernel, params, n, "kernel", kernels, 2, 0, err));
     SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
@@ -7180,9 +7188,11 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
         const size_t panel = SQM__LANES * sizeof(float);
         k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
                    panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
-        for (int32_t i = 0; i < n; i++)
-            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
-                        SQM_ACT_EXP);
+        for (int32_t i = 0; i < n; i++) {
+            float *s = w->scores + i * SQM__TILE_KEYS;
+            if (m->kernel == 0) k->activate(s, s, (size_t)keys, SQM_ACT_EXP);
+            else for (int32_t j = 0; j < keys; j++) s[j] = s[j] < 0.0f ? -s[j] : s[j];
+        }
         k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
                    (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
                    panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
@@ -7309,7 +7319,7 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
 static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
+    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights", sizeof(sqm__kernel_memory),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
     sqm__kernel_memory_forward
