@@ -723,7 +723,45 @@ static size_t sqm__put_number(char *dst, size_t room, uint64_t v, int negative)
     return used;
 }
 
-/* Formats %s (text), %d (int32_t) and %z (size_t or uint64_t as uint64_t) into dst; the rest is copied. */
+/* A real number with up to six significant digits: 0.001, 12.5, 1e30 */
+static size_t sqm__put_real(char *dst, size_t room, double v)
+{
+    const int negative = v < 0.0;
+    double size = negative ? -v : v;
+    uint64_t digits;
+    int32_t power = 0, places = 5;      /* size = digits / 10^places * 10^power */
+    size_t used;
+    if (!(size <= 1e300)) {
+        memcpy(dst, "not finite", room < 10 ? room : 10);
+        return room < 10 ? room : 10;
+    }
+    for (; size >= 10.0; power++) size /= 10.0;
+    for (; size > 0.0 && size < 1.0; power--) size *= 10.0;
+    digits = (uint64_t)(size * 1e5 + 0.5);
+    if (power > -6 && power < 7) { places -= power; power = 0; }
+    for (; places < 0; places++) digits *= 10;
+    for (; places > 0 && digits % 10 == 0; places--) digits /= 10;
+    if (places == 0) {
+        used = sqm__put_number(dst, room, digits, negative);
+    } else {
+        uint64_t unit = 1, rest;
+        for (int32_t i = 0; i < places; i++) unit *= 10;
+        used = sqm__put_number(dst, room, digits / unit, negative);
+        if (used < room) dst[used++] = '.';
+        for (rest = digits % unit; places-- > 0 && used < room; rest %= unit) {
+            unit /= 10;
+            dst[used++] = (char)('0' + (int)(rest / unit));
+        }
+    }
+    if (power && used < room) {
+        dst[used++] = 'e';
+        used += sqm__put_number(dst + used, room - used, (uint64_t)(power < 0 ? -power : power), power < 0);
+    }
+    return used;
+}
+
+/* Formats %s (text), %d (int32_t), %z (size_t or uint64_t as uint64_t) and %f (double) into dst; the rest is
+   copied. */
 static void sqm__format(char *dst, size_t room, const char *format, va_list args)
 {
     size_t used = 0;
@@ -739,6 +777,8 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
                                     v < 0);
         } else if (*format == 'z') {
             used += sqm__put_number(dst + used, room - used, va_arg(args, uint64_t), 0);
+        } else if (*format == 'f') {
+            used += sqm__put_real(dst + used, room - used, va_arg(args, double));
         } else {
             break;
         }
@@ -5436,22 +5476,28 @@ static const sqm_param *sqm__param(const sqm_param *params, int32_t n, const cha
         if (sqm__same_text(params[i].key, key)) return &params[i];
     return NULL;
 }
-static double sqm__param_number(const sqm_param *params, int32_t n, const char *key, double otherwise)
+/* Missing: `otherwise`. */
+static sqm_result sqm__param_number(double *value, const sqm_param *params, int32_t n, const char *key,
+                                    double otherwise, sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
-    return p && !p->text && !p->tensors ? p->number : otherwise;
+    if (p && (p->text || p->tensors))
+        SQM__FAIL(err, SQM_E_SHAPE, p->n_tensors, "%s = %s must be a number", key,
+                  p->text ? p->text : "a tensor");
+    *value = p ? p->number : otherwise;
+    return SQM_OK;
 }
 /* Integer parameter in [low, high]; missing: `otherwise`. */
 static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_t n, const char *key,
                                  int32_t otherwise,
                                  int32_t low, int32_t high, sqm_error *err)
 {
-    const double v = sqm__param_number(params, n, key, (double)otherwise);
+    double v;
+    SQM__TRY(sqm__param_number(&v, params, n, key, (double)otherwise, err));
     if (!(v >= (double)low && v <= (double)high) || v != floor(v)) {
-        const int32_t shown = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
-        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)shown, "%s = %d must be a whole number from %d to %d",
-                  key, shown,
-                  low, high);
+        const int32_t value_of = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)value_of,
+                  "%s = %f must be a whole number from %d to %d", key, v, low, high);
     }
     *value = (int32_t)v;
     return SQM_OK;
@@ -5460,8 +5506,9 @@ static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_
                                    double otherwise,
                                    sqm_error *err)
 {
-    const double v = sqm__param_number(params, n, key, otherwise);
-    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s is not a finite number", key);
+    double v;
+    SQM__TRY(sqm__param_number(&v, params, n, key, otherwise, err));
+    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s = %f is out of range", key, v);
     *value = (float)v;
     return SQM_OK;
 }
@@ -5513,6 +5560,8 @@ static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t
     if (!p) return SQM_OK;
     if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2)
         SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one matrix of float32 rows", key);
+    if (t->shape[0] < 1 || t->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d]", key, t->shape[0], t->shape[1]);
     *matrix = (const float *)t->data;
     *rows = t->shape[0];
     *cols = t->shape[1];
@@ -5529,6 +5578,8 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
     if (!t || t->dtype != SQM_F32 || t->layout != SQM_PANELS || t->ndim != 2)
         SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one float32 matrix in panels",
                   key);
+    if (t->shape[0] < 1 || t->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d]", key, t->shape[0], t->shape[1]);
     if (*rows && (t->shape[0] != *rows || t->shape[1] != *cols))
         SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], expected [%d, %d]", key, t->shape[0],
                   t->shape[1], *rows, *cols);
@@ -5599,7 +5650,8 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     if (a->heads % a->kv_heads)
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
-    if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
+    if (a->softcap < 0.0f)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap = %f must not be negative", (double)a->softcap);
     width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * a->v_dim;
     if (width != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
@@ -6861,7 +6913,7 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
                   sqm__combine_names[c->combine]);
     if (columns + 2 * (int64_t)c->pool != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
-                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  "a memory with %z columns and 2 x %d pooled ones does not fit rows of %d",
                   (uint64_t)columns, c->pool, in_width);
     c->columns = (int32_t)columns;
     c->in_width = in_width;
@@ -8947,7 +8999,8 @@ static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int
     SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
     SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
     if (!(s->low <= s->high) || s->low < 0.0f)
-        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min and dt_max must be 0 <= dt_min <= dt_max");
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min = %f and dt_max = %f must be 0 <= dt_min <= dt_max",
+                  (double)s->low, (double)s->high);
     return SQM_OK;
 }
 
@@ -10614,10 +10667,12 @@ static const char *const sqm__spike_resets[] = { "hard", "soft" };
 static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                   int32_t *out_width, sqm_error *err)
 {
-    const double tau = sqm__param_number(params, n, "tau", 2.0);
     sqm__spike *s = (sqm__spike *)bound;
+    double tau;
     memset(s, 0, sizeof(*s));
-    if (!(tau >= 1.0 && tau <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau must be at least 1");
+    SQM__TRY(sqm__param_number(&tau, params, n, "tau", 2.0, err));
+    if (!(tau >= 1.0 && tau <= 1e30))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau = %f must be from 1 to 1e30", tau);
     SQM__TRY(sqm__param_float(&s->threshold, params, n, "threshold", 1.0, err));
     SQM__TRY(sqm__param_float(&s->rest, params, n, "rest", 0.0, err));
     SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 2, 0, err));

@@ -385,12 +385,12 @@ static void test_refusals(void)
     REFUSED(p, 9, 64, "sinks must be one tensor");
     (void)fill_params(p, &good, NULL);
     p[0].number = 2.5;
-    REFUSED(p, 8, 64, "heads = 2 must be a whole number");
+    REFUSED(p, 8, 64, "heads = 2.5 must be a whole number");
     p[0].number = 1e300;
     REFUSED(p, 8, 64, "heads");
     p[0].number = 4.0;
     p[6].number = 1e200;
-    REFUSED(p, 8, 64, "scale is not a finite number");
+    REFUSED(p, 8, 64, "scale = 1e200 is out of range");
     s = good; s.sums = 2;
     REFUSED(p, fill_params(p, &s, NULL), 64, "sums = 2");
 }

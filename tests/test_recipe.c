@@ -204,7 +204,7 @@ static void test_options(void)
     REFUSE("copy r1 r0 count=2.5\n", SQM_E_SHAPE, "op 1 (copy)|count = 2|whole number");
     REFUSE("softcap r0 r0\n", SQM_E_SHAPE, "op 1|cap > 0");
     REFUSE("softcap r0 r0 cap=-1\n", SQM_E_SHAPE, "op 1|cap > 0");
-    REFUSE("scale r0 r0 by=1e300\n", SQM_E_SHAPE, "op 1 (scale)|by is not a finite number");
+    REFUSE("scale r0 r0 by=1e300\n", SQM_E_SHAPE, "op 1 (scale)|by = 1e300 is out of range");
 }
 
 static void test_shapes(void)
