@@ -5492,7 +5492,7 @@ static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_
                                  int32_t otherwise,
                                  int32_t low, int32_t high, sqm_error *err)
 {
-    double v;
+    double v = 0.0;
     SQM__TRY(sqm__param_number(&v, params, n, key, (double)otherwise, err));
     if (!(v >= (double)low && v <= (double)high) || v != floor(v)) {
         const int32_t value_of = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
@@ -5506,7 +5506,7 @@ static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_
                                    double otherwise,
                                    sqm_error *err)
 {
-    double v;
+    double v = 0.0;
     SQM__TRY(sqm__param_number(&v, params, n, key, otherwise, err));
     if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s = %f is out of range", key, v);
     *value = (float)v;
@@ -9981,10 +9981,12 @@ static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, c
 
 /* ---- [MIX.rnn] dense recurrence ---------------------------------------------------------------------------
    x_t = act(u_t + W x_(t-1)), y_t = x_t                      the first `first` states of a copy without act
+   residual=1  x_t = act(u_t + W x_(t-1) + x_(t-1)): a matrix close to 1 keeps its digits as W = A - 1.
    Rows in  [copies][states], what the recipe's linear maps made of the inputs;     rows out [copies][states]
    Weights  w [states, states] in panels, any element type; copies share it
    State    [copies * states] float32: the last row that went out.
-   Order    u + (one chain over the old states in increasing index): gemm of [KERN], copies are its rows.
+   Order    u + (a chain over 64 old states in increasing index) + (over the next 64) ...; other than float32:
+            u + (one chain); gemm of [KERN], copies are its rows.
    Source   Legendre memory units (Voelker et al. 2019): W = A, copies = memory_d; with recurrent connections
             or a simple recurrent cell all of it is one such W (tools/map_s4.h). Elman networks; dense state
             spaces.
@@ -9992,7 +9994,7 @@ static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, c
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: keras_lmu, lmuformer. */
 typedef struct sqm__rnn {
     sqm_tensor w;
-    int32_t    states, copies, act, first;
+    int32_t    states, copies, act, first, residual;
 } sqm__rnn;
 
 static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -10008,6 +10010,7 @@ static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n,
     r->states = r->w.shape[0];
     SQM__TRY(sqm__param_int(&r->copies, params, n, "copies", 1, 1, 1 << 20, err));
     SQM__TRY(sqm__param_int(&r->first, params, n, "first", 0, 0, r->states, err));
+    SQM__TRY(sqm__param_int(&r->residual, params, n, "residual", 0, 0, 1, err));
     SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
     if (r->w.shape[1] != r->states || (int64_t)r->states * r->copies != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "rnn: w [%d, %d] and %d copies do not fit rows of %d",
@@ -10038,6 +10041,7 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
 {
     const sqm__rnn *r = (const sqm__rnn *)job->bound;
     const size_t width = (size_t)r->states * (size_t)r->copies;
+    const int32_t columns = r->w.dtype == SQM_F32 ? 64 : r->states;
     sqm__gemm g;
     memset(&g, 0, sizeof(g));
     g.x = (const float *)span->state;
@@ -10052,7 +10056,14 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
     for (size_t t = (size_t)span->first_row; t < (size_t)span->first_row + (size_t)span->rows; t++) {
         g.y = job->out + t * width;
         memcpy(g.y, job->in + t * width, width * sizeof(float));
-        job->x->kernels->gemm(&g, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        for (int32_t k = 0; k < r->states; k += columns) {
+            sqm__gemm part = g;
+            part.x += k;
+            part.panels += (size_t)k * SQM__LANES * sizeof(float);
+            part.n_cols = sqm__min(columns, r->states - k);
+            job->x->kernels->gemm(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        }
+        for (size_t i = 0; r->residual && i < width; i++) g.y[i] += g.x[i];
         for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
             float *part = g.y + (size_t)i * (size_t)r->states + r->first;
             job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
@@ -10080,7 +10091,7 @@ static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, c
                                    const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
@@ -10668,7 +10679,7 @@ static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t 
                                   int32_t *out_width, sqm_error *err)
 {
     sqm__spike *s = (sqm__spike *)bound;
-    double tau;
+    double tau = 2.0;
     memset(s, 0, sizeof(*s));
     SQM__TRY(sqm__param_number(&tau, params, n, "tau", 2.0, err));
     if (!(tau >= 1.0 && tau <= 1e30))

@@ -64,7 +64,7 @@ static const sample samples[] = {
     { "lti", 18, "da=@P18x6 b=@P18x6 c=@P18x6 p=@P18x6 q=@P18x6 d=@18" },
     { "lti", 4, "da=@P4x6 da_low=@P4x6 c=@P4x6" },
     { "lti", 10, "da=@P5x2" },
-    { "rnn", 21, "w=@P7x7 copies=3 act=tanh first=2" },
+    { "rnn", 21, "w=@P7x7 copies=3 act=tanh first=2 residual=1" },
     { "legs", 3, "order=7 step=exact" },
     { "long_conv", 18, "w=@90x18 segment=0" },
     { "long_conv", 3, "w=@2000x3 segment=200" },
