@@ -3935,7 +3935,8 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
 
 /* ---- state-space scans --------------------------------------------------------------------------------- */
 /* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
-   e^v - 1, so that slow states lose nothing to rounding. */
+   e^v - 1, and the step is whole before it is added: a decay below the last digit of h would round the same
+   way every row. */
 SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 in, const int has_dt,
                                      const int wide)
 {
@@ -3945,8 +3946,8 @@ SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 
         const v16 a = SQM__NAME(load)(s->a + n * SQM__LANES);
         const v16 decay = has_dt ? SQM__NAME(expm1)(SQM__MUL(dt, a)) : a;
         v16 h = SQM__NAME(load)(s->h + n * SQM__LANES);
-        h = SQM__MADD(decay, h, h);
-        h = SQM__MADD(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]), h);
+        const v16 u = SQM__MUL(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]));
+        h = SQM__ADD(h, SQM__MADD(decay, h, u));
         SQM__NAME(store)(s->h + n * SQM__LANES, h);
         y = SQM__MADD(h, wide ? SQM__NAME(load)(c + n * SQM__LANES) : SQM__SET1(c[n]), y);
     }
