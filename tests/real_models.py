@@ -7,7 +7,7 @@ MODELS holds smollm2.gguf and gemma3.gguf, as .ci/run fetches them (SmolLM2-135M
 and typeseg/ with mamba_al.npz and manifest.json (TypeSeg, a Mamba in both directions that labels bytes).
 REAL is the directory with ref/, tok/ and models/ (DATA/real).
 RWKV-4, 5.1, 5.2 and 7: rwkv.cpp's expected logits within 5e-6 (7: 2e-6), all logits within 2e-5 (7: 2e-6) of
-float64, greedy bytes.
+float64, greedy bytes, all states of all layers after each prompt.
 For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given
 positions
 within 2e-3, the greedy continuation as far as the two best tokens are further apart than twice that, perplexity
@@ -180,6 +180,47 @@ def check_typeseg(name, source, directory):
         verdict(labels == case["labels"], f"{name} {key} labels", f"{len(labels)} bytes")
 
 
+def rwkv_states(path, version, config):
+    """name -> values in the reference's order, from what sqm-eval --state wrote. Each layer: the row before the time mix,
+    the mixer's state (m, u, w; or tiles of 16 columns [heads][columns / 16][rows][16]), the row before the channel mix."""
+    n, layers, heads = config["n_embd"], config["n_layer"], config["n_head"]
+    with open(path, "rb") as f:
+        values = array.array("f", f.read()[32 + 4 * config["n_vocab"]:])
+    if sys.byteorder != "little":
+        values.byteswap()
+    size, dim = len(values) // layers, 0 if version == "4" else n // heads
+    out = {key: array.array("f") for key in ("att_x_prev", "ffn_x_prev", *(("wkv",) if dim else ("pp", "bb", "aa")))}
+    for layer in range(layers):
+        one = values[layer * size:(layer + 1) * size]
+        out["att_x_prev"] += one[:n]
+        out["ffn_x_prev"] += one[-n:]
+        middle = one[n:-n]
+        if not dim:
+            for i, key in enumerate(("pp", "bb", "aa")):
+                out[key] += middle[i * n:(i + 1) * n]
+            continue
+        tiles = (dim + 15) // 16
+        for h in range(heads):
+            for a in range(dim):
+                for b in range(dim):       # 7: [value, key]; 5: [key, value]
+                    key, value = (b, a) if version == "7" else (a, b)
+                    out["wkv"].append(middle[((h * tiles + value // 16) * dim + key) * 16 + value % 16])
+    return out
+
+
+def check_rwkv_state(name, model, version, reference, expected, key):
+    path = os.path.join(work.name, "state")
+    tool("sqm-eval", model, "--ids", "-", "--exact", "--state", path, stdin=as_text(reference["prompts"][key]["bytes"]))
+    worst, ok = 0.0, True
+    for what, got in rwkv_states(path, version, reference["config"]).items():
+        want = expected[f"{key}.state.{what}"]
+        largest = max(1.0, max(map(abs, want)))
+        error = max(abs(a - b) for a, b in zip(got, want)) / largest
+        ok &= len(got) == len(want) and error <= 2e-6
+        worst = max(worst, error)
+    verdict(ok, f"{name} {key} states", f"largest error {worst:.2e} of the largest value, tolerance 2e-06")
+
+
 def check_rwkv(name, source, directory, expected_logits, official, tolerance):
     with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
         reference = json.load(f)
@@ -201,6 +242,7 @@ def check_rwkv(name, source, directory, expected_logits, official, tolerance):
         verdict(len(got) == len(want) and worst <= tolerance, f"{name} {key} logits",
                 f"{len(ids)} positions, largest error {worst:.2e}, tolerance {tolerance:.0e}")
         check_greedy(f"{name} {key} greedy", model, ids, rows, p["greedy48"], p["greedy48_margin"], tolerance)
+        check_rwkv_state(name, model, name.split("-")[2][0], reference, expected, key)
 
 
 def check_tokenizer(name, model, path):
