@@ -35,6 +35,8 @@ static const char help[] =
     "--kv X          attention caches in f32, f16 or q8 (f16; f32 with --exact)\n"
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"
+    "--flat N        instead: time a token and bytes of state when 1, 1,000, 10,000 ... N tokens have gone\n"
+    "                through one sequence; -n tokens timed at each length, the best of -r times\n"
     "\n"
     "Shares: decoding is held against the read bandwidth (bytes of weights and state a token reads),\n"
     "prefill against the peak of 8-bit products, or of float32 where weights are floats or with --exact.\n"
@@ -43,7 +45,7 @@ static const char help[] =
 
 typedef struct bench {
     const char        *file;
-    int32_t            prompt, tokens, depth, repeats, roofline, threads;
+    int32_t            prompt, tokens, depth, repeats, roofline, threads, flat;
     sqm_session_config config;
     sqm_isa            isa;                            /* the one in use, never auto */
     double             open_seconds, prefill, decode;  /* prefill, decode: tokens a second, medians */
@@ -346,6 +348,37 @@ static sqm_result run_model(bench *b, sqm_session *s, const int32_t *tokens)
     return r;
 }
 
+/* Rows of a table: how long a token takes and what is kept, the longer a sequence gets */
+static sqm_result run_flat(const bench *b, sqm_session *s, const int32_t *tokens, int32_t n_tokens)
+{
+    const size_t logits = (size_t)sqm_session_model(s)->vocab_size * sizeof(float);
+    double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
+    sqm_result r = times ? sqm_reset(s, 0) : SQM_E_MEMORY;
+    int32_t at = 0;
+    printf("| tokens before | microseconds a token | bytes of state |\n|---|---|---|\n");
+    for (int32_t length = 1; r == SQM_OK && length <= b->flat; length *= length == 1 ? 1000 : 10) {
+        while (at < length && r == SQM_OK) {
+            const int32_t n = length - at < n_tokens ? length - at : n_tokens;
+            r = sqm_feed(s, 0, tokens, n);
+            at += n;
+        }
+        for (int32_t i = 0; i < b->repeats && r == SQM_OK; i++) {
+            const double start = seconds();
+            for (int32_t t = 0; t < b->tokens && r == SQM_OK; t++) r = sqm_feed(s, 0, tokens + t, 1);
+            times[i] = 1e6 * (seconds() - start) / b->tokens;
+            at += b->tokens;
+        }
+        qsort(times, (size_t)b->repeats, sizeof *times, by_value);
+        if (r == SQM_OK)
+            printf("| %d | %.1f | %llu |\n", (int)length, times[0],
+                   (unsigned long long)(sqm_state_size(s, 0) - logits));
+        fflush(stdout);
+        if (length > b->flat / 10) break;
+    }
+    free(times);
+    return r;
+}
+
 /* ---- the report ---------------------------------------------------------------------------------------- */
 static void print_machine(const bench *b)
 {
@@ -417,7 +450,8 @@ static int parse_options(bench *b, int argc, char **argv)
 {
     const struct { const char *name; int32_t *value; int32_t low, high; } numbers[] = {
         {"-p", &b->prompt, 0, 1 << 20}, {"-n", &b->tokens, 0, 1 << 20}, {"-d", &b->depth, 0, 1 << 20},
-        {"-r", &b->repeats, 1, 1000}, {"-t", &b->threads, 1, 1024}, {"-b", &b->config.max_batch, 1, 65536}};
+        {"-r", &b->repeats, 1, 1000}, {"--flat", &b->flat, 1, 1 << 29},
+        {"-t", &b->threads, 1, 1024}, {"-b", &b->config.max_batch, 1, 65536}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         int known = 0;
@@ -458,7 +492,7 @@ static int run(bench *b)
     if (!m) { fprintf(stderr, "sqm-bench: %s\n", err.text); return 1; }
     fit_context(b, m->max_context);
     const int32_t length = b->depth + (b->prompt > b->tokens ? b->prompt : b->tokens);
-    b->config.max_context = length > 0 ? length : 1;
+    b->config.max_context = b->flat ? b->flat + 8 * b->tokens * b->repeats + 1 : length > 0 ? length : 1;
     b->config.threads = b->threads;
     b->isa = b->config.isa == SQM_ISA_AUTO ? sqm_cpu_best_isa() : b->config.isa;
     sqm_session *s = sqm_session_create(m, &b->config, &err);
@@ -469,10 +503,11 @@ static int run(bench *b)
         tokens[i] = (int32_t)((seed >> 8) % (uint32_t)m->n_tokens);
     }
     count_products(b, m);
-    if (s && tokens) result = run_model(b, s, tokens);
+    if (s && tokens && b->flat) print_machine(b);
+    if (s && tokens) result = b->flat ? run_flat(b, s, tokens, length) : run_model(b, s, tokens);
     if (s && result != SQM_OK) err = *sqm_session_error(s);
     if (result != SQM_OK) fprintf(stderr, "sqm-bench: %s\n", err.text);
-    else {
+    else if (!b->flat) {
         print_machine(b);
         print_model(b, m, sqm_session_size(m, &b->config, &err));
         if (b->roofline && !measure_roofline(&r, b, b->weight_bytes))
@@ -498,6 +533,6 @@ int main(int argc, char **argv)
     b.threads = omp_get_max_threads();
 #endif
     if (argc > 1 && strcmp(argv[1], "--help") == 0) { fputs(help, stdout); return 0; }
-    if (!parse_options(&b, argc, argv)) { fputs(help, stderr); return 2; }
+    if (!parse_options(&b, argc, argv) || (b.flat && b.tokens < 1)) { fputs(help, stderr); return 2; }
     return run(&b);
 }
