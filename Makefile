@@ -18,14 +18,14 @@ OPENMP := $(shell mkdir -p $(BUILD) && $(probe) | $(CC) $(CFLAGS) -fopenmp -x c 
             && rm -f $(BUILD)/probe.$$$$ && echo -fopenmp)
 endif
 
-# The implementation takes seconds to compile. Programs that use only the public API share one object file (the macro
-# SEQMODEL_IMPLEMENTED tells them); those that run no kernels leave the SIMD passes out. The others compile all of it,
-# as a user's single file does.
-whole   := $(shell grep -l 'sqm__\|include "[^.]' tools/sqm-*.c; grep -l 'sqm__\|include "../tools' tests/*.c)
-linked  := $(filter-out $(whole),$(wildcard tools/sqm-*.c examples/*.c tests/test_*.c tests/fuzz_*.c))
-scalar  := $(addprefix tools/sqm-,convert.c info.c embed.c tokenize.c) \
-           $(addprefix tests/,test_convert.c test_file.c test_gen.c test_tok.c test_type.c fuzz_open.c)
-share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$(scalar)),-DSEQMODEL_NO_SIMD))
+# The implementation takes half a minute to compile. Programs that use only the public API share one object file (the
+# macro SEQMODEL_IMPLEMENTED tells them); of the others, those that run no kernels leave the SIMD passes out.
+linked  := $(filter-out tools/sqm-vectors.c $(shell grep -l 'sqm__\|include "../tools' tools/sqm-*.c tests/*.c), \
+             $(wildcard tools/sqm-*.c examples/*.c tests/test_*.c tests/fuzz_*.c))
+scalar  := $(addprefix tools/sqm-,info.c embed.c) \
+           $(addprefix tests/,test_convert.c test_file.c test_gen.c test_mixers.c test_soak.c test_tok.c test_type.c) \
+           tests/fuzz_open.c tests/fuzz_tok.c
+share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$(scalar)),-DSEQMODEL_NO_SIMD -O1))
 build    = $(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS) $(share) $< $(filter %.o,$^) -o $@ -lm
 
 tools    := $(patsubst tools/%.c,$(BUILD)/%,$(wildcard tools/sqm-*.c))
@@ -44,7 +44,11 @@ all: $(tools) $(examples)
 $(BUILD)/seqmodel.o: seqmodel.h $(BUILD)/flags
 	$(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) -DSEQMODEL_IMPLEMENTATION -x c -c $< -o $@
 
+$(BUILD)/convert.o: tools/convert.c seqmodel.h $(tool_headers) $(BUILD)/flags
+	$(CC) $(CPPFLAGS) $(CFLAGS) -O1 -c $< -o $@
+
 $(objects): $(BUILD)/seqmodel.o
+$(BUILD)/sqm-convert $(BUILD)/sqm-check: $(BUILD)/convert.o
 
 $(tools): $(BUILD)/%: tools/%.c seqmodel.h $(tool_headers) $(BUILD)/flags
 	$(build)

@@ -356,6 +356,9 @@ typedef struct sqm_model_info {
     int32_t     n_ops, n_mixers, n_tensors;
     int32_t     has_tokenizer;
     uint64_t    parameters, weight_bytes;
+    /* multiply-adds with weights for a token and for its logits, those of them with 8-bit or smaller weights, and
+       the bytes of weights that decoding a token reads */
+    uint64_t    token_products, head_products, coded_products, token_bytes;
     const char *name;                                  /* "" when the file has none */
 } sqm_model_info;
 
@@ -394,7 +397,7 @@ typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
-    int32_t             max_batch;                     /* rows computed at once; 0: 128 */
+    int32_t             max_batch;                     /* rows computed at once; 0: 132 */
     int32_t             n_sequences;                   /* independent states (users, beams); 0: 1 */
     int32_t             threads;                       /* 0: OpenMP's default if compiled in, else 1 */
     sqm_isa             isa;                           /* 0: best available */
@@ -661,6 +664,8 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 /* Results must not depend on the user's flags: no silent fused multiply-adds, no -ffast-math rewrites. */
 #if defined(__clang__)
 #  pragma clang fp contract(off)
+#  pragma clang diagnostic push
+#  pragma clang diagnostic ignored "-Wpass-failed"     /* not every loop that may be unrolled can be */
 #elif defined(__GNUC__)
 #  pragma GCC push_options
 #  pragma GCC optimize ("no-fast-math", "fp-contract=off")
@@ -1815,10 +1820,13 @@ enum {
     SQM__LANES = 16,                    /* rows of a panel, lanes of a vector */
     SQM__GROUP = 32,                    /* activations that share one 8-bit scale */
     SQM__CHUNK = 256,                   /* k dequantised at once in exact products */
-    SQM__BLOCK = 64,                    /* tokens whose sums are kept while a chunk of weights is in L1 */
+    SQM__BLOCK = 128,                   /* tokens whose sums are kept while a chunk of weights is in L1 */
     SQM__TILE_KEYS = 64,                /* keys of an attention tile; tiles start at multiples of it */
+    SQM__CODE_PANELS = 2,               /* panels unpacked at once for 8-bit products of many tokens, */
+    SQM__CODE_CHUNK = 256,              /* k of them, */
+    SQM__CODE_TOKENS = 132,             /* and tokens that pass over them */
     SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
-    SQM__WORK_FLOATS = (256 + 4 * 64) * 16      /* `work` of gemm: a chunk and four panels of sums */
+    SQM__WORK_FLOATS = (256 + 2 * 128) * 16     /* `work` of gemm: a chunk and two panels of sums */
 };
 
 /* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
@@ -1828,7 +1836,8 @@ typedef struct sqm__gemm {
     const float   *x;                   /* [n_tokens] rows of x_stride floats */
     /* x in 8 bits, or NULL: exact product. Tokens lie in tiles of `tile`, so that a kernel reads forwards
        only:
-       [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its two halves. */
+       [tiles][groups][tile] times a group's 32 codes, its scale, and the sums of its codes and of its first
+       16, both times -SQM__SUM_UNIT of the pass. */
     const int8_t  *codes;
     const float   *code_scales;
     const int32_t *code_sums;
@@ -1842,6 +1851,24 @@ typedef struct sqm__gemm {
     int32_t        n_tokens, n_rows, n_cols;
     sqm_dtype      dtype;
 } sqm__gemm;
+
+/* An integer in a float (|x| < 2^22) as int32, whatever is in the float */
+SQM__INLINE int32_t sqm__round_sum(float x)
+{
+    return (int32_t)(sqm__bits(x + 12582912.0f) & 0x7fffffu) - 0x400000;
+}
+
+/* A chunk of panels whose codes lie as register tiles read them, one byte each: `work` of a product with many
+   tokens. Scales and minima are of groups, or of half groups. */
+typedef struct sqm__code_chunk {
+    uint8_t codes[SQM__CODE_PANELS][SQM__CODE_CHUNK * SQM__LANES];      /* [k / 4][16 rows][4] */
+    float   scales[SQM__CODE_PANELS][SQM__CODE_CHUNK / 16][SQM__LANES];
+    float   mins[SQM__CODE_PANELS][SQM__CODE_CHUNK / 16][SQM__LANES];
+    /* [tokens][panels][16 rows]; where there are minima, of half the tokens, then their sums */
+    float   sums[SQM__CODE_TOKENS * SQM__CODE_PANELS * SQM__LANES];
+    int32_t n_groups, zero;
+} sqm__code_chunk;
+typedef char sqm__work_holds_a_chunk[sizeof(sqm__code_chunk) <= SQM__WORK_FLOATS * sizeof(float) ? 1 : -1];
 
 /* Query vectors of one key/value head against a run of key tiles. */
 typedef struct sqm__attend {
@@ -2227,6 +2254,10 @@ SQM__LANEWISE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
     SQM__EACH p.v[i] = sqm__float(sqm__bits(p.v[i]) + (sqm__bits(t.v[i]) << 23));
     return p;
 }
+SQM__LANEWISE void SQM__NAME(store_low)(int8_t *p, v16 a)     /* the low byte of each lane's bits */
+{
+    SQM__EACH p[i] = (int8_t)((int32_t)((sqm__bits(a.v[i]) & 0xffu) ^ 0x80u) - 0x80);
+}
 SQM__LANEWISE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = (float)a.v[i]; return r; }
 SQM__LANEWISE float SQM__NAME(sum)(v16 a)
 {
@@ -2272,7 +2303,11 @@ SQM__LANEWISE v16 SQM__NAME(byte_s)(b64 a, int c)
     SQM__EACH r.v[i] = (float)(int8_t)a.v[4 * i + c];
     return r;
 }
-#define SQM__SIGNED_OFFSET 0            /* what dot_s adds to signed weight codes */
+#define SQM__CODE_ZERO 0                /* what dot_s wants added to signed weight codes */
+#define SQM__SUM_UNIT 1                 /* sums of 8-bit codes are kept times minus this */
+#define SQM__PAIRS 0                    /* small unsigned codes have products of their own */
+SQM__LANEWISE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__LANEWISE void SQM__NAME(store_bytes)(uint8_t *p, b64 a) { memcpy(p, &a, 64); }
 SQM__LANEWISE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
 {
     SQM__EACH acc.v[i] += w.v[4 * i] * x[0] + w.v[4 * i + 1] * x[1] + w.v[4 * i + 2] * x[2] + w.v[4 * i +
@@ -2295,7 +2330,8 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #undef SQM__LANEWISE
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
-#define SQM__TILE_Q 2                   /* tokens of a register tile of 8-bit products */
+#define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products */
+#define SQM__CODE_T 2
 #define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
 #define SQM__TILE_ROWS 1                /* and of float32 products */
 #define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
@@ -2406,6 +2442,15 @@ SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
 {
     return SQM__NAME(pair)(SQM__NAME(shift8)(p.a, t.a), SQM__NAME(shift8)(p.b, t.b));
 }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 x)
+{
+    const __m256i low = _mm256_set1_epi32(0xff);
+    const __m256i both = _mm256_packus_epi32(_mm256_and_si256(_mm256_castps_si256(x.a), low),
+                                             _mm256_and_si256(_mm256_castps_si256(x.b), low));
+    const __m256i words = _mm256_permute4x64_epi64(both, 0xd8);
+    const __m128i bytes = _mm_packus_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256(words, 1));
+    memcpy(p, &bytes, 16);
+}
 SQM__INLINE v16 SQM__NAME(from_int)(w16 x)
 {
     return SQM__NAME(pair)(_mm256_cvtepi32_ps(x.a), _mm256_cvtepi32_ps(x.b));
@@ -2478,7 +2523,11 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 {
     return SQM__NAME(pair)(SQM__NAME(byte8)(x.a, c, 1), SQM__NAME(byte8)(x.b, c, 1));
 }
-#define SQM__SIGNED_OFFSET 0
+#define SQM__CODE_ZERO 0
+#define SQM__SUM_UNIT 1
+#define SQM__PAIRS 1
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { memcpy(p, &x.a, 32); memcpy(p + 32, &x.b, 32); }
 SQM__INLINE __m256i SQM__NAME(four)(const int8_t *x)
 {
     int32_t v; memcpy(&v, x, 4); return _mm256_set1_epi32(v);
@@ -2526,7 +2575,8 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 }
 #define SQM__TILE_P 1
 #define SQM__TILE_T 6
-#define SQM__TILE_Q 4
+#define SQM__CODE_P 1
+#define SQM__CODE_T 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 1
@@ -2587,6 +2637,11 @@ SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
     return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p),
                                                 _mm512_slli_epi32(_mm512_castps_si512(t), 23)));
 }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    const __m128i bytes = _mm512_cvtepi32_epi8(_mm512_castps_si512(a));
+    memcpy(p, &bytes, 16);
+}
 SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { return _mm512_cvtepi32_ps(a); }
 SQM__INLINE float SQM__NAME(sum)(v16 a)
 {
@@ -2633,8 +2688,15 @@ SQM__INLINE v16 SQM__NAME(byte)(b64 x, int c, int is_signed)
 }
 SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c) { return SQM__NAME(byte)(x, c, 0); }
 SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(byte)(x, c, 1); }
-/* VNNI wants unsigned weights: signed codes are offset by 128 and the kernel starts from -128 * sum(x). */
-#define SQM__SIGNED_OFFSET 128
+/* VNNI wants unsigned weights: codes are raised to a zero of 128 and dots start from -128 * sum(x). */
+#define SQM__CODE_ZERO 128
+#define SQM__SUM_UNIT 128
+#define SQM__PAIRS 0
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero)
+{
+    return _mm512_add_epi8(w, _mm512_set1_epi8((char)(128 - zero)));
+}
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { _mm512_storeu_si512((void *)p, x); }
 SQM__INLINE __m512i SQM__NAME(four)(const int8_t *x)
 {
     int32_t v; memcpy(&v, x, 4); return _mm512_set1_epi32(v);
@@ -2645,7 +2707,7 @@ SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
 }
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
-    return _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, _mm512_set1_epi8((char)0x80)), SQM__NAME(four)(x));
+    return _mm512_dpbusd_epi32(acc, w, SQM__NAME(four)(x));
 }
 SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 {
@@ -2656,7 +2718,8 @@ SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM
 SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #define SQM__TILE_P 2
 #define SQM__TILE_T 12
-#define SQM__TILE_Q 8
+#define SQM__CODE_P 2
+#define SQM__CODE_T 6
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
 #define SQM__SSD_P 4
@@ -2754,6 +2817,12 @@ SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
                                                        vshlq_n_u32(vreinterpretq_u32_f32(t.v[i]), 23)));
     return p;
 }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    uint16x4_t w[4];
+    SQM__EACH w[i] = vmovn_u32(vreinterpretq_u32_f32(a.v[i]));
+    vst1q_u8((uint8_t *)p, vcombine_u8(vmovn_u16(vcombine_u16(w[0], w[1])), vmovn_u16(vcombine_u16(w[2], w[3]))));
+}
 SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
 SQM__INLINE float SQM__NAME(sum)(v16 a)
 {
@@ -2801,7 +2870,11 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
         vshlq_u32(vreinterpretq_u32_u8(x.v[i]), vdupq_n_s32(24 - 8 * c))), 24));
     return r;
 }
-#define SQM__SIGNED_OFFSET 0
+#define SQM__CODE_ZERO 0
+#define SQM__SUM_UNIT 1
+#define SQM__PAIRS 0
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 {
     int32_t four;
@@ -2834,7 +2907,8 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #undef SQM__EACH
 #define SQM__TILE_P 1
 #define SQM__TILE_T 5
-#define SQM__TILE_Q 4
+#define SQM__CODE_P 1
+#define SQM__CODE_T 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 2
 #define SQM__SSD_P 1
@@ -2845,7 +2919,6 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
-#define SQM__TILE_DOTS (SQM__TILE_Q > SQM__TILE_STREAMS ? SQM__TILE_Q : SQM__TILE_STREAMS)
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -3013,7 +3086,11 @@ SQM__SPECIAL b64 SQM__NAME(codes)(const uint8_t *p, const int high, int j, const
     }
 }
 
-/* Scale and minimum of group g (32 k, or 16 k in Q2K Q3K Q6K) of a unit. */
+SQM__SPECIAL v16 SQM__NAME(minus_f16)(const uint8_t *p)
+{
+    return SQM__MUL(SQM__NAME(load_f16)(p), SQM__SET1(-1.0f));
+}
+/* Scale of group g (32 k, or 16 k in Q2K Q3K Q6K) of a unit, and what is added to codes times scale. */
 SQM__SPECIAL void SQM__NAME(group_scale)(v16 *scale, v16 *min, const uint8_t *unit, int32_t g,
                                          const sqm_dtype d)
 {
@@ -3024,7 +3101,7 @@ SQM__SPECIAL void SQM__NAME(group_scale)(v16 *scale, v16 *min, const uint8_t *un
         *min = SQM__NAME(load_f16)(s + 32);
     } else if (d == SQM_Q4K || d == SQM_Q5K) {
         *scale = SQM__MUL(*scale, SQM__NAME(load_u8)(s + 64 + 16 * g));
-        *min = SQM__MUL(SQM__NAME(load_f16)(s + 32), SQM__NAME(load_u8)(s + 192 + 16 * g));
+        *min = SQM__MUL(SQM__NAME(minus_f16)(s + 32), SQM__NAME(load_u8)(s + 192 + 16 * g));
     } else if (d == SQM_Q6K || d == SQM_Q3K) {
         *scale = SQM__MUL(*scale, SQM__NAME(load_s8)(s + 32 + 16 * g));
     } else if (d == SQM_Q2K) {
@@ -3034,7 +3111,7 @@ SQM__SPECIAL void SQM__NAME(group_scale)(v16 *scale, v16 *min, const uint8_t *un
             high[i] = (uint8_t)(s[64 + 16 * g + i] >> 4);
         }
         *scale = SQM__MUL(*scale, SQM__NAME(load_u8)(low));
-        *min = SQM__MUL(SQM__NAME(load_f16)(s + 32), SQM__NAME(load_u8)(high));
+        *min = SQM__MUL(SQM__NAME(minus_f16)(s + 32), SQM__NAME(load_u8)(high));
     }
 }
 
@@ -3054,8 +3131,7 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
             v16 v = SQM__NAME(is_signed)(d) ? SQM__NAME(byte_s)(quad, c) : SQM__NAME(byte_u)(quad, c);
             if (SQM__NAME(zero_code)(d)) v = SQM__SUB(v, zero);
             v = SQM__MUL(scale, v);
-            if (d == SQM_Q4M || d == SQM_Q5M) v = SQM__ADD(v, min);
-            else if (SQM__NAME(has_min)(d)) v = SQM__SUB(v, min);
+            if (SQM__NAME(has_min)(d)) v = SQM__ADD(v, min);
             SQM__NAME(store)(dst + (4 * j + c) * SQM__LANES, v);
         }
     }
@@ -3122,140 +3198,306 @@ static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t las
                                   sqm__min(SQM__BLOCK, g->n_tokens - t), work);
 }
 
-/* ---- 8-bit products ------------------------------------------------------------------------------------ */
+/* ---- 8-bit products: one token ------------------------------------------------------------------------- */
+/* Weight codes are `zero` above their values, so that an integer dot starts from -zero * (sum of codes of x).
+   Sums of x are kept times -SQM__SUM_UNIT: what a dot with this pass's own zero starts from. */
+SQM__SPECIAL int32_t SQM__NAME(start)(int32_t code_sum, const int32_t zero)
+{
+    return SQM__SUM_UNIT == 1 ? code_sum * zero : zero ? code_sum / (SQM__SUM_UNIT / zero) : 0;
+}
+/* The sum of a whole group (halves = 1), or of its first or second half */
+SQM__SPECIAL int32_t SQM__NAME(code_sum)(const int32_t *sums, const int halves, const int half)
+{
+    return halves == 1 ? sums[0] : half ? sums[0] - sums[1] : sums[1];
+}
+
 /* Quads of each half of a group whose products fit the 16-bit sums of pair_u */
 SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 {
     return d == SQM_Q5 || d == SQM_Q5M || d == SQM_Q5K || d == SQM_Q6K ? 2 : 4;
 }
-/* dot += integer products of 32 k (half = 2), or of their first or second
-   16: P panels at `codes` against T rows at x. */
-SQM__SPECIAL void SQM__NAME(dot_quads)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
-                                       const int half, const sqm_dtype d, const int32_t P, const int32_t T)
+/* dot[P] += integer products of 32 k (half = 2), or of their first or second 16: P panels against x */
+SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
+                                        const int half, const sqm_dtype d, const int32_t P)
 {
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
-    w16 part[SQM__TILE_DOTS];
+    w16 part[SQM__TILE_STREAMS];
     SQM__WIDE for (int first = 0; first < 4; first += run) {
-        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
-            part[i] = is_signed ? dot[i] : SQM__NAME(pair_begin)(dot[i]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            part[p] = is_signed ? dot[p] : SQM__NAME(pair_begin)(dot[p]);
         for (int j = first; j < first + run; j++)
             SQM__WIDE for (int32_t p = 0; p < P; p++)
                 SQM__WIDE for (int high = 0; high < 2; high++) {
                     const b64 w = SQM__NAME(codes)(codes[p], high, j, d);
+                    const int8_t *four = x + 16 * high + 4 * j;
                     if (half != 2 && half != high) continue;
-                    SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                        const int8_t *four = x + SQM__GROUP * t + 16 * high + 4 * j;
-                        w16 *to = &part[t * P + p];
-                        *to = is_signed ? SQM__NAME(dot_s)(*to, w, four) : SQM__NAME(pair_u)(*to, w, four);
-                    }
+                    part[p] = is_signed ? SQM__NAME(dot_s)(part[p], SQM__NAME(biased)(w, 0), four)
+                                        : SQM__NAME(pair_u)(part[p], w, four);
                 }
-        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
-            dot[i] = is_signed ? part[i] : SQM__NAME(pair_end)(dot[i], part[i]);
+        SQM__WIDE for (int32_t p = 0; p < P; p++)
+            dot[p] = is_signed ? part[p] : SQM__NAME(pair_end)(dot[p], part[p]);
     }
 }
 
-/* Register tile of P panels x T rows of x in 8 bits: integer dots of a group are exact, one fused
-   multiply-add adds each to its sum in increasing k; minima add min * (scale of x) * (sum of codes of
-   x). Panels past the end repeat the last one and rows past the end hold zeros; their results are
-   dropped. */
-SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
-                                        const sqm_dtype d, const int32_t P, const int32_t T)
+/* One token against P panels, read as they lie and several at once, which keeps more of the memory busy.
+   Integer dots of a group are exact; one fused multiply-add adds each to its sum in increasing k; minima have
+   sums of their own, of min * (scale of x) * (sum of codes of x). Panels past the end repeat the last one, and are dropped. */
+SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
+                                          const sqm_dtype d, const int32_t P)
 {
     const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
     const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
-    const int32_t offset = SQM__NAME(zero_code)(d) + (SQM__NAME(is_signed)(d) ? SQM__SIGNED_OFFSET : 0);
+    const int32_t zero = SQM__NAME(is_signed)(d) ? SQM__CODE_ZERO : SQM__NAME(zero_code)(d);
     const size_t step = (size_t)g->tile;
-    const size_t start = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
-    const int8_t *x = g->codes + start * SQM__GROUP;
-    const float *x_scales = g->code_scales + start;
-    const int32_t *x_sums = g->code_sums + 2 * start;
-    const uint8_t *unit[SQM__TILE_DOTS], *codes[SQM__TILE_DOTS];
-    v16 sum[SQM__TILE_DOTS];
+    const v16 unit_of_sums = SQM__SET1(-1.0f / SQM__SUM_UNIT);
+    size_t at = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const uint8_t *unit[SQM__TILE_STREAMS], *codes[SQM__TILE_STREAMS];
+    v16 sum[SQM__TILE_STREAMS], min_sum[SQM__TILE_STREAMS];
     float out[SQM__LANES];
-    SQM__WIDE for (int32_t p = 0; p < P; p++)
+    SQM__WIDE for (int32_t p = 0; p < P; p++) {
+        min_sum[p] = SQM__SET1(0.0f);
         unit[p] = g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes;
-    SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__SET1(0.0f);
-    for (int32_t group = 0; group < n_groups; group++) {
+        sum[p] = SQM__SET1(0.0f);
+    }
+    for (int32_t group = 0; group < n_groups; group++, at += step) {
         const int32_t sub = group % subs;
         SQM__WIDE for (int32_t p = 0; p < P; p++) {
             codes[p] = unit[p] + (size_t)sub * SQM__NAME(code_bytes)(d);
-            if (T == 1)                 /* the panels that come next: weights lie in the order of their use */
-                for (size_t i = 0; i < SQM__NAME(unit_bytes)(d) / (size_t)subs + 63; i += 64)
-                    SQM__PREFETCH(codes[p] + (size_t)P * g->panel_bytes + i);
+            /* the panels that come next: weights lie in the order of their use */
+            for (size_t i = 0; i < SQM__NAME(unit_bytes)(d) / (size_t)subs + 63; i += 64)
+                SQM__PREFETCH(codes[p] + (size_t)P * g->panel_bytes + i);
         }
         SQM__WIDE for (int32_t half = 0; half < halves; half++) {
-            w16 dot[SQM__TILE_DOTS];
-            int32_t code_sum[SQM__TILE_DOTS];
-            SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                code_sum[t] = halves == 2 ? x_sums[2 * t + half] : x_sums[2 * t] + x_sums[2 * t + 1];
-                SQM__WIDE for (int32_t p = 0; p < P; p++)
-                    dot[t * P + p] = SQM__NAME(int1)(g->plane ? 0 : -offset * code_sum[t]);
-            }
+            const int32_t code_sum = SQM__NAME(code_sum)(g->code_sums + 2 * at, halves, half);
+            const int32_t start = SQM__NAME(start)(code_sum, zero);
+            const float x_scale = g->code_scales[at], weight = x_scale * (float)code_sum;
+            w16 dot[SQM__TILE_STREAMS];
+            SQM__WIDE for (int32_t p = 0; p < P; p++) dot[p] = SQM__NAME(int1)(g->plane ? 0 : start);
             for (size_t plane = 0;; plane = g->plane) {
-                SQM__NAME(dot_quads)(dot, x + plane, codes, halves == 1 ? 2 : half, d, P, T);
+                SQM__NAME(dot_panels)(dot, g->codes + plane + at * SQM__GROUP, codes,
+                                      halves == 1 ? 2 : half, d, P);
                 if (plane == g->plane) break;
-                SQM__WIDE for (int32_t i = 0; i < T * P; i++)
-                    dot[i] = SQM__NAME(by255)(dot[i], -offset * code_sum[i / P]);
+                SQM__WIDE for (int32_t p = 0; p < P; p++) dot[p] = SQM__NAME(by255)(dot[p], start);
             }
             SQM__WIDE for (int32_t p = 0; p < P; p++) {
                 v16 scale, min;
                 SQM__NAME(group_scale)(&scale, &min, unit[p], halves * sub + half, d);
-                SQM__WIDE for (int32_t t = 0; t < T; t++) {
-                    v16 *to = &sum[t * P + p];
-                    *to = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]), SQM__MUL(scale,
-                                                                                  SQM__SET1(x_scales[t])),
-                                    *to);
-                    if (SQM__NAME(has_min)(d)) {
-                        const float weight = x_scales[t] * (float)code_sum[t];
-                        *to = SQM__MADD(min, SQM__SET1(d == SQM_Q4M || d == SQM_Q5M ? weight : -weight), *to);
-                    }
-                }
+                sum[p] = SQM__MADD(SQM__NAME(from_int)(dot[p]), SQM__MUL(scale, SQM__SET1(x_scale)), sum[p]);
+                if (SQM__NAME(has_min)(d))
+                    min_sum[p] = SQM__MADD(SQM__MUL(min, unit_of_sums), SQM__SET1(weight), min_sum[p]);
             }
         }
-        x += SQM__GROUP * step;
-        x_scales += step;
-        x_sums += 2 * step;
         if (sub == subs - 1)
             SQM__WIDE for (int32_t p = 0; p < P; p++) unit[p] += SQM__NAME(unit_bytes)(d);
     }
-    SQM__WIDE for (int32_t i = 0; i < T * P; i++)
-        if (token + i / P < g->n_tokens && panel + i % P < last) {
-            SQM__NAME(store)(out, sum[i]);
-            SQM__NAME(finish)(g, out, token + i / P, panel + i % P);
+    SQM__WIDE for (int32_t p = 0; p < P; p++)
+        if (panel + p < last) {
+            SQM__NAME(store)(out, SQM__NAME(has_min)(d) ? SQM__ADD(sum[p], min_sum[p]) : sum[p]);
+            SQM__NAME(finish)(g, out, token, panel + p);
         }
 }
-/* Several rows of x share a panel; a single one (decoding) reads several panels at once, which keeps more of
-   the memory busy. Rare types have only the latter: less code to compile. */
-SQM__SPECIAL void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, const sqm_dtype d,
-                                        const int rare)
+
+/* ---- 8-bit products: many tokens ----------------------------------------------------------------------- */
+/* Codes, scales and minima of n groups from `group` on of panel p of a chunk: a byte a code, in order of k. */
+SQM__SPECIAL void SQM__NAME(unpack)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
+                                    int32_t n, const sqm_dtype d)
 {
-    const int32_t full = rare ? 0 : g->n_tokens % SQM__TILE_Q == 1 ? g->n_tokens - 1 : g->n_tokens;
-    if (!rare)
-        for (int32_t panel = first; panel < last; panel++)
-            for (int32_t t = 0; t < full; t += SQM__TILE_Q)
-                SQM__NAME(tile_codes)(g, t, panel, last, d, 1, SQM__TILE_Q);
-    for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS)
-        for (int32_t t = full; t < g->n_tokens; t++)
-            SQM__NAME(tile_codes)(g, t, panel, last, d, SQM__TILE_STREAMS, 1);
+    const int32_t halves = SQM__NAME(small_groups)(d) ? 2 : 1, subs = SQM__NAME(sub_units)(d);
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t sub = (group + i) % subs;
+        const uint8_t *unit = panel + (size_t)((group + i) / subs) * SQM__NAME(unit_bytes)(d);
+        const uint8_t *from = unit + (size_t)sub * SQM__NAME(code_bytes)(d);
+        uint8_t *to = c->codes[p] + i * SQM__GROUP * SQM__LANES;
+        SQM__WIDE for (int q = 0; q < 8; q++) {
+            const b64 w = SQM__NAME(codes)(from, q >> 2, q & 3, d);
+            SQM__NAME(store_bytes)(to + 64 * q, SQM__NAME(biased)(w, SQM__NAME(zero_code)(d)));
+        }
+        SQM__WIDE for (int32_t half = 0; half < halves; half++) {
+            v16 scale, min;
+            SQM__NAME(group_scale)(&scale, &min, unit, halves * sub + half, d);
+            SQM__NAME(store)(c->scales[p][halves * i + half], scale);
+            if (SQM__NAME(has_min)(d))
+                SQM__NAME(store)(c->mins[p][halves * i + half], 
+                                 SQM__MUL(min, SQM__SET1(-1.0f / SQM__SUM_UNIT)));
+        }
+    }
+}
+
+/* dot[T][P] += integer products of `quads` times 4 k; run > 0: of small unsigned codes, that many at once */
+SQM__SPECIAL void SQM__NAME(dot_tile)(w16 *dot, const int8_t *x, const uint8_t *codes, const int quads,
+                                      const int run, const int32_t P, const int32_t T)
+{
+    const int step = run ? run : quads;
+    w16 part[SQM__CODE_P * SQM__CODE_T];
+    SQM__WIDE for (int first = 0; first < quads; first += step) {
+        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+            part[i] = run ? SQM__NAME(pair_begin)(dot[i]) : dot[i];
+        SQM__WIDE for (int q = first; q < first + step; q++) {
+            b64 w[SQM__CODE_P];
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                w[p] = SQM__NAME(bytes)(codes + p * (SQM__CODE_CHUNK * SQM__LANES) + 64 * q);
+            SQM__WIDE for (int32_t t = 0; t < T; t++)
+                SQM__WIDE for (int32_t p = 0; p < P; p++) {
+                    w16 *to = &part[t * P + p];
+                    const int8_t *four = x + SQM__GROUP * t + 4 * q;
+                    *to = run ? SQM__NAME(pair_u)(*to, w[p], four) : SQM__NAME(dot_s)(*to, w[p], four);
+                }
+        }
+        SQM__WIDE for (int32_t i = 0; i < T * P; i++)
+            dot[i] = run ? SQM__NAME(pair_end)(dot[i], part[i]) : part[i];
+    }
+}
+
+/* Register tile: P unpacked panels against the T tokens of a tile, whose first group is number `at`. Sums
+   [T][P][16] go on where the chunk before ended; the arithmetic is stream_codes's. */
+SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, const sqm__code_chunk *c, size_t at, float *sums,
+                                        const int halves, const int run, const int planes, const int32_t P,
+                                        const int32_t T)
+{
+    const int8_t *x = g->codes + at * SQM__GROUP;
+    const float *x_scales = g->code_scales + at;
+    const int32_t *x_sums = g->code_sums + 2 * at, zero = SQM__CODE_ZERO ? 1 : c->zero;
+    v16 sum[SQM__CODE_P * SQM__CODE_T];
+    SQM__WIDE for (int32_t i = 0; i < T * P; i++) sum[i] = SQM__NAME(load)(sums + i * SQM__LANES);
+    for (int32_t i = 0; i < c->n_groups; i++, x += SQM__GROUP * T, x_scales += T, x_sums += 2 * T)
+        SQM__WIDE for (int half = 0; half < halves; half++) {
+            const uint8_t *codes = c->codes[0] + (i * SQM__GROUP + 16 * half) * SQM__LANES;
+            w16 dot[SQM__CODE_P * SQM__CODE_T];
+            SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                const int32_t start = SQM__NAME(code_sum)(x_sums + 2 * t, halves, half) * zero;
+                SQM__WIDE for (int32_t p = 0; p < P; p++)
+                    dot[t * P + p] = SQM__NAME(int1)(planes == 2 ? 0 : start);
+            }
+            SQM__NAME(dot_tile)(dot, x + 16 * half, codes, 8 / halves, run, P, T);
+            if (planes == 2) {
+                SQM__WIDE for (int32_t t = 0; t < T; t++) {
+                    const int32_t start = SQM__NAME(code_sum)(x_sums + 2 * t, halves, half) * zero;
+                    SQM__WIDE for (int32_t p = 0; p < P; p++)
+                        dot[t * P + p] = SQM__NAME(by255)(dot[t * P + p], start);
+                }
+                SQM__NAME(dot_tile)(dot, x + g->plane + 16 * half, codes, 8 / halves, run, P, T);
+            }
+            SQM__WIDE for (int32_t p = 0; p < P; p++) {
+                const v16 scale = SQM__NAME(load)(c->scales[p][halves * i + half]);
+                SQM__WIDE for (int32_t t = 0; t < T; t++)
+                    sum[t * P + p] = SQM__MADD(SQM__NAME(from_int)(dot[t * P + p]),
+                                               SQM__MUL(scale, SQM__SET1(x_scales[t])), sum[t * P + p]);
+            }
+        }
+    SQM__WIDE for (int32_t i = 0; i < T * P; i++) SQM__NAME(store)(sums + i * SQM__LANES, sum[i]);
+}
+/* The minima of the same tile, in sums of their own */
+static void SQM__NAME(tile_mins)(const sqm__gemm *g, const sqm__code_chunk *c, size_t at, float *sums)
+{
+    const int halves = SQM__NAME(small_groups)(g->dtype) ? 2 : 1;
+    const float *x_scales = g->code_scales + at;
+    const int32_t *x_sums = g->code_sums + 2 * at;
+    v16 sum[SQM__CODE_P * SQM__CODE_T];
+    SQM__WIDE for (int32_t i = 0; i < SQM__CODE_T * SQM__CODE_P; i++)
+        sum[i] = SQM__NAME(load)(sums + i * SQM__LANES);
+    for (int32_t i = 0; i < c->n_groups; i++, x_scales += SQM__CODE_T, x_sums += 2 * SQM__CODE_T)
+        for (int half = 0; half < halves; half++)
+            SQM__WIDE for (int32_t t = 0; t < SQM__CODE_T; t++) {
+                const v16 weight = SQM__SET1(x_scales[t] *
+                                             (float)SQM__NAME(code_sum)(x_sums + 2 * t, halves, half));
+                SQM__WIDE for (int32_t p = 0; p < SQM__CODE_P; p++)
+                    sum[t * SQM__CODE_P + p] = SQM__MADD(SQM__NAME(load)(c->mins[p][halves * i + half]), weight,
+                                                         sum[t * SQM__CODE_P + p]);
+            }
+    SQM__WIDE for (int32_t i = 0; i < SQM__CODE_T * SQM__CODE_P; i++)
+        SQM__NAME(store)(sums + i * SQM__LANES, sum[i]);
+}
+static void SQM__NAME(tile_any)(const sqm__gemm *g, const sqm__code_chunk *c, size_t at, float *sums)
+{
+    const int halves = SQM__NAME(small_groups)(g->dtype) ? 2 : 1;
+    int run = SQM__PAIRS && !SQM__NAME(is_signed)(g->dtype) ? 2 * SQM__NAME(run)(g->dtype) / halves : 0;
+#define SQM__TILE(halves, run) \
+    if (g->plane) SQM__NAME(tile_codes)(g, c, at, sums, halves, run, 2, SQM__CODE_P, SQM__CODE_T); \
+    else SQM__NAME(tile_codes)(g, c, at, sums, halves, run, 1, SQM__CODE_P, SQM__CODE_T)
+#if SQM__PAIRS
+    if (run && halves == 2) { SQM__TILE(2, 2); return; }
+    if (run == 8) { SQM__TILE(1, 8); return; }
+    if (run == 4) { SQM__TILE(1, 4); return; }
+#endif
+    if (halves == 1) { SQM__TILE(1, 0); return; }
+    SQM__TILE(2, 0);
+#undef SQM__TILE
+}
+
+/* each weight type as a constant of `run(type)` */
+#define SQM__EACH_CODED(dtype, run) \
+    switch (dtype) { \
+    case SQM_Q8: run(SQM_Q8); break; case SQM_Q4: run(SQM_Q4); break; case SQM_Q4M: run(SQM_Q4M); break; \
+    case SQM_Q5: run(SQM_Q5); break; case SQM_Q5M: run(SQM_Q5M); break; case SQM_IQ4: run(SQM_IQ4); break; \
+    case SQM_Q2K: run(SQM_Q2K); break; case SQM_Q3K: run(SQM_Q3K); break; \
+    case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
+    case SQM_Q6K: run(SQM_Q6K); break; default: break; \
+    }
+static void SQM__NAME(unpack_any)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
+                                  int32_t n, sqm_dtype dtype)
+{
+#define SQM__RUN(d) SQM__NAME(unpack)(c, p, panel, group, n, d)
+    SQM__EACH_CODED(dtype, SQM__RUN)
+#undef SQM__RUN
+}
+static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
+{
+#define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
+    SQM__EACH_CODED(g->dtype, SQM__RUN)
+#undef SQM__RUN
+}
+
+/* Up to CODE_P panels from `panel` on against n tokens from t on, the first of a tile: an unpacked chunk of
+   weights stays in the first cache while all of them pass over it. */
+static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t last, int32_t t, int32_t n,
+                                   sqm__code_chunk *c)
+{
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP), tiles = sqm__ceil_div(n, SQM__CODE_T);
+    const int32_t tile_sums = SQM__CODE_T * SQM__CODE_P * SQM__LANES;
+    const int has_min = SQM__NAME(has_min)(g->dtype);
+    float *sums = c->sums, *min_sums = c->sums + tiles * tile_sums;
+    c->zero = SQM__NAME(zero_code)(g->dtype);
+    memset(sums, 0, (size_t)((has_min ? 2 : 1) * tiles * tile_sums) * sizeof(float));
+    for (int32_t group = 0; group < n_groups; group += c->n_groups) {
+        c->n_groups = sqm__min(SQM__CODE_CHUNK / SQM__GROUP, n_groups - group);
+        for (int32_t p = 0; p < SQM__CODE_P; p++)       /* past the end: the last one again, dropped below */
+            SQM__NAME(unpack_any)(c, p, g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes,
+                                  group, c->n_groups, g->dtype);
+        for (int32_t i = 0; i < tiles; i++) {
+            const size_t at = ((size_t)(t / SQM__CODE_T + i) * (size_t)n_groups + (size_t)group) * SQM__CODE_T;
+            SQM__NAME(tile_any)(g, c, at, sums + i * tile_sums);
+            if (has_min) SQM__NAME(tile_mins)(g, c, at, min_sums + i * tile_sums);
+        }
+    }
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t p = 0; p < sqm__min(SQM__CODE_P, last - panel); p++) {
+            float *sum = sums + (i * SQM__CODE_P + p) * SQM__LANES;
+            if (has_min)
+                SQM__NAME(store)(sum, SQM__ADD(SQM__NAME(load)(sum),
+                                               SQM__NAME(load)(sum + tiles * tile_sums)));
+            SQM__NAME(finish)(g, sum, t + i, panel + p);
+        }
+}
+
+/* Tiles for most tokens, streams for a single one (decoding, or left over). */
+static void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, sqm__code_chunk *chunk)
+{
+    const int32_t most = SQM__NAME(has_min)(g->dtype) ? SQM__CODE_TOKENS / 2 : SQM__CODE_TOKENS;
+    const int32_t block = most / SQM__CODE_T * SQM__CODE_T, rest = g->n_tokens % SQM__CODE_T;
+    const int32_t tiled = rest == 1 ? g->n_tokens - 1 : g->n_tokens;
+    for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS) {
+        const int32_t end = sqm__min(panel + SQM__TILE_STREAMS, last);
+        for (int32_t p = panel; p < end; p += SQM__CODE_P)
+            for (int32_t t = 0; t < tiled; t += block)
+                SQM__NAME(block_codes)(g, p, end, t, sqm__min(block, tiled - t), chunk);
+        for (int32_t t = tiled; t < g->n_tokens; t++) SQM__NAME(stream_any)(g, t, panel, end);
+    }
 }
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
-    if (!g->codes) { SQM__NAME(gemm_float)(g, first, last, work); return; }
-    switch (g->dtype) {
-    case SQM_Q8:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q8, 0); break;
-    case SQM_Q4:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q4, 0); break;
-    case SQM_Q4M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4M, 0); break;
-    case SQM_Q5:  SQM__NAME(gemm_codes)(g, first, last, SQM_Q5, 0); break;
-    case SQM_Q4K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q4K, 0); break;
-    case SQM_Q5K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5K, 0); break;
-    case SQM_Q6K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q6K, 0); break;
-    case SQM_Q5M: SQM__NAME(gemm_codes)(g, first, last, SQM_Q5M, 1); break;
-    case SQM_IQ4: SQM__NAME(gemm_codes)(g, first, last, SQM_IQ4, 1); break;
-    case SQM_Q2K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q2K, 1); break;
-    case SQM_Q3K: SQM__NAME(gemm_codes)(g, first, last, SQM_Q3K, 1); break;
-    default:      break;
-    }
+    if (g->codes) SQM__NAME(gemm_codes)(g, first, last, (sqm__code_chunk *)(void *)work);
+    else SQM__NAME(gemm_float)(g, first, last, work);
 }
 
 /* ---- rows: loads that end early ------------------------------------------------------------------------ */
@@ -3279,31 +3521,31 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
                                 const float *x, int32_t n)
 {
-    const float magic = 12582912.0f;    /* 1.5 * 2^23: adding it leaves the rounded integer in the low bits */
+    const v16 magic = SQM__SET1(12582912.0f);   /* 1.5 * 2^23: adding it leaves the integer in the low bits */
     const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
-        v16 half[2];
-        float largest, inverse, rounded[2 * SQM__LANES];
-        half[0] = SQM__NAME(load_n)(x + k, n - k, 0.0f);
-        half[1] = n - k > SQM__LANES ? SQM__NAME(load_n)(x + k + SQM__LANES, n - k - SQM__LANES, 0.0f)
-                                     : SQM__SET1(0.0f);
-        largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = largest > 0.0f ? most / largest : 0.0f;
-        *scales = largest / most;
+        v16 half[2], inverse;
+        float largest, sum[2];
         for (int i = 0; i < 2; i++)
-            SQM__NAME(store)(rounded + i * SQM__LANES, SQM__MADD(half[i], SQM__SET1(inverse),
-                                                                 SQM__SET1(magic)));
+            half[i] = n - k > i * SQM__LANES
+                ? SQM__NAME(load_n)(x + k + i * SQM__LANES, n - k - i * SQM__LANES, 0.0f) : SQM__SET1(0.0f);
+        largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
+        inverse = SQM__SET1(largest > 0.0f ? most / largest : 0.0f);
+        *scales = largest / most;
         for (int i = 0; i < 2; i++) {
-            int32_t sum = 0;
-            for (int lane = i * SQM__LANES; lane < (i + 1) * SQM__LANES; lane++) {
-                const int32_t code = (int32_t)(sqm__bits(rounded[lane]) & 0xffffu) << 16 >> 16;
-                const int32_t high = plane ? (code + (code < 0 ? -127 : 127)) / 255 : code;
-                codes[lane] = (int8_t)high;
-                if (plane) codes[plane + (size_t)lane] = (int8_t)(code - 255 * high);
-                sum += code;
+            v16 rounded = SQM__MADD(half[i], inverse, magic);
+            const v16 code = SQM__SUB(rounded, magic);
+            if (plane) {
+                v16 second;
+                rounded = SQM__MADD(code, SQM__SET1(1.0f / 255.0f), magic);
+                second = SQM__MADD(SQM__SUB(rounded, magic), SQM__SET1(-255.0f), code);
+                SQM__NAME(store_low)(codes + plane + i * SQM__LANES, SQM__ADD(second, magic));
             }
-            sums[i] = sum;
+            SQM__NAME(store_low)(codes + i * SQM__LANES, rounded);
+            sum[i] = SQM__NAME(sum)(code);      /* of integers: exact */
         }
+        sums[0] = sqm__round_sum(sum[0] + sum[1]) * -SQM__SUM_UNIT;
+        sums[1] = sqm__round_sum(sum[0]) * -SQM__SUM_UNIT;
         codes += SQM__GROUP * step;
         scales += step;
         sums += 2 * step;
@@ -4253,9 +4495,9 @@ SQM__SPECIAL const float *SQM__NAME(outer_reader)(const sqm__update *u, const in
 
 /* ahead [W][16] = what the first update needs of the state before it, tiles `tile` .. tile + W - 1 */
 SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int32_t tile,
-                                         const int32_t update, const int32_t by, const int32_t W)
+                                         const int32_t update, const int32_t W)
 {
-    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES, by_key = o->decay_by == SQM__BY_KEY;
     const float *state = o->state + (size_t)tile * tile_floats;
     const sqm__update u = SQM__NAME(outer_row)(o, 0);
     const float *reader = SQM__NAME(outer_reader)(&u, update);
@@ -4263,7 +4505,7 @@ SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int3
     SQM__WIDE for (int32_t c = 0; c < W; c++) sum[c] = SQM__SET1(0.0f);
     for (int32_t k = 0; k < o->key_dim; k++) {
         v16 r = SQM__SET1(reader[k]);
-        if (update == SQM__OUTER_DELTA && by == SQM__BY_KEY) r = SQM__MUL(r, SQM__SET1(u.decay[k]));
+        if (update == SQM__OUTER_DELTA) r = SQM__MUL(r, SQM__SET1(u.decay[(size_t)k * by_key]));
         SQM__WIDE for (int32_t c = 0; c < W; c++)
             sum[c] = SQM__MADD(r, SQM__NAME(load)(state + (size_t)c * tile_floats + (size_t)k * SQM__LANES),
                                sum[c]);
@@ -4275,12 +4517,12 @@ SQM__SPECIAL void SQM__NAME(outer_ahead)(float *ahead, const sqm__outer *o, int3
    state before it: the prediction of the delta rule, a^T S, or the result itself when it is read before the
    update; it is summed in the same pass that makes the state, so that a step reads and writes it once. */
 SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, const float *first_ahead,
-                                         const int32_t update, const int32_t read, const int32_t by,
+                                         const int32_t update, const int32_t read, const int by_value,
                                          const int32_t single, const int32_t W)
 {
     const int32_t n = single ? 1 : o->n_rows * o->steps, first = tile * SQM__LANES;
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
-    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES;
+    const size_t tile_floats = (size_t)o->key_dim * SQM__LANES, by_key = o->decay_by == SQM__BY_KEY;
     float *state = o->state + (size_t)tile * tile_floats;
     sqm__update next = SQM__NAME(outer_row)(o, 0);
     v16 ahead[SQM__TILE_A], gathered[SQM__TILE_A], x[SQM__TILE_A], sum[SQM__TILE_A], lanes[SQM__TILE_A];
@@ -4288,29 +4530,28 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
         ahead[c] = looks_ahead ? SQM__NAME(load)(first_ahead + c * SQM__LANES) : SQM__SET1(0.0f);
     for (int32_t step = 0; step < n; step++) {
         const sqm__update u = next;
-        const v16 decay = SQM__SET1(u.decay[0]), gate = SQM__SET1(u.gate);
+        const v16 gate = SQM__SET1(u.gate);
         const int more = looks_ahead && !single && step + 1 < n;
         const float *reader;
         if (step + 1 < n) next = SQM__NAME(outer_row)(o, step + 1);
         reader = SQM__NAME(outer_reader)(&next, update);
         SQM__WIDE for (int32_t c = 0; c < W; c++) {
             x[c] = SQM__NAME(load_n)(u.v + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
-            if (update == SQM__OUTER_DELTA)
-                x[c] = SQM__SUB(x[c], by == SQM__BY_KEY ? ahead[c] : SQM__MUL(decay, ahead[c]));
+            if (update == SQM__OUTER_DELTA) x[c] = SQM__SUB(x[c], ahead[c]);
             x[c] = SQM__MUL(gate, x[c]);
-            lanes[c] = by == SQM__BY_VALUE ?
-                SQM__NAME(load_n)(u.decay + first + 16 * c, o->v_dim - first - 16 * c, 0.0f) : decay;
+            if (by_value)
+                lanes[c] = SQM__NAME(load_n)(u.decay + first + 16 * c, o->v_dim - first - 16 * c, 0.0f);
             sum[c] = gathered[c] = SQM__SET1(0.0f);
         }
         for (int32_t k = 0; k < o->key_dim; k++) {
-            const v16 key = SQM__SET1(u.k[k]), d = by == SQM__BY_KEY ? SQM__SET1(u.decay[k]) : decay;
+            const v16 key = SQM__SET1(u.k[k]), decay = SQM__SET1(u.decay[(size_t)k * by_key]);
             v16 r = key;
             if (more) r = SQM__SET1(reader[k]);
-            if (more && update == SQM__OUTER_DELTA && by == SQM__BY_KEY)
-                r = SQM__MUL(r, SQM__SET1(next.decay[k]));
+            if (more && update == SQM__OUTER_DELTA)
+                r = SQM__MUL(r, SQM__SET1(next.decay[(size_t)k * by_key]));
             SQM__WIDE for (int32_t c = 0; c < W; c++) {
                 float *at = state + (size_t)c * tile_floats + (size_t)k * SQM__LANES;
-                v16 s = SQM__MUL(by == SQM__BY_VALUE ? lanes[c] : d, SQM__NAME(load)(at));
+                v16 s = SQM__MUL(by_value ? lanes[c] : decay, SQM__NAME(load)(at));
                 if (update == SQM__OUTER_DPLR) s = SQM__MADD(SQM__SET1(u.b[k]), ahead[c], s);
                 s = SQM__MADD(key, x[c], s);
                 SQM__NAME(store)(at, s);
@@ -4333,7 +4574,7 @@ SQM__SPECIAL void SQM__NAME(outer_tiles)(const sqm__outer *o, int32_t tile, cons
 }
 /* A single update has no next one to look ahead for: room for more tiles at once, as with a plain update. */
 SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int32_t last,
-                                         const int32_t update, const int32_t read, const int32_t by)
+                                         const int32_t update, const int32_t read, const int by_value)
 {
     const int looks_ahead = update != SQM__OUTER_ADD || read == SQM__OUTER_PRE;
     const int single = looks_ahead && o->n_rows * o->steps == 1;
@@ -4341,42 +4582,37 @@ SQM__SPECIAL void SQM__NAME(outer_range)(const sqm__outer *o, int32_t tile, int3
     while (tile < last) {
         const int32_t end = last - tile < 4 ? tile + 1 : tile + 4, start = tile;
         if (looks_ahead) {
-            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 4);
-            else SQM__NAME(outer_ahead)(ahead, o, tile, update, by, 1);
+            if (end - tile == 4) SQM__NAME(outer_ahead)(ahead, o, tile, update, 4);
+            else SQM__NAME(outer_ahead)(ahead, o, tile, update, 1);
         }
         if (SQM__TILE_A > 1 && (!looks_ahead || single))
-        for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by,
-                                   looks_ahead, SQM__TILE_A);
+            for (; tile + SQM__TILE_A <= end; tile += SQM__TILE_A)
+                SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by_value,
+                                       looks_ahead, SQM__TILE_A);
         if (SQM__TILE_S > 1 && looks_ahead)
-        for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0,
-                                   SQM__TILE_S);
+            for (; tile + SQM__TILE_S <= end; tile += SQM__TILE_S)
+                SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by_value,
+                                       0, SQM__TILE_S);
         for (; tile < end; tile++)
-            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by, 0, 1);
+            SQM__NAME(outer_tiles)(o, tile, ahead + (tile - start) * SQM__LANES, update, read, by_value, 0,
+                                   1);
     }
 }
-/* The options of a recurrence as constants: each pair gets its own loop. */
-SQM__SPECIAL void SQM__NAME(outer_by)(const sqm__outer *o, int32_t first, int32_t last, const int32_t update,
-                                      const int32_t read)
-{
-    if (o->decay_by == SQM__BY_KEY) SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_KEY);
-    else SQM__NAME(outer_range)(o, first, last, update, read, SQM__BY_HEAD);
-}
+/* The options of a recurrence as constants: each combination gets its own loop. */
 static void SQM__NAME(outer)(const sqm__outer *o, int32_t first, int32_t last)
 {
     if (o->update == SQM__OUTER_DELTA)
-        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DELTA, SQM__OUTER_POST);
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_DELTA, SQM__OUTER_POST, 0);
     else if (o->update == SQM__OUTER_DPLR)
-        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_DPLR, SQM__OUTER_POST);
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_DPLR, SQM__OUTER_POST, 0);
     else if (o->decay_by == SQM__BY_VALUE)
-        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST, SQM__BY_VALUE);
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST, 1);
     else if (o->read == SQM__OUTER_POST)
-        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST);
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_POST, 0);
     else if (o->read == SQM__OUTER_PRE)
-        SQM__NAME(outer_by)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_PRE);
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_PRE, 0);
     else
-        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_UNREAD, SQM__BY_HEAD);
+        SQM__NAME(outer_range)(o, first, last, SQM__OUTER_ADD, SQM__OUTER_UNREAD, 0);
 }
 
 /* ---- running log-sum-exp and exponential gates --------------------------------------------------------- */
@@ -4887,7 +5123,7 @@ static const sqm__kernels SQM__NAME(table) = {
 #else
     SQM_ISA_NEON,
 #endif
-    SQM__TILE_Q,
+    SQM__CODE_T,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
@@ -4901,12 +5137,15 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef v16
 #undef w16
 #undef b64
-#undef SQM__SIGNED_OFFSET
+#undef SQM__CODE_ZERO
+#undef SQM__SUM_UNIT
+#undef SQM__PAIRS
+#undef SQM__CODE_P
+#undef SQM__CODE_T
+#undef SQM__EACH_CODED
 #undef SQM__TILE_P
 #undef SQM__TILE_T
-#undef SQM__TILE_Q
 #undef SQM__TILE_STREAMS
-#undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
 #undef SQM__SSD_P
 #undef SQM__SSD_N
@@ -5059,7 +5298,7 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
 static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
 {
-    const size_t padded = rows == 1 ? 1 : sqm__align_up((size_t)rows, SQM__MAX_TILE);
+    const size_t padded = rows == 1 ? 1 : (size_t)rows + SQM__MAX_TILE - 1;
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
     return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4,
                                                                       64) + sqm__align_up(groups * 8,
@@ -13706,6 +13945,21 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key)
     return m && key ? sqm__file_find_meta(&m->file, key) : NULL;
 }
 
+/* What products with weights cost. A row of an embedding is too little to count; of experts only some run. */
+static void sqm__count_products(sqm_model_info *info, const sqm_model *m)
+{
+    for (int32_t i = 0; i < m->n_ops; i++) {
+        const sqm__op *op = &m->ops[i];
+        if (op->kind != SQM__OP_LINEAR && op->kind != SQM__OP_HEAD) continue;
+        for (int32_t k = 0; k < op->linear.n_weights; k++) {
+            const sqm_tensor *w = &op->linear.weights[k];
+            const uint64_t products = (uint64_t)w->shape[0] * (uint64_t)w->shape[1];
+            *(op->kind == SQM__OP_HEAD ? &info->head_products : &info->token_products) += products;
+            if (w->dtype >= SQM_Q8) info->coded_products += products;
+            info->token_bytes += sqm_tensor_bytes(w->dtype, w->layout, w->ndim, w->shape);
+        }
+    }
+}
 SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)
 {
     const char *name = sqm_model_meta(m, "name");
@@ -13727,6 +13981,7 @@ SQMDEF void sqm_model_get_info(const sqm_model *m, sqm_model_info *info)
         info->parameters += n;
         info->weight_bytes += t->bytes;
     }
+    sqm__count_products(info, m);
 }
 
 SQMDEF sqm_result sqm_model_tensor(const sqm_model *m, int32_t i, const char **name, sqm_tensor *t)
@@ -13902,7 +14157,7 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
             ? 2048 : 1 << 30;
     if (to->max_batch == 0)
         to->max_batch = m->mixer_flags & SQM_MIXER_WHOLE_ONLY ? to->max_context
-            : sqm__min(128, to->max_context);
+            : sqm__min(SQM__CODE_TOKENS, to->max_context);
     if (to->n_sequences == 0) to->n_sequences = 1;
     if (to->threads == 0) to->threads = sqm__default_threads(to->parallel);
     if (to->isa == SQM_ISA_AUTO) to->isa = sqm_cpu_best_isa();
@@ -16242,12 +16497,15 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__SPECIAL
 #undef SQM__WIDE
 #undef SQM__EACH
-#undef SQM__SIGNED_OFFSET
+#undef SQM__CODE_ZERO
+#undef SQM__SUM_UNIT
+#undef SQM__PAIRS
+#undef SQM__CODE_P
+#undef SQM__CODE_T
+#undef SQM__EACH_CODED
 #undef SQM__TILE_P
 #undef SQM__TILE_T
-#undef SQM__TILE_Q
 #undef SQM__TILE_STREAMS
-#undef SQM__TILE_DOTS
 #undef SQM__TILE_ROWS
 #undef SQM__SSD_P
 #undef SQM__SSD_N

@@ -444,6 +444,9 @@ static void learner_free(learner *l)
 
 /* ---- memory -------------------------------------------------------------------------------------------- */
 static const char *const kinds[] = { "linear", "mlp", "gated" }, *const losses[] = { "l2", "dot", "norm" };
+/* by sqm_act, as far as they are drawn */
+static const char *const acts[] = { "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu",
+                                    "sigmoid", "tanh" };
 static const char *const updates[] = { "descent", "momentum", "sum", "muon" };
 
 static spec spec_draw(int i)
@@ -518,7 +521,7 @@ static void spec_params(bench *b, const spec *s)
     word(b, "memory", kinds[s->kind]);
     word(b, "loss", losses[s->loss]);
     word(b, "update", updates[s->update]);
-    word(b, "act", sqm__act_names[s->act]);
+    word(b, "act", acts[s->act]);
     if (s->kind) number(b, "hidden", s->hidden);
     number(b, "residual", s->residual);
     number(b, "bias", s->bias);

@@ -2,10 +2,8 @@
    larger than memory can be converted. Needs the implementation part of seqmodel.h.                        */
 #ifndef CONV_WRITE_H_INCLUDED
 #define CONV_WRITE_H_INCLUDED
+#include "convert_api.h"
 #include "conv_plan.h"
-
-typedef enum conv_target { CONV_TO_F32, CONV_TO_F16, CONV_TO_BF16, CONV_TO_Q8, CONV_TO_Q4,
-                           CONV_KEEP } conv_target;
 
 typedef struct conv_writer {
     conv       *c;

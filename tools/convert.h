@@ -2,6 +2,7 @@
    Include after the implementation part of seqmodel.h.                                                     */
 #ifndef CONVERT_H_INCLUDED
 #define CONVERT_H_INCLUDED
+#include "convert_api.h"
 #include "conv_base.h"
 #include "conv_safetensors.h"
 #include "conv_torch.h"
@@ -12,22 +13,6 @@
 #include "conv_write.h"
 #include "tok_import.h"
 #include "arch/list.h"
-
-typedef struct convert_options {
-    conv_target target;
-    /* file that stands for config.json; NULL: the one beside the checkpoint */
-    const char *config;
-    const char *tokenizer;            /* file that wins over what stands beside the checkpoint; NULL: none  */
-    void      (*progress)(void *user, uint64_t done, uint64_t all);
-    void       *progress_user;
-} convert_options;
-
-typedef struct convert_report {
-    char     error[4096];
-    int      unknown;                 /* failed because no mapping knows the architecture                   */
-    char     architecture[64], format[32], tokenizer[160];
-    uint64_t tensors_in, tensors_out;
-} convert_report;
 
 typedef struct convert_input {        /* where things of a checkpoint are                                   */
     const char     *path, *directory; /* directory: of config.json and the tokenizer                        */
@@ -323,10 +308,8 @@ static int convert__write(conv *c, convert_input *in, const char *out, const con
     return convert__open_again(c, out);
 }
 
-/* Converts the checkpoint `in` (directory or file) into the file `out`. Returns 1, or 0 with
-   report->error; then no file is left.                                                                     */
-static CONV_UNUSED int convert_checkpoint(const char *in_path, const char *out, const convert_options *o,
-                                          convert_report *report)
+int convert_checkpoint(const char *in_path, const char *out, const convert_options *o,
+                       convert_report *report)
 {
     conv_env env;
     conv c;

@@ -7,6 +7,9 @@
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "eval_common.h"
+#ifdef _OPENMP
+#  include <omp.h>
+#endif
 #include <sys/resource.h>
 #include <time.h>
 #if defined(__x86_64__) && defined(__GNUC__)
@@ -45,6 +48,7 @@ static const char help[] =
 
 typedef struct bench {
     const char        *file;
+    sqm_model_info     model;
     int32_t            prompt, tokens, depth, repeats, roofline, threads, flat;
     sqm_session_config config;
     sqm_isa            isa;                            /* the one in use, never auto */
@@ -297,24 +301,14 @@ static double median(double *v, int32_t n)
     return n % 2 ? v[n / 2] : 0.5 * (v[n / 2 - 1] + v[n / 2]);
 }
 
-/* Weights that every token reads: those of products. A row of an embedding is too little to count. */
-static void count_products(bench *b, const sqm_model *m)
+/* Weights that every token reads: those of products. */
+static void count_products(bench *b, const sqm_model_info *m)
 {
-    double quantized = 0;
-    for (int32_t i = 0; i < m->n_ops; i++) {
-        const sqm__op *op = &m->ops[i];
-        if (op->kind != SQM__OP_LINEAR && op->kind != SQM__OP_HEAD) continue;
-        for (int32_t k = 0; k < op->linear.n_weights; k++) {
-            const sqm_tensor *w = &op->linear.weights[k];
-            const double products = (double)w->shape[0] * (double)w->shape[1];
-            b->weight_bytes += (double)sqm_tensor_bytes(w->dtype, w->layout, w->ndim, w->shape);
-            if (op->kind == SQM__OP_HEAD) b->head_products += products;
-            else b->inner_products += products;
-            if (w->dtype >= SQM_Q8) quantized += products;
-        }
-    }
-    quantized /= b->inner_products + b->head_products + 1e-9;
-    b->mostly_quantized = b->config.precision == SQM_FAST && quantized > 0.5;
+    const double products = (double)m->token_products + (double)m->head_products;
+    b->weight_bytes = (double)m->token_bytes;
+    b->inner_products = (double)m->token_products;
+    b->head_products = (double)m->head_products;
+    b->mostly_quantized = b->config.precision == SQM_FAST && (double)m->coded_products > 0.5 * products;
 }
 
 /* Back to a sequence of `depth` tokens. */
@@ -326,7 +320,7 @@ static sqm_result rewind_to(sqm_session *s, const int32_t *tokens, int32_t depth
 
 static sqm_result run_model(bench *b, sqm_session *s, const int32_t *tokens)
 {
-    const int32_t vocab = sqm_session_model(s)->vocab_size;
+    const int32_t vocab = b->model.vocab_size;
     double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
     sqm_result r = times ? SQM_OK : SQM_E_MEMORY;
     for (int32_t i = -1; i < b->repeats && b->prompt > 0 && r == SQM_OK; i++) {          /* -1: warms up */
@@ -351,7 +345,7 @@ static sqm_result run_model(bench *b, sqm_session *s, const int32_t *tokens)
 /* Rows of a table: how long a token takes and what is kept, the longer a sequence gets */
 static sqm_result run_flat(const bench *b, sqm_session *s, const int32_t *tokens, int32_t n_tokens)
 {
-    const size_t logits = (size_t)sqm_session_model(s)->vocab_size * sizeof(float);
+    const size_t logits = (size_t)b->model.vocab_size * sizeof(float);
     double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
     sqm_result r = times ? sqm_reset(s, 0) : SQM_E_MEMORY;
     int32_t at = 0;
@@ -490,7 +484,13 @@ static int run(bench *b)
     sqm_model *m = sqm_load_file(b->file, NULL, &err);
     b->open_seconds = seconds() - start;
     if (!m) { fprintf(stderr, "sqm-bench: %s\n", err.text); return 1; }
-    fit_context(b, m->max_context);
+    sqm_model_get_info(m, &b->model);
+    if (b->model.n_tokens < 1) {
+        fprintf(stderr, "sqm-bench: %s reads rows, not tokens\n", b->file);
+        sqm_model_free(m);
+        return 1;
+    }
+    fit_context(b, b->model.max_context);
     const int32_t length = b->depth + (b->prompt > b->tokens ? b->prompt : b->tokens);
     b->config.max_context = b->flat ? b->flat + 8 * b->tokens * b->repeats + 1 : length > 0 ? length : 1;
     b->config.threads = b->threads;
@@ -500,9 +500,9 @@ static int run(bench *b)
     uint32_t seed = 1;
     for (int32_t i = 0; i < length && tokens; i++) {
         seed = seed * 1664525u + 1013904223u;
-        tokens[i] = (int32_t)((seed >> 8) % (uint32_t)m->n_tokens);
+        tokens[i] = (int32_t)((seed >> 8) % (uint32_t)b->model.n_tokens);
     }
-    count_products(b, m);
+    count_products(b, &b->model);
     if (s && tokens && b->flat) print_machine(b);
     if (s && tokens) result = b->flat ? run_flat(b, s, tokens, length) : run_model(b, s, tokens);
     if (s && result != SQM_OK) err = *sqm_session_error(s);

@@ -1,9 +1,10 @@
 /* sqm-check: converts cases (directories with config.json, model.safetensors, expected.safetensors and
    meta.json), runs them and compares with what the reference library computed.
-   Build: cc -O2 tools/sqm-check.c -o sqm-check -lm                                                         */
+   Build: cc -O2 tools/sqm-check.c tools/convert.c -o sqm-check -lm                                         */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
-#include "convert.h"
+#include "convert_api.h"
+#include "conv_safetensors.h"
 #include "eval_common.h"
 
 static const char help[] =

@@ -1,8 +1,9 @@
 /* sqm-convert: turns a checkpoint (safetensors, PyTorch, GGUF, llama2.c) into one .sqm file.
-   Build: cc -O2 tools/sqm-convert.c -o sqm-convert -lm                                                     */
+   Build: cc -O2 tools/sqm-convert.c tools/convert.c -o sqm-convert -lm                                     */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
-#include "convert.h"
+#include "conv_base.h"
+#include "convert_api.h"
 
 static const char help[] =
     "usage: sqm-convert IN -o OUT.sqm [-t TYPE] [--tokenizer FILE]\n"

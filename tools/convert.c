@@ -1,0 +1,8 @@
+/* convert.c: the converter as one object file. It uses internal parts of the library (tokenizers, layouts of states)
+   and therefore holds a copy of it, which shows no symbol and runs no kernels.
+   Build: cc -O2 -c tools/convert.c                                                                         */
+#define SEQMODEL_IMPLEMENTATION
+#define SEQMODEL_STATIC
+#define SEQMODEL_NO_SIMD
+#include "../seqmodel.h"
+#include "convert.h"
