@@ -7611,8 +7611,8 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
 static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights", sizeof(sqm__kernel_memory),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
+    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
     sqm__kernel_memory_forward
 };

@@ -11,10 +11,11 @@ import tempfile
 
 VALUES = [0, -1, 2.5, 3, 1000003, 10 ** 12, "x", [1]]
 # sizes: 0 of these is never right
-SIZES = {"state_size", "d_state", "ssm_state_size", "mamba_d_state", "conv_kernel", "mamba_d_conv", "d_conv", "conv_size",
-         "num_hidden_layers", "hidden_size", "vocab_size", "mamba_num_heads", "mamba_n_heads", "mamba_head_dim",
-         "mamba_d_head", "n_groups", "mamba_n_groups", "mamba_ngroups", "num_heads", "head_dim", "lru_width", "conv1d_width",
-         "conv_L_cache", "n_mamba_heads", "linear_conv_kernel_dim", "linear_key_head_dim", "linear_num_key_heads"}
+SIZES = {"state_size", "d_state", "ssm_state_size", "mamba_d_state", "conv_kernel", "mamba_d_conv", "d_conv",
+         "conv_size", "num_hidden_layers", "hidden_size", "vocab_size", "mamba_num_heads", "mamba_n_heads",
+         "mamba_head_dim", "mamba_d_head", "n_groups", "mamba_n_groups", "mamba_ngroups", "num_heads", "head_dim",
+         "lru_width", "conv1d_width", "conv_L_cache", "n_mamba_heads", "linear_conv_kernel_dim", "linear_key_head_dim",
+         "linear_num_key_heads"}
 # what else the converter or the reader must not take: limits reversed
 REVERSED = {"time_step_limit": [0.5, 0.1]}
 

@@ -187,8 +187,9 @@ def check_typeseg(name, source, directory):
 
 
 def rwkv_states(path, version, config):
-    """name -> values in the reference's order, from what sqm-eval --state wrote. Each layer: the row before the time mix,
-    the mixer's state (m, u, w; or tiles of 16 columns [heads][columns / 16][rows][16]), the row before the channel mix."""
+    """name -> values in the reference's order, from what sqm-eval --state wrote. Each layer: the row before the time
+    mix, the mixer's state (m, u, w; or tiles of 16 columns [heads][columns / 16][rows][16]), the row before the channel
+    mix."""
     n, layers, heads = config["n_embd"], config["n_layer"], config["n_head"]
     with open(path, "rb") as f:
         values = array.array("f", f.read()[32 + 4 * config["n_vocab"]:])

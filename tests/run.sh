@@ -74,6 +74,10 @@ with_data() {
     count vectors "$BUILD/sqm-vectors" "$DATA"/vectors/attn/core/sdpa*.safetensors \
         "$DATA"/vectors/attn/core/mask*.safetensors "$DATA"/vectors/attn/core/rope*.safetensors \
         "$DATA"/vectors/ssm/*/*.safetensors "$DATA"/vectors/linear/*.safetensors
+    if command -v python3 > /dev/null; then
+        count bad-configs python3 tests/bad_configs.py "$BUILD/sqm-convert" "$BUILD/sqm-info" "$DATA/hf" mamba mamba2 \
+            falcon_h1 recurrent_gemma rwkv fla-gla fla-rwkv7 xlstm qwen3_next
+    fi
     # dynamic NTK and LongRoPE depend on the length of the call by definition: they are fed whole only
     count hf-split "$BUILD/sqm-check" --split 7 \
         $(grep -vE 'dynamic|longrope' tests/hf_cases.txt | cases "$DATA/hf")
@@ -88,6 +92,9 @@ scripts() {
 programs
 if [ "$1" != programs ]; then
     scripts
+    if command -v python3 > /dev/null; then
+        count recipe-model python3 tests/recipe_model.py "$BUILD/sqm-convert" "$BUILD/sqm-eval"
+    fi
     [ -d tests/data/hf ] && count check "$BUILD/sqm-check" tests/data/hf/*
     [ -n "$DATA" ] && with_data
     if [ -n "$MODELS" ]; then

@@ -838,7 +838,8 @@ static void naive_kernel(const spec *s, const float *in, int32_t h, float *out)
                 double dot = 0.0;
                 to_doubles(other, in + (size_t)(j * s->width + column(s, 1, h)), s->dim);
                 for (int32_t i = 0; i < s->dim; i++) dot += k[i] * other[i];
-                for (int32_t i = 0; i < s->v_dim; i++) v[i] -= (s->absolute ? fabs(dot) : exp(dot)) * u[j * s->v_dim + i];
+                for (int32_t i = 0; i < s->v_dim; i++)
+                    v[i] -= (s->absolute ? fabs(dot) : exp(dot)) * u[j * s->v_dim + i];
             }
             for (int32_t i = 0; i < s->v_dim; i++)
                 change[lag][i] = weight * v[i] * (s->loss == 0 ? 2.0 : 1.0);

@@ -450,7 +450,8 @@ static void outer_fill(const soak *s, float *row)
     for (int32_t h = 0; h < s->heads; h++) unit_vector(k + h * s->n, s->n);
     for (int32_t i = 0; i < (kind == RULE_VECTOR || kind == RULE_DPLR ? n : s->heads); i++)
         decay[i] = expf(-rate(s));
-    if (kind == RULE_DELTA) for (int32_t i = 0; i < s->heads; i++) decay[s->heads + i] = (float)uniform(0.0, 1.0);
+    for (int32_t i = 0; kind == RULE_DELTA && i < s->heads; i++)
+        decay[s->heads + i] = (float)uniform(0.0, 1.0);
     if (kind == RULE_DPLR)              /* a = -k, b = k times a rate in (0, 1) */
         for (int32_t i = 0; i < n; i++) {
             decay[n + i] = -k[i];
@@ -483,7 +484,8 @@ static void outer_step(const soak *s, const float *row, double *out, int64_t t)
 static void soak_outer(int64_t rows, rule kind, double low, double high, const char *what, double limit)
 {
     enum { H = 2, N = 32 };
-    static const char *const names[] = { "outer product", "outer product, vector", "delta rule", "RWKV-7 (dplr)" };
+    static const char *const names[] = { "outer product", "outer product, vector", "delta rule", "RWKV-7 "
+      "(dplr)" };
     const int vector = kind == RULE_VECTOR || kind == RULE_DPLR;
     soak s;
     begin(&s, sqm_mixer_linear_attention(), H * N * 3 + (vector ? H * N : H) + (kind == RULE_DELTA ? H : 0) +
@@ -545,7 +547,8 @@ int main(int argc, char **argv)
     const int64_t rows = argc > 1 ? strtol(argv[1], NULL, 10) : 4096;
     if (rows < 1 || rows > 1 << 30) { printf("usage: test_soak [ROWS]\n"); return 2; }
     seed = 7;
-    printf("| %-24s | %-40s | %7s | %8s | %8s |\n|---|---|---|---|---|\n", "recurrence", "rates", "rows", "error",
+    printf("| %-24s | %-40s | %7s | %8s | %8s "
+      "|\n|---|---|---|---|---|\n", "recurrence", "rates", "rows", "error",
            "limit");
     soak_scan(rows, 1e-3, 1.6, "dt |A| 1e-3 .. 1.6", 3.4e-6);
     soak_scan(rows, 1e-5, 1e-4, "dt |A| 1e-5 .. 1e-4", 2.0e-5);

@@ -20,7 +20,8 @@ static const char help[] =
     "  -t TYPE       f32 f16 bf16 q8 q4 keep: convert to this type\n"
     "  --legacy      use config.legacy.json; cases without one are left out\n"
     "  --hash        also print a hash of all logits, for comparing runs bit by bit\n"
-    "  --table       instead: for f32, q8 and q4 the bytes of the weights, the logits' error (root of the sum\n"
+    "  --table       instead: for f32, q8 and q4 the bytes of the weights, the logits' error (root of the "
+      "sum\n"
     "                of squares over that of the expected ones, all prompts) and the share of rows whose\n"
     "                largest logit is the expected one, as a table; then also q8 and q4 with --fast\n"
     "Exit status: 0 all passed, 1 some did not, 2 wrong usage.\n";

@@ -567,7 +567,8 @@ static void vl_lawcat_join(vl *m, int32_t heads, int32_t d)
     conv_line(&m->c, "mul r14 r14 r9");
     conv_line(&m->c, "blocks r11 r7 w=@%s out=%d groups=%d", vl_pick(m, "num", far, heads, d + 1, 0, d), d,
               heads);
-    conv_line(&m->c, "blocks r12 r7 w=@%s out=1 groups=%d", vl_pick(m, "den", far, heads, d + 1, d, 1), heads);
+    conv_line(&m->c, "blocks r12 r7 w=@%s out=1 groups=%d", vl_pick(m, "den", far, heads, d + 1, d, 1),
+              heads);
     conv_line(&m->c, "add r14 r14 r11");
     conv_line(&m->c, "add r9 r9 r12");
     conv_line(&m->c, "affine r9 r9 b=@%s", lin_values(&m->l, "eps", eps, heads));

@@ -11,6 +11,7 @@
 #include "linear.h"
 #include "typeseg.h"
 #include "lmuformer.h"
+#include "recipe.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -89,6 +90,7 @@ static const conv_arch conv_hf_archs[] = {
     { "qwen3_5_moe_text", "Qwen3_5MoeForCausalLM", arch_qwen_hybrid },
     { "qwen3_5_text", "Qwen3_5ForCausalLM", arch_qwen_hybrid },
     { "qwen3_next", "Qwen3NextForCausalLM", arch_qwen_hybrid },
+    { "recipe", NULL, arch_recipe },                   /* config.json says the recipe itself                */
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
     { "retnet", "RetNetForCausalLM", arch_retnet },
     { "rwkv", "RwkvForCausalLM", arch_rwkv },

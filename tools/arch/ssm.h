@@ -115,7 +115,9 @@ static void arch_step_limits(conv *c, const char *key, const json_value *list, s
     m->dt_low = json_number(json_at(list, 0), -1.0);
     if (json_is(json_at(list, 1), JSON_NUMBER)) m->dt_high = json_number(json_at(list, 1), -1.0);
     if (json_count(list) != 2 || !(m->dt_low >= 0.0 && m->dt_low <= m->dt_high))
-        conv_fail(c->env, "config.json: \"%s\" is not a list [low, high] with 0 <= low <= high", key);
+        conv_fail(c->env, "config.json: \"%s\" = [%g, %g] is not a list [low, high] with 0 <= low <= "
+          "high", key,
+                  m->dt_low, m->dt_high);
     if (!(m->dt_high < 1e30)) m->dt_high = 1e30;
 }
 static void arch_time_step_limits(conv *c, ssm_mamba2 *m)
