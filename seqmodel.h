@@ -13085,8 +13085,9 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1 split=1]  scale * (rS W^T + b),
          outputs side by side;
+             split: block-diagonal, weight i of n reads the i-th of n equal parts of the columns
              first: reads only as many columns of rS as W has, from that one on
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
@@ -13124,7 +13125,7 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "", "", 0 },
     { "embed",   "w scale offset add", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first precise", 1 },
+    { "linear",  "w b scale add first precise split", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -13264,6 +13265,8 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
             "b");
     const int sliced = sqm__param(b->params, b->n_params, "first") != NULL;
     int64_t width = 0;
+    int32_t split;
+    SQM__TRY(sqm__param_int(&split, b->params, b->n_params, "split", 0, 0, sliced ? 0 : 1, b->err));
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
     if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
@@ -13275,7 +13278,12 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
+        if (split && (int64_t)t->shape[1] * w->n_tensors != op->in_width)
+            SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
+                      "op %d: weight %d is [%d, %d], not a %d-th of %d columns", b->line, i, t->shape[0],
+                      t->shape[1], w->n_tensors, op->in_width);
+        if (split) {                    /* the parts fit */
+        } else if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
             : t->shape[1] != op->in_width)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
                       "op %d: weight %d is [%d, %d], the rows have %d columns%s", b->line, i,
@@ -13292,6 +13300,7 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
     op->linear.n_weights = w->n_tensors;
     op->linear.add = op->add;
+    op->own = split;
     SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
@@ -14614,6 +14623,22 @@ static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, con
 }
 
 /* The head runs only on rows whose logits someone can see; runs of consecutive sequences make one product. */
+/* op->own: weight by weight, each from its own columns */
+static void sqm__run_linear(sqm_session *s, const sqm__op *op)
+{
+    sqm__linear one = op->linear;
+    float *y = s->registers[op->dst];
+    const float *x = s->registers[op->src] + op->first;
+    const int32_t n = op->own ? op->linear.n_weights : 1;
+    if (op->own) one.n_weights = 1;
+    for (int32_t i = 0; i < n; i++) {
+        sqm__linear_run(&s->exec, &one, y, (size_t)op->out_width, x, (size_t)op->in_width, s->n_rows);
+        y += one.weights[0].shape[0];
+        x += one.weights[0].shape[1];
+        one.weights++;
+        if (one.biases) one.biases++;
+    }
+}
 static void sqm__run_head(sqm_session *s, const sqm__op *op)
 {
     const size_t width = (size_t)op->in_width;
@@ -14645,10 +14670,7 @@ static void sqm__run_ops(void *session)
         const sqm__op *op = &m->ops[i];
         switch (op->kind) {
         case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
-        case SQM__OP_LINEAR:
-            sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
-                            s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
-            break;
+        case SQM__OP_LINEAR: sqm__run_linear(s, op); break;
         case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
         case SQM__OP_ROUTE:   sqm__run_route(s, op); break;

@@ -210,6 +210,11 @@ static void test_options(void)
 static void test_shapes(void)
 {
     REFUSE("linear r1 r0 w=@narrow\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|8 columns");
+    ACCEPT("cat r1 r0 r0\nlinear r2 r1 w=@square,@square split=1 b=-,@v8\nglu r3 r2 act=silu\n"
+           "add r0 r0 r3\n");
+    REFUSE("linear r1 r0 w=@square,@square split=1\n", SQM_E_SHAPE,
+           "op 1|weight 0 is [8, 8], not a 2-th of 8");
+    REFUSE("linear r1 r0 w=@narrow first=2 split=1\n", SQM_E_SHAPE, "op 1 (linear)|split = 1");
     REFUSE("linear r1 r0 w=@narrow first=3\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|5 columns");
     REFUSE("linear r1 r0 w=@narrow first=8\n", SQM_E_SHAPE, "op 1|first = 8");
     REFUSE("linear r1 r0 w=@square,@narrow\n", SQM_E_SHAPE, "op 1|weight 1 is [8, 6]");
