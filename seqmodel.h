@@ -2333,7 +2333,9 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products */
 #define SQM__CODE_T 2
 #define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
-#define SQM__TILE_ROWS 1                /* and of float32 products */
+#define SQM__TILE_ROWS 1                /* and of float32 products; for a few tokens */
+#define SQM__TILE_FEW 1
+#define SQM__TILE_SUMS 8                /* sums of the largest of these tiles of float32 products */
 #define SQM__SSD_P 1                    /* panels and columns of a register tile of matrix states */
 #define SQM__SSD_N 1
 #define SQM__SSD_STEP 1                 /* panels at once for a single row */
@@ -2579,6 +2581,8 @@ SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
 #define SQM__CODE_T 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
+#define SQM__TILE_FEW 2
+#define SQM__TILE_SUMS 6
 #define SQM__SSD_P 1
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
@@ -2722,6 +2726,8 @@ SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part;
 #define SQM__CODE_T 6
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 4
+#define SQM__TILE_FEW 4
+#define SQM__TILE_SUMS 24
 #define SQM__SSD_P 4
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 4
@@ -2911,6 +2917,8 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__CODE_T 4
 #define SQM__TILE_STREAMS 4
 #define SQM__TILE_ROWS 2
+#define SQM__TILE_FEW 1
+#define SQM__TILE_SUMS 5
 #define SQM__SSD_P 1
 #define SQM__SSD_N 4
 #define SQM__SSD_STEP 2
@@ -2942,7 +2950,7 @@ SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x,
                                  const int32_t T)
 {
     const size_t step = dtype == SQM_F32 ? 64 : 32;
-    v16 sum[SQM__TILE_T > SQM__TILE_ROWS ? SQM__TILE_T * SQM__TILE_P : SQM__TILE_ROWS * SQM__TILE_P];
+    v16 sum[SQM__TILE_SUMS];
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         SQM__WIDE for (int32_t p = 0; p < P; p++)
             sum[t * P + p] = resume ? SQM__NAME(load)(acc + (size_t)t * acc_stride + 16 * p)
@@ -2962,16 +2970,16 @@ SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x,
             SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
 }
 
-/* All rows of x against P panels, in tiles of as many rows as registers hold; many = 0: of three at most. */
+/* All rows of x against P panels, in tiles of T rows; the last rows one by one, or in threes before that. */
 SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
                                    int32_t n_rows, const uint8_t *w, size_t panel_bytes, int32_t n,
-                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int many)
+                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int32_t T)
 {
     int32_t t = 0;
-    for (; many && t + SQM__TILE_T <= n_rows; t += SQM__TILE_T)
+    for (; t + T <= n_rows; t += T)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, SQM__TILE_T);
-    for (; t + 3 <= n_rows; t += 3)
+                        panel_bytes, n, resume, dtype, P, T);
+    for (; T > 3 && t + 3 <= n_rows; t += 3)
         SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
                         panel_bytes, n, resume, dtype, P, 3);
     for (; t < n_rows; t++)
@@ -2980,7 +2988,8 @@ SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x
 }
 
 /* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
-   values alike. Half-width types are for few rows; for many it pays to widen a panel first. */
+   values alike. Few rows take more panels at once, so that enough sums are under way; half-width types are
+   for few rows, for many it pays to widen a panel first. */
 SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
                                         int32_t n_rows, const uint8_t *w, size_t panel_bytes,
                                         int32_t n_panels, int32_t n, int32_t resume, const sqm_dtype dtype)
@@ -2989,15 +2998,18 @@ SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const flo
     if (n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
             SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
-                            n,
-                            resume, dtype, SQM__TILE_ROWS, 1);
+                            n, resume, dtype, SQM__TILE_ROWS, 1);
+    if (n_rows < SQM__TILE_T || dtype != SQM_F32)
+        for (; p + SQM__TILE_FEW <= n_panels; p += SQM__TILE_FEW)
+            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
+                             panel_bytes, n, resume, dtype, SQM__TILE_FEW, 3);
     if (SQM__TILE_P > 1 && dtype == SQM_F32)
         for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
             SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                             panel_bytes, n, resume, dtype, SQM__TILE_P, 1);
+                             panel_bytes, n, resume, dtype, SQM__TILE_P, SQM__TILE_T);
     for (; p < n_panels; p++)
         SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32);
+                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32 ? SQM__TILE_T : 3);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
                                const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
@@ -3410,14 +3422,16 @@ static void SQM__NAME(tile_mins)(const sqm__gemm *g, const sqm__code_chunk *c, s
 static void SQM__NAME(tile_any)(const sqm__gemm *g, const sqm__code_chunk *c, size_t at, float *sums)
 {
     const int halves = SQM__NAME(small_groups)(g->dtype) ? 2 : 1;
-    int run = SQM__PAIRS && !SQM__NAME(is_signed)(g->dtype) ? 2 * SQM__NAME(run)(g->dtype) / halves : 0;
 #define SQM__TILE(halves, run) \
     if (g->plane) SQM__NAME(tile_codes)(g, c, at, sums, halves, run, 2, SQM__CODE_P, SQM__CODE_T); \
     else SQM__NAME(tile_codes)(g, c, at, sums, halves, run, 1, SQM__CODE_P, SQM__CODE_T)
 #if SQM__PAIRS
-    if (run && halves == 2) { SQM__TILE(2, 2); return; }
-    if (run == 8) { SQM__TILE(1, 8); return; }
-    if (run == 4) { SQM__TILE(1, 4); return; }
+    if (!SQM__NAME(is_signed)(g->dtype)) {
+        if (halves == 2) { SQM__TILE(2, 2); return; }
+        if (SQM__NAME(run)(g->dtype) == 4) { SQM__TILE(1, 8); return; }
+        SQM__TILE(1, 4);
+        return;
+    }
 #endif
     if (halves == 1) { SQM__TILE(1, 0); return; }
     SQM__TILE(2, 0);
@@ -5147,6 +5161,8 @@ static const sqm__kernels SQM__NAME(table) = {
 #undef SQM__TILE_T
 #undef SQM__TILE_STREAMS
 #undef SQM__TILE_ROWS
+#undef SQM__TILE_FEW
+#undef SQM__TILE_SUMS
 #undef SQM__SSD_P
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP
@@ -16529,6 +16545,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__TILE_T
 #undef SQM__TILE_STREAMS
 #undef SQM__TILE_ROWS
+#undef SQM__TILE_FEW
+#undef SQM__TILE_SUMS
 #undef SQM__SSD_P
 #undef SQM__SSD_N
 #undef SQM__SSD_STEP

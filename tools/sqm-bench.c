@@ -28,9 +28,11 @@
 static const char help[] =
     "usage: sqm-bench FILE.sqm [options]\n"
     "\n"
-    "-p N            prompt tokens fed at once (512); 0: no prefill\n"
-    "-n N            tokens fed one by one (64); 0: no decoding\n"
+    "Measures prefill of 512 and of 2,048 tokens and decoding after 16 and after 2,048, or, with any of\n"
+    "-p N            prompt tokens fed at once (0)\n"
+    "-n N            tokens fed one by one (0)\n"
     "-d N            tokens in the context before either begins (0)\n"
+    "just that.\n"
     "-r N            repetitions; the median counts (5)\n"
     "-b N            max_batch of the session (the library's own choice)\n"
     "-t N            threads (all)\n"
@@ -39,21 +41,28 @@ static const char help[] =
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"
     "--flat N        instead: time a token and bytes of state when 1, 1,000, 10,000 ... N tokens have gone\n"
-    "                through one sequence; -n tokens timed at each length, the best of -r times\n"
+    "                through one sequence; -n tokens timed at each length (64), the best of -r times\n"
     "\n"
     "Shares: decoding is held against the read bandwidth (bytes of weights and state a token reads),\n"
     "prefill against the peak of 8-bit products, or of float32 where weights are floats or with --exact.\n"
-    "Small models stay in a cache and pass the bandwidth. -p, -n and -d are cut to the model's context.\n"
+    "Small models stay in a cache and pass the bandwidth. All are cut to the model's context.\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
+
+/* tokens fed at once, or one by one, after `depth` others */
+typedef struct figure {
+    int32_t prompt, tokens, depth;
+    double  rate, state_bytes;                         /* tokens a second (median); state that the last one read */
+} figure;
+enum { MAX_FIGURES = 4 };
 
 typedef struct bench {
     const char        *file;
     sqm_model_info     model;
-    int32_t            prompt, tokens, depth, repeats, roofline, threads, flat;
+    figure             figures[MAX_FIGURES];
+    int32_t            n_figures, prompt, tokens, depth, repeats, roofline, threads, flat;
     sqm_session_config config;
     sqm_isa            isa;                            /* the one in use, never auto */
-    double             open_seconds, prefill, decode;  /* prefill, decode: tokens a second, medians */
-    double             weight_bytes, state_bytes;      /* that one token reads */
+    double             open_seconds, weight_bytes;     /* weight_bytes: that one token reads */
     double             inner_products, head_products;  /* multiply-adds a token, and for a row of logits */
     int                mostly_quantized;
 } bench;
@@ -318,57 +327,19 @@ static sqm_result rewind_to(sqm_session *s, const int32_t *tokens, int32_t depth
     return r == SQM_OK && depth > 0 ? sqm_feed(s, 0, tokens, depth) : r;
 }
 
-static sqm_result run_model(bench *b, sqm_session *s, const int32_t *tokens)
+static sqm_result run_figure(const bench *b, figure *f, sqm_session *s, const int32_t *tokens)
 {
-    const int32_t vocab = b->model.vocab_size;
+    const int32_t n = f->prompt + f->tokens, step = f->prompt > 0 ? f->prompt : 1;
     double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
     sqm_result r = times ? SQM_OK : SQM_E_MEMORY;
-    for (int32_t i = -1; i < b->repeats && b->prompt > 0 && r == SQM_OK; i++) {          /* -1: warms up */
-        r = rewind_to(s, tokens, b->depth);
+    for (int32_t i = -1; i < b->repeats && r == SQM_OK; i++) {                          /* -1: warms up */
+        r = rewind_to(s, tokens, f->depth);
         const double start = seconds();
-        if (r == SQM_OK) r = sqm_feed(s, 0, tokens + b->depth, b->prompt);
-        if (i >= 0) times[i] = (double)b->prompt / (seconds() - start);
+        for (int32_t t = 0; t < n && r == SQM_OK; t += step) r = sqm_feed(s, 0, tokens + f->depth + t, step);
+        if (i >= 0) times[i] = (double)n / (seconds() - start);
     }
-    if (r == SQM_OK && b->prompt > 0) b->prefill = median(times, b->repeats);
-    for (int32_t i = -1; i < b->repeats && b->tokens > 0 && r == SQM_OK; i++) {
-        r = rewind_to(s, tokens, b->depth);
-        const double start = seconds();
-        for (int32_t t = 0; t < b->tokens && r == SQM_OK; t++) r = sqm_feed(s, 0, tokens + b->depth + t, 1);
-        if (i >= 0) times[i] = (double)b->tokens / (seconds() - start);
-        b->state_bytes = (double)sqm_state_size(s, 0) - 4.0 * (double)vocab;     /* without the logits */
-    }
-    if (r == SQM_OK && b->tokens > 0) b->decode = median(times, b->repeats);
-    free(times);
-    return r;
-}
-
-/* Rows of a table: how long a token takes and what is kept, the longer a sequence gets */
-static sqm_result run_flat(const bench *b, sqm_session *s, const int32_t *tokens, int32_t n_tokens)
-{
-    const size_t logits = (size_t)b->model.vocab_size * sizeof(float);
-    double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
-    sqm_result r = times ? sqm_reset(s, 0) : SQM_E_MEMORY;
-    int32_t at = 0;
-    printf("| tokens before | microseconds a token | bytes of state |\n|---|---|---|\n");
-    for (int32_t length = 1; r == SQM_OK && length <= b->flat; length *= length == 1 ? 1000 : 10) {
-        while (at < length && r == SQM_OK) {
-            const int32_t n = length - at < n_tokens ? length - at : n_tokens;
-            r = sqm_feed(s, 0, tokens, n);
-            at += n;
-        }
-        for (int32_t i = 0; i < b->repeats && r == SQM_OK; i++) {
-            const double start = seconds();
-            for (int32_t t = 0; t < b->tokens && r == SQM_OK; t++) r = sqm_feed(s, 0, tokens + t, 1);
-            times[i] = 1e6 * (seconds() - start) / b->tokens;
-            at += b->tokens;
-        }
-        qsort(times, (size_t)b->repeats, sizeof *times, by_value);
-        if (r == SQM_OK)
-            printf("| %d | %.1f | %llu |\n", (int)length, times[0],
-                   (unsigned long long)(sqm_state_size(s, 0) - logits));
-        fflush(stdout);
-        if (length > b->flat / 10) break;
-    }
+    if (r == SQM_OK) f->rate = median(times, b->repeats);
+    f->state_bytes = (double)sqm_state_size(s, 0) - 4.0 * (double)b->model.vocab_size;   /* without the logits */
     free(times);
     return r;
 }
@@ -414,29 +385,36 @@ static void print_row(const char *figure, double tokens, double rate, const char
     putchar('\n');
 }
 
+static void print_figure(const bench *b, const figure *f, const roofline *r)
+{
+    const int coded = b->mostly_quantized && r->dot > 0;
+    char name[64];
+    if (f->prompt > 0) {
+        const double products = b->inner_products + b->head_products / f->prompt;
+        snprintf(name, sizeof name, "prefill %d at %d", (int)f->prompt, (int)f->depth);
+        print_row(name, f->rate, 2.0 * products * f->rate, b->mostly_quantized ? "GOP/s" : "GFLOP/s",
+                  coded ? r->dot : r->fma, coded ? "the 8-bit peak" : "the float32 peak");
+        return;
+    }
+    snprintf(name, sizeof name, "decode %d at %d", (int)f->tokens, (int)f->depth);
+    print_row(name, f->rate, (b->weight_bytes + f->state_bytes) * f->rate, "GB/s", r->read,
+              "the read bandwidth");
+}
+
 static void print_results(const bench *b, const roofline *r)
 {
-    char figure[64];
-    const double peak = b->mostly_quantized && r->dot > 0 ? r->dot : r->fma;
     if (r->read > 0) {
         printf("roofline  read %.1f GB/s, float32 %.0f GFLOP/s", 1e-9 * r->read, 1e-9 * r->fma);
         if (r->dot > 0) printf(", 8-bit %.0f GOP/s", 1e-9 * r->dot);
         putchar('\n');
     }
-    printf("%-22s %12s %10s\n", "figure", "tokens/s", "rate");
-    if (b->prompt > 0) {
-        const double products = b->inner_products + b->head_products / b->prompt;
-        snprintf(figure, sizeof figure, "prefill %d at %d", (int)b->prompt, (int)b->depth);
-        print_row(figure, b->prefill, 2.0 * products * b->prefill, b->mostly_quantized ? "GOP/s" : "GFLOP/s",
-                  peak, b->mostly_quantized && r->dot > 0 ? "the 8-bit peak" : "the float32 peak");
-    }
-    if (b->tokens > 0) {
-        const double bytes = b->weight_bytes + b->state_bytes;
-        snprintf(figure, sizeof figure, "decode %d at %d", (int)b->tokens, (int)b->depth);
-        print_row(figure, b->decode, bytes * b->decode, "GB/s", r->read, "the read bandwidth");
-        printf("a token reads %.2f MB of weights and at the end %.2f MB of state\n", 1e-6 * b->weight_bytes,
-               1e-6 * b->state_bytes);
-    }
+    printf("a token   reads %.2f MB of weights", 1e-6 * b->weight_bytes);
+    for (int32_t i = 0; i < b->n_figures; i++)
+        if (b->figures[i].tokens > 0)
+            printf(", at %d %.2f MB of state", (int)(b->figures[i].depth + b->figures[i].tokens),
+                   1e-6 * b->figures[i].state_bytes);
+    printf("\n%-22s %12s %10s\n", "figure", "tokens/s", "rate");
+    for (int32_t i = 0; i < b->n_figures; i++) print_figure(b, &b->figures[i], r);
 }
 
 /* ---- options ------------------------------------------------------------------------------------------- */
@@ -444,8 +422,8 @@ static int parse_options(bench *b, int argc, char **argv)
 {
     const struct { const char *name; int32_t *value; int32_t low, high; } numbers[] = {
         {"-p", &b->prompt, 0, 1 << 20}, {"-n", &b->tokens, 0, 1 << 20}, {"-d", &b->depth, 0, 1 << 20},
-        {"-r", &b->repeats, 1, 1000}, {"--flat", &b->flat, 1, 1 << 29},
-        {"-t", &b->threads, 1, 1024}, {"-b", &b->config.max_batch, 1, 65536}};
+        {"-r", &b->repeats, 1, 1000}, {"--flat", &b->flat, 1, 1 << 29}, {"-t", &b->threads, 1, 1024},
+        {"-b", &b->config.max_batch, 1, 65536}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         int known = 0;
@@ -463,16 +441,87 @@ static int parse_options(bench *b, int argc, char **argv)
         }
         i++;
     }
-    return b->file != NULL;
+    return b->file != NULL && (!b->flat || (int64_t)b->tokens * b->repeats < 1 << 26);
 }
 
-/* A model made for a short context is measured within it. */
-static void fit_context(bench *b, int32_t limit)
+/* A figure, cut to the context that a model was made for. */
+static void add_figure(bench *b, int32_t prompt, int32_t tokens, int32_t depth)
 {
-    if (limit == 0) return;
-    if (b->depth >= limit) b->depth = limit - 1;
-    if (b->prompt > limit - b->depth) b->prompt = limit - b->depth;
-    if (b->tokens > limit - b->depth) b->tokens = limit - b->depth;
+    const int32_t limit = b->model.max_context;
+    figure *f = &b->figures[b->n_figures];
+    memset(f, 0, sizeof *f);
+    f->depth = limit && depth >= limit ? limit - 1 : depth;
+    f->prompt = limit && prompt > limit - f->depth ? limit - f->depth : prompt;
+    f->tokens = limit && tokens > limit - f->depth ? limit - f->depth : tokens;
+    for (int32_t i = 0; i < b->n_figures; i++)          /* two that the cut made equal */
+        if (b->figures[i].prompt == f->prompt && b->figures[i].tokens == f->tokens &&
+            b->figures[i].depth == f->depth) return;
+    if (f->prompt + f->tokens > 0) b->n_figures++;
+}
+
+static void choose_figures(bench *b)
+{
+    if (b->prompt || b->tokens || b->depth) {
+        add_figure(b, b->prompt, 0, b->depth);
+        add_figure(b, 0, b->tokens, b->depth);
+        return;
+    }
+    add_figure(b, 512, 0, 0);
+    add_figure(b, 2048, 0, 0);
+    add_figure(b, 0, 64, 16);
+    add_figure(b, 0, 64, b->model.max_context && b->model.max_context < 2112 ? b->model.max_context - 64 : 2048);
+}
+
+static int32_t *draw_tokens(const bench *b, int32_t length)
+{
+    int32_t *tokens = (int32_t *)malloc(((size_t)length + 1) * sizeof *tokens);
+    uint32_t seed = 1;
+    for (int32_t i = 0; i < length && tokens; i++) {
+        seed = seed * 1664525u + 1013904223u;
+        tokens[i] = (int32_t)((seed >> 8) % (uint32_t)b->model.n_tokens);
+    }
+    return tokens;
+}
+/* Rows of a table: how long a token takes and what is kept, the longer a sequence gets */
+static sqm_result run_flat(const bench *b, sqm_session *s)
+{
+    const size_t logits = (size_t)b->model.vocab_size * sizeof(float);
+    const int32_t n_tokens = b->tokens > 512 ? b->tokens : 512;
+    int32_t *tokens = draw_tokens(b, n_tokens);
+    double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
+    sqm_result r = times && tokens ? sqm_reset(s, 0) : SQM_E_MEMORY;
+    int32_t at = 0;
+    printf("| tokens before | microseconds a token | bytes of state |\n|---|---|---|\n");
+    for (int32_t length = 1; r == SQM_OK && length <= b->flat; length *= length == 1 ? 1000 : 10) {
+        while (at < length && r == SQM_OK) {
+            const int32_t n = length - at < n_tokens ? length - at : n_tokens;
+            r = sqm_feed(s, 0, tokens, n);
+            at += n;
+        }
+        for (int32_t i = 0; i < b->repeats && r == SQM_OK; i++) {
+            const double start = seconds();
+            for (int32_t t = 0; t < b->tokens && r == SQM_OK; t++) r = sqm_feed(s, 0, tokens + t, 1);
+            times[i] = 1e6 * (seconds() - start) / b->tokens;
+            at += b->tokens;
+        }
+        qsort(times, (size_t)b->repeats, sizeof *times, by_value);
+        if (r == SQM_OK)
+            printf("| %d | %.1f | %llu |\n", (int)length, times[0],
+                   (unsigned long long)(sqm_state_size(s, 0) - logits));
+        fflush(stdout);
+        if (length > b->flat / 10) break;
+    }
+    free(times);
+    free(tokens);
+    return r;
+}
+static sqm_result run_figures(bench *b, sqm_session *s, int32_t length)
+{
+    int32_t *tokens = draw_tokens(b, length);
+    sqm_result r = tokens ? SQM_OK : SQM_E_MEMORY;
+    for (int32_t i = 0; i < b->n_figures && r == SQM_OK; i++) r = run_figure(b, &b->figures[i], s, tokens);
+    free(tokens);
+    return r;
 }
 
 static int run(bench *b)
@@ -480,6 +529,7 @@ static int run(bench *b)
     sqm_error err;
     roofline r = {0, 0, 0};
     sqm_result result = SQM_E_MEMORY;
+    int32_t length = 1;
     const double start = seconds();
     sqm_model *m = sqm_load_file(b->file, NULL, &err);
     b->open_seconds = seconds() - start;
@@ -490,21 +540,20 @@ static int run(bench *b)
         sqm_model_free(m);
         return 1;
     }
-    fit_context(b, b->model.max_context);
-    const int32_t length = b->depth + (b->prompt > b->tokens ? b->prompt : b->tokens);
-    b->config.max_context = b->flat ? b->flat + 8 * b->tokens * b->repeats + 1 : length > 0 ? length : 1;
+    if (b->flat && !b->tokens) b->tokens = 64;
+    if (b->flat) length = b->flat + 8 * b->tokens * b->repeats + 1;       /* fits: see parse_options */
+    else choose_figures(b);
+    for (int32_t i = 0; i < b->n_figures; i++) {
+        const figure *f = &b->figures[i];
+        if (f->depth + f->prompt + f->tokens > length) length = f->depth + f->prompt + f->tokens;
+    }
+    b->config.max_context = length;
     b->config.threads = b->threads;
     b->isa = b->config.isa == SQM_ISA_AUTO ? sqm_cpu_best_isa() : b->config.isa;
     sqm_session *s = sqm_session_create(m, &b->config, &err);
-    int32_t *tokens = (int32_t *)malloc(((size_t)length + 1) * sizeof *tokens);
-    uint32_t seed = 1;
-    for (int32_t i = 0; i < length && tokens; i++) {
-        seed = seed * 1664525u + 1013904223u;
-        tokens[i] = (int32_t)((seed >> 8) % (uint32_t)b->model.n_tokens);
-    }
     count_products(b, &b->model);
-    if (s && tokens && b->flat) print_machine(b);
-    if (s && tokens) result = b->flat ? run_flat(b, s, tokens, length) : run_model(b, s, tokens);
+    if (s && b->flat) print_machine(b);
+    if (s) result = b->flat ? run_flat(b, s) : run_figures(b, s, length);
     if (s && result != SQM_OK) err = *sqm_session_error(s);
     if (result != SQM_OK) fprintf(stderr, "sqm-bench: %s\n", err.text);
     else if (!b->flat) {
@@ -514,7 +563,6 @@ static int run(bench *b)
             fprintf(stderr, "sqm-bench: no memory to measure the machine\n");
         print_results(b, &r);
     }
-    free(tokens);
     sqm_session_free(s);
     sqm_model_free(m);
     return result != SQM_OK;
@@ -524,8 +572,6 @@ int main(int argc, char **argv)
 {
     bench b;
     memset(&b, 0, sizeof b);
-    b.prompt = 512;
-    b.tokens = 64;
     b.repeats = 5;
     b.roofline = 1;
     b.threads = 1;
@@ -533,6 +579,6 @@ int main(int argc, char **argv)
     b.threads = omp_get_max_threads();
 #endif
     if (argc > 1 && strcmp(argv[1], "--help") == 0) { fputs(help, stdout); return 0; }
-    if (!parse_options(&b, argc, argv) || (b.flat && b.tokens < 1)) { fputs(help, stderr); return 2; }
+    if (!parse_options(&b, argc, argv)) { fputs(help, stderr); return 2; }
     return run(&b);
 }
