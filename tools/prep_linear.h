@@ -818,8 +818,7 @@ static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv6 *x, int src)
                                                              x->mix_base));
     lin_linear(l, 4, 3, x->mix_inner);
     conv_line(l->c, "act r4 r4 kind=tanh");
-    conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5",
-              lin_values(l, "mix_outer", x->mix_outer, (int64_t)5 * x->rank * n), n);
+    conv_put_diagonal(l->c, 5, 4, lin_out(l, "mix_outer"), x->mix_outer, 5, x->rank, n);
     conv_line(l->c, "cat r6 r%d r5", src);
     conv_line(l->c, "mix r3 r6 shift mixes=5 dynamic=1 w=@%s",
               conv_stack(l->c, lin_out(l, "shift5"), CONV_VECTOR, x->mixes, 5));

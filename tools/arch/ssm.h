@@ -714,22 +714,6 @@ static void arch_lfm3(conv *c)
 }
 
 /* ---- RecurrentGemma: RG-LRU and attention with a window ------------------------------------------------ */
-/* linear rD rS of a block-diagonal map [heads, in, out] that the checkpoint calls `from` */
-static void arch_put_diagonal(conv *c, const ssm_block *b, int dst, int src, const char *out,
-                              const char *from, int32_t heads, int32_t size)
-{
-    const int64_t n = (int64_t)size * size;
-    const float *all = conv_read(c, ssm_in(c, b, from), heads * n);
-    for (int32_t h = 0; h < heads; h++) {
-        float *w = ssm_values(c, (int32_t)n);
-        for (int64_t i = 0; all && w && i < n; i++) w[i] = all[h * n + i % size * size + i / size];
-        if (h == 0) conv_put(c, "linear r%d r%d split=1 w=", dst, src);
-        conv_put(c, "%s@%s", h ? "," : "",
-                 conv_make_matrix(c, conv_format(c->env, "%s.%d", ssm_out(c, b, out), (int)h), w, size,
-                                  size));
-    }
-    conv_line(c, "%s", "");
-}
 /* h = a h + sqrt(1 - a^2) (x * sigmoid(W_i x + b_i)),  a = exp(-8 softplus(param) sigmoid(W_r x + b_r)); the
    W are block-diagonal, stored [heads, in, out]. r2 [y | x] -> r8 = h * act(y)                             */
 static void arch_rg_lru(conv *c, const ssm_block *b, int32_t width, int32_t heads, int32_t taps,
@@ -755,9 +739,13 @@ static void arch_rg_lru(conv *c, const ssm_block *b, int32_t width, int32_t head
                                 conv_read(c, ssm_in(c, b, "rg_lru.input_gate_bias"), width), width);
     names[1] = conv_make_values(c, ssm_out(c, b, "recurrent_gate.bias"),
                                 conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_bias"), width), width);
-    arch_put_diagonal(c, b, 4, 3, "input_gate", "rg_lru.input_gate_weight", heads, size);
+    conv_put_diagonal(c, 4, 3, ssm_out(c, b, "input_gate"),
+                      conv_read(c, ssm_in(c, b, "rg_lru.input_gate_weight"), (int64_t)width * size), heads,
+                      size, size);
     conv_line(c, "affine r4 r4 b=@%s", names[0]);
-    arch_put_diagonal(c, b, 5, 3, "recurrent_gate", "rg_lru.recurrent_gate_weight", heads, size);
+    conv_put_diagonal(c, 5, 3, ssm_out(c, b, "recurrent_gate"),
+                      conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_weight"), (int64_t)width * size),
+                      heads, size, size);
     conv_line(c, "gate r3 r3 r4 act=sigmoid\ncat r7 r3 r5");
     conv_make_panels(c, ssm_out(c, b, "ones"), one, width, 1);
     conv_line(c, "mix r8 r7 scan a=@%s b=@%s c=@%s dt_bias=@%s dt_act=sigmoid input=root",
