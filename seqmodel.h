@@ -356,8 +356,8 @@ typedef struct sqm_model_info {
     int32_t     n_ops, n_mixers, n_tensors;
     int32_t     has_tokenizer;
     uint64_t    parameters, weight_bytes;
-    /* multiply-adds with weights for a token and for its logits, those of them with 8-bit or smaller weights, and
-       the bytes of weights that decoding a token reads */
+    /* multiply-adds with weights for a token and for its logits, those of them with weights of 8 bits or
+       less, and the bytes of weights that decoding a token reads */
     uint64_t    token_products, head_products, coded_products, token_bytes;
     const char *name;                                  /* "" when the file has none */
 } sqm_model_info;
@@ -2827,7 +2827,8 @@ SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
 {
     uint16x4_t w[4];
     SQM__EACH w[i] = vmovn_u32(vreinterpretq_u32_f32(a.v[i]));
-    vst1q_u8((uint8_t *)p, vcombine_u8(vmovn_u16(vcombine_u16(w[0], w[1])), vmovn_u16(vcombine_u16(w[2], w[3]))));
+    vst1q_u8((uint8_t *)p, vcombine_u8(vmovn_u16(vcombine_u16(w[0], w[1])),
+                                       vmovn_u16(vcombine_u16(w[2], w[3]))));
 }
 SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
 SQM__INLINE float SQM__NAME(sum)(v16 a)
@@ -3253,7 +3254,8 @@ SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t
 
 /* One token against P panels, read as they lie and several at once, which keeps more of the memory busy.
    Integer dots of a group are exact; one fused multiply-add adds each to its sum in increasing k; minima have
-   sums of their own, of min * (scale of x) * (sum of codes of x). Panels past the end repeat the last one, and are dropped. */
+   sums of their own, of min * (scale of x) * (sum of codes of x). Panels past the end repeat the last one,
+   and are dropped. */
 SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last,
                                           const sqm_dtype d, const int32_t P)
 {
@@ -3310,7 +3312,8 @@ SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int
 }
 
 /* ---- 8-bit products: many tokens ----------------------------------------------------------------------- */
-/* Codes, scales and minima of n groups from `group` on of panel p of a chunk: a byte a code, in order of k. */
+/* Codes, scales and minima of n groups from `group` on into panel p of a chunk: a byte a code, in order of
+   k. */
 SQM__SPECIAL void SQM__NAME(unpack)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
                                     int32_t n, const sqm_dtype d)
 {
@@ -3329,7 +3332,7 @@ SQM__SPECIAL void SQM__NAME(unpack)(sqm__code_chunk *c, int32_t p, const uint8_t
             SQM__NAME(group_scale)(&scale, &min, unit, halves * sub + half, d);
             SQM__NAME(store)(c->scales[p][halves * i + half], scale);
             if (SQM__NAME(has_min)(d))
-                SQM__NAME(store)(c->mins[p][halves * i + half], 
+                SQM__NAME(store)(c->mins[p][halves * i + half],
                                  SQM__MUL(min, SQM__SET1(-1.0f / SQM__SUM_UNIT)));
         }
     }
@@ -3413,8 +3416,8 @@ static void SQM__NAME(tile_mins)(const sqm__gemm *g, const sqm__code_chunk *c, s
                 const v16 weight = SQM__SET1(x_scales[t] *
                                              (float)SQM__NAME(code_sum)(x_sums + 2 * t, halves, half));
                 SQM__WIDE for (int32_t p = 0; p < SQM__CODE_P; p++)
-                    sum[t * SQM__CODE_P + p] = SQM__MADD(SQM__NAME(load)(c->mins[p][halves * i + half]), weight,
-                                                         sum[t * SQM__CODE_P + p]);
+                    sum[t * SQM__CODE_P + p] = SQM__MADD(SQM__NAME(load)(c->mins[p][halves * i + half]),
+                                                         weight, sum[t * SQM__CODE_P + p]);
             }
     SQM__WIDE for (int32_t i = 0; i < SQM__CODE_T * SQM__CODE_P; i++)
         SQM__NAME(store)(sums + i * SQM__LANES, sum[i]);
@@ -3478,7 +3481,8 @@ static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t la
             SQM__NAME(unpack_any)(c, p, g->panels + (size_t)sqm__min(panel + p, last - 1) * g->panel_bytes,
                                   group, c->n_groups, g->dtype);
         for (int32_t i = 0; i < tiles; i++) {
-            const size_t at = ((size_t)(t / SQM__CODE_T + i) * (size_t)n_groups + (size_t)group) * SQM__CODE_T;
+            const size_t row = (size_t)(t / SQM__CODE_T + i) * (size_t)n_groups + (size_t)group;
+            const size_t at = row * SQM__CODE_T;
             SQM__NAME(tile_any)(g, c, at, sums + i * tile_sums);
             if (has_min) SQM__NAME(tile_mins)(g, c, at, min_sums + i * tile_sums);
         }

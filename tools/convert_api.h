@@ -1,4 +1,4 @@
-/* convert_api.h: the converter as programs call it. Link tools/convert.c, which holds all of it.               */
+/* convert_api.h: the converter as programs call it. Link tools/convert.c, which holds all of it.           */
 #ifndef CONVERT_API_H_INCLUDED
 #define CONVERT_API_H_INCLUDED
 #include <stdint.h>
@@ -24,6 +24,7 @@ typedef struct convert_report {
 
 /* Converts the checkpoint `in` (directory or file) into the file `out`. Returns 1, or 0 with
    report->error; then no file is left.                                                                     */
-int convert_checkpoint(const char *in_path, const char *out, const convert_options *o, convert_report *report);
+int convert_checkpoint(const char *in_path, const char *out, const convert_options *o,
+                       convert_report *report);
 
 #endif /* CONVERT_API_H_INCLUDED */

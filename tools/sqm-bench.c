@@ -51,7 +51,7 @@ static const char help[] =
 /* tokens fed at once, or one by one, after `depth` others */
 typedef struct figure {
     int32_t prompt, tokens, depth;
-    double  rate, state_bytes;                         /* tokens a second (median); state that the last one read */
+    double  rate, state_bytes;                         /* tokens a second (median); state at the end */
 } figure;
 enum { MAX_FIGURES = 4 };
 
@@ -339,7 +339,7 @@ static sqm_result run_figure(const bench *b, figure *f, sqm_session *s, const in
         if (i >= 0) times[i] = (double)n / (seconds() - start);
     }
     if (r == SQM_OK) f->rate = median(times, b->repeats);
-    f->state_bytes = (double)sqm_state_size(s, 0) - 4.0 * (double)b->model.vocab_size;   /* without the logits */
+    f->state_bytes = (double)sqm_state_size(s, 0) - 4.0 * (double)b->model.vocab_size;  /* no logits */
     free(times);
     return r;
 }
@@ -377,10 +377,10 @@ static void print_model(const bench *b, const sqm_model *m, size_t session_bytes
     printf("memory    session %.1f MB, process at most %.1f MB\n", 1e-6 * (double)session_bytes, 1e-6 * peak);
 }
 
-static void print_row(const char *figure, double tokens, double rate, const char *unit, double peak,
+static void print_row(const char *name, double tokens, double rate, const char *unit, double peak,
                       const char *of)
 {
-    printf("%-22s %12.1f %10.1f %s", figure, tokens, 1e-9 * rate, unit);
+    printf("%-22s %12.1f %10.1f %s", name, tokens, 1e-9 * rate, unit);
     if (peak > 0) printf("%*s%6.1f%% of %s", (int)(9 - strlen(unit)), "", 100.0 * rate / peak, of);
     putchar('\n');
 }
@@ -461,6 +461,7 @@ static void add_figure(bench *b, int32_t prompt, int32_t tokens, int32_t depth)
 
 static void choose_figures(bench *b)
 {
+    const int32_t limit = b->model.max_context;
     if (b->prompt || b->tokens || b->depth) {
         add_figure(b, b->prompt, 0, b->depth);
         add_figure(b, 0, b->tokens, b->depth);
@@ -469,7 +470,7 @@ static void choose_figures(bench *b)
     add_figure(b, 512, 0, 0);
     add_figure(b, 2048, 0, 0);
     add_figure(b, 0, 64, 16);
-    add_figure(b, 0, 64, b->model.max_context && b->model.max_context < 2112 ? b->model.max_context - 64 : 2048);
+    add_figure(b, 0, 64, limit == 0 || limit >= 2112 ? 2048 : limit > 64 ? limit - 64 : 0);
 }
 
 static int32_t *draw_tokens(const bench *b, int32_t length)

@@ -1,5 +1,5 @@
-/* plain_llama.c - a Llama decoder as one writes it first: float32, row by row, loops that the compiler vectorizes.
-   The yardstick for small models, in the manner of llama2.c: greedy tokens from a llama2.c .bin file.
+/* plain_llama.c - a Llama decoder as one writes it first: float32, row by row, loops that the compiler
+   vectorizes. The yardstick for small models, in the manner of llama2.c: greedy tokens from a llama2.c .bin.
    Build: cc -O3 -march=native -ffast-math tests/bench/plain_llama.c -o plain_llama -lm
    Run:   plain_llama stories260K.bin 200        prints tokens/s and the last token */
 #include <math.h>
@@ -9,7 +9,9 @@
 #include <time.h>
 
 typedef struct shape { int dim, hidden, layers, heads, kv_heads, vocab, context; } shape;
-typedef struct weights { const float *embed, *norm1, *q, *k, *v, *o, *norm2, *gate, *down, *up, *norm, *head; } weights;
+typedef struct weights {
+    const float *embed, *norm1, *q, *k, *v, *o, *norm2, *gate, *down, *up, *norm, *head;
+} weights;
 typedef struct buffers { float *x, *a, *q, *k, *v, *b, *g, *u, *scores, *keys, *values, *logits; } buffers;
 
 static double seconds(void)
@@ -73,7 +75,8 @@ static int forward(const shape *p, const weights *w, const buffers *s, int token
     int best = 0;
     memcpy(s->x, w->embed + (size_t)token * d, d * sizeof(float));
     for (size_t l = 0; l < (size_t)p->layers; l++) {
-        float *keys = s->keys + l * (size_t)p->context * kv, *values = s->values + l * (size_t)p->context * kv;
+        float *keys = s->keys + l * (size_t)p->context * kv;
+        float *values = s->values + l * (size_t)p->context * kv;
         float *k = keys + (size_t)position * kv;
         normalize(s->a, s->x, w->norm1 + l * d, p->dim);
         product(s->q, w->q + l * d * d, s->a, p->dim, p->dim);
@@ -104,20 +107,26 @@ int main(int argc, char **argv)
 {
     FILE *file = argc > 2 ? fopen(argv[1], "rb") : NULL;
     shape p;
-    if (!file || fread(&p, sizeof p, 1, file) != 1) { fprintf(stderr, "usage: plain_llama MODEL.bin N\n"); return 2; }
+    if (!file || fread(&p, sizeof p, 1, file) != 1) {
+        fprintf(stderr, "usage: plain_llama MODEL.bin N\n");
+        return 2;
+    }
     const size_t d = (size_t)p.dim, h = (size_t)p.hidden, l = (size_t)p.layers, own = p.vocab < 0;
     p.vocab = abs(p.vocab);
     const size_t kv = d / (size_t)p.heads * (size_t)p.kv_heads, v = (size_t)p.vocab, c = (size_t)p.context;
-    const size_t sizes[] = { v * d, l * d, l * d * d, l * d * kv, l * d * kv, l * d * d, l * d, l * d * h, l * d * h,
-                             l * d * h, d, c * d / (size_t)p.heads, own ? v * d : 0 };
+    const size_t sizes[] = { v * d, l * d, l * d * d, l * d * kv, l * d * kv, l * d * d, l * d, l * d * h,
+                             l * d * h, l * d * h, d, c * d / (size_t)p.heads, own ? v * d : 0 };
     const float *parts[13];
     for (int i = 0; i < 13; i++) {
         float *part = room(sizes[i] + 1);
-        if (fread(part, sizeof *part, sizes[i], file) != sizes[i]) { fprintf(stderr, "truncated\n"); return 1; }
+        if (fread(part, sizeof *part, sizes[i], file) != sizes[i]) {
+            fprintf(stderr, "truncated\n");
+            return 1;
+        }
         parts[i] = part;
     }
-    const weights w = { parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7], parts[8],
-                        parts[9], parts[10], own ? parts[12] : parts[0] };
+    const weights w = { parts[0], parts[1], parts[2], parts[3], parts[4], parts[5], parts[6], parts[7],
+                        parts[8], parts[9], parts[10], own ? parts[12] : parts[0] };
     const buffers s = { room(d), room(d), room(d), room(kv), room(kv), room(d), room(h), room(h), room(c),
                         room(l * c * kv), room(l * c * kv), room(v) };
     const int n = atoi(argv[2]) < p.context ? atoi(argv[2]) : p.context;
