@@ -346,6 +346,7 @@ SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_spike(void);
 SQMDEF const sqm_mixer *sqm_mixer_select(void);
 SQMDEF const sqm_mixer *sqm_mixer_compress(void);
+SQMDEF const sqm_mixer *sqm_mixer_lsh(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -1839,10 +1840,9 @@ typedef struct sqm__attend {
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
     float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
-    const int32_t *position;            /* [n_vectors] absolute position of each query */
+    const int32_t *position, *oldest;   /* [n_vectors] of each query, and of the first key it sees */
+    const float   *bias;                /* [n_vectors, SQM__TILE_KEYS] to add to the scores, or NULL */
     int32_t        n_vectors, head_dim, v_pad;
-    int32_t        window;              /* 0: none */
-    int32_t        chunk;               /* 0: none; keys before its last multiple are hidden */
     int32_t        keep;                /* positions before it are always visible */
     int32_t        shared;              /* values are the first columns of the keys: none are stored */
     float          softcap;             /* 0: none */
@@ -3944,12 +3944,13 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
                            a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
                            0, 1, a->head_dim, 0, dtype);
+    for (int32_t i = 0; a->bias && i < a->n_vectors * SQM__TILE_KEYS; i += SQM__LANES)
+        SQM__NAME(store)(a->scores + i, SQM__ADD(SQM__NAME(load)(a->scores + i),
+                                                 SQM__NAME(load)(a->bias + i)));
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
-        const int32_t high = sqm__min(end, n_keys);
-        const int32_t low = sqm__max(0, end - (a->chunk > 0 ? a->position[m] % a->chunk + 1
-                                                     : a->window > 0 ? a->window : end));
+        const int32_t high = sqm__min(end, n_keys), low = sqm__max(0, a->oldest[m] - first_key);
         const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
@@ -5864,13 +5865,18 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep; with chunk
-                                          j >= i - i % chunk;
+   s_ij = cap(scale * q_i . k_j + bias)   j <= i, and i - j < window if there is one, or j < keep;
                                           cap(s) = softcap * tanh(s / softcap)
+   bias   - slope_h * (i - j) with slopes=@ [heads] (ALiBi); rounded=f: f * (b_j - b_i), where
+          b_j = slope_h * j in bfloat16, as Falcon has it
+          + b_j with key_bias=1, a number for each key; most=n: only the n keys with the largest b_j count, of
+          equal ones those that the quickselect below leaves in front. It runs over all keys of the call,
+          hidden ones included, as in the reference: ties, and only they, depend on the call's length
+   chunk=n before=m: j is in i's run of n positions (they start at multiples of n) or in the m runs before it
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
-   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
-            by the recipe;
+   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim | key_bias=1: b: kv_heads],
+            positions already applied by the recipe;
    rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
    shared=1 the first v_dim columns of a key are its value: rows have no v, the state holds keys alone (latent
             attention, one kv head: the whole cache is the latent row).
@@ -5882,12 +5888,13 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
             scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
-            }. Behind all these, tiles of 64 entries.
+            }. Biases of keys [64] stand at the end of a tile; tiles of 64 entries behind all these.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018), then entries: a row's result does not depend on how calls or batches are cut.
             Selected keys are gathered 64 at a time in the order of the list.
-   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss; latent
+   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss, ALiBi
+            2108.12409, bias of keys: 2506.23115 and its code, where heads of a group share it; latent
             2405.04434, selected keys and entries: DeepSeek-V3.2, -V4 as in transformers.
    Traps    scale multiplies q before the product; the window counts the token itself.
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
@@ -5897,9 +5904,10 @@ typedef struct sqm__attention {
     int32_t      shared, every, selected;
     int32_t      row_width;             /* of the keys and values of a row, or of an entry */
     int32_t      v_stored;              /* columns of values in a tile: v_pad, 0 when shared */
-    int32_t      chunk;                 /* 0: none; window is chunk too: so much is kept */
-    float        scale, softcap;
-    const float *sinks;                 /* [heads] or NULL */
+    int32_t      chunk, reach;          /* 0: none; positions of a run and the runs before it */
+    int32_t      key_bias, most;
+    float        scale, softcap, rounded;
+    const float *sinks, *slopes;        /* [heads] or NULL */
 } sqm__attention;
 
 /* first bytes of a state: its own shape, never copied between states */
@@ -5921,15 +5929,33 @@ static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *p
     if (a->shared && a->v_dim > a->head_dim)
         SQM__FAIL(err, SQM_E_SHAPE, a->v_dim, "%d columns of values cannot be in keys of %d", a->v_dim,
                   a->head_dim);
-    if (a->selected && !a->every && a->window)
-        SQM__FAIL(err, SQM_E_SHAPE, a->window, "selected keys and a window of %d exclude each other",
-                  a->window);
     row = (int64_t)a->kv_heads * a->head_dim + (a->shared ? 0 : (int64_t)a->kv_heads * a->v_dim);
     if (row > INT32_MAX / 4)
         SQM__FAIL(err, SQM_E_LIMIT, a->kv_heads, "keys of %d heads are too wide", a->kv_heads);
     a->row_width = (int32_t)row;
     a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
     a->v_stored = a->shared ? 0 : a->v_pad;
+    return SQM_OK;
+}
+/* Options that hide keys or add to scores. */
+static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *params, int32_t n,
+                                            sqm_error *err)
+{
+    int32_t before;
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
+    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
+    a->reach = a->chunk * (before + 1);
+    SQM__TRY(sqm__param_vector(&a->slopes, params, n, "slopes", a->heads, err));
+    SQM__TRY(sqm__param_float(&a->rounded, params, n, "rounded", 0.0, err));
+    SQM__TRY(sqm__param_int(&a->key_bias, params, n, "key_bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->most, params, n, "most", 0, 0, a->key_bias ? INT32_MAX : 0, err));
+    if (a->most && a->keep) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->most, "most= does not go with keep=");
+    if ((a->slopes || a->key_bias) && (a->shared || a->every || a->selected))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0,
+                  "slopes= and key_bias= go neither with shared= nor with every= or selected=");
+    if (a->selected && !a->every && (a->window || a->chunk))
+        SQM__FAIL(err, SQM_E_SHAPE, a->window, "selected keys and a window of %d exclude each other",
+                  a->window);
     return SQM_OK;
 }
 static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -5944,8 +5970,8 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
     SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
-    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : INT32_MAX - 65536, err));
-    if (a->chunk) a->window = a->chunk;
+    SQM__TRY(sqm__attention_bind_keys(a, params, n, err));
+    SQM__TRY(sqm__attention_bind_masks(a, params, n, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
@@ -5953,8 +5979,8 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
     if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
-    SQM__TRY(sqm__attention_bind_keys(a, params, n, err));
-    width = (int64_t)a->heads * a->head_dim + (int64_t)a->row_width * (a->every ? 2 : 1) + a->selected;
+    width = (int64_t)a->heads * a->head_dim + (int64_t)a->row_width * (a->every ? 2 : 1) + a->selected +
+            (a->key_bias ? a->kv_heads : 0);
     if (width != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
                   "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
@@ -5980,13 +6006,19 @@ SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)     
 {
     const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_stored,
                                                                                           SQM__GROUP));
-    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0) +
+           (a->key_bias ? SQM__TILE_KEYS * sizeof(float) : 0);
+}
+SQM__INLINE float *sqm__kv_biases(const sqm__attention *a, uint8_t *tile, sqm_dtype t)    /* [64] */
+{
+    return (float *)(void *)(tile + sqm__kv_tile_bytes(a, t)) - SQM__TILE_KEYS;
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
-    if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+    const int64_t sight = a->window > 0 ? a->window : a->reach;
+    if (sight > 0) {                    /* tiles that sight - 1 earlier keys and a whole batch can touch */
+        const int64_t ring = (sight - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
                              sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
@@ -6035,20 +6067,24 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a)
 {
     return sqm__max(1, (a->shared ? 64 : 24) / a->group);    /* tiles of shared values are turned for each */
 }
-static size_t sqm__attention_piece_bytes(const sqm__attention *a)
+static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
 {
+    /* most=: a number and an index of each key, and a bit for each row and key */
+    const size_t words = (length + 31) / 32 * (size_t)sqm__attention_block_rows(a);
+    const size_t select = a->most ? length * 2 + words : 0;
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    const size_t gathered = a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0;
-    return gathered +
-        sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
+    const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
+    return (a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0) +
+        sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4) +
+                       select) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
 {
-    (void)max_context;
     (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)sqm__most_pieces(threads);
+    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context) *
+           (size_t)sqm__most_pieces(threads);
 }
 
 typedef struct sqm__attention_job {
@@ -6058,6 +6094,7 @@ typedef struct sqm__attention_job {
     const float          *in;
     const sqm_span       *spans;
     uint8_t              *scratch;      /* pieces * piece_bytes */
+    size_t                piece_bytes;
     int32_t               n_spans, pieces;
 } sqm__attention_job;
 
@@ -6107,9 +6144,11 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
     const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
     uint8_t *keys = tile, *values = keys + sqm__kv_keys_bytes(a, dtype);
     float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
+    float *biases = a->key_bias ? sqm__kv_biases(a, keys, dtype) : NULL;
     const float *k = row + (size_t)kv_head * head_dim;
     const float *v = row + (size_t)a->kv_heads * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
+    if (biases) biases[key] = row[a->row_width + kv_head];
     keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
     for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
         const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1,
@@ -6169,6 +6208,135 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
     for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
 }
 
+/* Numbers and their places, partly ordered by sqm__quickselect. */
+typedef struct sqm__ranked {
+    float   *value;
+    int32_t *place;
+} sqm__ranked;
+SQM__INLINE void sqm__ranked_swap(sqm__ranked q, int32_t i, int32_t j)
+{
+    const float v = q.value[i];
+    const int32_t p = q.place[i];
+    q.value[i] = q.value[j];
+    q.place[i] = q.place[j];
+    q.value[j] = v;
+    q.place[j] = p;
+}
+/* Puts the `most` largest of n numbers in front: quickselect, the pivot being the median of the second, the
+   middle and the last one, short ranges by insertion. */
+static void sqm__quickselect(sqm__ranked q, int32_t n, int32_t most)
+{
+    int32_t first = 0, last = n;
+    while (last - first > 3) {
+        const int32_t a = first + 1, b = first + (last - first) / 2, c = last - 1;
+        const float va = q.value[a], vb = q.value[b], vc = q.value[c];
+        int32_t low = first + 1, high = last;
+        if (va > vb) sqm__ranked_swap(q, first, vb > vc ? b : va > vc ? c : a);
+        else sqm__ranked_swap(q, first, va > vc ? a : vb > vc ? c : b);
+        for (;;) {
+            while (q.value[low] > q.value[first]) low++;
+            high--;
+            while (q.value[first] > q.value[high]) high--;
+            if (low >= high) break;
+            sqm__ranked_swap(q, low++, high);
+        }
+        if (low <= most - 1) first = low;
+        else last = low;
+    }
+    for (int32_t i = first + 1; i < last; i++)
+        for (int32_t j = i; j > first && q.value[j] > q.value[j - 1]; j--) sqm__ranked_swap(q, j, j - 1);
+}
+/* bits [length / 32]: the keys that a query at `position` meets, which sees those from `oldest` on */
+static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t oldest,
+                           int32_t position, int32_t length, sqm__ranked q, uint32_t *bits)
+{
+    const size_t words = ((size_t)length + 31) / 32;
+    memset(bits, position + 1 - oldest > a->most ? 0 : 0xff, words * sizeof(*bits));
+    if (position + 1 - oldest <= a->most) return;
+    for (int32_t j = 0; j < length; j++) {
+        q.value[j] = -3.4e38f;
+        q.place[j] = j;
+    }
+    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= position; key += SQM__TILE_KEYS) {
+        const float *b = sqm__kv_biases(a, sqm__kv_tile(a, state, key, kv_head),
+                                        ((const sqm__kv_header *)state)->dtype);
+        for (int32_t i = sqm__max(0, oldest - key); i < sqm__min(SQM__TILE_KEYS, position + 1 - key); i++)
+            q.value[key + i] = b[i] > -3.4e38f ? b[i] : -3.4e38f;      /* NaN too */
+    }
+    sqm__quickselect(q, length, a->most);
+    for (int32_t k = 0; k < a->most; k++) bits[q.place[k] / 32] |= 1u << (q.place[k] % 32);
+}
+
+SQM__INLINE float sqm__round_bf16(float v) { return sqm__bf16_to_f32(sqm__f32_to_bf16(v)); }
+
+/* What is added to the scores of a block's queries [n_vectors] with the keys of one tile. */
+static void sqm__attention_bias(const sqm__attention *a, const sqm__attend *work, float *bias, uint8_t *tile,
+                                int32_t key, int32_t kv_head, const uint32_t *bits, size_t words)
+{
+    const float *biases = a->key_bias ? sqm__kv_biases(a, tile, work->dtype) : NULL;
+    for (int32_t m = 0; m < work->n_vectors; m++, bias += SQM__TILE_KEYS) {
+        const float slope = a->slopes ? a->slopes[kv_head * a->group + m % a->group] : 0.0f;
+        const int32_t distance = work->position[m] - key;
+        const float here = a->rounded != 0.0f
+            ? sqm__round_bf16(slope * sqm__round_bf16((float)work->position[m])) : 0.0f;
+        for (int32_t i = 0; i < SQM__TILE_KEYS; i++) {
+            bias[i] = -slope * (float)(distance - i);
+            if (a->rounded != 0.0f)
+                bias[i] = (sqm__round_bf16(slope * sqm__round_bf16((float)(key + i))) - here) * a->rounded;
+            if (biases) bias[i] += biases[i];
+        }
+        for (int32_t i = 0; bits && i < SQM__TILE_KEYS; i++) {
+            const size_t word = (size_t)(key + i) / 32;
+            if (word >= words || !(bits[(size_t)(m / a->group) * words + word] >> ((key + i) % 32) & 1u))
+                bias[i] = -3.0e38f;
+        }
+    }
+}
+
+/* The first key that a query at this position sees, but for those of `keep`. */
+SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t position)
+{
+    if (a->window > 0) return sqm__max(0, position - a->window + 1);
+    return a->chunk ? sqm__max(0, position / a->chunk * a->chunk - (a->reach - a->chunk)) : 0;
+}
+
+/* Lays the work of a block out in its scratch: n queries, of one kv head, the first one's row at `start`. */
+static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats,
+                                 const float *q_rows, int32_t n, int32_t start)
+{
+    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    int32_t *position, *oldest;
+    memset(work, 0, sizeof(*work));
+    work->panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    work->q = floats;                    floats += capacity * (size_t)a->head_dim;
+    work->acc = floats;                  floats += capacity * (size_t)a->v_pad;
+    work->scores = floats;               floats += capacity * SQM__TILE_KEYS;
+    work->max = floats;                  floats += capacity;
+    work->sum = floats;                  floats += capacity;
+    position = (int32_t *)(void *)floats;
+    oldest = position + capacity;
+    work->position = position;
+    work->oldest = oldest;
+    work->n_vectors = n;
+    work->head_dim = a->head_dim;
+    work->v_pad = a->v_pad;
+    work->keep = a->keep;
+    work->shared = a->shared;
+    work->softcap = a->softcap;
+    memset(work->acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
+    for (int32_t m = 0; m < n; m++) {
+        const int32_t t = m / a->group;
+        const float *q = q_rows + (size_t)t * (size_t)a->in_width +
+            (size_t)(m % a->group) * (size_t)a->head_dim;
+        float *to = work->q + (size_t)m * (size_t)a->head_dim;
+        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
+        work->max[m] = -3.0e38f;
+        work->sum[m] = 0.0f;
+        position[m] = start + t;
+        oldest[m] = sqm__attention_oldest(a, start + t);
+    }
+}
+
 /* Copies the key and value at place `at` of a tile to place `to` of another. */
 static void sqm__kv_copy(const sqm__attention *a, uint8_t *to_tile, int32_t to, const uint8_t *from_tile,
                          int32_t at, sqm_dtype dtype)
@@ -6190,7 +6358,7 @@ static void sqm__kv_copy(const sqm__attention *a, uint8_t *to_tile, int32_t to, 
 typedef struct sqm__attention_part {
     const sqm__attention_job *job;
     const sqm_span           *span;
-    int32_t                  *positions;   /* of work */
+    int32_t                  *positions, *oldest;   /* of work */
     uint8_t                  *tile;        /* room for gathered keys, with selected= */
     sqm__attend               work;
     int32_t                   kv_head, first, rows;
@@ -6203,49 +6371,41 @@ SQM__INLINE const float *sqm__attention_row(const sqm__attention_part *p, int32_
 static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
 {
     const sqm__attention *a = p->job->a;
-    const int32_t n = p->rows * a->group;
     const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    sqm__attend *work = &p->work;
-    float *floats = (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch);
     p->tile = scratch;
-    work->panel = floats;               floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    work->q = floats;                   floats += capacity * (size_t)a->head_dim;
-    work->acc = floats;                 floats += capacity * (size_t)a->v_pad;
-    work->scores = floats;              floats += capacity * SQM__TILE_KEYS;
-    work->max = floats;                 floats += capacity;
-    work->sum = floats;                 floats += capacity;
-    p->positions = (int32_t *)(void *)floats;
-    work->position = p->positions;
-    work->n_vectors = n;
-    work->head_dim = a->head_dim;
-    work->v_pad = a->v_pad;
-    work->window = a->window;
-    work->chunk = a->chunk;
-    work->keep = a->keep;
-    work->shared = a->shared;
-    work->softcap = a->softcap;
-    work->dtype = ((const sqm__kv_header *)p->span->state)->dtype;
-    memset(work->acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
-    for (int32_t m = 0; m < n; m++) {
-        const float *q = sqm__attention_row(p, m / a->group) +
-            (size_t)(p->kv_head * a->group + m % a->group) * (size_t)a->head_dim;
-        float *to = work->q + (size_t)m * (size_t)a->head_dim;
-        for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
-        work->max[m] = -3.0e38f;
-        work->sum[m] = 0.0f;
-        p->positions[m] = p->span->position + p->first + m / a->group;
-    }
+    sqm__attention_begin(a, &p->work,
+                         (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch),
+                         sqm__attention_row(p, 0) + (size_t)(p->kv_head * a->group) * (size_t)a->head_dim,
+                         p->rows * a->group, p->span->position + p->first);
+    p->work.dtype = ((const sqm__kv_header *)p->span->state)->dtype;
+    p->positions = (int32_t *)(void *)(p->work.sum + capacity);
+    p->oldest = p->positions + capacity;
 }
-static void sqm__attend_keys(const sqm__attention_part *p)
+static void sqm__attend_keys(sqm__attention_part *p)
 {
     const sqm__attention *a = p->job->a;
-    const int32_t start = p->span->position + p->first, last = start + p->rows - 1;
-    const int32_t oldest = a->chunk > 0 ? start - start % a->chunk
-        : a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
+    const sqm_span *span = p->span;
+    const int32_t start = span->position + p->first, last = start + p->rows - 1;
+    const int32_t oldest = sqm__attention_oldest(a, start);
+    const int32_t length = sqm__max(span->total, span->position + span->rows);
+    const size_t words = ((size_t)length + 31) / 32;
+    float *bias = p->work.sum + 3 * (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    uint32_t *bits = NULL;
+    sqm__ranked ranked;
+    if (a->slopes || a->key_bias) p->work.bias = bias;             /* behind positions and oldest */
+    if (a->most) {
+        ranked.value = bias + (size_t)sqm__attention_block_rows(a) * (size_t)a->group * SQM__TILE_KEYS;
+        ranked.place = (int32_t *)(void *)(ranked.value + length);
+        bits = (uint32_t *)(void *)(ranked.place + length);
+        for (int32_t t = 0; t < p->rows; t++)
+            sqm__most_keys(a, span->state, p->kv_head, p->oldest[t * a->group], start + t, length, ranked,
+                           bits + (size_t)t * words);
+    }
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
-        const uint8_t *keys = sqm__kv_tile(a, p->span->state, key, p->kv_head);
+        uint8_t *keys = sqm__kv_tile(a, span->state, key, p->kv_head);
+        if (p->work.bias) sqm__attention_bias(a, &p->work, bias, keys, key, p->kv_head, bits, words);
         p->job->x->kernels->attend_tile(&p->work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
 }
@@ -6253,9 +6413,11 @@ static void sqm__attend_entries(sqm__attention_part *p)
 {
     const sqm__attention *a = p->job->a;
     const int32_t n = (p->span->position + p->first + p->rows) / a->every;
-    p->work.window = p->work.chunk = p->work.keep = 0;
-    for (int32_t m = 0; m < p->work.n_vectors; m++)
+    p->work.keep = 0;
+    for (int32_t m = 0; m < p->work.n_vectors; m++) {
         p->positions[m] = (p->span->position + p->first + m / a->group + 1) / a->every - 1;
+        p->oldest[m] = 0;
+    }
     for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
         p->job->x->kernels->attend_tile(&p->work, sqm__kv_entry(a, p->span->state, entry, p->kv_head), entry,
                                         sqm__min(SQM__TILE_KEYS, n - entry));
@@ -6275,9 +6437,13 @@ static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
     work.max += m;
     work.sum += m;
     work.position += m;
+    work.oldest += m;
     work.n_vectors = a->group;
-    work.window = work.chunk = work.keep = 0;
-    for (int32_t i = 0; i < a->group; i++) p->positions[m + (size_t)i] = SQM__TILE_KEYS;   /* sees them all */
+    work.keep = 0;
+    for (int32_t i = 0; i < a->group; i++) {            /* sees them all */
+        p->positions[m + (size_t)i] = SQM__TILE_KEYS;
+        p->oldest[m + (size_t)i] = 0;
+    }
     for (int32_t i = 0; i < a->selected; i++) {
         if (list[i] >= 0.0f && (double)list[i] < (double)n) {
             const int32_t key = (int32_t)list[i];
@@ -6313,7 +6479,7 @@ static void sqm__attention_task(void *arg, int32_t piece)
 {
     const sqm__attention_job *job = (const sqm__attention_job *)arg;
     const int32_t block = sqm__attention_block_rows(job->a);
-    uint8_t *scratch = job->scratch + sqm__attention_piece_bytes(job->a) * (size_t)piece;
+    uint8_t *scratch = job->scratch + job->piece_bytes * (size_t)piece;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
         for (int32_t first = 0; job->spans[s].state && first < job->spans[s].rows; first += block)
@@ -6328,11 +6494,14 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
-    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)sqm__most_pieces(x->threads);
     sqm__attention_job job;
-    size_t work = 0;
-    int32_t rows = 0, kept = 0;         /* spans with a state: all of them at once, after the others */
+    size_t work = 0, pieces_bytes;
+    int32_t rows = 0, kept = 0, longest = 0;   /* spans with a state: all of them at once, after the others */
+    for (int32_t s = 0; s < n_spans; s++)
+        longest = sqm__max(longest, sqm__max(spans[s].total, spans[s].position + spans[s].rows));
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
+    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest);
+    pieces_bytes = job.piece_bytes * (size_t)sqm__most_pieces(x->threads);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
         size_t need = pieces_bytes;
@@ -6369,8 +6538,8 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep chunk sinks shared every selected",
-    sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
+    "key_bias most shared every selected", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -11454,6 +11623,260 @@ static const sqm_mixer sqm__compress_mixer = {
 };
 SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; }
 
+/* ---- [MIX.lsh] attention among rows that hash alike -------------------------------------------------------
+   Of each head and each round of hashing r, with x_t a row's shared query and key:
+     bucket_r(t) = argmax [x_t R_r | -x_t R_r]; with two factors of buckets: the first + buckets * the second
+     rows in the order of their buckets, equal ones in their own order; cut into chunks of `chunk` rows, all
+     rounds in one line that is closed to a ring
+     s_ij = x_i . k_j, k_j = x_j / sqrt(mean x_j^2 + 1e-6) / sqrt(head_dim), for j in i's chunk, the `before`
+            chunks before it and the `after` after it; -1e5 for j = i, -1e9 for causal=1 and j > i
+     o_i  = sum_r e^(l_ri) (sum_j e^(s_ij - l_ri) v_j) / sum_r e^(l_ri)             l_ri = log sum_j e^s_ij
+   Sequences longer than `shortest` are filled up to a multiple of `multiple` rows, which hash into a bucket
+   of their own behind the others and get -1e9. Of at most `chunk` rows: all see all, nothing is hashed.
+   Rows in  [x: heads x head_dim | v: heads x head_dim], rows out [heads x head_dim].
+   Weights  rotations=@ [heads * head_dim * rounds * (buckets + buckets2) / 2], in this order of dimensions.
+   State    none: buckets of the whole sequence decide who meets whom.
+   Source   Kitaev et al. 2020 (2001.04451); LSHSelfAttention of huggingface/transformers.
+   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours. Logarithms are
+            float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its weights add
+            up to 0.998 in two rounds, as in the reference.
+   Tests    tools/sqm-check (reformer). */
+typedef struct sqm__lsh {
+    int32_t      heads, head_dim, chunk, before, after, rounds, buckets, buckets2, shortest, multiple, causal;
+    const float *rotations;
+} sqm__lsh;
+
+static sqm_result sqm__lsh_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__lsh *a = (sqm__lsh *)bound;
+    int64_t count;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->before, params, n, "before", 1, 0, 127, err));
+    SQM__TRY(sqm__param_int(&a->after, params, n, "after", 0, 0, 127, err));
+    SQM__TRY(sqm__param_int(&a->rounds, params, n, "rounds", 1, 1, 64, err));
+    SQM__TRY(sqm__param_int(&a->buckets, params, n, "buckets", 0, 2, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->buckets2, params, n, "buckets2", 0, 0, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->shortest, params, n, "shortest", a->chunk, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->multiple, params, n, "multiple", a->chunk, 1, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&a->causal, params, n, "causal", 0, 0, 1, err));
+    if (a->buckets % 2 || a->buckets2 % 2 || a->multiple % a->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, a->buckets, "an odd number of buckets, or multiple= is none of chunk=");
+    if (2 * (int64_t)a->heads * a->head_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "lsh with 2 x %d heads of %d does not fit rows of %d", a->heads,
+                  a->head_dim, in_width);
+    count = (int64_t)a->heads * a->head_dim * a->rounds * ((a->buckets + a->buckets2) / 2);
+    if (count > INT32_MAX) SQM__FAIL(err, SQM_E_LIMIT, a->heads, "lsh: the rotations are too large");
+    SQM__TRY(sqm__param_vector(&a->rotations, params, n, "rotations", (int32_t)count, err));
+    if (!a->rotations) SQM__FAIL(err, SQM_E_SHAPE, 0, "lsh needs rotations=");
+    *out_width = in_width / 2;
+    return SQM_OK;
+}
+
+typedef struct sqm__lsh_work {          /* of one head and sequence, in the scratch */
+    const sqm__lsh *a;
+    const sqm_exec *x;
+    const float    *in;                 /* its first row */
+    float          *out;
+    float          *keys;               /* [rows, head_dim] */
+    float          *scores, *turned;    /* [keys that a row meets], [buckets / 2 of both factors] */
+    float          *most, *sum;         /* [rows] of the rounds so far */
+    int32_t        *order, *counts;     /* [rounds * padded] row of each slot, [buckets + 2] */
+    int32_t        *bucket;             /* [padded] of the round at hand */
+    int32_t         head, rows, padded;
+} sqm__lsh_work;
+
+SQM__INLINE size_t sqm__lsh_slots(const sqm__lsh *a, size_t rows)   /* rows with those that fill up */
+{
+    const size_t to = (size_t)a->multiple;
+    return rows > (size_t)a->shortest ? (rows + to - 1) / to * to : rows;
+}
+SQM__INLINE size_t sqm__lsh_all_buckets(const sqm__lsh *a)
+{
+    return (size_t)a->buckets * (size_t)sqm__max(a->buckets2, 1);
+}
+static size_t sqm__lsh_piece_bytes(const sqm__lsh *a, size_t rows)
+{
+    const size_t slots = sqm__lsh_slots(a, rows);
+    const size_t met = (size_t)(a->before + a->after + 1) * (size_t)a->chunk;
+    const size_t each = rows * ((size_t)a->head_dim + 2) + met + (size_t)(a->buckets + a->buckets2) / 2 +
+                        slots * ((size_t)a->rounds + 1) + sqm__lsh_all_buckets(a) + 2;
+    return sqm__align_up(each * 4, 64);
+}
+static size_t sqm__lsh_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    (void)max_context;
+    return sqm__times(sqm__lsh_piece_bytes((const sqm__lsh *)bound, (size_t)max_batch),
+                      (size_t)sqm__most_pieces(threads));
+}
+
+static int32_t sqm__lsh_largest(const float *turned, int32_t half)
+{
+    int32_t best = 0;
+    for (int32_t k = 1; k < 2 * half; k++) {
+        const float v = k < half ? turned[k] : -turned[k - half];
+        if (v > (best < half ? turned[best] : -turned[best - half])) best = k;
+    }
+    return best;
+}
+/* Rows of round r in the order of their buckets. */
+static void sqm__lsh_sort(const sqm__lsh_work *w, int32_t r)
+{
+    const sqm__lsh *a = w->a;
+    const int32_t half = (a->buckets + a->buckets2) / 2, all = (int32_t)sqm__lsh_all_buckets(a);
+    const float *rotation = a->rotations + ((size_t)w->head * (size_t)a->head_dim * (size_t)a->rounds +
+                                            (size_t)r) * (size_t)half;
+    int32_t *order = w->order + (size_t)r * (size_t)w->padded;
+    memset(w->counts, 0, ((size_t)all + 2) * sizeof(*w->counts));
+    for (int32_t t = 0; t < w->padded; t++) {
+        const float *x = w->in + (size_t)t * 2 * (size_t)(a->heads * a->head_dim);
+        int32_t bucket = all;
+        for (int32_t k = 0; k < half; k++) w->turned[k] = 0.0f;
+        for (int32_t i = 0; t < w->rows && i < a->head_dim; i++)
+            for (int32_t k = 0; k < half; k++)
+                w->turned[k] += x[i] * rotation[(size_t)i * (size_t)a->rounds * (size_t)half + (size_t)k];
+        if (t < w->rows) bucket = sqm__lsh_largest(w->turned, a->buckets / 2);
+        if (t < w->rows && a->buckets2)
+            bucket += a->buckets * sqm__lsh_largest(w->turned + a->buckets / 2, a->buckets2 / 2);
+        w->bucket[t] = bucket;
+        w->counts[bucket + 1]++;
+    }
+    for (int32_t k = 0; k < all; k++) w->counts[k + 1] += w->counts[k];
+    for (int32_t t = 0; t < w->padded; t++) order[w->counts[w->bucket[t]]++] = t;
+}
+
+/* The row in `slot` meets the slots from `first` on, n of them on a ring of `ring` slots. */
+static void sqm__lsh_row(const sqm__lsh_work *w, int32_t slot, int32_t first, int32_t n, int32_t ring)
+{
+    const sqm__lsh *a = w->a;
+    const size_t stride = 2 * (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    const int32_t row = w->order[slot];
+    const float *x = w->in + (size_t)row * stride, *values = w->in + stride / 2;
+    float *out = w->out + (size_t)row * (stride / 2), most = -3.0e38f, sum = 0.0f, before, now, level;
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t j = w->order[(first + k) % ring];
+        float s = -1e9f;
+        if (j == row) s = -1e5f;
+        else if (j < w->rows && !(a->causal && j > row)) {
+            s = 0.0f;
+            for (size_t i = 0; i < dim; i++) s += x[i] * w->keys[(size_t)j * dim + i];
+        }
+        w->scores[k] = s;
+        if (s > most) most = s;
+    }
+    for (int32_t k = 0; k < n; k++) w->scores[k] -= most;
+    w->x->kernels->activate(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
+    for (int32_t k = 0; k < n; k++) sum += w->scores[k];
+    level = most + (float)log((double)sum);
+    now = level > w->most[row] ? level : w->most[row];
+    before = w->sum[row] > 0.0f ? (float)exp((double)w->most[row] - (double)now) : 0.0f;
+    for (size_t i = 0; i < dim; i++) out[i] *= before;
+    /* as in the reference: by the rounded logarithm, not by the sum */
+    sum = (float)exp((double)level - (double)now + ((double)most - (double)level));
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t j = w->order[(first + k) % ring];
+        const float weight = w->scores[k] * sum;
+        for (size_t i = 0; weight != 0.0f && j < w->rows && i < dim; i++)
+            out[i] += weight * values[(size_t)j * stride + i];
+    }
+    w->sum[row] = w->sum[row] * before + (float)exp((double)level - (double)now);
+    w->most[row] = now;
+}
+
+static void sqm__lsh_head(const sqm__lsh_work *w)
+{
+    const sqm__lsh *a = w->a;
+    const size_t stride = 2 * (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    const int hashed = w->padded > a->chunk;
+    const int32_t ring = w->padded * (hashed ? a->rounds : 1), chunk = hashed ? a->chunk : w->padded;
+    const int32_t before = hashed ? a->before : 0, met = chunk * (hashed ? a->before + a->after + 1 : 1);
+    for (size_t t = 0; t < (size_t)w->rows; t++) {
+        const float *x = w->in + t * stride;
+        float *out = w->out + t * (stride / 2);
+        double square = 0.0;
+        for (size_t i = 0; i < dim; i++) square += (double)x[i] * (double)x[i];
+        square = 1.0 / sqrt((square / (double)dim + 1e-6) * (double)dim);
+        for (size_t i = 0; i < dim; i++) w->keys[t * dim + i] = (float)((double)x[i] * square);
+        memset(out, 0, dim * sizeof(*out));
+        w->most[t] = -3.0e38f;
+        w->sum[t] = 0.0f;
+    }
+    for (int32_t r = 0; hashed && r < a->rounds; r++) sqm__lsh_sort(w, r);
+    for (int32_t t = 0; !hashed && t < w->padded; t++) w->order[t] = t;
+    for (int32_t slot = 0; slot < ring; slot++) {
+        const int64_t first = (int64_t)(slot / chunk) * chunk + (int64_t)ring * (before + 1) -
+                              (int64_t)before * chunk;
+        if (w->order[slot] < w->rows) sqm__lsh_row(w, slot, (int32_t)(first % ring), met, ring);
+    }
+    for (size_t t = 0; hashed && a->rounds > 1 && t < (size_t)w->rows; t++) {
+        const float level = w->most[t] + (float)log((double)w->sum[t]);
+        const float factor = (float)exp((double)w->most[t] - (double)level);
+        for (size_t i = 0; i < dim; i++) w->out[t * (stride / 2) + i] *= factor;
+    }
+}
+
+static void sqm__lsh_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__lsh *a = (const sqm__lsh *)job->bound;
+    const size_t width = (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    int32_t unit = 0, longest = 0;
+    for (int32_t s = 0; s < job->n_spans; s++) longest = sqm__max(longest, job->spans[s].rows);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; h < a->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *floats = (float *)(void *)(job->x->scratch + (size_t)piece *
+                                              sqm__lsh_piece_bytes(a, (size_t)longest));
+            sqm__lsh_work w;
+            if (unit++ % job->pieces != piece) continue;
+            w.a = a; w.x = job->x; w.head = h; w.rows = span->rows;
+            w.padded = (int32_t)sqm__lsh_slots(a, (size_t)span->rows);
+            w.in = job->in + (size_t)span->first_row * 2 * width + (size_t)h * dim;
+            w.out = job->out + (size_t)span->first_row * width + (size_t)h * dim;
+            w.keys = floats;            floats += (size_t)w.rows * dim;
+            w.most = floats;            floats += w.rows;
+            w.sum = floats;             floats += w.rows;
+            w.scores = floats;          floats += (size_t)(a->before + a->after + 1) * (size_t)a->chunk;
+            w.turned = floats;          floats += (a->buckets + a->buckets2) / 2;
+            w.order = (int32_t *)(void *)floats;
+            w.bucket = w.order + (size_t)w.padded * (size_t)a->rounds;
+            w.counts = w.bucket + w.padded;
+            sqm__lsh_head(&w);
+        }
+}
+static sqm_result sqm__lsh_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__lsh *a = (const sqm__lsh *)bound;
+    int32_t longest = 0;
+    size_t need;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if (spans[s].position)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "lsh needs whole sequences, not rows from position %d on", spans[s].position);
+        longest = sqm__max(longest, spans[s].rows);
+    }
+    if (sqm__lsh_slots(a, (size_t)longest) * (size_t)a->rounds > INT32_MAX / 2)
+        SQM__FAIL(&x->error, SQM_E_LIMIT, longest, "lsh: %d rows are too many", longest);
+    need = sqm__lsh_piece_bytes(a, (size_t)longest) * (size_t)sqm__most_pieces(x->threads);
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "lsh needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    sqm__run_groups(sqm__lsh_task, bound, x, out, in, spans, n_spans, a->heads,
+                    (size_t)a->chunk * (size_t)a->head_dim * 4);
+    return SQM_OK;
+}
+static const sqm_mixer sqm__lsh_mixer = {
+    "lsh", "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations",
+    sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_lsh(void) { return &sqm__lsh_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -11481,6 +11904,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__select_mixer,
     &sqm__spike_mixer,
     &sqm__window_mixer,
+    &sqm__lsh_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
@@ -13550,7 +13974,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
 
    Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is
    an absent entry):
-     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
+     embed   rD tokens|positions  w=@T [scale= offset= add=1 divide= period=]      row of T by token id, or
+             by position / divide % period + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
      linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= apart=1 precise=1]  scale * (rS W^T + b),
@@ -13609,7 +14034,7 @@ enum {                                  /* numbers in files: never change one */
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
-    { "embed",   "w scale offset add", 1 },
+    { "embed",   "w scale offset add divide period", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
     { "linear",  "w b scale add first apart precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
@@ -13668,7 +14093,8 @@ typedef struct sqm__op {
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip; scale: low is grow, heads is every */
+    float            low, high;         /* clip; scale: low is grow */
+    int32_t          divide, period;    /* embed; 0: none. scale: divide is every */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -13933,13 +14359,18 @@ static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
                   b->line);
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err));
     SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "offset", 0, 0, t->shape[0] - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "divide", 0, 0,
+                            op->src == SQM__REG_TOKENS ? 0 : INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&op->period, b->params, b->n_params, "period", 0, 0,
+                            op->src == SQM__REG_TOKENS ? 0 : t->shape[0] - op->offset, b->err));
     op->table = *t;
     op->out_width = t->shape[1];
     if (op->src == SQM__REG_TOKENS) {
         if (m->n_tokens == 0 || t->shape[0] < m->n_tokens) m->n_tokens = t->shape[0];
     } else {
-        const int32_t rows = t->shape[0] - op->offset;
-        if (m->max_context == 0 || rows < m->max_context) m->max_context = rows;
+        const int64_t each = sqm__max(op->divide, 1), all = (t->shape[0] - op->offset) * each;
+        const int32_t rows = op->period || all > INT32_MAX ? INT32_MAX : (int32_t)all;
+        if (!op->period && (m->max_context == 0 || rows < m->max_context)) m->max_context = rows;
     }
     return SQM_OK;
 }
@@ -14192,11 +14623,11 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
                       op->in_width, op->src2, b->width[op->src2]);
         return SQM_OK;
     case SQM__OP_SCALE:
-        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err));
+        SQM__TRY(sqm__bind_columns(b, op));
         SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
-        SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+        SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
         SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
-        return sqm__bind_columns(b, op);
+        return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
     case SQM__OP_SOFTCAP:
         SQM__TRY(sqm__bind_columns(b, op));
         SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
@@ -14891,8 +15322,10 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
     for (int32_t i = 0; i < s->n_spans; i++)
         for (int32_t t = 0; t < s->spans[i].rows; t++) {
             float *row = y + (size_t)(s->spans[i].first_row + t) * width;
-            const int32_t index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : s->spans[i].position +
-                t + op->offset;
+            int32_t index = s->spans[i].position + t;
+            if (op->divide) index /= op->divide;
+            if (op->period) index %= op->period;
+            index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : index + op->offset;
             float *to = op->add ? (float *)(void *)s->exec.scratch : row;
             sqm__tensor_row(to, &op->table, index);
             for (size_t k = 0; k < width; k++) to[k] *= op->number;
@@ -15274,6 +15707,17 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
     sqm__rows_run(&job, sqm__gate_task);
 }
 
+/* by, which may grow with the position of row t */
+static float sqm__scale_of(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    int32_t i = 0, row = (int32_t)t;
+    if (op->low == 0.0f) return op->number;
+    while (i + 1 < s->n_spans && row >= s->spans[i].first_row + s->spans[i].rows) i++;
+    row += s->spans[i].position - s->spans[i].first_row;
+    return (float)((double)op->number * (1.0 + (double)op->low *
+                   log(1.0 + floor(((double)row + op->offset) / op->divide))));
+}
+
 /* scale, clip, copy */
 static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
@@ -15281,7 +15725,8 @@ static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t
     float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
     const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
     if (op->kind == SQM__OP_SCALE) {
-        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+        const float by = sqm__scale_of(s, op, t);
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * by;
     } else if (op->kind == SQM__OP_CLIP) {
         for (size_t i = 0; i < n; i++) {
             const float high = a[i] > op->high ? op->high : a[i];
@@ -15379,19 +15824,6 @@ static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, con
         s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
 }
 
-/* scale with grow=: rows times 1 + grow * log(1 + floor((position + shift) / every)) */
-static void sqm__scale_by_position(const sqm_session *s, const sqm__op *op)
-{
-    for (int32_t i = 0; i < s->n_spans; i++)
-        for (int32_t t = 0; t < s->spans[i].rows; t++) {
-            const int64_t at = (int64_t)s->spans[i].position + t + op->offset;
-            const float by = (float)(1.0 + (double)op->low * log(1.0 + (double)(at / op->heads)));
-            float *y = s->registers[op->dst] + (size_t)(s->spans[i].first_row + t) * (size_t)op->out_width +
-                op->first;
-            for (int32_t k = 0; k < op->count; k++) y[k] *= by;
-        }
-}
-
 /* The head runs only on rows whose logits someone can see; runs of consecutive sequences make one product. */
 static void sqm__run_head(sqm_session *s, const sqm__op *op)
 {
@@ -15430,10 +15862,6 @@ static void sqm__run_ops(void *session)
             break;
         case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
         case SQM__OP_MIX:    sqm__run_mix(s, op); break;
-        case SQM__OP_SCALE:
-            sqm__run_by_rows(s, op, sqm__elementwise_row);
-            if (op->low != 0.0f) sqm__scale_by_position(s, op);
-            break;
         case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
         case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
         case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:

@@ -52,6 +52,7 @@ typedef struct conv {
     conv_map          out_index;
     char             *recipe;
     size_t            recipe_bytes, recipe_room;
+    const char       *rope_extra;     /* a rope parameter that the mapping reads itself                     */
     int32_t           max_context;    /* positions that the configuration names                             */
     int32_t           experts;        /* the mapping takes a GGUF file's experts                            */
     const char       *out_part;       /* of a layer of several parts: "1." in the names of its tensors      */

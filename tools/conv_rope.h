@@ -5,11 +5,12 @@
 #include "conv_config.h"
 
 typedef struct conv_rope_spec {       /* what a configuration says                                          */
-    const char  *type;                /* default linear dynamic llama3 yarn longrope factors                */
+    const char  *type;                /* default linear dynamic llama3 yarn longrope factors proportional   */
     /* attn_factor 0: as the type computes it */
     double       theta, factor, attn_factor, original, max_position;
     double       beta_fast, beta_slow, mscale, mscale_all_dim, low_freq, high_freq;
     int32_t      truncate, dims;      /* dims odd: exponents over it, dims + 1 channels turn                */
+    int32_t      turned;              /* proportional: so many of the dims / 2 pairs turn, as if all did    */
     /* [(dims + 1) / 2]: longrope; factors: short_factor only */
     const float *short_factor, *long_factor;
 } conv_rope_spec;
@@ -66,7 +67,8 @@ static double conv__rope_mscale(double factor, double mscale)
 
 static int conv__rope_check(conv *c, const conv_rope_spec *s, int32_t head_dim)
 {
-    const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0;
+    const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0 &&
+                       strcmp(s->type, "proportional") != 0;
     if (c->env->failed) return 0;
     if (s->dims < 1 || s->dims + s->dims % 2 > head_dim)
         return conv_fail(c->env, "rotary positions over %d of %d channels of a head are not possible",
@@ -106,6 +108,10 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
     for (int32_t i = 0; i < r->dims / 2; i++) r->freq[i] = (float)conv__rope_theta(s, i);
     if (strcmp(s->type, "linear") == 0) {
         for (int32_t i = 0; i < r->dims / 2; i++) r->freq[i] = (float)(conv__rope_theta(s, i) / s->factor);
+    } else if (strcmp(s->type, "proportional") == 0) {
+        for (int32_t i = 0; i < r->dims / 2; i++)
+            r->freq[i] = i < s->turned ? (float)(conv__rope_theta(s, i) / (s->factor > 0.0 ? s->factor
+                                                                           : 1.0)) : 0.0f;
     } else if (strcmp(s->type, "dynamic") == 0) {
         r->ntk_factor = s->factor;
         r->ntk_length = (int32_t)s->max_position;
@@ -181,6 +187,7 @@ static void conv__rope_known_keys(conv *c, const json_value *params)
         const char *key = json_key_at(params, i)->text;
         int found = json_is(json_at(params, i), JSON_NULL);
         for (int k = 0; !found && known[k]; k++) found = strcmp(known[k], key) == 0;
+        if (c->rope_extra && strcmp(c->rope_extra, key) == 0) found = 1;
         if (!found)
             conv_fail(c->env, "config.json: rope parameter \"%.60s\" is not known and might change "
                       "the results", key);
@@ -223,6 +230,10 @@ static CONV_UNUSED void conv_hf_rope_read(conv *c, conv_rope *r, const json_valu
     s.type = conv_copy_text(c->env, type, strlen(type));
     s.theta = conv__rope_number(c, params, "rope_theta", theta > 0.0 ? theta : keys->theta);
     s.dims = part > 0.0 && part <= 1.0 ? (int32_t)(head_dim * part) : 0;
+    if (strcmp(type, "proportional") == 0) {
+        s.turned = (int32_t)floor(part * head_dim / 2.0);
+        s.dims = head_dim;
+    }
     s.max_position = max_position;
     s.original = original > 0.0 ? original
         : conv__rope_number(c, params, "original_max_position_embeddings", max_position);

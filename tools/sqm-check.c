@@ -18,6 +18,7 @@ static const char help[] =
     "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16|q8\n"
     "  --fast        quantised products may round activations (default: exact)\n"
     "  -t TYPE       f32 f16 bf16 q8 q4 keep: convert to this type\n"
+    "  --model FILE  convert this checkpoint instead of the case's own, e.g. a GGUF file of it\n"
     "  --legacy      use config.legacy.json; cases without one are left out\n"
     "  --hash        also print a hash of all logits, for comparing runs bit by bit\n"
     "Exit status: 0 all passed, 1 some did not, 2 wrong usage.\n";
@@ -25,6 +26,7 @@ static const char help[] =
 typedef struct check_options {
     double             factor;
     int32_t            split, legacy, hash;
+    const char        *model;
     conv_target        target;
     sqm_session_config session;
 } check_options;
@@ -240,7 +242,7 @@ static check_result check_convert_and_run(check_case *k, const char *path)
         options.config = conv_join_path(&k->env, path, "config.legacy.json");
         if (!conv_file_exists(options.config)) return CHECK_LEFT_OUT;
     }
-    if (!convert_checkpoint(path, temporary, &options, &report)) {
+    if (!convert_checkpoint(k->o->model ? k->o->model : path, temporary, &options, &report)) {
         /* the list of known ones */
         if (report.unknown && strchr(report.error, ';')) *strchr(report.error, ';') = 0;
         check_fail(k, "", report.error);
@@ -283,6 +285,7 @@ static check_result check_one(const check_options *o, const char *path)
 static int parse_value(check_options *o, const char *key, const char *value)
 {
     static const char *const types[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target    */
+    if (strcmp(key, "--model") == 0) return (o->model = value) != NULL;
     if (strcmp(key, "--factor") == 0) return (o->factor = strtod(value, NULL)) > 0.0;
     if (strcmp(key, "--split") == 0) return eval_parse_int(value, 0, 1 << 30, &o->split);
     if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);

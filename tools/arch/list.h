@@ -10,6 +10,13 @@
 #include "ssm_hybrid.h"
 #include "linear.h"
 #include "moe_hybrid.h"
+#include "bert.h"
+#include "gguf_more.h"
+#include "reformer.h"
+#include "xlnet.h"
+#include "gemma_nested.h"
+#include "llama_kin.h"
+#include "sines.h"
 #include "typeseg.h"
 #include "lmuformer.h"
 #include "deepseek_v4.h"
@@ -23,14 +30,19 @@ typedef struct conv_arch {
 static const conv_arch conv_hf_archs[] = {
     { "abc", "ABCForCausalLM", arch_abc },
     { "afmoe", "AfmoeForCausalLM", arch_afmoe },
+    { "apertus", "ApertusForCausalLM", arch_apertus },
     { "arcee", "ArceeForCausalLM", arch_arcee },
     { "bailing_hybrid", "BailingHybridForCausalLM", arch_bailing_hybrid },
     { "bamba", "BambaForCausalLM", arch_bamba },
+    { "bert", "BertLMHeadModel", arch_bert_lm },
     { "biogpt", "BioGptForCausalLM", arch_biogpt },
+    { "bitnet", "BitNetForCausalLM", arch_bitnet },
+    { "bloom", "BloomForCausalLM", arch_bloom },
     { "codegen", "CodeGenForCausalLM", arch_gptj },
     { "cohere", "CohereForCausalLM", arch_cohere },
     { "cohere2", "Cohere2ForCausalLM", arch_cohere },
     { "comba", "CombaForCausalLM", arch_comba },
+    { "ctrl", "CTRLLMHeadModel", arch_ctrl },
     { "cwm", "CwmForCausalLM", arch_cwm },
     { "dbrx", "DbrxForCausalLM", arch_dbrx },
     { "deepseek_v2", "DeepseekV2ForCausalLM", arch_deepseek_v2 },
@@ -38,6 +50,8 @@ static const conv_arch conv_hf_archs[] = {
     { "deepseek_v32", "DeepseekV32ForCausalLM", arch_deepseek_v32 },
     { "deepseek_v4", "DeepseekV4ForCausalLM", arch_deepseek_v4 },
     { "delta_net", "DeltaNetForCausalLM", arch_delta_net },
+    { "diffllama", "DiffLlamaForCausalLM", arch_diffllama },
+    { "doge", "DogeForCausalLM", arch_doge },
     { "dots1", "Dots1ForCausalLM", arch_dots1 },
     { "ernie4_5", "Ernie4_5ForCausalLM", arch_ernie4_5 },
     { "ernie4_5_moe", "Ernie4_5_MoeForCausalLM", arch_ernie4_5_moe },
@@ -52,6 +66,8 @@ static const conv_arch conv_hf_archs[] = {
     { "gemma", "GemmaForCausalLM", arch_gemma },
     { "gemma2", "Gemma2ForCausalLM", arch_gemma2 },
     { "gemma3_text", "Gemma3ForCausalLM", arch_gemma3 },
+    { "gemma3n_text", "Gemma3nForCausalLM", arch_gemma3n },
+    { "gemma4_text", "Gemma4ForCausalLM", arch_gemma4 },
     { "gla", "GLAForCausalLM", arch_gla },
     { "glm", "GlmForCausalLM", arch_glm },
     { "glm4", "Glm4ForCausalLM", arch_glm },
@@ -63,6 +79,7 @@ static const conv_arch conv_hf_archs[] = {
     { "gpt_neo", "GPTNeoForCausalLM", arch_gpt_neo },
     { "gpt_neox", "GPTNeoXForCausalLM", arch_gpt_neox },
     { "gpt_oss", "GptOssForCausalLM", arch_gpt_oss },
+    { "gpt_neox_japanese", "GPTNeoXJapaneseForCausalLM", arch_gpt_neox_japanese },
     { "gptj", "GPTJForCausalLM", arch_gptj },
     { "granite", "GraniteForCausalLM", arch_granite },
     { "granitemoe", "GraniteMoeForCausalLM", arch_granitemoe },
@@ -98,8 +115,12 @@ static const conv_arch conv_hf_archs[] = {
     { "minimax", "MiniMaxForCausalLM", arch_minimax },
     { "minimax_m2", "MiniMaxM2ForCausalLM", arch_minimax_m2 },
     { "ministral", "MinistralForCausalLM", arch_ministral },
+    { "ministral3", "Ministral3ForCausalLM", arch_ministral3 },
     { "mistral", "MistralForCausalLM", arch_mistral },
     { "mixtral", "MixtralForCausalLM", arch_mixtral },
+    { "modernbert-decoder", "ModernBertDecoderForCausalLM", arch_modernbert_decoder },
+    { "mpt", "MPTForCausalLM", arch_mpt },
+    { "mpt", "MptForCausalLM", arch_mpt },
     { "nanochat", "NanoChatForCausalLM", arch_nanochat },
     { "nemotron", "NemotronForCausalLM", arch_nemotron },
     { "nemotron_h", "NemotronHForCausalLM", arch_nemotron_h },
@@ -122,6 +143,7 @@ static const conv_arch conv_hf_archs[] = {
     { "qwen3_moe", "Qwen3MoeForCausalLM", arch_qwen3_moe },
     { "qwen3_next", "Qwen3NextForCausalLM", arch_qwen_hybrid },
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
+    { "reformer", "ReformerModelWithLMHead", arch_reformer },
     { "retnet", "RetNetForCausalLM", arch_retnet },
     { "rwkv", "RwkvForCausalLM", arch_rwkv },
     { "rwkv6", "RWKV6ForCausalLM", arch_rwkv6 },
@@ -133,6 +155,8 @@ static const conv_arch conv_hf_archs[] = {
     { "starcoder2", "Starcoder2ForCausalLM", arch_starcoder2 },
     { "typeseg", NULL, arch_typeseg },
     { "vaultgemma", "VaultGemmaForCausalLM", arch_gemma2 },
+    { "xglm", "XGLMForCausalLM", arch_xglm },
+    { "xlnet", "XLNetLMHeadModel", arch_xlnet },
     { "xlstm", "xLSTMForCausalLM", arch_xlstm },
     { "youtu", "YoutuForCausalLM", arch_youtu },
     { "zamba", "ZambaForCausalLM", arch_zamba1 },
@@ -142,6 +166,10 @@ static const conv_arch conv_hf_archs[] = {
 };
 
 static const conv_arch conv_gguf_archs[] = {
+    { "bloom", NULL, arch_gguf_bloom },
+    { "cohere2", NULL, arch_gguf_command_r },
+    { "command-r", NULL, arch_gguf_command_r },
+    { "falcon", NULL, arch_gguf_falcon },
     { "gemma", NULL, arch_gguf_gemma },
     { "gemma2", NULL, arch_gguf_gemma2 },
     { "gemma3", NULL, arch_gguf_gemma3 },
@@ -150,6 +178,10 @@ static const conv_arch conv_gguf_archs[] = {
     { "llama", NULL, arch_gguf_llama_any },
     { "mamba", NULL, arch_gguf_mamba },
     { "mamba2", NULL, arch_gguf_mamba },
+    { "mpt", NULL, arch_gguf_mpt },
+    { "olmo", NULL, arch_gguf_olmo },
+    { "olmo2", NULL, arch_gguf_olmo2 },
+    { "phi2", NULL, arch_gguf_phi2 },
     { "olmoe", NULL, arch_gguf_moe },
     { "phi3", NULL, arch_gguf_phi3 },
     { "qwen2", NULL, arch_gguf_qwen2 },
@@ -158,6 +190,8 @@ static const conv_arch conv_gguf_archs[] = {
     { "qwen3moe", NULL, arch_gguf_moe },
     { "smollm3", NULL, arch_gguf_smollm3 },
     { "stablelm", NULL, arch_gguf_stablelm },
+    { "starcoder", NULL, arch_gguf_starcoder },
+    { "starcoder2", NULL, arch_gguf_starcoder2 },
     { NULL, NULL, NULL }
 };
 

@@ -215,6 +215,7 @@ static int arch_moe_start(conv *c, arch_moe *a, const conv_rope_keys *keys, cons
     memset(a, 0, sizeof *a);
     arch_moe_unused_keys(c);
     if (!conv_hf_decoder_of(c, &a->d, 0, "head_dim", usual->head_dim)) return 0;
+    if (conv_key(c, "hidden_act")) a->d.act = conv_activation(c, "hidden_act", NULL);
     a->d.norm_eps = conv_positive(c, "rms_norm_eps", usual->eps);
     if (keys) conv_hf_rope(c, &a->d.ropes[0], "rope.freq", NULL, keys, a->d.head_dim);
     a->m.experts = arch_moe_size(c, usual->count, usual->other, CONV_REQUIRED);

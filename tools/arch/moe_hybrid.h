@@ -449,7 +449,7 @@ static void arch_llama4(conv *c)
     a.d.head_norm_after_rope = 1;
     norms = conv_bool(c, "use_qk_norm", 1);
     grow = conv_number(c, "attn_scale", 0.1);
-    a.d.q_every = conv_size(c, "floor_scale", 8192);
+    a.d.q_grow_every = conv_size(c, "floor_scale", 8192);
     a.d.q_shift = 1;
     a.d.gate = "feed_forward.gate_proj";
     a.d.up = "feed_forward.up_proj";
