@@ -166,7 +166,7 @@ static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return NULL; }
     t->used = 1;
     for (int32_t i = 0; i < t->ndim; i++) found *= t->shape[i];            /* fits: see conv_source_add     */
-    if (t->type == CONV_GGML || t->type == CONV_MXFP4 || t->block_scales)
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4)
         conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
     if (found != n || n < 1)
         conv_fail(c->env, "tensor %.200s has shape %s, expected %lld values", name,
@@ -179,6 +179,9 @@ static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
     for (int64_t row = 0; row * inner < n; row++)
         conv_values(values + row * inner, data + conv_row_offset(t, row) * conv_types[t->type].bytes, inner,
                     step, t->type);
+    if (t->block_scales) step = (inner + t->block_cols - 1) / t->block_cols;        /* see conv_fp8.h       */
+    for (int64_t i = 0; t->block_scales && i < n; i++)
+        values[i] *= t->block_scales[i / inner / t->block_rows * step + i % inner / t->block_cols];
     return values;
 }
 
