@@ -731,7 +731,45 @@ static size_t sqm__put_number(char *dst, size_t room, uint64_t v, int negative)
     return used;
 }
 
-/* Formats %s (text), %d (int32_t) and %z (size_t or uint64_t as uint64_t) into dst; the rest is copied. */
+/* A real number with up to six significant digits: 0.001, 12.5, 1e30 */
+static size_t sqm__put_real(char *dst, size_t room, double v)
+{
+    const int negative = v < 0.0;
+    double size = negative ? -v : v;
+    uint64_t digits;
+    int32_t power = 0, places = 5;      /* size = digits / 10^places * 10^power */
+    size_t used;
+    if (!(size <= 1e300)) {
+        memcpy(dst, "not finite", room < 10 ? room : 10);
+        return room < 10 ? room : 10;
+    }
+    for (; size >= 10.0; power++) size /= 10.0;
+    for (; size > 0.0 && size < 1.0; power--) size *= 10.0;
+    digits = (uint64_t)(size * 1e5 + 0.5);
+    if (power > -6 && power < 7) { places -= power; power = 0; }
+    for (; places < 0; places++) digits *= 10;
+    for (; places > 0 && digits % 10 == 0; places--) digits /= 10;
+    if (places == 0) {
+        used = sqm__put_number(dst, room, digits, negative);
+    } else {
+        uint64_t unit = 1, rest;
+        for (int32_t i = 0; i < places; i++) unit *= 10;
+        used = sqm__put_number(dst, room, digits / unit, negative);
+        if (used < room) dst[used++] = '.';
+        for (rest = digits % unit; places-- > 0 && used < room; rest %= unit) {
+            unit /= 10;
+            dst[used++] = (char)('0' + (int)(rest / unit));
+        }
+    }
+    if (power && used < room) {
+        dst[used++] = 'e';
+        used += sqm__put_number(dst + used, room - used, (uint64_t)(power < 0 ? -power : power), power < 0);
+    }
+    return used;
+}
+
+/* Formats %s (text), %d (int32_t), %z (size_t or uint64_t as uint64_t) and %f (double) into dst; the rest is
+   copied. */
 static void sqm__format(char *dst, size_t room, const char *format, va_list args)
 {
     size_t used = 0;
@@ -747,6 +785,8 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
                                     v < 0);
         } else if (*format == 'z') {
             used += sqm__put_number(dst + used, room - used, va_arg(args, uint64_t), 0);
+        } else if (*format == 'f') {
+            used += sqm__put_real(dst + used, room - used, va_arg(args, double));
         } else {
             break;
         }
@@ -4205,7 +4245,8 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
 
 /* ---- state-space scans --------------------------------------------------------------------------------- */
 /* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
-   e^v - 1, so that slow states lose nothing to rounding. */
+   e^v - 1, and the step is whole before it is added: a decay below the last digit of h would round the same
+   way every row. */
 SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 in, const int has_dt,
                                      const int wide)
 {
@@ -4215,8 +4256,8 @@ SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 
         const v16 a = SQM__NAME(load)(s->a + n * SQM__LANES);
         const v16 decay = has_dt ? SQM__NAME(expm1)(SQM__MUL(dt, a)) : a;
         v16 h = SQM__NAME(load)(s->h + n * SQM__LANES);
-        h = SQM__MADD(decay, h, h);
-        h = SQM__MADD(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]), h);
+        const v16 u = SQM__MUL(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]));
+        h = SQM__ADD(h, SQM__MADD(decay, h, u));
         SQM__NAME(store)(s->h + n * SQM__LANES, h);
         y = SQM__MADD(h, wide ? SQM__NAME(load)(c + n * SQM__LANES) : SQM__SET1(c[n]), y);
     }
@@ -5756,22 +5797,28 @@ static const sqm_param *sqm__param(const sqm_param *params, int32_t n, const cha
         if (sqm__same_text(params[i].key, key)) return &params[i];
     return NULL;
 }
-static double sqm__param_number(const sqm_param *params, int32_t n, const char *key, double otherwise)
+/* Missing: `otherwise`. */
+static sqm_result sqm__param_number(double *value, const sqm_param *params, int32_t n, const char *key,
+                                    double otherwise, sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
-    return p && !p->text && !p->tensors ? p->number : otherwise;
+    if (p && (p->text || p->tensors))
+        SQM__FAIL(err, SQM_E_SHAPE, p->n_tensors, "%s = %s must be a number", key,
+                  p->text ? p->text : "a tensor");
+    *value = p ? p->number : otherwise;
+    return SQM_OK;
 }
 /* Integer parameter in [low, high]; missing: `otherwise`. */
 static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_t n, const char *key,
                                  int32_t otherwise,
                                  int32_t low, int32_t high, sqm_error *err)
 {
-    const double v = sqm__param_number(params, n, key, (double)otherwise);
+    double v = 0.0;
+    SQM__TRY(sqm__param_number(&v, params, n, key, (double)otherwise, err));
     if (!(v >= (double)low && v <= (double)high) || v != floor(v)) {
-        const int32_t shown = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
-        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)shown, "%s = %d must be a whole number from %d to %d",
-                  key, shown,
-                  low, high);
+        const int32_t value_of = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)value_of,
+                  "%s = %f must be a whole number from %d to %d", key, v, low, high);
     }
     *value = (int32_t)v;
     return SQM_OK;
@@ -5780,8 +5827,9 @@ static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_
                                    double otherwise,
                                    sqm_error *err)
 {
-    const double v = sqm__param_number(params, n, key, otherwise);
-    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s is not a finite number", key);
+    double v = 0.0;
+    SQM__TRY(sqm__param_number(&v, params, n, key, otherwise, err));
+    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s = %f is out of range", key, v);
     *value = (float)v;
     return SQM_OK;
 }
@@ -5833,6 +5881,8 @@ static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t
     if (!p) return SQM_OK;
     if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2)
         SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one matrix of float32 rows", key);
+    if (t->shape[0] < 1 || t->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d]", key, t->shape[0], t->shape[1]);
     *matrix = (const float *)t->data;
     *rows = t->shape[0];
     *cols = t->shape[1];
@@ -5849,6 +5899,8 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
     if (!t || t->dtype != SQM_F32 || t->layout != SQM_PANELS || t->ndim != 2)
         SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one float32 matrix in panels",
                   key);
+    if (t->shape[0] < 1 || t->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d]", key, t->shape[0], t->shape[1]);
     if (*rows && (t->shape[0] != *rows || t->shape[1] != *cols))
         SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], expected [%d, %d]", key, t->shape[0],
                   t->shape[1], *rows, *cols);
@@ -5877,7 +5929,8 @@ static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
         (and sink_h)
    Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim | key_bias=1: b: kv_heads],
             positions already applied by the recipe;
-   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
+   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads). sums=1: behind them [heads]
+            with sum_j e^(s_ij - m_i), for recipes that go on with numerator and denominator.
    shared=1 the first v_dim columns of a key are its value: rows have no v, the state holds keys alone (latent
             attention, one kv head: the whole cache is the latent row).
    every=M  rows go on with an entry, [k | v] like the row's own; only those of rows t with (t + 1) % M == 0
@@ -5906,6 +5959,7 @@ typedef struct sqm__attention {
     int32_t      v_stored;              /* columns of values in a tile: v_pad, 0 when shared */
     int32_t      chunk, reach;          /* 0: none; positions of a run and the runs before it */
     int32_t      key_bias, most;
+    int32_t      sums, out_width;
     float        scale, softcap, rounded;
     const float *sinks, *slopes;        /* [heads] or NULL */
 } sqm__attention;
@@ -5975,10 +6029,13 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
+    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
+    if (a->sums && a->sinks) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->sums, "sums=1 does not go with sinks");
     if (a->heads % a->kv_heads)
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
-    if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
+    if (a->softcap < 0.0f)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap = %f must not be negative", (double)a->softcap);
     width = (int64_t)a->heads * a->head_dim + (int64_t)a->row_width * (a->every ? 2 : 1) + a->selected +
             (a->key_bias ? a->kv_heads : 0);
     if (width != in_width)
@@ -5987,9 +6044,9 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
                   a->kv_heads, a->head_dim, in_width);
     a->group = a->heads / a->kv_heads;
     a->in_width = in_width;
-    if ((int64_t)a->heads * a->v_dim > INT32_MAX)
+    if ((int64_t)a->heads * (a->v_dim + 1) > INT32_MAX)
         SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d are too wide", a->heads, a->v_dim);
-    *out_width = a->heads * a->v_dim;
+    *out_width = a->out_width = a->heads * (a->v_dim + a->sums);
     return SQM_OK;
 }
 
@@ -6189,11 +6246,12 @@ static void sqm__attention_write_task(void *arg, int32_t piece)
             if (unit++ % job->pieces == piece) sqm__kv_write_span(job, &job->spans[s], h);
 }
 
-/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. */
+/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. out: the row's */
 static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *work, const sqm_exec *x,
                                   int32_t m,
                                   int32_t head, float *out)
 {
+    float *to = out + (size_t)head * (size_t)a->v_dim;
     const float *acc = work->acc + (size_t)m * (size_t)a->v_pad;
     float sum = work->sum[m], shrink = 1.0f;
     if (a->sinks) {
@@ -6205,7 +6263,8 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
         shrink = e[0];
         sum = sum * e[0] + e[1];
     }
-    for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
+    for (int32_t i = 0; i < a->v_dim; i++) to[i] = acc[i] * shrink / sum + 0.0f;
+    if (a->sums) out[(size_t)a->heads * (size_t)a->v_dim + (size_t)head] = sum;
 }
 
 /* Numbers and their places, partly ordered by sqm__quickselect. */
@@ -6471,8 +6530,7 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     for (int32_t m = 0; m < p.work.n_vectors; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
         sqm__attention_finish(a, &p.work, job->x, m, head, job->out +
-                              ((size_t)(span->first_row + first + t) * (size_t)a->heads +
-                               (size_t)head) * (size_t)a->v_dim);
+                              (size_t)(span->first_row + first + t) * (size_t)a->out_width);
     }
 }
 static void sqm__attention_task(void *arg, int32_t piece)
@@ -6539,7 +6597,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 
 static const sqm_mixer sqm__attention_mixer = {
     "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
-    "key_bias most shared every selected", sizeof(sqm__attention),
+    "key_bias most shared every selected sums", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -7506,7 +7564,7 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
                   sqm__combine_names[c->combine]);
     if (columns + 2 * (int64_t)c->pool != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
-                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  "a memory with %z columns and 2 x %d pooled ones does not fit rows of %d",
                   (uint64_t)columns, c->pool, in_width);
     c->columns = (int32_t)columns;
     c->in_width = in_width;
@@ -7738,6 +7796,7 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mi
              earlier coefficients were multiplied by retain_t
    loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
    y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   kernel=abs: |q . k| instead of e^(q . k), e.g. for a normaliser by the sum of absolute scores.
    Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
             gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
    Rows out [heads x v_dim]
@@ -7750,13 +7809,14 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mi
    Traps    scores beyond 88 overflow: normalise queries and keys.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
 typedef struct sqm__kernel_memory {
-    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, kernel, has_rate, has_retain, has_weights, in_width;
     size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
 } sqm__kernel_memory;
 
 static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                           int32_t *out_width, sqm_error *err)
 {
+    static const char *const kernels[] = { "exp", "abs" };
     sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
     int64_t columns;
     memset(m, 0, sizeof(*m));
@@ -7765,6 +7825,7 @@ static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, 
     SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
     SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->kernel, params, n, "kernel", kernels, 2, 0, err));
     SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
@@ -7830,9 +7891,11 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
         const size_t panel = SQM__LANES * sizeof(float);
         k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
                    panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
-        for (int32_t i = 0; i < n; i++)
-            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
-                        SQM_ACT_EXP);
+        for (int32_t i = 0; i < n; i++) {
+            float *s = w->scores + i * SQM__TILE_KEYS;
+            if (m->kernel == 0) k->activate(s, s, (size_t)keys, SQM_ACT_EXP);
+            else for (int32_t j = 0; j < keys; j++) s[j] = s[j] < 0.0f ? -s[j] : s[j];
+        }
         k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
                    (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
                    panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
@@ -7959,8 +8022,8 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
 static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
+    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
     sqm__kernel_memory_forward
 };
@@ -9587,7 +9650,8 @@ static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int
     SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
     SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
     if (!(s->low <= s->high) || s->low < 0.0f)
-        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min and dt_max must be 0 <= dt_min <= dt_max");
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min = %f and dt_max = %f must be 0 <= dt_min <= dt_max",
+                  (double)s->low, (double)s->high);
     return SQM_OK;
 }
 
@@ -10568,10 +10632,12 @@ static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, c
 
 /* ---- [MIX.rnn] dense recurrence ---------------------------------------------------------------------------
    x_t = act(u_t + W x_(t-1)), y_t = x_t                      the first `first` states of a copy without act
+   residual=1  x_t = act(u_t + W x_(t-1) + x_(t-1)): a matrix close to 1 keeps its digits as W = A - 1.
    Rows in  [copies][states], what the recipe's linear maps made of the inputs;     rows out [copies][states]
    Weights  w [states, states] in panels, any element type; copies share it
    State    [copies * states] float32: the last row that went out.
-   Order    u + (one chain over the old states in increasing index): gemm of [KERN], copies are its rows.
+   Order    u + (a chain over 64 old states in increasing index) + (over the next 64) ...; other than float32:
+            u + (one chain); gemm of [KERN], copies are its rows.
    Source   Legendre memory units (Voelker et al. 2019): W = A, copies = memory_d; with recurrent connections
             or a simple recurrent cell all of it is one such W (tools/map_s4.h). Elman networks; dense state
             spaces.
@@ -10579,7 +10645,7 @@ static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, c
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: keras_lmu, lmuformer. */
 typedef struct sqm__rnn {
     sqm_tensor w;
-    int32_t    states, copies, act, first;
+    int32_t    states, copies, act, first, residual;
 } sqm__rnn;
 
 static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -10595,6 +10661,7 @@ static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n,
     r->states = r->w.shape[0];
     SQM__TRY(sqm__param_int(&r->copies, params, n, "copies", 1, 1, 1 << 20, err));
     SQM__TRY(sqm__param_int(&r->first, params, n, "first", 0, 0, r->states, err));
+    SQM__TRY(sqm__param_int(&r->residual, params, n, "residual", 0, 0, 1, err));
     SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
     if (r->w.shape[1] != r->states || (int64_t)r->states * r->copies != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "rnn: w [%d, %d] and %d copies do not fit rows of %d",
@@ -10625,6 +10692,7 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
 {
     const sqm__rnn *r = (const sqm__rnn *)job->bound;
     const size_t width = (size_t)r->states * (size_t)r->copies;
+    const int32_t columns = r->w.dtype == SQM_F32 ? 64 : r->states;
     sqm__gemm g;
     memset(&g, 0, sizeof(g));
     g.x = (const float *)span->state;
@@ -10639,7 +10707,14 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
     for (size_t t = (size_t)span->first_row; t < (size_t)span->first_row + (size_t)span->rows; t++) {
         g.y = job->out + t * width;
         memcpy(g.y, job->in + t * width, width * sizeof(float));
-        job->x->kernels->gemm(&g, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        for (int32_t k = 0; k < r->states; k += columns) {
+            sqm__gemm part = g;
+            part.x += k;
+            part.panels += (size_t)k * SQM__LANES * sizeof(float);
+            part.n_cols = sqm__min(columns, r->states - k);
+            job->x->kernels->gemm(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        }
+        for (size_t i = 0; r->residual && i < width; i++) g.y[i] += g.x[i];
         for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
             float *part = g.y + (size_t)i * (size_t)r->states + r->first;
             job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
@@ -10667,7 +10742,7 @@ static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, c
                                    const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
@@ -11254,10 +11329,12 @@ static const char *const sqm__spike_resets[] = { "hard", "soft" };
 static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                   int32_t *out_width, sqm_error *err)
 {
-    const double tau = sqm__param_number(params, n, "tau", 2.0);
     sqm__spike *s = (sqm__spike *)bound;
+    double tau = 2.0;
     memset(s, 0, sizeof(*s));
-    if (!(tau >= 1.0 && tau <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau must be at least 1");
+    SQM__TRY(sqm__param_number(&tau, params, n, "tau", 2.0, err));
+    if (!(tau >= 1.0 && tau <= 1e30))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau = %f must be from 1 to 1e30", tau);
     SQM__TRY(sqm__param_float(&s->threshold, params, n, "threshold", 1.0, err));
     SQM__TRY(sqm__param_float(&s->rest, params, n, "rest", 0.0, err));
     SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 2, 0, err));

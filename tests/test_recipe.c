@@ -204,12 +204,15 @@ static void test_options(void)
     REFUSE("copy r1 r0 count=2.5\n", SQM_E_SHAPE, "op 1 (copy)|count = 2|whole number");
     REFUSE("softcap r0 r0\n", SQM_E_SHAPE, "op 1|cap > 0");
     REFUSE("softcap r0 r0 cap=-1\n", SQM_E_SHAPE, "op 1|cap > 0");
-    REFUSE("scale r0 r0 by=1e300\n", SQM_E_SHAPE, "op 1 (scale)|by is not a finite number");
+    REFUSE("scale r0 r0 by=1e300\n", SQM_E_SHAPE, "op 1 (scale)|by = 1e300 is out of range");
 }
 
 static void test_shapes(void)
 {
     REFUSE("linear r1 r0 w=@narrow\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|8 columns");
+    ACCEPT("cat r1 r0 r0\nlinear r2 r1 w=@square,@square apart=1 b=-,@v8\nglu r3 r2 act=silu\n"
+           "add r0 r0 r3\n");
+    REFUSE("linear r1 r0 w=@square,@square apart=1\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 8]|8 columns");
     REFUSE("linear r1 r0 w=@narrow first=3\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|5 columns");
     REFUSE("linear r1 r0 w=@narrow first=8\n", SQM_E_SHAPE, "op 1|first = 8");
     REFUSE("linear r1 r0 w=@square,@narrow\n", SQM_E_SHAPE, "op 1|weight 1 is [8, 6]");

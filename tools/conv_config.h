@@ -20,6 +20,13 @@ static CONV_UNUSED const json_value *conv_key(conv *c, const char *key)
 
 static CONV_UNUSED int conv_key_given(conv *c, const char *key) { return json_get(c->config, key) != NULL; }
 
+/* A value as messages show it */
+static CONV_UNUSED const char *conv_shown(conv *c, const json_value *v)
+{
+    if (json_is(v, JSON_NUMBER)) return conv_format(c->env, "%.9g", json_number(v, 0.0));
+    return json_is(v, JSON_STRING) ? conv_format(c->env, "\"%.60s\"", json_text(v, "")) : "(no number)";
+}
+
 static CONV_UNUSED int64_t conv_int(conv *c, const char *key, int64_t otherwise, int64_t low, int64_t high)
 {
     const json_value *v = conv_key(c, key);
@@ -30,8 +37,8 @@ static CONV_UNUSED int64_t conv_int(conv *c, const char *key, int64_t otherwise,
     }
     i = json_int(v, INT64_MIN);
     if (i == INT64_MIN || i < low || i > high) {
-        conv_fail(c->env, "config.json: \"%s\" is not a whole number from %lld to %lld", key, (long long)low,
-                  (long long)high);
+        conv_fail(c->env, "config.json: \"%s\" = %s is not a whole number from %lld to %lld", key,
+                  conv_shown(c, v), (long long)low, (long long)high);
         return low;
     }
     return i;
@@ -47,10 +54,12 @@ static CONV_UNUSED double conv_number(conv *c, const char *key, double otherwise
 {
     const json_value *v = conv_key(c, key);
     double d = otherwise;
-    if (v && !json_is(v, JSON_NUMBER)) conv_fail(c->env, "config.json: \"%s\" is not a number", key);
+    if (v && !json_is(v, JSON_NUMBER))
+        conv_fail(c->env, "config.json: \"%s\" = %s is not a number", key, conv_shown(c, v));
     else if (v) d = json_number(v, otherwise);
-    if (!(fabs(d) < 1e30)) { conv_fail(c->env, "config.json: \"%s\" is out of range", key); return 1.0; }
-    return d;
+    if (fabs(d) < 1e30) return d;
+    conv_fail(c->env, "config.json: \"%s\" = %g is out of range", key, d);
+    return 1.0;
 }
 
 /* A number > 0 without a default when otherwise is 0.                                                      */
@@ -58,7 +67,7 @@ static CONV_UNUSED double conv_positive(conv *c, const char *key, double otherwi
 {
     const double d = conv_number(c, key, otherwise);
     if (d > 0.0) return d;
-    if (conv_key(c, key)) conv_fail(c->env, "config.json: \"%s\" must be greater than 0", key);
+    if (conv_key(c, key)) conv_fail(c->env, "config.json: \"%s\" = %g must be greater than 0", key, d);
     else conv_fail(c->env, "config.json: key \"%s\" is missing", key);
     return 1.0;
 }

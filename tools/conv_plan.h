@@ -327,6 +327,21 @@ static CONV_UNUSED const char *conv_make_matrix(conv *c, const char *name, const
     return o->name;
 }
 
+/* linear rD rS of a block-diagonal map: values [groups][in][out], a matrix NAME.g each */
+static CONV_UNUSED void conv_put_diagonal(conv *c, int dst, int src, const char *name, const float *values,
+                                          int32_t groups, int32_t in, int32_t out)
+{
+    const int64_t n = (int64_t)in * out;
+    conv_put(c, "linear r%d r%d apart=1 w=", dst, src);
+    for (int32_t g = 0; g < groups && !c->env->failed; g++) {
+        float *w = (float *)conv_alloc(c->env, (uint64_t)n, sizeof *w);
+        for (int64_t i = 0; values && w && i < n; i++) w[i] = values[g * n + i % in * out + i / in];
+        conv_put(c, "%s@%s", g ? "," : "",
+                 conv_make_matrix(c, conv_format(c->env, "%s.%d", name, (int)g), w, out, in));
+    }
+    conv_line(c, "%s", "");
+}
+
 static CONV_UNUSED int conv_made(const conv *c, const char *name)
 {
     return conv_map_find(&c->out_index, name) != UINT64_MAX;

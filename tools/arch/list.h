@@ -20,6 +20,7 @@
 #include "typeseg.h"
 #include "lmuformer.h"
 #include "deepseek_v4.h"
+#include "recipe.h"
 
 typedef struct conv_arch {
     const char *name;                 /* model_type of config.json, or general.architecture of GGUF         */
@@ -142,6 +143,7 @@ static const conv_arch conv_hf_archs[] = {
     { "qwen3_5_text", "Qwen3_5ForCausalLM", arch_qwen_hybrid },
     { "qwen3_moe", "Qwen3MoeForCausalLM", arch_qwen3_moe },
     { "qwen3_next", "Qwen3NextForCausalLM", arch_qwen_hybrid },
+    { "recipe", NULL, arch_recipe },                   /* config.json says the recipe itself                */
     { "recurrent_gemma", "RecurrentGemmaForCausalLM", arch_recurrent_gemma },
     { "reformer", "ReformerModelWithLMHead", arch_reformer },
     { "retnet", "RetNetForCausalLM", arch_retnet },
