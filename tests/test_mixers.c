@@ -1,4 +1,4 @@
-/* test_mixers.c - what holds for every mixer. tools/MIXERS.md agrees with the code: names, keys, and the sizes
+/* test_mixers.c - what holds for every mixer. tools/MIXERS.md agrees with the code: names, keys, and sizes
    of states that its expressions give for mixers bound at several shapes. And bad configurations: every
    parameter of every mixer is bent in turn (numbers out of range, words, tensors of another shape or type,
    rows of another width); binding refuses with a message, or what it accepts runs. */
