@@ -8023,7 +8023,8 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
 }
 static const sqm_mixer sqm__kernel_memory_mixer = {
     "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
-    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
+    sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
     sqm__kernel_memory_forward
 };
@@ -10742,7 +10743,8 @@ static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, c
                                    const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
+    sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
