@@ -344,6 +344,9 @@ SQMDEF const sqm_mixer *sqm_mixer_window(void);
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void);
 SQMDEF const sqm_mixer *sqm_mixer_running_pool(void);
 SQMDEF const sqm_mixer *sqm_mixer_spike(void);
+SQMDEF const sqm_mixer *sqm_mixer_select(void);
+SQMDEF const sqm_mixer *sqm_mixer_compress(void);
+SQMDEF const sqm_mixer *sqm_mixer_lsh(void);
 
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
@@ -730,7 +733,45 @@ static size_t sqm__put_number(char *dst, size_t room, uint64_t v, int negative)
     return used;
 }
 
-/* Formats %s (text), %d (int32_t) and %z (size_t or uint64_t as uint64_t) into dst; the rest is copied. */
+/* A real number with up to six significant digits: 0.001, 12.5, 1e30 */
+static size_t sqm__put_real(char *dst, size_t room, double v)
+{
+    const int negative = v < 0.0;
+    double size = negative ? -v : v;
+    uint64_t digits;
+    int32_t power = 0, places = 5;      /* size = digits / 10^places * 10^power */
+    size_t used;
+    if (!(size <= 1e300)) {
+        memcpy(dst, "not finite", room < 10 ? room : 10);
+        return room < 10 ? room : 10;
+    }
+    for (; size >= 10.0; power++) size /= 10.0;
+    for (; size > 0.0 && size < 1.0; power--) size *= 10.0;
+    digits = (uint64_t)(size * 1e5 + 0.5);
+    if (power > -6 && power < 7) { places -= power; power = 0; }
+    for (; places < 0; places++) digits *= 10;
+    for (; places > 0 && digits % 10 == 0; places--) digits /= 10;
+    if (places == 0) {
+        used = sqm__put_number(dst, room, digits, negative);
+    } else {
+        uint64_t unit = 1, rest;
+        for (int32_t i = 0; i < places; i++) unit *= 10;
+        used = sqm__put_number(dst, room, digits / unit, negative);
+        if (used < room) dst[used++] = '.';
+        for (rest = digits % unit; places-- > 0 && used < room; rest %= unit) {
+            unit /= 10;
+            dst[used++] = (char)('0' + (int)(rest / unit));
+        }
+    }
+    if (power && used < room) {
+        dst[used++] = 'e';
+        used += sqm__put_number(dst + used, room - used, (uint64_t)(power < 0 ? -power : power), power < 0);
+    }
+    return used;
+}
+
+/* Formats %s (text), %d (int32_t), %z (size_t or uint64_t as uint64_t) and %f (double) into dst; the rest is
+   copied. */
 static void sqm__format(char *dst, size_t room, const char *format, va_list args)
 {
     size_t used = 0;
@@ -746,6 +787,8 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
                                     v < 0);
         } else if (*format == 'z') {
             used += sqm__put_number(dst + used, room - used, va_arg(args, uint64_t), 0);
+        } else if (*format == 'f') {
+            used += sqm__put_real(dst + used, room - used, va_arg(args, double));
         } else {
             break;
         }
@@ -1839,10 +1882,11 @@ typedef struct sqm__attend {
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
     float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
-    const int32_t *position;            /* [n_vectors] absolute position of each query */
+    const int32_t *position, *oldest;   /* [n_vectors] of each query, and of the first key it sees */
+    const float   *bias;                /* [n_vectors, SQM__TILE_KEYS] to add to the scores, or NULL */
     int32_t        n_vectors, head_dim, v_pad;
-    int32_t        window;              /* 0: none */
     int32_t        keep;                /* positions before it are always visible */
+    int32_t        shared;              /* values are the first columns of the keys: none are stored */
     float          softcap;             /* 0: none */
     sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
 } sqm__attend;
@@ -3886,6 +3930,46 @@ SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const u
     }
     return (const uint8_t *)a->panel;
 }
+/* to[16][stride 16] = four rows of 16 turned: to[k][i] = from[i][k] */
+SQM__SPECIAL void SQM__NAME(turn4)(float *to, const float *from)
+{
+    for (int32_t k = 0; k < SQM__LANES; k += 4) {
+#if SQM__PASS == SQM__PASS_AVX2 || SQM__PASS == SQM__PASS_AVX512
+        __m128 r0 = _mm_loadu_ps(from + k), r1 = _mm_loadu_ps(from + SQM__LANES + k);
+        __m128 r2 = _mm_loadu_ps(from + 2 * SQM__LANES + k), r3 = _mm_loadu_ps(from + 3 * SQM__LANES + k);
+        _MM_TRANSPOSE4_PS(r0, r1, r2, r3);
+        _mm_storeu_ps(to + k * SQM__LANES, r0);
+        _mm_storeu_ps(to + (k + 1) * SQM__LANES, r1);
+        _mm_storeu_ps(to + (k + 2) * SQM__LANES, r2);
+        _mm_storeu_ps(to + (k + 3) * SQM__LANES, r3);
+#else
+        for (int32_t j = k; j < k + 4; j++)
+            for (int32_t i = 0; i < 4; i++) to[j * SQM__LANES + i] = from[i * SQM__LANES + j];
+#endif
+    }
+}
+/* The same panel out of keys: 16 of their columns from `column` on, zeros behind the last. */
+SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const uint8_t *keys,
+                                                    const float *scales, int32_t column, int32_t n)
+{
+    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    float rows[4 * SQM__LANES];
+    for (int32_t from = 0; from < n; from += SQM__LANES)
+        for (int32_t i = column; i < column + SQM__LANES; i++) {
+            const uint8_t *codes = keys + ((size_t)from * (size_t)a->head_dim +
+                                           (size_t)i * SQM__LANES) * element;
+            v16 x = SQM__SET1(0.0f);
+            if (i < a->head_dim && a->dtype == SQM_F16) x = SQM__NAME(load_f16)(codes);
+            else if (i < a->head_dim && a->dtype == SQM_F32)
+                x = SQM__NAME(load)((const float *)(const void *)codes);
+            else if (i < a->head_dim)
+                x = SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS + from),
+                             SQM__NAME(load_s8)(codes));
+            SQM__NAME(store)(rows + i % 4 * SQM__LANES, x);
+            if (i % 4 == 3) SQM__NAME(turn4)(a->panel + from * SQM__LANES + i - column - 3, rows);
+        }
+    return (const uint8_t *)a->panel;
+}
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
                                    int32_t n_keys)
 {
@@ -3893,8 +3977,8 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
     const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
     const uint8_t *values = tile + 4 * key_bytes;
-    const float *key_scales = (const float *)(const void *)(values +
-                                                            (size_t)(a->v_pad / SQM__LANES) * value_bytes);
+    const size_t stored = a->shared ? 0 : (size_t)(a->v_pad / SQM__LANES) * value_bytes;
+    const float *key_scales = (const float *)(const void *)(values + stored);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
     const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
     for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
@@ -3902,10 +3986,13 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
                            a->n_vectors,
                            SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
                            0, 1, a->head_dim, 0, dtype);
+    for (int32_t i = 0; a->bias && i < a->n_vectors * SQM__TILE_KEYS; i += SQM__LANES)
+        SQM__NAME(store)(a->scores + i, SQM__ADD(SQM__NAME(load)(a->scores + i),
+                                                 SQM__NAME(load)(a->bias + i)));
     for (int32_t m = 0; m < a->n_vectors; m++) {
         /* keys before this one are not in the future */
         const int32_t end = a->position[m] - first_key + 1;
-        const int32_t high = sqm__min(end, n_keys), low = a->window > 0 ? sqm__max(0, end - a->window) : 0;
+        const int32_t high = sqm__min(end, n_keys), low = sqm__max(0, a->oldest[m] - first_key);
         const int32_t kept = sqm__max(0, sqm__min(a->keep - first_key, high));
         float *acc = a->acc + (size_t)m * (size_t)a->v_pad;
         float shrink;
@@ -3917,7 +4004,10 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
         for (int32_t i = 0; i < a->v_pad; i += SQM__LANES)
             SQM__NAME(store)(acc + i, SQM__MUL(SQM__NAME(load)(acc + i), SQM__SET1(shrink)));
     }
-    for (int32_t i = 0; i < a->v_pad / SQM__LANES; i++)
+    for (int32_t i = 0; a->shared && i < a->v_pad; i += SQM__LANES)
+        SQM__NAME(product)(a->acc + i, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           SQM__NAME(shared_panel)(a, tile, key_scales, i, n_keys), 0, 1, n_keys, 1, SQM_F32);
+    for (int32_t i = 0; !a->shared && i < a->v_pad / SQM__LANES; i++)
         SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
                            SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
                                                   i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
@@ -4157,7 +4247,8 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
 
 /* ---- state-space scans --------------------------------------------------------------------------------- */
 /* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
-   e^v - 1, so that slow states lose nothing to rounding. */
+   e^v - 1, and the step is whole before it is added: a decay below the last digit of h would round the same
+   way every row. */
 SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 in, const int has_dt,
                                      const int wide)
 {
@@ -4167,8 +4258,8 @@ SQM__SPECIAL v16 SQM__NAME(scan_row)(const sqm__scan *s, int32_t t, v16 dt, v16 
         const v16 a = SQM__NAME(load)(s->a + n * SQM__LANES);
         const v16 decay = has_dt ? SQM__NAME(expm1)(SQM__MUL(dt, a)) : a;
         v16 h = SQM__NAME(load)(s->h + n * SQM__LANES);
-        h = SQM__MADD(decay, h, h);
-        h = SQM__MADD(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]), h);
+        const v16 u = SQM__MUL(in, wide ? SQM__NAME(load)(b + n * SQM__LANES) : SQM__SET1(b[n]));
+        h = SQM__ADD(h, SQM__MADD(decay, h, u));
         SQM__NAME(store)(s->h + n * SQM__LANES, h);
         y = SQM__MADD(h, wide ? SQM__NAME(load)(c + n * SQM__LANES) : SQM__SET1(c[n]), y);
     }
@@ -5330,6 +5421,7 @@ typedef struct sqm__linear {            /* y = scale * (a * [w0; w1; ...]^T + bi
     int32_t              n_weights;
     int32_t              add;           /* 1: y += result */
     int32_t              precise;       /* 1: quantised products round activations to 16 bits, not to 8 */
+    int32_t              apart;         /* 1: weight i reads columns of its own, from i * (its columns) on */
     float                scale;
 } sqm__linear;
 
@@ -5339,7 +5431,8 @@ typedef struct sqm__linear_job {
     float             *y;
     const float       *a;
     size_t             y_stride, a_stride;
-    int32_t            n, cols, pieces, n_panels, tile;
+    int32_t            n, cols, parts, pieces, n_panels, tile;
+    size_t             part_groups;     /* groups of codes of each part: the columns that a weight reads */
     size_t             plane;           /* see sqm__gemm */
     int8_t            *codes;           /* NULL: exact */
     float             *code_scales;
@@ -5351,15 +5444,18 @@ static void sqm__quantize_task(void *arg, int32_t piece)
 {
     const sqm__linear_job *job = (const sqm__linear_job *)arg;
     const size_t groups = (size_t)sqm__ceil_div(job->cols, SQM__GROUP), tile = (size_t)job->tile;
-    const int32_t tiles = sqm__ceil_div(job->n, job->tile);
-    const int32_t first = sqm__cut(tiles, piece, job->pieces) * job->tile;
-    const int32_t last = sqm__cut(tiles, piece + 1, job->pieces) * job->tile;
-    for (int32_t t = first; t < last; t++) {
-        const size_t at = (size_t)(t / job->tile) * groups * tile + (size_t)(t % job->tile);
+    const int32_t tiles = sqm__ceil_div(job->n, job->tile), units = tiles * job->parts;
+    const int32_t first = sqm__cut(units, piece, job->pieces) * job->tile;
+    const int32_t last = sqm__cut(units, piece + 1, job->pieces) * job->tile;
+    for (int32_t u = first; u < last; u++) {
+        const int32_t part = u / (tiles * job->tile), t = u % (tiles * job->tile);
+        const size_t at = (size_t)part * job->part_groups + (size_t)(t / job->tile) * groups * tile +
+                          (size_t)(t % job->tile);
         if (t < job->n) {
             job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
                                       job->code_sums + 2 * at, tile, job->plane,
-                                      job->a + (size_t)t * job->a_stride, job->cols);
+                                      job->a + (size_t)t * job->a_stride + (size_t)part * (size_t)job->cols,
+                                      job->cols);
             continue;
         }
         for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
@@ -5385,12 +5481,13 @@ static void sqm__linear_task(void *arg, int32_t piece)
         const int32_t panels = sqm__ceil_div(w->shape[0], SQM__LANES);
         const int32_t from = sqm__max(first - base, 0), to = sqm__min(last - base, panels);
         if (from < to) {
+            const size_t part = l->apart ? (size_t)i : 0, codes = part * job->part_groups;
             sqm__gemm g;
             g.y = job->y + column;
-            g.x = job->a;
-            g.codes = w->dtype >= SQM_Q8 ? job->codes : NULL;
-            g.code_scales = job->code_scales;
-            g.code_sums = job->code_sums;
+            g.x = job->a + part * (size_t)job->cols;
+            g.codes = job->codes && w->dtype >= SQM_Q8 ? job->codes + codes * SQM__GROUP : NULL;
+            g.code_scales = job->code_scales + codes;
+            g.code_sums = job->code_sums + 2 * codes;
             g.plane = job->plane;
             g.tile = job->tile;
             g.panels = (const uint8_t *)w->data;
@@ -5432,7 +5529,10 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
         quantized |= l->weights[i].dtype >= SQM_Q8;
     }
     job.tile = n == 1 ? 1 : x->kernels->tile;
-    groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) * sqm__align_up((size_t)n, (size_t)job.tile);
+    job.parts = l->apart ? l->n_weights : 1;
+    job.part_groups = (size_t)sqm__ceil_div(job.cols, SQM__GROUP) *
+        sqm__align_up((size_t)n, (size_t)job.tile);
+    groups = job.part_groups * (size_t)job.parts;
     job.plane = l->precise ? groups * SQM__GROUP : 0;
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
@@ -5441,7 +5541,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
-        job.pieces = sqm__min(sqm__ceil_div(n, job.tile), sqm__pieces(x, (size_t)n * (size_t)job.cols * 4));
+        job.pieces = sqm__min(sqm__ceil_div(n, job.tile) * job.parts,
+                              sqm__pieces(x, (size_t)n * (size_t)job.cols * (size_t)job.parts * 4));
         sqm__run(x, sqm__quantize_task, &job, job.pieces);
     } else {
         job.codes = NULL;
@@ -5478,6 +5579,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     l.n_weights = 1;
     l.add = 0;
     l.precise = 0;
+    l.apart = 0;
     l.scale = 1.0f;
     sqm__linear_run(x, &l, y, (size_t)w->shape[0], a, (size_t)w->shape[1], n);
     return SQM_OK;
@@ -5697,22 +5799,28 @@ static const sqm_param *sqm__param(const sqm_param *params, int32_t n, const cha
         if (sqm__same_text(params[i].key, key)) return &params[i];
     return NULL;
 }
-static double sqm__param_number(const sqm_param *params, int32_t n, const char *key, double otherwise)
+/* Missing: `otherwise`. */
+static sqm_result sqm__param_number(double *value, const sqm_param *params, int32_t n, const char *key,
+                                    double otherwise, sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
-    return p && !p->text && !p->tensors ? p->number : otherwise;
+    if (p && (p->text || p->tensors))
+        SQM__FAIL(err, SQM_E_SHAPE, p->n_tensors, "%s = %s must be a number", key,
+                  p->text ? p->text : "a tensor");
+    *value = p ? p->number : otherwise;
+    return SQM_OK;
 }
 /* Integer parameter in [low, high]; missing: `otherwise`. */
 static sqm_result sqm__param_int(int32_t *value, const sqm_param *params, int32_t n, const char *key,
                                  int32_t otherwise,
                                  int32_t low, int32_t high, sqm_error *err)
 {
-    const double v = sqm__param_number(params, n, key, (double)otherwise);
+    double v = 0.0;
+    SQM__TRY(sqm__param_number(&v, params, n, key, (double)otherwise, err));
     if (!(v >= (double)low && v <= (double)high) || v != floor(v)) {
-        const int32_t shown = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
-        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)shown, "%s = %d must be a whole number from %d to %d",
-                  key, shown,
-                  low, high);
+        const int32_t value_of = v >= -2147483647.0 && v <= 2147483647.0 ? (int32_t)v : INT32_MIN;
+        SQM__FAIL(err, SQM_E_SHAPE, (uint64_t)(int64_t)value_of,
+                  "%s = %f must be a whole number from %d to %d", key, v, low, high);
     }
     *value = (int32_t)v;
     return SQM_OK;
@@ -5721,8 +5829,9 @@ static sqm_result sqm__param_float(float *value, const sqm_param *params, int32_
                                    double otherwise,
                                    sqm_error *err)
 {
-    const double v = sqm__param_number(params, n, key, otherwise);
-    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s is not a finite number", key);
+    double v = 0.0;
+    SQM__TRY(sqm__param_number(&v, params, n, key, otherwise, err));
+    if (!(v >= -1e30 && v <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "%s = %f is out of range", key, v);
     *value = (float)v;
     return SQM_OK;
 }
@@ -5774,6 +5883,8 @@ static sqm_result sqm__param_matrix(const float **matrix, int32_t *rows, int32_t
     if (!p) return SQM_OK;
     if (!t || t->dtype != SQM_F32 || t->layout != SQM_ROWS || t->ndim != 2)
         SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one matrix of float32 rows", key);
+    if (t->shape[0] < 1 || t->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d]", key, t->shape[0], t->shape[1]);
     *matrix = (const float *)t->data;
     *rows = t->shape[0];
     *cols = t->shape[1];
@@ -5790,6 +5901,8 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
     if (!t || t->dtype != SQM_F32 || t->layout != SQM_PANELS || t->ndim != 2)
         SQM__FAIL(err, SQM_E_SHAPE, t ? t->ndim : p->n_tensors, "%s must be one float32 matrix in panels",
                   key);
+    if (t->shape[0] < 1 || t->shape[1] < 1)
+        SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d]", key, t->shape[0], t->shape[1]);
     if (*rows && (t->shape[0] != *rows || t->shape[1] != *cols))
         SQM__FAIL(err, SQM_E_SHAPE, t->shape[0], "%s is [%d, %d], expected [%d, %d]", key, t->shape[0],
                   t->shape[1], *rows, *cols);
@@ -5806,38 +5919,101 @@ static const char *const sqm__act_names[SQM_ACT_COUNT] = {
 static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
-   s_ij = cap(scale * q_i . k_j)          j <= i, and i - j < window if there is one, or j < keep;
+   s_ij = cap(scale * q_i . k_j + bias)   j <= i, and i - j < window if there is one, or j < keep;
                                           cap(s) = softcap * tanh(s / softcap)
+   bias   - slope_h * (i - j) with slopes=@ [heads] (ALiBi); rounded=f: f * (b_j - b_i), where
+          b_j = slope_h * j in bfloat16, as Falcon has it
+          + b_j with key_bias=1, a number for each key; most=n: only the n keys with the largest b_j count, of
+          equal ones those that the quickselect below leaves in front. It runs over all keys of the call,
+          hidden ones included, as in the reference: ties, and only they, depend on the call's length
+   chunk=n before=m: j is in i's run of n positions (they start at multiples of n) or in the m runs before it
    o_i  = sum_j e^(s_ij - m_i) v_j / (sum_j e^(s_ij - m_i) + e^(sink_h - m_i))            m_i: largest s_ij
         (and sink_h)
-   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim], positions already applied
-            by the recipe;
-   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads).
+   Rows in  [q: heads x head_dim | k: kv_heads x head_dim | v: kv_heads x v_dim | key_bias=1: b: kv_heads],
+            positions already applied by the recipe;
+   rows out [heads x v_dim]; query head h reads kv head h / (heads / kv_heads). sums=1: behind them [heads]
+            with sum_j e^(s_ij - m_i), for recipes that go on with numerator and denominator.
+   shared=1 the first v_dim columns of a key are its value: rows have no v, the state holds keys alone (latent
+            attention, one kv head: the whole cache is the latent row).
+   every=M  rows go on with an entry, [k | v] like the row's own; only those of rows t with (t + 1) % M == 0
+            count. They are keys too, for that row and all later ones, whatever the window.
+   selected=K  the last K columns of a row are numbers of the keys that it attends to, -1 for none
+            ([MIX.select]); with every= they are numbers of entries, and the row's own keys stay all visible.
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
             in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
             `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
             scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
-            }.
+            }. Biases of keys [64] stand at the end of a tile; tiles of 64 entries behind all these.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
-            & Gimelshein 2018): a row's result does not depend on how calls or batches are cut.
-   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss.
+            & Gimelshein 2018), then entries: a row's result does not depend on how calls or batches are cut.
+            Selected keys are gathered 64 at a time in the order of the list.
+   Source   Vaswani et al. 2017 (1706.03762), GQA 2305.13245, soft cap 2408.00118, sinks: gpt-oss, ALiBi
+            2108.12409, bias of keys: 2506.23115 and its code, where heads of a group share it; latent
+            2405.04434, selected keys and entries: DeepSeek-V3.2, -V4 as in transformers.
    Traps    scale multiplies q before the product; the window counts the token itself.
    Tests    tests/test_mix_attention.c; tools/sqm-vectors: sdpa, mask, rope. */
 typedef struct sqm__attention {
     int32_t      heads, kv_heads, group, head_dim, v_dim, v_pad, window, in_width;
     int32_t      keep;                  /* first positions that no window hides */
-    float        scale, softcap;
-    const float *sinks;                 /* [heads] or NULL */
+    int32_t      shared, every, selected;
+    int32_t      row_width;             /* of the keys and values of a row, or of an entry */
+    int32_t      v_stored;              /* columns of values in a tile: v_pad, 0 when shared */
+    int32_t      chunk, reach;          /* 0: none; positions of a run and the runs before it */
+    int32_t      key_bias, most;
+    int32_t      sums, out_width;
+    float        scale, softcap, rounded;
+    const float *sinks, *slopes;        /* [heads] or NULL */
 } sqm__attention;
 
 /* first bytes of a state: its own shape, never copied between states */
 typedef struct sqm__kv_header {
     int32_t   n_tiles;
     sqm_dtype dtype;
-    int32_t   reserved[14];
+    int32_t   n_entry_tiles;
+    int32_t   reserved[13];
 } sqm__kv_header;
 
+/* Where keys and values come from */
+static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *params, int32_t n,
+                                           sqm_error *err)
+{
+    int64_t row;
+    SQM__TRY(sqm__param_int(&a->shared, params, n, "shared", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->every, params, n, "every", 0, 0, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&a->selected, params, n, "selected", 0, 0, 1 << 20, err));
+    if (a->shared && a->v_dim > a->head_dim)
+        SQM__FAIL(err, SQM_E_SHAPE, a->v_dim, "%d columns of values cannot be in keys of %d", a->v_dim,
+                  a->head_dim);
+    row = (int64_t)a->kv_heads * a->head_dim + (a->shared ? 0 : (int64_t)a->kv_heads * a->v_dim);
+    if (row > INT32_MAX / 4)
+        SQM__FAIL(err, SQM_E_LIMIT, a->kv_heads, "keys of %d heads are too wide", a->kv_heads);
+    a->row_width = (int32_t)row;
+    a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
+    a->v_stored = a->shared ? 0 : a->v_pad;
+    return SQM_OK;
+}
+/* Options that hide keys or add to scores. */
+static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *params, int32_t n,
+                                            sqm_error *err)
+{
+    int32_t before;
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
+    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
+    a->reach = a->chunk * (before + 1);
+    SQM__TRY(sqm__param_vector(&a->slopes, params, n, "slopes", a->heads, err));
+    SQM__TRY(sqm__param_float(&a->rounded, params, n, "rounded", 0.0, err));
+    SQM__TRY(sqm__param_int(&a->key_bias, params, n, "key_bias", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->most, params, n, "most", 0, 0, a->key_bias ? INT32_MAX : 0, err));
+    if (a->most && a->keep) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->most, "most= does not go with keep=");
+    if ((a->slopes || a->key_bias) && (a->shared || a->every || a->selected))
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0,
+                  "slopes= and key_bias= go neither with shared= nor with every= or selected=");
+    if (a->selected && !a->every && (a->window || a->chunk))
+        SQM__FAIL(err, SQM_E_SHAPE, a->window, "selected keys and a window of %d exclude each other",
+                  a->window);
+    return SQM_OK;
+}
 static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                       int32_t *out_width, sqm_error *err)
 {
@@ -5850,24 +6026,29 @@ static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
     SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
+    SQM__TRY(sqm__attention_bind_keys(a, params, n, err));
+    SQM__TRY(sqm__attention_bind_masks(a, params, n, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
+    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
+    if (a->sums && a->sinks) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->sums, "sums=1 does not go with sinks");
     if (a->heads % a->kv_heads)
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
                   a->kv_heads);
-    if (a->softcap < 0.0f) SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap must not be negative");
-    width = (int64_t)(a->heads + a->kv_heads) * a->head_dim + (int64_t)a->kv_heads * a->v_dim;
+    if (a->softcap < 0.0f)
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "softcap = %f must not be negative", (double)a->softcap);
+    width = (int64_t)a->heads * a->head_dim + (int64_t)a->row_width * (a->every ? 2 : 1) + a->selected +
+            (a->key_bias ? a->kv_heads : 0);
     if (width != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
                   "attention with %d + 2 x %d heads of %d does not fit rows of %d", a->heads,
                   a->kv_heads, a->head_dim, in_width);
     a->group = a->heads / a->kv_heads;
-    a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
     a->in_width = in_width;
-    if ((int64_t)a->heads * a->v_dim > INT32_MAX)
+    if ((int64_t)a->heads * (a->v_dim + 1) > INT32_MAX)
         SQM__FAIL(err, SQM_E_LIMIT, a->heads, "%d heads of %d are too wide", a->heads, a->v_dim);
-    *out_width = a->heads * a->v_dim;
+    *out_width = a->out_width = a->heads * (a->v_dim + a->sums);
     return SQM_OK;
 }
 
@@ -5878,30 +6059,41 @@ SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 }
 SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_pad * SQM__TILE_KEYS * sqm__kv_element(t);
+    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_stored * SQM__TILE_KEYS * sqm__kv_element(t);
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_pad,
+    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_stored,
                                                                                           SQM__GROUP));
-    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0);
+    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0) +
+           (a->key_bias ? SQM__TILE_KEYS * sizeof(float) : 0);
+}
+SQM__INLINE float *sqm__kv_biases(const sqm__attention *a, uint8_t *tile, sqm_dtype t)    /* [64] */
+{
+    return (float *)(void *)(tile + sqm__kv_tile_bytes(a, t)) - SQM__TILE_KEYS;
 }
 static int32_t sqm__kv_tiles(const sqm__attention *a, int32_t max_context, int32_t max_batch)
 {
     const int64_t all = ((int64_t)max_context + SQM__TILE_KEYS - 1) / SQM__TILE_KEYS;
-    if (a->window > 0) {                /* tiles that window - 1 earlier keys and a whole batch can touch */
-        const int64_t ring = ((int64_t)a->window - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
+    const int64_t sight = a->window > 0 ? a->window : a->reach;
+    if (sight > 0) {                    /* tiles that sight - 1 earlier keys and a whole batch can touch */
+        const int64_t ring = (sight - 1 + max_batch + SQM__TILE_KEYS - 2) / SQM__TILE_KEYS + 1 +
                              sqm__ceil_div(a->keep, SQM__TILE_KEYS);
         if (ring < all) return (int32_t)ring;
     }
     return (int32_t)all;
+}
+static int32_t sqm__kv_entry_tiles(const sqm__attention *a, int32_t position)
+{
+    return a->every ? sqm__ceil_div(position / a->every, SQM__TILE_KEYS) : 0;
 }
 static size_t sqm__attention_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                          sqm_dtype kv_dtype)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
     const size_t tile = sqm__kv_tile_bytes(a, kv_dtype) * (size_t)a->kv_heads;
-    const size_t tiles = (size_t)sqm__kv_tiles(a, max_context, max_batch);
+    const size_t tiles = (size_t)sqm__kv_tiles(a, max_context, max_batch) +
+                         (size_t)sqm__kv_entry_tiles(a, max_context);
     if (tiles > ((size_t)-1 - sizeof(sqm__kv_header)) / tile) return (size_t)-1;
     return sizeof(sqm__kv_header) + tile * tiles;
 }
@@ -5909,33 +6101,49 @@ static size_t sqm__attention_used_bytes(const void *bound, const void *state, in
 {
     const sqm__attention *a = (const sqm__attention *)bound;
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
-    const int32_t tiles = sqm__min(kv->n_tiles, sqm__ceil_div(position, SQM__TILE_KEYS));
+    const int32_t entries = sqm__min(kv->n_entry_tiles, sqm__kv_entry_tiles(a, position));
+    const int32_t tiles = entries ? kv->n_tiles + entries
+        : sqm__min(kv->n_tiles, sqm__ceil_div(position, SQM__TILE_KEYS));
     return sizeof(sqm__kv_header) + sqm__kv_tile_bytes(a, kv->dtype) * (size_t)a->kv_heads * (size_t)tiles;
 }
 static void sqm__attention_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
                                  int32_t max_batch, sqm_dtype kv_dtype)
 {
+    const sqm__attention *a = (const sqm__attention *)bound;
     sqm__kv_header *kv = (sqm__kv_header *)state;
     (void)state_bytes;
     memset(kv, 0, sizeof(*kv));
-    kv->n_tiles = sqm__kv_tiles((const sqm__attention *)bound, max_context, max_batch);
+    kv->n_tiles = sqm__kv_tiles(a, max_context, max_batch);
+    kv->n_entry_tiles = sqm__kv_entry_tiles(a, max_context);
     kv->dtype = kv_dtype;
+    if (a->every)                       /* what fork and save copy has no gaps */
+        memset((uint8_t *)state + sizeof(*kv), 0,
+               sqm__kv_tile_bytes(a, kv_dtype) * (size_t)a->kv_heads * (size_t)kv->n_tiles);
 }
 
 /* Query vectors handled together: a block of rows times the query heads of one kv head. */
-SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a) { return sqm__max(1, 24 / a->group); }
-static size_t sqm__attention_piece_bytes(const sqm__attention *a)
+SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a)
 {
+    return sqm__max(1, (a->shared ? 64 : 24) / a->group);    /* tiles of shared values are turned for each */
+}
+static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
+{
+    /* most=: a number and an index of each key, and a bit for each row and key */
+    const size_t words = (length + 31) / 32 * (size_t)sqm__attention_block_rows(a);
+    const size_t select = a->most ? length * 2 + words : 0;
     const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    return sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + 3)) * 4, 64);
+    const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
+    return (a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0) +
+        sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4) +
+                       select) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
 {
-    (void)max_context;
     (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound) * (size_t)sqm__most_pieces(threads);
+    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context) *
+           (size_t)sqm__most_pieces(threads);
 }
 
 typedef struct sqm__attention_job {
@@ -5945,6 +6153,7 @@ typedef struct sqm__attention_job {
     const float          *in;
     const sqm_span       *spans;
     uint8_t              *scratch;      /* pieces * piece_bytes */
+    size_t                piece_bytes;
     int32_t               n_spans, pieces;
 } sqm__attention_job;
 
@@ -5953,6 +6162,15 @@ SQM__INLINE uint8_t *sqm__kv_tile(const sqm__attention *a, void *state, int32_t 
     const sqm__kv_header *kv = (const sqm__kv_header *)state;
     const int32_t kept = sqm__ceil_div(a->keep, SQM__TILE_KEYS), n = position / SQM__TILE_KEYS;
     const size_t tile = (size_t)(n < kv->n_tiles ? n : kept + (n - kept) % (kv->n_tiles - kept));
+    return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
+            (size_t)kv_head);
+}
+
+/* The tile of an entry */
+SQM__INLINE uint8_t *sqm__kv_entry(const sqm__attention *a, void *state, int32_t entry, int32_t kv_head)
+{
+    const sqm__kv_header *kv = (const sqm__kv_header *)state;
+    const size_t tile = (size_t)kv->n_tiles + (size_t)(entry / SQM__TILE_KEYS);
     return (uint8_t *)state + sizeof(*kv) + sqm__kv_tile_bytes(a, kv->dtype) * (tile * (size_t)a->kv_heads +
             (size_t)kv_head);
 }
@@ -5977,18 +6195,19 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     return scale;
 }
 
-/* Writes key and value of one row and kv head into the tile of its position. */
-static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, void *state, int32_t position,
-                          int32_t kv_head, const float *row)
+/* Writes key and value of one kv head to place `at` of a tile; row: keys and values of all kv heads. */
+static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, uint8_t *tile,
+                          sqm_dtype dtype, int32_t at, int32_t kv_head, const float *row)
 {
-    const sqm_dtype dtype = ((const sqm__kv_header *)state)->dtype;
-    const size_t key = (size_t)(position % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
+    const size_t key = (size_t)(at % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
     const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
-    uint8_t *keys = sqm__kv_tile(a, state, position, kv_head), *values = keys + sqm__kv_keys_bytes(a, dtype);
+    uint8_t *keys = tile, *values = keys + sqm__kv_keys_bytes(a, dtype);
     float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
-    const float *k = row + (size_t)(a->heads + kv_head) * head_dim;
-    const float *v = row + (size_t)(a->heads + a->kv_heads) * head_dim + (size_t)kv_head * v_dim;
+    float *biases = a->key_bias ? sqm__kv_biases(a, keys, dtype) : NULL;
+    const float *k = row + (size_t)kv_head * head_dim;
+    const float *v = row + (size_t)a->kv_heads * head_dim + (size_t)kv_head * v_dim;
     if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
+    if (biases) biases[key] = row[a->row_width + kv_head];
     keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
     for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
         const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1,
@@ -5997,7 +6216,7 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
         if (dtype == SQM_I8) scales[key] = scale;
     }
     values += key * SQM__LANES * element;
-    for (int32_t i = 0; i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
+    for (int32_t i = 0; !a->shared && i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
         const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype,
                                           SQM__LANES,
                                           SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP,
@@ -6005,24 +6224,36 @@ static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, 
         if (dtype == SQM_I8) scales[key] = scale;
     }
 }
+/* All keys, values and entries of a span for one kv head */
+static void sqm__kv_write_span(const sqm__attention_job *job, const sqm_span *span, int32_t h)
+{
+    const sqm__attention *a = job->a;
+    const sqm_dtype dtype = ((const sqm__kv_header *)span->state)->dtype;
+    for (int32_t t = 0; t < span->rows; t++) {
+        const float *row = job->in + (size_t)(span->first_row + t) * (size_t)a->in_width +
+            (size_t)a->heads * (size_t)a->head_dim;
+        const int32_t at = span->position + t, entry = a->every ? at / a->every : 0;
+        sqm__kv_write(a, job->x->kernels, sqm__kv_tile(a, span->state, at, h), dtype, at, h, row);
+        if (a->every && (at + 1) % a->every == 0)
+            sqm__kv_write(a, job->x->kernels, sqm__kv_entry(a, span->state, entry, h), dtype, entry, h,
+                          row + a->row_width);
+    }
+}
 static void sqm__attention_write_task(void *arg, int32_t piece)
 {
     const sqm__attention_job *job = (const sqm__attention_job *)arg;
-    const sqm__attention *a = job->a;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
-        for (int32_t h = 0; job->spans[s].state && h < a->kv_heads; h++)
-            if (unit++ % job->pieces == piece)
-                for (int32_t t = 0; t < job->spans[s].rows; t++)
-                    sqm__kv_write(a, job->x->kernels, job->spans[s].state, job->spans[s].position + t, h,
-                                  job->in + (size_t)(job->spans[s].first_row + t) * (size_t)a->in_width);
+        for (int32_t h = 0; job->spans[s].state && h < job->a->kv_heads; h++)
+            if (unit++ % job->pieces == piece) sqm__kv_write_span(job, &job->spans[s], h);
 }
 
-/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. */
+/* acc / sum, with the sink as one more exponential; adding 0 makes every zero positive. out: the row's */
 static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *work, const sqm_exec *x,
                                   int32_t m,
                                   int32_t head, float *out)
 {
+    float *to = out + (size_t)head * (size_t)a->v_dim;
     const float *acc = work->acc + (size_t)m * (size_t)a->v_pad;
     float sum = work->sum[m], shrink = 1.0f;
     if (a->sinks) {
@@ -6034,67 +6265,281 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
         shrink = e[0];
         sum = sum * e[0] + e[1];
     }
-    for (int32_t i = 0; i < a->v_dim; i++) out[i] = acc[i] * shrink / sum + 0.0f;
+    for (int32_t i = 0; i < a->v_dim; i++) to[i] = acc[i] * shrink / sum + 0.0f;
+    if (a->sums) out[(size_t)a->heads * (size_t)a->v_dim + (size_t)head] = sum;
 }
 
-/* Rows [first, first + rows) of a span, for all query heads of one kv head. */
-static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
-                                 int32_t kv_head,
-                                 int32_t first, int32_t rows)
+/* Numbers and their places, partly ordered by sqm__quickselect. */
+typedef struct sqm__ranked {
+    float   *value;
+    int32_t *place;
+} sqm__ranked;
+SQM__INLINE void sqm__ranked_swap(sqm__ranked q, int32_t i, int32_t j)
 {
-    const sqm__attention *a = job->a;
-    const sqm__kv_header *kv = (const sqm__kv_header *)span->state;
-    const int32_t n = rows * a->group, last = span->position + first + rows - 1, start = span->position +
-        first;
-    const int32_t oldest = a->window > 0 ? sqm__max(0, start - a->window + 1) : 0;
+    const float v = q.value[i];
+    const int32_t p = q.place[i];
+    q.value[i] = q.value[j];
+    q.place[i] = q.place[j];
+    q.value[j] = v;
+    q.place[j] = p;
+}
+/* Puts the `most` largest of n numbers in front: quickselect, the pivot being the median of the second, the
+   middle and the last one, short ranges by insertion. */
+static void sqm__quickselect(sqm__ranked q, int32_t n, int32_t most)
+{
+    int32_t first = 0, last = n;
+    while (last - first > 3) {
+        const int32_t a = first + 1, b = first + (last - first) / 2, c = last - 1;
+        const float va = q.value[a], vb = q.value[b], vc = q.value[c];
+        int32_t low = first + 1, high = last;
+        if (va > vb) sqm__ranked_swap(q, first, vb > vc ? b : va > vc ? c : a);
+        else sqm__ranked_swap(q, first, va > vc ? a : vb > vc ? c : b);
+        for (;;) {
+            while (q.value[low] > q.value[first]) low++;
+            high--;
+            while (q.value[first] > q.value[high]) high--;
+            if (low >= high) break;
+            sqm__ranked_swap(q, low++, high);
+        }
+        if (low <= most - 1) first = low;
+        else last = low;
+    }
+    for (int32_t i = first + 1; i < last; i++)
+        for (int32_t j = i; j > first && q.value[j] > q.value[j - 1]; j--) sqm__ranked_swap(q, j, j - 1);
+}
+/* bits [length / 32]: the keys that a query at `position` meets, which sees those from `oldest` on */
+static void sqm__most_keys(const sqm__attention *a, void *state, int32_t kv_head, int32_t oldest,
+                           int32_t position, int32_t length, sqm__ranked q, uint32_t *bits)
+{
+    const size_t words = ((size_t)length + 31) / 32;
+    memset(bits, position + 1 - oldest > a->most ? 0 : 0xff, words * sizeof(*bits));
+    if (position + 1 - oldest <= a->most) return;
+    for (int32_t j = 0; j < length; j++) {
+        q.value[j] = -3.4e38f;
+        q.place[j] = j;
+    }
+    for (int32_t key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS; key <= position; key += SQM__TILE_KEYS) {
+        const float *b = sqm__kv_biases(a, sqm__kv_tile(a, state, key, kv_head),
+                                        ((const sqm__kv_header *)state)->dtype);
+        for (int32_t i = sqm__max(0, oldest - key); i < sqm__min(SQM__TILE_KEYS, position + 1 - key); i++)
+            q.value[key + i] = b[i] > -3.4e38f ? b[i] : -3.4e38f;      /* NaN too */
+    }
+    sqm__quickselect(q, length, a->most);
+    for (int32_t k = 0; k < a->most; k++) bits[q.place[k] / 32] |= 1u << (q.place[k] % 32);
+}
+
+SQM__INLINE float sqm__round_bf16(float v) { return sqm__bf16_to_f32(sqm__f32_to_bf16(v)); }
+
+/* What is added to the scores of a block's queries [n_vectors] with the keys of one tile. */
+static void sqm__attention_bias(const sqm__attention *a, const sqm__attend *work, float *bias, uint8_t *tile,
+                                int32_t key, int32_t kv_head, const uint32_t *bits, size_t words)
+{
+    const float *biases = a->key_bias ? sqm__kv_biases(a, tile, work->dtype) : NULL;
+    for (int32_t m = 0; m < work->n_vectors; m++, bias += SQM__TILE_KEYS) {
+        const float slope = a->slopes ? a->slopes[kv_head * a->group + m % a->group] : 0.0f;
+        const int32_t distance = work->position[m] - key;
+        const float here = a->rounded != 0.0f
+            ? sqm__round_bf16(slope * sqm__round_bf16((float)work->position[m])) : 0.0f;
+        for (int32_t i = 0; i < SQM__TILE_KEYS; i++) {
+            bias[i] = -slope * (float)(distance - i);
+            if (a->rounded != 0.0f)
+                bias[i] = (sqm__round_bf16(slope * sqm__round_bf16((float)(key + i))) - here) * a->rounded;
+            if (biases) bias[i] += biases[i];
+        }
+        for (int32_t i = 0; bits && i < SQM__TILE_KEYS; i++) {
+            const size_t word = (size_t)(key + i) / 32;
+            if (word >= words || !(bits[(size_t)(m / a->group) * words + word] >> ((key + i) % 32) & 1u))
+                bias[i] = -3.0e38f;
+        }
+    }
+}
+
+/* The first key that a query at this position sees, but for those of `keep`. */
+SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t position)
+{
+    if (a->window > 0) return sqm__max(0, position - a->window + 1);
+    return a->chunk ? sqm__max(0, position / a->chunk * a->chunk - (a->reach - a->chunk)) : 0;
+}
+
+/* Lays the work of a block out in its scratch: n queries, of one kv head, the first one's row at `start`. */
+static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats,
+                                 const float *q_rows, int32_t n, int32_t start)
+{
     const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    float *floats = (float *)(void *)scratch;
-    int32_t *positions;
-    sqm__attend work;
-    work.panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
-    work.q = floats;                    floats += capacity * (size_t)a->head_dim;
-    work.acc = floats;                  floats += capacity * (size_t)a->v_pad;
-    work.scores = floats;               floats += capacity * SQM__TILE_KEYS;
-    work.max = floats;                  floats += capacity;
-    work.sum = floats;                  floats += capacity;
-    positions = (int32_t *)(void *)floats;
-    work.position = positions;
-    work.n_vectors = n;
-    work.head_dim = a->head_dim;
-    work.v_pad = a->v_pad;
-    work.window = a->window;
-    work.keep = a->keep;
-    work.softcap = a->softcap;
-    work.dtype = kv->dtype;
-    memset(work.acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
+    int32_t *position, *oldest;
+    memset(work, 0, sizeof(*work));
+    work->panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    work->q = floats;                    floats += capacity * (size_t)a->head_dim;
+    work->acc = floats;                  floats += capacity * (size_t)a->v_pad;
+    work->scores = floats;               floats += capacity * SQM__TILE_KEYS;
+    work->max = floats;                  floats += capacity;
+    work->sum = floats;                  floats += capacity;
+    position = (int32_t *)(void *)floats;
+    oldest = position + capacity;
+    work->position = position;
+    work->oldest = oldest;
+    work->n_vectors = n;
+    work->head_dim = a->head_dim;
+    work->v_pad = a->v_pad;
+    work->keep = a->keep;
+    work->shared = a->shared;
+    work->softcap = a->softcap;
+    memset(work->acc, 0, (size_t)n * (size_t)a->v_pad * sizeof(float));
     for (int32_t m = 0; m < n; m++) {
-        const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
-        const float *q = job->in + (size_t)(span->first_row + first + t) * (size_t)a->in_width +
-            (size_t)head * (size_t)a->head_dim;
-        float *to = work.q + (size_t)m * (size_t)a->head_dim;
+        const int32_t t = m / a->group;
+        const float *q = q_rows + (size_t)t * (size_t)a->in_width +
+            (size_t)(m % a->group) * (size_t)a->head_dim;
+        float *to = work->q + (size_t)m * (size_t)a->head_dim;
         for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
-        work.max[m] = -3.0e38f;
-        work.sum[m] = 0.0f;
-        positions[m] = start + t;
+        work->max[m] = -3.0e38f;
+        work->sum[m] = 0.0f;
+        position[m] = start + t;
+        oldest[m] = sqm__attention_oldest(a, start + t);
+    }
+}
+
+/* Copies the key and value at place `at` of a tile to place `to` of another. */
+static void sqm__kv_copy(const sqm__attention *a, uint8_t *to_tile, int32_t to, const uint8_t *from_tile,
+                         int32_t at, sqm_dtype dtype)
+{
+    const size_t element = sqm__kv_element(dtype), lane = SQM__LANES * element, dim = (size_t)a->head_dim;
+    const size_t from = (size_t)(at % SQM__TILE_KEYS), place = (size_t)to;
+    const uint8_t *k = from_tile + (from / SQM__LANES * dim * SQM__LANES + from % SQM__LANES) * element;
+    uint8_t *to_k = to_tile + (place / SQM__LANES * dim * SQM__LANES + place % SQM__LANES) * element;
+    const size_t keys = sqm__kv_keys_bytes(a, dtype), codes = sqm__kv_codes_bytes(a, dtype);
+    const size_t all = sqm__kv_tile_bytes(a, dtype);
+    for (size_t i = 0; i < dim; i++) memcpy(to_k + i * lane, k + i * lane, element);
+    for (size_t i = keys; i < codes; i += SQM__TILE_KEYS * lane)
+        memcpy(to_tile + i + place * lane, from_tile + i + from * lane, lane);
+    for (size_t i = codes; i < all; i += SQM__TILE_KEYS * sizeof(float))
+        memcpy(to_tile + i + place * sizeof(float), from_tile + i + from * sizeof(float), sizeof(float));
+}
+
+/* A block of rows [first, first + rows) of a span for the query heads of one kv head, while it runs */
+typedef struct sqm__attention_part {
+    const sqm__attention_job *job;
+    const sqm_span           *span;
+    int32_t                  *positions, *oldest;   /* of work */
+    uint8_t                  *tile;        /* room for gathered keys, with selected= */
+    sqm__attend               work;
+    int32_t                   kv_head, first, rows;
+} sqm__attention_part;
+
+SQM__INLINE const float *sqm__attention_row(const sqm__attention_part *p, int32_t t)
+{
+    return p->job->in + (size_t)(p->span->first_row + p->first + t) * (size_t)p->job->a->in_width;
+}
+static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
+{
+    const sqm__attention *a = p->job->a;
+    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    p->tile = scratch;
+    sqm__attention_begin(a, &p->work,
+                         (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch),
+                         sqm__attention_row(p, 0) + (size_t)(p->kv_head * a->group) * (size_t)a->head_dim,
+                         p->rows * a->group, p->span->position + p->first);
+    p->work.dtype = ((const sqm__kv_header *)p->span->state)->dtype;
+    p->positions = (int32_t *)(void *)(p->work.sum + capacity);
+    p->oldest = p->positions + capacity;
+}
+static void sqm__attend_keys(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    const sqm_span *span = p->span;
+    const int32_t start = span->position + p->first, last = start + p->rows - 1;
+    const int32_t oldest = sqm__attention_oldest(a, start);
+    const int32_t length = sqm__max(span->total, span->position + span->rows);
+    const size_t words = ((size_t)length + 31) / 32;
+    float *bias = p->work.sum + 3 * (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    uint32_t *bits = NULL;
+    sqm__ranked ranked;
+    if (a->slopes || a->key_bias) p->work.bias = bias;             /* behind positions and oldest */
+    if (a->most) {
+        ranked.value = bias + (size_t)sqm__attention_block_rows(a) * (size_t)a->group * SQM__TILE_KEYS;
+        ranked.place = (int32_t *)(void *)(ranked.value + length);
+        bits = (uint32_t *)(void *)(ranked.place + length);
+        for (int32_t t = 0; t < p->rows; t++)
+            sqm__most_keys(a, span->state, p->kv_head, p->oldest[t * a->group], start + t, length, ranked,
+                           bits + (size_t)t * words);
     }
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
-        const uint8_t *keys = sqm__kv_tile(a, span->state, key, kv_head);
-        job->x->kernels->attend_tile(&work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        uint8_t *keys = sqm__kv_tile(a, span->state, key, p->kv_head);
+        if (p->work.bias) sqm__attention_bias(a, &p->work, bias, keys, key, p->kv_head, bits, words);
+        p->job->x->kernels->attend_tile(&p->work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
-    for (int32_t m = 0; m < n; m++) {
+}
+static void sqm__attend_entries(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    const int32_t n = (p->span->position + p->first + p->rows) / a->every;
+    p->work.keep = 0;
+    for (int32_t m = 0; m < p->work.n_vectors; m++) {
+        p->positions[m] = (p->span->position + p->first + m / a->group + 1) / a->every - 1;
+        p->oldest[m] = 0;
+    }
+    for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
+        p->job->x->kernels->attend_tile(&p->work, sqm__kv_entry(a, p->span->state, entry, p->kv_head), entry,
+                                        sqm__min(SQM__TILE_KEYS, n - entry));
+}
+/* Row t over the keys or entries that it lists */
+static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
+{
+    const sqm__attention *a = p->job->a;
+    const float *list = sqm__attention_row(p, t) + (a->in_width - a->selected);
+    const int32_t seen = p->span->position + p->first + t + 1, n = a->every ? seen / a->every : seen;
+    const size_t m = (size_t)t * (size_t)a->group;
+    sqm__attend work = p->work;
+    int32_t filled = 0;
+    work.q += m * (size_t)a->head_dim;
+    work.acc += m * (size_t)a->v_pad;
+    work.scores += m * SQM__TILE_KEYS;
+    work.max += m;
+    work.sum += m;
+    work.position += m;
+    work.oldest += m;
+    work.n_vectors = a->group;
+    work.keep = 0;
+    for (int32_t i = 0; i < a->group; i++) {            /* sees them all */
+        p->positions[m + (size_t)i] = SQM__TILE_KEYS;
+        p->oldest[m + (size_t)i] = 0;
+    }
+    for (int32_t i = 0; i < a->selected; i++) {
+        if (list[i] >= 0.0f && (double)list[i] < (double)n) {
+            const int32_t key = (int32_t)list[i];
+            if (filled == 0) memset(p->tile, 0, sqm__kv_tile_bytes(a, work.dtype));
+            sqm__kv_copy(a, p->tile, filled++, a->every ? sqm__kv_entry(a, p->span->state, key, p->kv_head)
+                         : sqm__kv_tile(a, p->span->state, key, p->kv_head), key, work.dtype);
+        }
+        if (filled == SQM__TILE_KEYS || (filled && i + 1 == a->selected)) {
+            p->job->x->kernels->attend_tile(&work, p->tile, 0, filled);
+            filled = 0;
+        }
+    }
+}
+static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
+                                 int32_t kv_head, int32_t first, int32_t rows)
+{
+    const sqm__attention *a = job->a;
+    sqm__attention_part p;
+    memset(&p, 0, sizeof(p));
+    p.job = job; p.span = span; p.kv_head = kv_head; p.first = first; p.rows = rows;
+    sqm__attention_start(&p, scratch);
+    if (!a->selected || a->every) sqm__attend_keys(&p);
+    if (!a->selected && a->every) sqm__attend_entries(&p);
+    for (int32_t t = 0; a->selected && t < rows; t++) sqm__attend_listed(&p, t);
+    for (int32_t m = 0; m < p.work.n_vectors; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
-        sqm__attention_finish(a, &work, job->x, m, head, job->out +
-                              ((size_t)(span->first_row + first + t) * (size_t)a->heads +
-                               (size_t)head) * (size_t)a->v_dim);
+        sqm__attention_finish(a, &p.work, job->x, m, head, job->out +
+                              (size_t)(span->first_row + first + t) * (size_t)a->out_width);
     }
 }
 static void sqm__attention_task(void *arg, int32_t piece)
 {
     const sqm__attention_job *job = (const sqm__attention_job *)arg;
     const int32_t block = sqm__attention_block_rows(job->a);
-    uint8_t *scratch = job->scratch + sqm__attention_piece_bytes(job->a) * (size_t)piece;
+    uint8_t *scratch = job->scratch + job->piece_bytes * (size_t)piece;
     int32_t unit = 0;
     for (int32_t s = 0; s < job->n_spans; s++)
         for (int32_t first = 0; job->spans[s].state && first < job->spans[s].rows; first += block)
@@ -6109,11 +6554,14 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
                                          const sqm_span *spans, int32_t n_spans)
 {
     const sqm__attention *a = (const sqm__attention *)bound;
-    const size_t pieces_bytes = sqm__attention_piece_bytes(a) * (size_t)sqm__most_pieces(x->threads);
     sqm__attention_job job;
-    size_t work = 0;
-    int32_t rows = 0, kept = 0;         /* spans with a state: all of them at once, after the others */
+    size_t work = 0, pieces_bytes;
+    int32_t rows = 0, kept = 0, longest = 0;   /* spans with a state: all of them at once, after the others */
+    for (int32_t s = 0; s < n_spans; s++)
+        longest = sqm__max(longest, sqm__max(spans[s].total, spans[s].position + spans[s].rows));
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
+    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest);
+    pieces_bytes = job.piece_bytes * (size_t)sqm__most_pieces(x->threads);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
         size_t need = pieces_bytes;
@@ -6150,7 +6598,8 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 }
 
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks", sizeof(sqm__attention),
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
+    "key_bias most shared every selected sums", sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -7117,7 +7566,7 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
                   sqm__combine_names[c->combine]);
     if (columns + 2 * (int64_t)c->pool != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
-                  "a memory with %z columns and 2 x %d pooled ones reads rows of %d?",
+                  "a memory with %z columns and 2 x %d pooled ones does not fit rows of %d",
                   (uint64_t)columns, c->pool, in_width);
     c->columns = (int32_t)columns;
     c->in_width = in_width;
@@ -7349,6 +7798,7 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mi
              earlier coefficients were multiplied by retain_t
    loss=dot  u_i += rate_t weight_t,i v_i: without gates and window y_t = sum_(j <= t) e^(q_t . k_j) v_j
    y_t = M_t(q_t) = sum_(j <= t) u_j e^(q_t . k_j): not normalised, no largest score subtracted.
+   kernel=abs: |q . k| instead of e^(q . k), e.g. for a normaliser by the sum of absolute scores.
    Rows in  [q: heads x head_dim | k: heads x head_dim | v: heads x v_dim | rate | retain | weights], the
             gates as in [MIX.memory]; rate=0, retain=0, weights=0 leave them out.
    Rows out [heads x v_dim]
@@ -7361,13 +7811,14 @@ SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mi
    Traps    scores beyond 88 overflow: normalise queries and keys.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: dot_exp_linear, deeptransformer_linear. */
 typedef struct sqm__kernel_memory {
-    int32_t heads, head_dim, v_dim, v_pad, window, loss, has_rate, has_retain, has_weights, in_width;
+    int32_t heads, head_dim, v_dim, v_pad, window, loss, kernel, has_rate, has_retain, has_weights, in_width;
     size_t  ring, tile;                 /* floats of a head's ring, of a tile of one head */
 } sqm__kernel_memory;
 
 static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                           int32_t *out_width, sqm_error *err)
 {
+    static const char *const kernels[] = { "exp", "abs" };
     sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
     int64_t columns;
     memset(m, 0, sizeof(*m));
@@ -7376,6 +7827,7 @@ static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, 
     SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
     SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->kernel, params, n, "kernel", kernels, 2, 0, err));
     SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
@@ -7441,9 +7893,11 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
         const size_t panel = SQM__LANES * sizeof(float);
         k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
                    panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
-        for (int32_t i = 0; i < n; i++)
-            k->activate(w->scores + i * SQM__TILE_KEYS, w->scores + i * SQM__TILE_KEYS, (size_t)keys,
-                        SQM_ACT_EXP);
+        for (int32_t i = 0; i < n; i++) {
+            float *s = w->scores + i * SQM__TILE_KEYS;
+            if (m->kernel == 0) k->activate(s, s, (size_t)keys, SQM_ACT_EXP);
+            else for (int32_t j = 0; j < keys; j++) s[j] = s[j] < 0.0f ? -s[j] : s[j];
+        }
         k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
                    (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
                    panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
@@ -7570,8 +8024,9 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
 static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", "heads head_dim v_dim window loss rate retain weights", sizeof(sqm__kernel_memory),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
+    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
+    sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
     sqm__kernel_memory_forward
 };
@@ -9004,7 +9459,7 @@ static void sqm__context_map(const sqm_exec *x, const sqm_tensor *weights, const
     map.weights = weights;
     map.biases = biases;
     map.n_weights = count;
-    map.add = 0;
+    map.add = map.precise = map.apart = 0;
     map.scale = 1.0f;
     sqm__linear_run(x, &map, y, y_stride, a, a_stride, n);
 }
@@ -9198,7 +9653,8 @@ static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int
     SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
     SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
     if (!(s->low <= s->high) || s->low < 0.0f)
-        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min and dt_max must be 0 <= dt_min <= dt_max");
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "dt_min = %f and dt_max = %f must be 0 <= dt_min <= dt_max",
+                  (double)s->low, (double)s->high);
     return SQM_OK;
 }
 
@@ -10179,10 +10635,12 @@ static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, c
 
 /* ---- [MIX.rnn] dense recurrence ---------------------------------------------------------------------------
    x_t = act(u_t + W x_(t-1)), y_t = x_t                      the first `first` states of a copy without act
+   residual=1  x_t = act(u_t + W x_(t-1) + x_(t-1)): a matrix close to 1 keeps its digits as W = A - 1.
    Rows in  [copies][states], what the recipe's linear maps made of the inputs;     rows out [copies][states]
    Weights  w [states, states] in panels, any element type; copies share it
    State    [copies * states] float32: the last row that went out.
-   Order    u + (one chain over the old states in increasing index): gemm of [KERN], copies are its rows.
+   Order    u + (a chain over 64 old states in increasing index) + (over the next 64) ...; other than float32:
+            u + (one chain); gemm of [KERN], copies are its rows.
    Source   Legendre memory units (Voelker et al. 2019): W = A, copies = memory_d; with recurrent connections
             or a simple recurrent cell all of it is one such W (tools/map_s4.h). Elman networks; dense state
             spaces.
@@ -10190,7 +10648,7 @@ static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, c
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: keras_lmu, lmuformer. */
 typedef struct sqm__rnn {
     sqm_tensor w;
-    int32_t    states, copies, act, first;
+    int32_t    states, copies, act, first, residual;
 } sqm__rnn;
 
 static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -10206,6 +10664,7 @@ static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n,
     r->states = r->w.shape[0];
     SQM__TRY(sqm__param_int(&r->copies, params, n, "copies", 1, 1, 1 << 20, err));
     SQM__TRY(sqm__param_int(&r->first, params, n, "first", 0, 0, r->states, err));
+    SQM__TRY(sqm__param_int(&r->residual, params, n, "residual", 0, 0, 1, err));
     SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
     if (r->w.shape[1] != r->states || (int64_t)r->states * r->copies != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "rnn: w [%d, %d] and %d copies do not fit rows of %d",
@@ -10236,6 +10695,7 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
 {
     const sqm__rnn *r = (const sqm__rnn *)job->bound;
     const size_t width = (size_t)r->states * (size_t)r->copies;
+    const int32_t columns = r->w.dtype == SQM_F32 ? 64 : r->states;
     sqm__gemm g;
     memset(&g, 0, sizeof(g));
     g.x = (const float *)span->state;
@@ -10250,7 +10710,14 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
     for (size_t t = (size_t)span->first_row; t < (size_t)span->first_row + (size_t)span->rows; t++) {
         g.y = job->out + t * width;
         memcpy(g.y, job->in + t * width, width * sizeof(float));
-        job->x->kernels->gemm(&g, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        for (int32_t k = 0; k < r->states; k += columns) {
+            sqm__gemm part = g;
+            part.x += k;
+            part.panels += (size_t)k * SQM__LANES * sizeof(float);
+            part.n_cols = sqm__min(columns, r->states - k);
+            job->x->kernels->gemm(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+        }
+        for (size_t i = 0; r->residual && i < width; i++) g.y[i] += g.x[i];
         for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
             float *part = g.y + (size_t)i * (size_t)r->states + r->first;
             job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
@@ -10278,7 +10745,8 @@ static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, c
                                    const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
+    sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
@@ -10865,10 +11333,12 @@ static const char *const sqm__spike_resets[] = { "hard", "soft" };
 static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                   int32_t *out_width, sqm_error *err)
 {
-    const double tau = sqm__param_number(params, n, "tau", 2.0);
     sqm__spike *s = (sqm__spike *)bound;
+    double tau = 2.0;
     memset(s, 0, sizeof(*s));
-    if (!(tau >= 1.0 && tau <= 1e30)) SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau must be at least 1");
+    SQM__TRY(sqm__param_number(&tau, params, n, "tau", 2.0, err));
+    if (!(tau >= 1.0 && tau <= 1e30))
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau = %f must be from 1 to 1e30", tau);
     SQM__TRY(sqm__param_float(&s->threshold, params, n, "threshold", 1.0, err));
     SQM__TRY(sqm__param_float(&s->rest, params, n, "rest", 0.0, err));
     SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 2, 0, err));
@@ -10933,6 +11403,561 @@ static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(&sqm__spike_mixer, bound, x, out, in, spans, n_spans, 0, sqm__spike_run);
 }
 
+/* ---- [MIX.select] index scores select keys ---------------------------------------------------------------
+   s_ij = sum_h w_ih max(0, q_ih . k_j)     j <= i; row out: the k keys j with the largest s_ij, ascending,
+                                            of equal ones the first; -1 behind the last when there are fewer
+   every=M  only keys of rows t with (t + 1) % M == 0 count, and are numbered t / M
+   Rows in  [q: heads x head_dim | w: heads | k: head_dim], positions and scales already applied;
+   rows out [k] whole numbers, for [MIX.attention]'s selected=.
+   State    tiles of 64 keys as in [MIX.attention], float32 or, in sessions with a narrower cache, float16.
+   Order    scores of a row do not depend on other rows; the k-th largest is found digit by digit of its bits.
+   Cost     a token: heads x head_dim x context products, against k keys that attention then reads.
+   Source   lightning indexer of DeepSeek-V3.2 (2512.02556), transformers modeling_deepseek_v32.py.
+   Traps    numbers are floats: no more than 2^24 keys.
+   Tests    tests/test_mix_select.c; tools/sqm-check: deepseek_v32, glm_moe_dsa, deepseek_v4. */
+typedef struct sqm__select {
+    sqm__attention keys;                /* one kv head without values of its own */
+    int32_t        k, every;
+} sqm__select;
+
+static sqm_result sqm__select_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                   int32_t *out_width, sqm_error *err)
+{
+    sqm__select *s = (sqm__select *)bound;
+    sqm__attention *a = &s->keys;
+    memset(s, 0, sizeof(*s));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&s->k, params, n, "k", 0, 1, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&s->every, params, n, "every", 1, 1, 1 << 20, err));
+    if ((int64_t)a->heads * (a->head_dim + 1) + a->head_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d index heads of %d do not fit rows of %d", a->heads,
+                  a->head_dim, in_width);
+    a->kv_heads = a->shared = 1;
+    a->group = a->heads;
+    a->in_width = in_width;
+    *out_width = s->k;
+    return SQM_OK;
+}
+SQM__INLINE sqm_dtype sqm__select_dtype(sqm_dtype kv) { return kv == SQM_F32 ? SQM_F32 : SQM_F16; }
+static size_t sqm__select_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                      sqm_dtype kv_dtype)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    const int32_t keys = max_context / s->every;
+    if (keys > 1 << 24) return (size_t)-1;
+    return sqm__attention_state_bytes(&s->keys, keys, max_batch, sqm__select_dtype(kv_dtype));
+}
+static size_t sqm__select_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    return sqm__attention_used_bytes(&s->keys, state, position / s->every);
+}
+static void sqm__select_reset(const void *bound, void *state, size_t state_bytes, int32_t max_context,
+                              int32_t max_batch, sqm_dtype kv_dtype)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    sqm__attention_reset(&s->keys, state, state_bytes, max_context / s->every, max_batch,
+                         sqm__select_dtype(kv_dtype));
+}
+
+/* Bits that compare as the floats do */
+SQM__INLINE uint32_t sqm__ordered_bits(float x)
+{
+    uint32_t bits;
+    memcpy(&bits, &x, sizeof(bits));
+    return bits & 0x80000000u ? ~bits : bits | 0x80000000u;
+}
+/* The numbers of the k largest of n scores, ascending, then -1 */
+static void sqm__select_largest(float *out, const float *scores, int32_t n, int32_t k)
+{
+    uint32_t least = 0, known = 0;      /* the k-th largest score, and which of its bits are known */
+    int32_t equal = k, n_out = 0;       /* how many that are as large count */
+    for (int shift = 28; n > k && shift >= 0; shift -= 4) {
+        int32_t count[16] = { 0 }, digit = 15;
+        for (int32_t j = 0; j < n; j++) {
+            const uint32_t bits = sqm__ordered_bits(scores[j]);
+            if ((bits & known) == least) count[bits >> shift & 15]++;
+        }
+        while (digit > 0 && count[digit] < equal) equal -= count[digit--];
+        least |= (uint32_t)digit << shift;
+        known |= (uint32_t)15 << shift;
+    }
+    for (int32_t j = 0; j < n && n_out < k; j++) {
+        const uint32_t bits = sqm__ordered_bits(scores[j]);
+        if (n <= k || bits > least || (bits == least && equal-- > 0)) out[n_out++] = (float)j;
+    }
+    while (n_out < k) out[n_out++] = -1.0f;
+}
+
+typedef struct sqm__select_job {
+    const sqm__select *s;
+    const sqm_exec    *x;
+    float             *out;
+    const float       *in;
+    const sqm_span    *spans;
+    size_t             floats;          /* of scratch for each piece */
+    int32_t            n_spans, pieces;
+} sqm__select_job;
+static size_t sqm__select_floats(const sqm__select *s, int32_t context)
+{
+    const size_t keys = (size_t)(context / s->every);
+    return (size_t)s->keys.heads * SQM__TILE_KEYS + sqm__align_up(keys, SQM__TILE_KEYS);
+}
+static void sqm__select_row(const sqm__select_job *job, const sqm_span *span, int32_t t, float *work)
+{
+    const sqm__attention *a = &job->s->keys;
+    const sqm_dtype dtype = ((const sqm__kv_header *)span->state)->dtype;
+    const size_t row = (size_t)(span->first_row + t), heads = (size_t)a->heads;
+    const size_t panel = (size_t)a->head_dim * SQM__LANES * sqm__kv_element(dtype);
+    const float *q = job->in + row * (size_t)a->in_width, *w = q + heads * (size_t)a->head_dim;
+    const int32_t n = (span->position + t + 1) / job->s->every;
+    float *scores = work + heads * SQM__TILE_KEYS;
+    for (int32_t key = 0; key < n; key += SQM__TILE_KEYS) {
+        const int32_t here = sqm__min(SQM__TILE_KEYS, n - key);
+        float *sums = scores + key;
+        job->x->kernels->product(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
+                                 sqm__kv_tile(a, span->state, key, 0), panel,
+                                 sqm__ceil_div(here, SQM__LANES), a->head_dim, 0, dtype);
+        for (int32_t j = 0; j < here; j++) sums[j] = 0.0f;
+        for (size_t h = 0; h < heads; h++)
+            for (int32_t j = 0; j < here; j++) {
+                const float score = work[h * SQM__TILE_KEYS + (size_t)j];
+                sums[j] += w[h] * (score > 0.0f ? score : 0.0f);
+            }
+    }
+    sqm__select_largest(job->out + row * (size_t)job->s->k, scores, n, job->s->k);
+}
+static void sqm__select_task(void *arg, int32_t piece)
+{
+    const sqm__select_job *job = (const sqm__select_job *)arg;
+    float *work = (float *)(void *)job->x->scratch + job->floats * (size_t)piece;
+    int32_t unit = 0;
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t t = 0; job->spans[s].state && t < job->spans[s].rows; t++)
+            if (unit++ % job->pieces == piece) sqm__select_row(job, &job->spans[s], t, work);
+}
+/* Positions that the longest of the sequences reaches */
+static int32_t sqm__spans_reach(const sqm_span *spans, int32_t n_spans)
+{
+    int32_t reach = 0;
+    for (int32_t s = 0; s < n_spans; s++) reach = sqm__max(reach, spans[s].position + spans[s].rows);
+    return reach;
+}
+static void sqm__select_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                            const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__select *s = (const sqm__select *)bound;
+    const sqm__attention *a = &s->keys;
+    const int32_t reach = sqm__spans_reach(spans, n_spans);
+    sqm__select_job job;
+    size_t rows = 0;
+    for (int32_t i = 0; i < n_spans; i++)
+        for (int32_t t = 0; spans[i].state && t < spans[i].rows; t++, rows++) {
+            const int32_t at = spans[i].position + t, key = at / s->every;
+            if ((at + 1) % s->every) continue;
+            sqm__kv_write(a, x->kernels, sqm__kv_tile(a, spans[i].state, key, 0),
+                          ((const sqm__kv_header *)spans[i].state)->dtype, key, 0,
+                          in + (size_t)(spans[i].first_row + t + 1) * (size_t)a->in_width - a->head_dim);
+        }
+    job.s = s; job.x = x; job.out = out; job.in = in; job.spans = spans; job.n_spans = n_spans;
+    job.floats = sqm__select_floats(s, reach);
+    job.pieces = sqm__fine_pieces(x, rows * (size_t)(reach / s->every + 1) * (size_t)a->in_width);
+    sqm__run(x, sqm__select_task, &job, job.pieces);
+}
+static size_t sqm__select_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        int32_t threads)
+{
+    (void)max_batch;
+    return sqm__pieces_bytes(sqm__select_floats((const sqm__select *)bound, max_context),
+                             sqm__most_pieces(threads));
+}
+static sqm_result sqm__select_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                      const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_select(), bound, x, out, in, spans, n_spans,
+                          sqm__select_scratch_bytes(bound, sqm__spans_reach(spans, n_spans), 0, x->threads),
+                          sqm__select_run);
+}
+static const sqm_mixer sqm__select_mixer = {
+    "select", "heads head_dim k every", sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    sizeof(sqm__kv_header), sqm__select_bind, sqm__select_state_bytes, sqm__select_used_bytes,
+    sqm__select_scratch_bytes, sqm__select_reset, sqm__select_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_select(void) { return &sqm__select_mixer; }
+
+/* ---- [MIX.compress] blocks of rows, each melted into one -------------------------------------------------
+   y_b[c] = sum_j e^(z_j[c] + bias_j[c]) x_j[c] / sum_j e^(z_j[c] + bias_j[c])     j over the `size` rows of b
+   overlap=1: every row has two such parts, the first for the block after its own: j goes over the first parts
+            of block b - 1, if there is one, and the second parts of block b.
+   Rows in  [x: parts x width | z: parts x width], parts = 1 + overlap; rows out [width]: y_b in the last row
+            of block b, zeros in all others.       bias=@ [size x parts x width]
+   State    the rows of one block, or of two, by position modulo their number.
+   Source   compressors of DeepSeek-V4, transformers modeling_deepseek_v4.py.
+   Tests    tests/test_mix_select.c; tools/sqm-check: deepseek_v4. */
+typedef struct sqm__compress {
+    int32_t      size, parts, width, in_width;
+    const float *bias;
+} sqm__compress;
+
+static sqm_result sqm__compress_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                     int32_t *out_width, sqm_error *err)
+{
+    sqm__compress *c = (sqm__compress *)bound;
+    int32_t overlap;
+    memset(c, 0, sizeof(*c));
+    SQM__TRY(sqm__param_int(&c->size, params, n, "size", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&overlap, params, n, "overlap", 0, 0, 1, err));
+    c->parts = 1 + overlap;
+    c->width = in_width / (2 * c->parts);
+    c->in_width = in_width;
+    if (c->width < 1 || c->width * 2 * c->parts != in_width || in_width > INT32_MAX / 2 / c->size)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width,
+                  "rows of %d columns are not %d values and weights, or too wide", in_width, c->parts);
+    *out_width = c->width;
+    return sqm__param_vector(&c->bias, params, n, "bias", c->size * c->parts * c->width, err);
+}
+static size_t sqm__compress_state_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                        sqm_dtype kv_dtype)
+{
+    const sqm__compress *c = (const sqm__compress *)bound;
+    (void)max_context; (void)max_batch; (void)kv_dtype;
+    return (size_t)c->size * (size_t)c->parts * (size_t)c->in_width * sizeof(float);
+}
+static size_t sqm__compress_used_bytes(const void *bound, const void *state, int32_t position)
+{
+    (void)state; (void)position;
+    return sqm__compress_state_bytes(bound, 0, 0, SQM_F32);
+}
+/* The block that position `last` ends. work: [slots][width] and [2][width] */
+static void sqm__compress_block(const sqm__compress *c, const sqm__kernels *kernels, float *y,
+                                const float *rows, int32_t last, float *work)
+{
+    const size_t width = (size_t)c->width, part = width * (size_t)c->parts;
+    const int32_t ring = c->size * c->parts;
+    const int32_t first = c->parts == 2 && last >= c->size ? 1 - 2 * c->size : 1 - c->size;
+    float *top = work + width * (size_t)ring, *sum = top + width;
+    size_t n = 0;
+    for (size_t i = 0; i < width; i++) top[i] = -3.0e38f;
+    for (int32_t back = first; back <= 0; back++, n += width) {
+        const int32_t at = last + back;
+        const size_t skip = c->parts == 2 && back > -c->size ? width : 0;
+        const float *z = rows + (size_t)(at % ring) * (size_t)c->in_width + part + skip;
+        const float *bias = c->bias ? c->bias + (size_t)(at % c->size) * part + skip : NULL;
+        for (size_t i = 0; i < width; i++) {
+            work[n + i] = bias ? z[i] + bias[i] : z[i];
+            if (work[n + i] > top[i]) top[i] = work[n + i];
+        }
+    }
+    for (size_t k = 0; k < n; k += width)
+        for (size_t i = 0; i < width; i++) work[k + i] -= top[i];
+    kernels->activate(work, work, n, SQM_ACT_EXP);
+    for (size_t i = 0; i < width; i++) y[i] = sum[i] = 0.0f;
+    n = 0;
+    for (int32_t back = first; back <= 0; back++, n += width) {
+        const size_t skip = c->parts == 2 && back > -c->size ? width : 0;
+        const float *x = rows + (size_t)((last + back) % ring) * (size_t)c->in_width + skip;
+        for (size_t i = 0; i < width; i++) {
+            sum[i] += work[n + i];
+            y[i] += work[n + i] * x[i];
+        }
+    }
+    for (size_t i = 0; i < width; i++) y[i] /= sum[i];
+}
+static void sqm__compress_run(const void *bound, sqm_exec *x, float *out, const float *in,
+                              const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__compress *c = (const sqm__compress *)bound;
+    const size_t in_width = (size_t)c->in_width, width = (size_t)c->width;
+    for (int32_t s = 0; s < n_spans; s++) {
+        float *rows = (float *)spans[s].state;
+        for (int32_t t = 0; rows && t < spans[s].rows; t++) {
+            const int32_t at = spans[s].position + t;
+            const size_t row = (size_t)(spans[s].first_row + t);
+            memcpy(rows + (size_t)(at % (c->size * c->parts)) * in_width, in + row * in_width,
+                   in_width * sizeof(float));
+            if ((at + 1) % c->size == 0)
+                sqm__compress_block(c, x->kernels, out + row * width, rows, at,
+                                    (float *)(void *)x->scratch);
+            else
+                memset(out + row * width, 0, width * sizeof(float));
+        }
+    }
+}
+static size_t sqm__compress_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                          int32_t threads)
+{
+    const sqm__compress *c = (const sqm__compress *)bound;
+    (void)max_context; (void)max_batch; (void)threads;
+    return ((size_t)c->size * (size_t)c->parts + 2) * (size_t)c->width * sizeof(float);
+}
+static sqm_result sqm__compress_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                        const sqm_span *spans, int32_t n_spans)
+{
+    return sqm__run_spans(sqm_mixer_compress(), bound, x, out, in, spans, n_spans,
+                          sqm__compress_scratch_bytes(bound, 0, 0, 1), sqm__compress_run);
+}
+static const sqm_mixer sqm__compress_mixer = {
+    "compress", "size overlap bias", sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
+    sqm__compress_state_bytes, sqm__compress_used_bytes, sqm__compress_scratch_bytes, sqm__zero_state,
+    sqm__compress_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; }
+
+/* ---- [MIX.lsh] attention among rows that hash alike -------------------------------------------------------
+   Of each head and each round of hashing r, with x_t a row's shared query and key:
+     bucket_r(t) = argmax [x_t R_r | -x_t R_r]; with two factors of buckets: the first + buckets * the second
+     rows in the order of their buckets, equal ones in their own order; cut into chunks of `chunk` rows, all
+     rounds in one line that is closed to a ring
+     s_ij = x_i . k_j, k_j = x_j / sqrt(mean x_j^2 + 1e-6) / sqrt(head_dim), for j in i's chunk, the `before`
+            chunks before it and the `after` after it; -1e5 for j = i, -1e9 for causal=1 and j > i
+     o_i  = sum_r e^(l_ri) (sum_j e^(s_ij - l_ri) v_j) / sum_r e^(l_ri)             l_ri = log sum_j e^s_ij
+   Sequences longer than `shortest` are filled up to a multiple of `multiple` rows, which hash into a bucket
+   of their own behind the others and get -1e9. Of at most `chunk` rows: all see all, nothing is hashed.
+   Rows in  [x: heads x head_dim | v: heads x head_dim], rows out [heads x head_dim].
+   Weights  rotations=@ [heads * head_dim * rounds * (buckets + buckets2) / 2], in this order of dimensions.
+   State    none: buckets of the whole sequence decide who meets whom.
+   Source   Kitaev et al. 2020 (2001.04451); LSHSelfAttention of huggingface/transformers.
+   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours. Logarithms
+            are float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its weights
+            add up to 0.998 in two rounds, as in the reference.
+   Tests    tools/sqm-check (reformer). */
+typedef struct sqm__lsh {
+    int32_t      heads, head_dim, chunk, before, after, rounds, buckets, buckets2, shortest, multiple, causal;
+    const float *rotations;
+} sqm__lsh;
+
+static sqm_result sqm__lsh_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                int32_t *out_width, sqm_error *err)
+{
+    sqm__lsh *a = (sqm__lsh *)bound;
+    int64_t count;
+    memset(a, 0, sizeof(*a));
+    SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->before, params, n, "before", 1, 0, 127, err));
+    SQM__TRY(sqm__param_int(&a->after, params, n, "after", 0, 0, 127, err));
+    SQM__TRY(sqm__param_int(&a->rounds, params, n, "rounds", 1, 1, 64, err));
+    SQM__TRY(sqm__param_int(&a->buckets, params, n, "buckets", 0, 2, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->buckets2, params, n, "buckets2", 0, 0, 1 << 12, err));
+    SQM__TRY(sqm__param_int(&a->shortest, params, n, "shortest", a->chunk, 1, 1 << 16, err));
+    SQM__TRY(sqm__param_int(&a->multiple, params, n, "multiple", a->chunk, 1, 1 << 24, err));
+    SQM__TRY(sqm__param_int(&a->causal, params, n, "causal", 0, 0, 1, err));
+    if (a->buckets % 2 || a->buckets2 % 2 || a->multiple % a->chunk)
+        SQM__FAIL(err, SQM_E_SHAPE, a->buckets, "an odd number of buckets, or multiple= is none of chunk=");
+    if (2 * (int64_t)a->heads * a->head_dim != in_width)
+        SQM__FAIL(err, SQM_E_SHAPE, in_width, "lsh with 2 x %d heads of %d does not fit rows of %d", a->heads,
+                  a->head_dim, in_width);
+    count = (int64_t)a->heads * a->head_dim * a->rounds * ((a->buckets + a->buckets2) / 2);
+    if (count > INT32_MAX) SQM__FAIL(err, SQM_E_LIMIT, a->heads, "lsh: the rotations are too large");
+    SQM__TRY(sqm__param_vector(&a->rotations, params, n, "rotations", (int32_t)count, err));
+    if (!a->rotations) SQM__FAIL(err, SQM_E_SHAPE, 0, "lsh needs rotations=");
+    *out_width = in_width / 2;
+    return SQM_OK;
+}
+
+typedef struct sqm__lsh_work {          /* of one head and sequence, in the scratch */
+    const sqm__lsh *a;
+    const sqm_exec *x;
+    const float    *in;                 /* its first row */
+    float          *out;
+    float          *keys;               /* [rows, head_dim] */
+    float          *scores, *turned;    /* [keys that a row meets], [buckets / 2 of both factors] */
+    float          *most, *sum;         /* [rows] of the rounds so far */
+    int32_t        *order, *counts;     /* [rounds * padded] row of each slot, [buckets + 2] */
+    int32_t        *bucket;             /* [padded] of the round at hand */
+    int32_t         head, rows, padded;
+} sqm__lsh_work;
+
+SQM__INLINE size_t sqm__lsh_slots(const sqm__lsh *a, size_t rows)   /* rows with those that fill up */
+{
+    const size_t to = (size_t)a->multiple;
+    return rows > (size_t)a->shortest ? (rows + to - 1) / to * to : rows;
+}
+SQM__INLINE size_t sqm__lsh_all_buckets(const sqm__lsh *a)
+{
+    return (size_t)a->buckets * (size_t)sqm__max(a->buckets2, 1);
+}
+static size_t sqm__lsh_piece_bytes(const sqm__lsh *a, size_t rows)
+{
+    const size_t slots = sqm__lsh_slots(a, rows);
+    const size_t met = (size_t)(a->before + a->after + 1) * (size_t)a->chunk;
+    const size_t each = rows * ((size_t)a->head_dim + 2) + met + (size_t)(a->buckets + a->buckets2) / 2 +
+                        slots * ((size_t)a->rounds + 1) + sqm__lsh_all_buckets(a) + 2;
+    return sqm__align_up(each * 4, 64);
+}
+static size_t sqm__lsh_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
+                                     int32_t threads)
+{
+    (void)max_context;
+    return sqm__times(sqm__lsh_piece_bytes((const sqm__lsh *)bound, (size_t)max_batch),
+                      (size_t)sqm__most_pieces(threads));
+}
+
+static int32_t sqm__lsh_largest(const float *turned, int32_t half)
+{
+    int32_t best = 0;
+    for (int32_t k = 1; k < 2 * half; k++) {
+        const float v = k < half ? turned[k] : -turned[k - half];
+        if (v > (best < half ? turned[best] : -turned[best - half])) best = k;
+    }
+    return best;
+}
+/* Rows of round r in the order of their buckets. */
+static void sqm__lsh_sort(const sqm__lsh_work *w, int32_t r)
+{
+    const sqm__lsh *a = w->a;
+    const int32_t half = (a->buckets + a->buckets2) / 2, all = (int32_t)sqm__lsh_all_buckets(a);
+    const float *rotation = a->rotations + ((size_t)w->head * (size_t)a->head_dim * (size_t)a->rounds +
+                                            (size_t)r) * (size_t)half;
+    int32_t *order = w->order + (size_t)r * (size_t)w->padded;
+    memset(w->counts, 0, ((size_t)all + 2) * sizeof(*w->counts));
+    for (int32_t t = 0; t < w->padded; t++) {
+        const float *x = w->in + (size_t)t * 2 * (size_t)(a->heads * a->head_dim);
+        int32_t bucket = all;
+        for (int32_t k = 0; k < half; k++) w->turned[k] = 0.0f;
+        for (int32_t i = 0; t < w->rows && i < a->head_dim; i++)
+            for (int32_t k = 0; k < half; k++)
+                w->turned[k] += x[i] * rotation[(size_t)i * (size_t)a->rounds * (size_t)half + (size_t)k];
+        if (t < w->rows) bucket = sqm__lsh_largest(w->turned, a->buckets / 2);
+        if (t < w->rows && a->buckets2)
+            bucket += a->buckets * sqm__lsh_largest(w->turned + a->buckets / 2, a->buckets2 / 2);
+        w->bucket[t] = bucket;
+        w->counts[bucket + 1]++;
+    }
+    for (int32_t k = 0; k < all; k++) w->counts[k + 1] += w->counts[k];
+    for (int32_t t = 0; t < w->padded; t++) order[w->counts[w->bucket[t]]++] = t;
+}
+
+/* The row in `slot` meets the slots from `first` on, n of them on a ring of `ring` slots. */
+static void sqm__lsh_row(const sqm__lsh_work *w, int32_t slot, int32_t first, int32_t n, int32_t ring)
+{
+    const sqm__lsh *a = w->a;
+    const size_t stride = 2 * (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    const int32_t row = w->order[slot];
+    const float *x = w->in + (size_t)row * stride, *values = w->in + stride / 2;
+    float *out = w->out + (size_t)row * (stride / 2), most = -3.0e38f, sum = 0.0f, before, now, level;
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t j = w->order[(first + k) % ring];
+        float s = -1e9f;
+        if (j == row) s = -1e5f;
+        else if (j < w->rows && !(a->causal && j > row)) {
+            s = 0.0f;
+            for (size_t i = 0; i < dim; i++) s += x[i] * w->keys[(size_t)j * dim + i];
+        }
+        w->scores[k] = s;
+        if (s > most) most = s;
+    }
+    for (int32_t k = 0; k < n; k++) w->scores[k] -= most;
+    w->x->kernels->activate(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
+    for (int32_t k = 0; k < n; k++) sum += w->scores[k];
+    level = most + (float)log((double)sum);
+    now = level > w->most[row] ? level : w->most[row];
+    before = w->sum[row] > 0.0f ? (float)exp((double)w->most[row] - (double)now) : 0.0f;
+    for (size_t i = 0; i < dim; i++) out[i] *= before;
+    /* as in the reference: by the rounded logarithm, not by the sum */
+    sum = (float)exp((double)level - (double)now + ((double)most - (double)level));
+    for (int32_t k = 0; k < n; k++) {
+        const int32_t j = w->order[(first + k) % ring];
+        const float weight = w->scores[k] * sum;
+        for (size_t i = 0; weight != 0.0f && j < w->rows && i < dim; i++)
+            out[i] += weight * values[(size_t)j * stride + i];
+    }
+    w->sum[row] = w->sum[row] * before + (float)exp((double)level - (double)now);
+    w->most[row] = now;
+}
+
+static void sqm__lsh_head(const sqm__lsh_work *w)
+{
+    const sqm__lsh *a = w->a;
+    const size_t stride = 2 * (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    const int hashed = w->padded > a->chunk;
+    const int32_t ring = w->padded * (hashed ? a->rounds : 1), chunk = hashed ? a->chunk : w->padded;
+    const int32_t before = hashed ? a->before : 0, met = chunk * (hashed ? a->before + a->after + 1 : 1);
+    for (size_t t = 0; t < (size_t)w->rows; t++) {
+        const float *x = w->in + t * stride;
+        float *out = w->out + t * (stride / 2);
+        double square = 0.0;
+        for (size_t i = 0; i < dim; i++) square += (double)x[i] * (double)x[i];
+        square = 1.0 / sqrt((square / (double)dim + 1e-6) * (double)dim);
+        for (size_t i = 0; i < dim; i++) w->keys[t * dim + i] = (float)((double)x[i] * square);
+        memset(out, 0, dim * sizeof(*out));
+        w->most[t] = -3.0e38f;
+        w->sum[t] = 0.0f;
+    }
+    for (int32_t r = 0; hashed && r < a->rounds; r++) sqm__lsh_sort(w, r);
+    for (int32_t t = 0; !hashed && t < w->padded; t++) w->order[t] = t;
+    for (int32_t slot = 0; slot < ring; slot++) {
+        const int64_t first = (int64_t)(slot / chunk) * chunk + (int64_t)ring * (before + 1) -
+                              (int64_t)before * chunk;
+        if (w->order[slot] < w->rows) sqm__lsh_row(w, slot, (int32_t)(first % ring), met, ring);
+    }
+    for (size_t t = 0; hashed && a->rounds > 1 && t < (size_t)w->rows; t++) {
+        const float level = w->most[t] + (float)log((double)w->sum[t]);
+        const float factor = (float)exp((double)w->most[t] - (double)level);
+        for (size_t i = 0; i < dim; i++) w->out[t * (stride / 2) + i] *= factor;
+    }
+}
+
+static void sqm__lsh_task(void *arg, int32_t piece)
+{
+    const sqm__groups_job *job = (const sqm__groups_job *)arg;
+    const sqm__lsh *a = (const sqm__lsh *)job->bound;
+    const size_t width = (size_t)(a->heads * a->head_dim), dim = (size_t)a->head_dim;
+    int32_t unit = 0, longest = 0;
+    for (int32_t s = 0; s < job->n_spans; s++) longest = sqm__max(longest, job->spans[s].rows);
+    for (int32_t s = 0; s < job->n_spans; s++)
+        for (int32_t h = 0; h < a->heads; h++) {
+            const sqm_span *span = &job->spans[s];
+            float *floats = (float *)(void *)(job->x->scratch + (size_t)piece *
+                                              sqm__lsh_piece_bytes(a, (size_t)longest));
+            sqm__lsh_work w;
+            if (unit++ % job->pieces != piece) continue;
+            w.a = a; w.x = job->x; w.head = h; w.rows = span->rows;
+            w.padded = (int32_t)sqm__lsh_slots(a, (size_t)span->rows);
+            w.in = job->in + (size_t)span->first_row * 2 * width + (size_t)h * dim;
+            w.out = job->out + (size_t)span->first_row * width + (size_t)h * dim;
+            w.keys = floats;            floats += (size_t)w.rows * dim;
+            w.most = floats;            floats += w.rows;
+            w.sum = floats;             floats += w.rows;
+            w.scores = floats;          floats += (size_t)(a->before + a->after + 1) * (size_t)a->chunk;
+            w.turned = floats;          floats += (a->buckets + a->buckets2) / 2;
+            w.order = (int32_t *)(void *)floats;
+            w.bucket = w.order + (size_t)w.padded * (size_t)a->rounds;
+            w.counts = w.bucket + w.padded;
+            sqm__lsh_head(&w);
+        }
+}
+static sqm_result sqm__lsh_forward(const void *bound, sqm_exec *x, float *out, const float *in,
+                                   const sqm_span *spans, int32_t n_spans)
+{
+    const sqm__lsh *a = (const sqm__lsh *)bound;
+    int32_t longest = 0;
+    size_t need;
+    for (int32_t s = 0; s < n_spans; s++) {
+        if (spans[s].position)
+            SQM__FAIL(&x->error, SQM_E_ARGUMENT, spans[s].position,
+                      "lsh needs whole sequences, not rows from position %d on", spans[s].position);
+        longest = sqm__max(longest, spans[s].rows);
+    }
+    if (sqm__lsh_slots(a, (size_t)longest) * (size_t)a->rounds > INT32_MAX / 2)
+        SQM__FAIL(&x->error, SQM_E_LIMIT, longest, "lsh: %d rows are too many", longest);
+    need = sqm__lsh_piece_bytes(a, (size_t)longest) * (size_t)sqm__most_pieces(x->threads);
+    if (need > x->scratch_bytes || !x->scratch)
+        SQM__FAIL(&x->error, SQM_E_MEMORY, need, "lsh needs %z bytes of scratch, the context has %z",
+                  (uint64_t)need, (uint64_t)x->scratch_bytes);
+    sqm__run_groups(sqm__lsh_task, bound, x, out, in, spans, n_spans, a->heads,
+                    (size_t)a->chunk * (size_t)a->head_dim * 4);
+    return SQM_OK;
+}
+static const sqm_mixer sqm__lsh_mixer = {
+    "lsh", "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations",
+    sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+    sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_lsh(void) { return &sqm__lsh_mixer; }
+
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
     &sqm__attention_mixer,
@@ -10940,6 +11965,7 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__conv_whole_mixer,
     &sqm__memory_mixer,
     &sqm__caching_mixer,
+    &sqm__compress_mixer,
     &sqm__context_mixer,
     &sqm__kernel_memory_mixer,
     &sqm__codebook_mixer,
@@ -10956,8 +11982,10 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__running_pool_mixer,
     &sqm__reorder_mixer,
     &sqm__rnn_mixer,
+    &sqm__select_mixer,
     &sqm__spike_mixer,
     &sqm__window_mixer,
+    &sqm__lsh_mixer,
     NULL
 };
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void) { return sqm__mixers; }
@@ -13389,12 +14417,14 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
 
    Text form, one op a line (tools print and parse it; @x names a tensor, lists are joined by commas, - is
    an absent entry):
-     embed   rD tokens|positions  w=@T [scale= offset= add=1]     row of T by token id, or position + offset
+     embed   rD tokens|positions  w=@T [scale= offset= add=1 divide= period=]      row of T by token id, or
+             by position / divide % period + offset
      input   rD rows  width=                                       rows that the caller feeds
      norm    rD rS  kind=rms|layer|l2|sum eps= [w=@ b=@ first= count= groups=]
-     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= precise=1]  scale * (rS W^T + b),
+     linear  rD rS  w=@A,@B,... [b=@a,-,... scale= add=1 first= apart=1 precise=1]  scale * (rS W^T + b),
          outputs side by side;
              first: reads only as many columns of rS as W has, from that one on
+             apart: each weight reads columns of its own, those behind the columns of the one before it
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
              long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
@@ -13404,19 +14434,36 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
      affine  rD rS [w=@ b=@]                                       rS * w + b, column by column
      gate    rD rA rG  act= [first=]                               rA * act(columns of rG from first on)
      add|mul rD rA rB                                              rB may be narrower: a value for each block
-     scale   rD rS by=     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
-     cat     rD rA rB                                              rows side by side
+     scale   rD rS by= [grow= every= shift=]                       rS * by, at position p
+             times 1 + grow * log(1 + floor((p + shift) / every))
+     softcap rD rS cap=     clip rD rS [low= high=]     copy rD rS [first= count=]
+     cat     rD rA rB [groups=]                                    rows, or their groups, side by side
      softmax rD rS  [groups= scale=]                               over the columns, or each of equal groups
      monomials rD rS [groups=]                                     1, x_i, x_i x_j (i <= j) of each group
      reduce  rD rS  kind=sum|mean|max [groups=]                    a column for each group
      mirror  rD rS  [groups=]                                      x, -x of each group
      blocks  rD rS  w=@ out= [groups= shared=1]                    group g times its own [in, out] matrix
-     route   rD rS  k= score=softmax|sigmoid|none [b=@ groups= group_k= group_top= renorm=1 eps= scale=]
-             weights of experts: 0 but for the k with the largest score + b; only the group_k groups count
-             whose group_top largest ones sum highest. renorm: over (their sum + eps); then times scale
-     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1]
+     combine rD rS rW  out= [groups= first= add=1]                 group k: sum_j W[j][k] * group j of rS;
+             W [groups, out] are columns of rW, from first on
+     sinkhorn rD rD  n= iterations= [first= eps=]                  n x n columns as a matrix: its columns over
+             (their sum + eps), then iterations - 1 times its rows and its columns
+     pick    rD rS rI                                              rS times how often rI names the column
+     route   rD rS  k= score=softmax|sigmoid|none|sparsemixer [b=@ raw=1 groups= group_k= group_top=
+             renorm=1|2 least= eps= scale= jitter=]
+             weights of experts: 0 but for the k with the largest score + b (raw: rS + b); only the group_k
+             groups count whose group_top largest ones sum highest. renorm: over (max(their sum, or the
+             root of their squares' sum, least) + eps); then times scale.
+             sparsemixer: the k largest s of rS in turn, m the largest; weight e^m / sum_j e^s_j over those
+             not taken with (m - s_j) / max(|s_j|, m) <= 2 jitter
+     experts rD rS rW  up=@E0,... down=@E0,... act= [up_b=@ down_b=@ add=1 input=1 limit= alpha= plus=]
              sum_e rW[e] * down_e act(up_e rS), of the e with rW[e] != 0 alone; up_e with twice the rows
-             that down_e has columns: act(first half) * second half
+             that down_e has columns: act(first half) * second half. input: of down_e act(up_e (rW[e] rS)).
+             limit: first half at most, second half within +- limit. alpha: act(alpha x) / alpha; plus: is
+             added to the second half, after the limit
+     experts rD rS rW  up=@E0,...|down=@E0,... slots=n [blocks=]
+             one map an expert, whose results or inputs lie in slots, one for each e with rW[e] != 0, in their
+             order: up: rD = [blocks, slots, rows / blocks], slots without expert are zero; down: rS is so,
+             rD = sum_e rW[e] * down_e (slot of e). No act, no other options: heads that belong to experts
      act, affine, scale, softcap, clip and softmax with first= count= work on those columns, in place.
      head    logits rS  [w=@A b=@ scale= softcap=]                 without w: the rows themselves
    Tested by tests/test_recipe.c, tests/test_experts.c and, with checkpoints, tools/sqm-check. */
@@ -13424,14 +14471,15 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_EMBED = 1, SQM__OP_NORM, SQM__OP_LINEAR, SQM__OP_ROPE, SQM__OP_MIX, SQM__OP_ACT, SQM__OP_GLU,
     SQM__OP_ADD, SQM__OP_MUL, SQM__OP_SCALE, SQM__OP_COPY, SQM__OP_SOFTCAP, SQM__OP_HEAD, SQM__OP_INPUT,
     SQM__OP_AFFINE, SQM__OP_CAT, SQM__OP_GATE, SQM__OP_SOFTMAX, SQM__OP_MONOMIALS, SQM__OP_REDUCE,
-    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COUNT
+    SQM__OP_MIRROR, SQM__OP_CLIP, SQM__OP_BLOCKS, SQM__OP_ROUTE, SQM__OP_EXPERTS, SQM__OP_COMBINE,
+    SQM__OP_SINKHORN, SQM__OP_PICK, SQM__OP_COUNT
 };
 
 static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
     { "", "", 0 },
-    { "embed",   "w scale offset add", 1 },
+    { "embed",   "w scale offset add divide period", 1 },
     { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first precise", 1 },
+    { "linear",  "w b scale add first apart precise", 1 },
     { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
                  "divide period", 1 },
     { "mix",     "", 1 },               /* the mixer knows its keys */
@@ -13439,13 +14487,13 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "glu",     "act", 1 },
     { "add",     "", 2 },
     { "mul",     "", 2 },
-    { "scale",   "by first count", 1 },
+    { "scale",   "by first count grow every shift", 1 },
     { "copy",    "first count", 1 },
     { "softcap", "cap first count", 1 },
     { "head",    "w b scale softcap", 1 },
     { "input",   "width", 1 },
     { "affine",  "w b first count", 1 },
-    { "cat",     "", 2 },
+    { "cat",     "groups", 2 },
     { "gate",    "act first", 2 },
     { "softmax", "groups scale first count", 1 },
     { "monomials", "groups", 1 },
@@ -13453,8 +14501,11 @@ static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kind
     { "mirror",  "groups", 1 },
     { "clip",    "low high first count", 1 },
     { "blocks",  "w out groups shared", 1 },
-    { "route",   "k score b groups group_k group_top renorm eps scale", 1 },
-    { "experts", "up down up_b down_b act add", 2 }
+    { "route",   "k score b raw groups group_k group_top renorm least eps scale jitter", 1 },
+    { "experts", "up down up_b down_b act add input limit alpha plus slots blocks", 2 },
+    { "combine", "out groups first add", 2 },
+    { "sinkhorn", "n iterations first eps", 1 },
+    { "pick",    "", 2 }
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -13466,9 +14517,14 @@ typedef struct sqm__rope_table {        /* one rotary table, shared by all ops t
 } sqm__rope_table;
 
 typedef struct sqm__route {             /* how weights of experts come from scores */
-    int32_t k, score, groups, group_k, group_top, renorm;
-    float   eps, scale;
+    int32_t k, score, raw, groups, group_k, group_top, renorm;
+    float   least, eps, scale, jitter;
 } sqm__route;
+typedef struct sqm__gating {            /* experts: limits on both halves, see [RECIPE]; scale by position */
+    float   limit, alpha, plus;         /* limit 0: none */
+    int32_t is_plain, on_input;
+    int32_t slots, blocks, merges;      /* slots 0: none; merges: down, else up; the map is op->linear */
+} sqm__gating;
 enum { SQM__MAX_EXPERTS = 4096 };
 
 typedef struct sqm__op {
@@ -13476,10 +14532,12 @@ typedef struct sqm__op {
     int32_t          in_width, out_width;
     sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
     sqm__route       route;
+    sqm__gating      gating;
     sqm_tensor       table;             /* embed */
     const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
     float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip */
+    float            low, high;         /* clip; scale: low is grow */
+    int32_t          divide, period;    /* embed; 0: none. scale: divide is every */
     int32_t          choice;            /* norm or activation kind, rope style */
     int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
     const sqm_mixer *mixer;
@@ -13571,10 +14629,14 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
             "b");
     const int sliced = sqm__param(b->params, b->n_params, "first") != NULL;
     int64_t width = 0;
+    int32_t most, parts;
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-    if (!w || w->n_tensors < 1 || w->n_tensors > SQM__MAX_WEIGHTS)
+    SQM__TRY(sqm__param_int(&op->linear.apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
+    most = op->linear.apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
+    if (!w || w->n_tensors < 1 || w->n_tensors > most)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
-                  SQM__MAX_WEIGHTS);
+                  most);
+    parts = op->linear.apart ? w->n_tensors : 1;
     if (bias && bias->n_tensors != w->n_tensors)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
@@ -13582,8 +14644,9 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     for (int32_t i = 0; i < w->n_tensors; i++) {
         const sqm_tensor *t = w->tensors[i], *v = bias ? bias->tensors[i] : NULL;
         SQM__TRY(sqm__check_panels(t, b->err));
-        if (sliced ? t->shape[1] > op->in_width - op->first || t->shape[1] != w->tensors[0]->shape[1]
-            : t->shape[1] != op->in_width)
+        if (sliced ? t->shape[1] > (op->in_width - op->first) / parts ||
+                     t->shape[1] != w->tensors[0]->shape[1]
+            : op->in_width % parts || t->shape[1] != op->in_width / parts)
             SQM__FAIL(b->err, SQM_E_SHAPE, t->shape[1],
                       "op %d: weight %d is [%d, %d], the rows have %d columns%s", b->line, i,
                       t->shape[0], t->shape[1], op->in_width - op->first, sliced ? " from first= on" : "");
@@ -13634,18 +14697,61 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
     l->scale = 1.0f;
     return SQM_OK;
 }
+static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
+{
+    sqm__gating *g = &op->gating;
+    SQM__TRY(sqm__param_int(&g->on_input, b->params, b->n_params, "input", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&g->limit, b->params, b->n_params, "limit", 0.0, b->err));
+    SQM__TRY(sqm__param_float(&g->alpha, b->params, b->n_params, "alpha", 1.0, b->err));
+    SQM__TRY(sqm__param_float(&g->plus, b->params, b->n_params, "plus", 0.0, b->err));
+    g->is_plain = g->limit == 0.0f && g->alpha == 1.0f && g->plus == 0.0f;
+    if (g->limit < 0.0f || !(g->alpha > 0.0f) || (op->own && !g->is_plain))
+        SQM__FAIL(b->err, SQM_E_SHAPE, b->line,
+                  "op %d: limit >= 0, alpha > 0 and plus go with experts that have a gate", b->line);
+    return SQM_OK;
+}
+/* experts with slots: one map an expert */
+static sqm_result sqm__bind_slots(sqm__binder *b, sqm__op *op)
+{
+    static const char *const others[] = { "act", "add", "input", "limit", "alpha", "plus", "up_b", "down_b" };
+    sqm__gating *g = &op->gating;
+    const int32_t n = b->width[op->src2], down = sqm__param(b->params, b->n_params, "down") != NULL;
+    int64_t all;
+    for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
+        if (sqm__param(b->params, b->n_params, others[i]))
+            SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d: slots= does not go with %s=", b->line,
+                      others[i]);
+    SQM__TRY(sqm__param_int(&g->slots, b->params, b->n_params, "slots", 0, 1, n, b->err));
+    SQM__TRY(sqm__param_int(&g->blocks, b->params, b->n_params, "blocks", 1, 1, 1 << 16, b->err));
+    if (down == (sqm__param(b->params, b->n_params, "up") != NULL) || (down && op->in_width % g->slots))
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: slots= needs up=, or down= that reads %d slots",
+                  b->line, g->slots);
+    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, down ? "down" : "up", "", n, 0,
+                                      down ? op->in_width / g->slots : op->in_width));
+    g->merges = down;
+    op->linear.precise = !down;         /* they make queries */
+    all = (int64_t)op->linear.weights[0].shape[0] * (down ? 1 : g->slots);
+    if (op->linear.weights[0].shape[down] % g->blocks || all > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->linear.weights[0].shape[down],
+                  "op %d: %d columns in %d slots do not divide into %d blocks", b->line,
+                  op->linear.weights[0].shape[down], g->slots, g->blocks);
+    op->out_width = (int32_t)all;
+    return SQM_OK;
+}
 static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
 {
     const int32_t n = b->width[op->src2];
     int32_t hidden, inner;
     if (n > SQM__MAX_EXPERTS || op->dst == op->src || op->dst == op->src2)
         SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
+    if (sqm__param(b->params, b->n_params, "slots")) return sqm__bind_slots(b, op);
     SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
     SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
     SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
     hidden = op->linear.weights[0].shape[0];
     inner = op->down.weights[0].shape[1];
     op->own = hidden == inner;          /* no gate */
+    SQM__TRY(sqm__bind_gating(b, op));
     if (!op->own && hidden != 2 * (int64_t)inner)
         SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
                   inner);
@@ -13653,7 +14759,8 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
-static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none" };
+enum { SQM__SCORE_SOFTMAX, SQM__SCORE_SIGMOID, SQM__SCORE_NONE, SQM__SCORE_SPARSEMIXER };
+static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none", "sparsemixer" };
 static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
 {
     sqm__route *r = &op->route;
@@ -13664,7 +14771,10 @@ static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&r->groups, b->params, b->n_params, "groups", 1, 1, n, b->err));
     SQM__TRY(sqm__param_int(&r->group_k, b->params, b->n_params, "group_k", r->groups, 1, r->groups, b->err));
     SQM__TRY(sqm__param_int(&r->group_top, b->params, b->n_params, "group_top", 1, 1, 2, b->err));
-    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_int(&r->renorm, b->params, b->n_params, "renorm", 0, 0, 2, b->err));
+    SQM__TRY(sqm__param_int(&r->raw, b->params, b->n_params, "raw", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&r->least, b->params, b->n_params, "least", -1e30, b->err));
+    SQM__TRY(sqm__param_float(&r->jitter, b->params, b->n_params, "jitter", 0.0, b->err));
     SQM__TRY(sqm__param_float(&r->eps, b->params, b->n_params, "eps", 0.0, b->err));
     SQM__TRY(sqm__param_float(&r->scale, b->params, b->n_params, "scale", 1.0, b->err));
     if (op->dst == op->src || n > SQM__MAX_EXPERTS)
@@ -13672,7 +14782,11 @@ static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
     if (n % r->groups || r->k > n / r->groups * r->group_k)
         SQM__FAIL(b->err, SQM_E_SHAPE, r->groups, "op %d: %d of %d experts in %d of %d groups is impossible",
                   b->line, r->k, n, r->group_k, r->groups);
-    return sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err);
+    SQM__TRY(sqm__param_vector(&op->bias, b->params, b->n_params, "b", n, b->err));
+    if (r->score == SQM__SCORE_SPARSEMIXER && (op->bias || r->groups > 1))
+        SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d: sparsemixer has neither b= nor groups",
+                  b->line);
+    return SQM_OK;
 }
 
 static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
@@ -13688,13 +14802,18 @@ static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
                   b->line);
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err));
     SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "offset", 0, 0, t->shape[0] - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "divide", 0, 0,
+                            op->src == SQM__REG_TOKENS ? 0 : INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&op->period, b->params, b->n_params, "period", 0, 0,
+                            op->src == SQM__REG_TOKENS ? 0 : t->shape[0] - op->offset, b->err));
     op->table = *t;
     op->out_width = t->shape[1];
     if (op->src == SQM__REG_TOKENS) {
         if (m->n_tokens == 0 || t->shape[0] < m->n_tokens) m->n_tokens = t->shape[0];
     } else {
-        const int32_t rows = t->shape[0] - op->offset;
-        if (m->max_context == 0 || rows < m->max_context) m->max_context = rows;
+        const int64_t each = sqm__max(op->divide, 1), all = (t->shape[0] - op->offset) * each;
+        const int32_t rows = op->period || all > INT32_MAX ? INT32_MAX : (int32_t)all;
+        if (!op->period && (m->max_context == 0 || rows < m->max_context)) m->max_context = rows;
     }
     return SQM_OK;
 }
@@ -13853,6 +14972,36 @@ static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
+static sqm_result sqm__bind_combine(sqm__binder *b, sqm__op *op)
+{
+    const int32_t weights = b->width[op->src2];
+    SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "out", 0, 1, weights, b->err));
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, weights - 1, b->err));
+    if (op->dst == op->src || op->dst == op->src2 || op->in_width % op->groups ||
+        op->first + (int64_t)op->groups * op->heads > weights ||
+        (int64_t)op->heads * (op->in_width / op->groups) > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                  "op %d: %d columns in %d groups and %d weights do not combine to %d groups, or in place",
+                  b->line, op->in_width, op->groups, weights, op->heads);
+    op->count = weights;
+    op->out_width = op->heads * (op->in_width / op->groups);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_sinkhorn(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "n", 0, 1, 1 << 12, b->err));
+    SQM__TRY(sqm__param_int(&op->own, b->params, b->n_params, "iterations", 0, 1, 1 << 12, b->err));
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "eps", 0.0, b->err));
+    if (op->dst != op->src || op->first + (int64_t)op->heads * op->heads > op->in_width)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->heads,
+                  "op %d: a matrix of %d rows from column %d of %d on, or in another register", b->line,
+                  op->heads, op->first, op->in_width);
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+
 static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "low", -1e30, b->err));
@@ -13884,6 +15033,11 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
             SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
         op->out_width = op->in_width + b->width[op->src2];
+        SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+        if (op->in_width % op->groups || b->width[op->src2] % op->groups)
+            SQM__FAIL(b->err, SQM_E_SHAPE, op->groups,
+                      "op %d: %d and %d columns do not divide into %d groups", b->line, op->in_width,
+                      b->width[op->src2], op->groups);
         return SQM_OK;
     case SQM__OP_ACT:
         SQM__TRY(sqm__bind_columns(b, op));
@@ -13913,6 +15067,9 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         return SQM_OK;
     case SQM__OP_SCALE:
         SQM__TRY(sqm__bind_columns(b, op));
+        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
+        SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
         return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
     case SQM__OP_SOFTCAP:
         SQM__TRY(sqm__bind_columns(b, op));
@@ -13926,6 +15083,14 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
     case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
     case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
     case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
+    case SQM__OP_COMBINE:  return sqm__bind_combine(b, op);
+    case SQM__OP_SINKHORN: return sqm__bind_sinkhorn(b, op);
+    case SQM__OP_PICK:
+        if (op->dst == op->src || op->dst == op->src2)
+            SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
+        op->count = b->width[op->src2];
+        op->out_width = op->in_width;
+        return SQM_OK;
     case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
         return sqm__bind_groups(b, op);
     default:                            /* copy */
@@ -13933,7 +15098,7 @@ static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
         SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
                                 op->in_width - op->first, b->err));
         op->out_width = op->count;
-        if (op->dst == op->src && op->first) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
+        if (op->dst == op->src && op->count != op->in_width) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
                                                        "op %d: copy onto itself", b->line);
         return SQM_OK;
     }
@@ -14342,7 +15507,8 @@ typedef struct sqm__expert_rows {       /* the rows of one expert while it runs;
 static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
 {
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
-    const int32_t hidden = op->linear.weights[0].shape[0], inner = op->down.weights[0].shape[1];
+    const int32_t hidden = op->linear.weights[0].shape[0];
+    const int32_t inner = op->gating.slots ? 0 : op->down.weights[0].shape[1];
     const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
                                                  (size_t)op->out_width };
     const size_t head = sqm__align_up(sizeof(*r), 64), linear =
@@ -14360,6 +15526,14 @@ static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t thre
     }
     return used + n * sizeof(int32_t);
 }
+/* Columns that a linear op rounds: all of its input; weights apart begin groups of their own. */
+static int32_t sqm__linear_columns(const sqm__op *op)
+{
+    const int64_t each = op->linear.n_weights ? op->linear.weights[0].shape[1] : 0;
+    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear.n_weights;
+    if (!op->linear.apart) return op->in_width;
+    return all < INT32_MAX - SQM__GROUP ? (int32_t)all : INT32_MAX - SQM__GROUP;
+}
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
     size_t most = sqm_sample_size(m->vocab_size) + 1024;
@@ -14367,7 +15541,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
         const sqm__op *op = &m->ops[i];
         size_t need = 0;
         if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
-            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), op->in_width, c->threads);
+            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op),
+                                       c->threads);
         if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
         if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
         if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
@@ -14590,8 +15765,10 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
     for (int32_t i = 0; i < s->n_spans; i++)
         for (int32_t t = 0; t < s->spans[i].rows; t++) {
             float *row = y + (size_t)(s->spans[i].first_row + t) * width;
-            const int32_t index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : s->spans[i].position +
-                t + op->offset;
+            int32_t index = s->spans[i].position + t;
+            if (op->divide) index /= op->divide;
+            if (op->period) index %= op->period;
+            index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : index + op->offset;
             float *to = op->add ? (float *)(void *)s->exec.scratch : row;
             sqm__tensor_row(to, &op->table, index);
             for (size_t k = 0; k < width; k++) to[k] *= op->number;
@@ -14630,6 +15807,41 @@ static void sqm__route_groups(float *key, const sqm__route *r, int32_t n)
     for (int32_t i = 0; i < n; i++)
         if (key[n + i / size] == 0.0f) key[i] = -3.0e38f;
 }
+/* Marks the k largest keys, the first of equal ones, with +infinity. */
+static void sqm__route_take(float *key, int32_t n, int32_t k)
+{
+    while (k-- > 0) {
+        int32_t best = -1;
+        for (int32_t i = 0; i < n; i++)
+            if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
+        if (best < 0) return;
+        key[best] = 3.3e38f;
+    }
+}
+/* Weights of score=sparsemixer; work [2 n] */
+static void sqm__sparse_mixer(float *y, const float *x, const sqm__route *r, int32_t n, float *work,
+                              const sqm__kernels *kernels)
+{
+    float *key = work, *e = work + n;
+    memcpy(key, x, (size_t)n * sizeof(float));
+    memset(y, 0, (size_t)n * sizeof(float));
+    for (int32_t k = 0; k < r->k; k++) {
+        int32_t best = -1;
+        float sum = 0.0f;
+        for (int32_t i = 0; i < n; i++)
+            if (key[i] > -3.0e38f && (best < 0 || key[i] > key[best])) best = i;
+        if (best < 0) return;
+        for (int32_t i = 0; i < n; i++) e[i] = key[i] > -3.0e38f ? x[i] - x[best] : -3.0e38f;
+        kernels->activate(e, e, (size_t)n, SQM_ACT_EXP);
+        for (int32_t i = 0; i < n; i++) {
+            const float size = x[i] < 0.0f ? -x[i] : x[i], factor = size > x[best] ? size : x[best];
+            const int far = factor > 0.0f && (x[best] - x[i]) / factor > 2.0f * r->jitter;
+            if (key[i] > -3.0e38f && !far) sum += e[i];
+        }
+        y[best] = 1.0f / sum;
+        key[best] = -3.3e38f;
+    }
+}
 static void sqm__run_route(sqm_session *s, const sqm__op *op)
 {
     const sqm__route *r = &op->route;
@@ -14638,22 +15850,40 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
     for (int32_t t = 0; t < s->n_rows; t++) {
         const float *x = s->registers[op->src] + (size_t)t * (size_t)n;
         float *y = s->registers[op->dst] + (size_t)t * (size_t)n, sum = 0.0f;
-        if (r->score == 0) s->exec.kernels->softmax(y, x, n, 1.0f);
-        else s->exec.kernels->activate(y, x, (size_t)n, r->score == 1 ? SQM_ACT_SIGMOID : SQM_ACT_NONE);
-        for (int32_t i = 0; i < n; i++) key[i] = op->bias ? y[i] + op->bias[i] : y[i];
-        if (r->group_k < r->groups) sqm__route_groups(key, r, n);
-        for (int32_t k = 0; k < r->k; k++) {            /* the first of equal ones; taken: marked +infinity */
-            int32_t best = -1;
+        if (r->score == SQM__SCORE_SPARSEMIXER) {
+            sqm__sparse_mixer(y, x, r, n, key, s->exec.kernels);
+        } else {
+            if (r->score == SQM__SCORE_SOFTMAX) s->exec.kernels->softmax(y, x, n, 1.0f);
+            else s->exec.kernels->activate(y, x, (size_t)n, r->score == SQM__SCORE_SIGMOID ? SQM_ACT_SIGMOID
+                                           : SQM_ACT_NONE);
+            for (int32_t i = 0; i < n; i++) key[i] = (r->raw ? x[i] : y[i]) + (op->bias ? op->bias[i] : 0.0f);
+            if (r->group_k < r->groups) sqm__route_groups(key, r, n);
+            sqm__route_take(key, n, r->k);
             for (int32_t i = 0; i < n; i++)
-                if (key[i] < 3.2e38f && (best < 0 || key[i] > key[best])) best = i;
-            if (best < 0) break;
-            key[best] = 3.3e38f;
+                if (key[i] < 3.2e38f) y[i] = 0.0f;
         }
-        for (int32_t i = 0; i < n; i++) {
-            if (key[i] < 3.2e38f) y[i] = 0.0f;
-            sum += y[i];
-        }
+        for (int32_t i = 0; i < n; i++) sum += r->renorm == 2 ? y[i] * y[i] : y[i];
+        if (r->renorm == 2) sum = sqrtf(sum);
+        if (sum < r->least) sum = r->least;
         for (int32_t i = 0; i < n; i++) y[i] = (r->renorm ? y[i] / (sum + r->eps) : y[i]) * r->scale;
+    }
+}
+
+/* Limits, alpha and plus on n rows of [gate | up]: act(alpha gate) / alpha * up = act(alpha gate) * (up /
+   alpha) */
+static void sqm__apply_gating(float *hidden, size_t inner, size_t n, const sqm__gating *g)
+{
+    for (size_t t = 0; t < n; t++) {
+        float *gate = hidden + t * 2 * inner, *up = gate + inner;
+        for (size_t i = 0; i < inner; i++) {
+            if (g->limit > 0.0f) {
+                if (gate[i] > g->limit) gate[i] = g->limit;
+                if (up[i] > g->limit) up[i] = g->limit;
+                if (up[i] < -g->limit) up[i] = -g->limit;
+            }
+            gate[i] *= g->alpha;
+            up[i] = (up[i] + g->plus) / g->alpha;
+        }
     }
 }
 
@@ -14668,6 +15898,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
     if (one.biases) one.biases += e;
     one.n_weights = 1;
     sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
+    if (!op->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->gating);
     for (size_t t = 0; t < (size_t)n; t++)
         x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
                         op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
@@ -14676,6 +15907,64 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
     if (one.biases) one.biases += e;
     one.n_weights = 1;
     sqm__linear_run(x, &one, r->out, (size_t)op->out_width, r->inner, inner, n);
+}
+/* Slot of expert e among those with a weight w; -1: it has none. */
+static int32_t sqm__expert_slot(const float *w, size_t e, int32_t slots)
+{
+    int32_t slot = 0;
+    if (w[e] == 0.0f) return -1;
+    for (size_t i = 0; i < e; i++) slot += w[i] != 0.0f;
+    return slot < slots ? slot : -1;
+}
+/* Copies one slot of a row, whose blocks lie apart, from or to n floats. */
+static void sqm__copy_slot(float *row, float *one, const sqm__gating *g, int32_t slot, size_t n, int to_row)
+{
+    const size_t each = n / (size_t)g->blocks;
+    for (size_t i = 0; i < (size_t)g->blocks; i++) {
+        float *at = row + (i * (size_t)g->slots + (size_t)slot) * each;
+        if (to_row) memcpy(at, one + i * each, each * sizeof(float));
+        else memcpy(one + i * each, at, each * sizeof(float));
+    }
+}
+/* Rows of the batch that chose expert e to r->in, from their slots when results are merged. Counts them. */
+static int32_t sqm__gather_slot(sqm_session *s, const sqm__op *op, const sqm__expert_rows *r, size_t e,
+                                size_t in)
+{
+    const size_t n = (size_t)op->linear.n_weights;
+    int32_t count = 0;
+    for (int32_t t = 0; t < s->n_rows; t++) {
+        const int32_t slot = sqm__expert_slot(s->registers[op->src2] + (size_t)t * n, e, op->gating.slots);
+        float *row = s->registers[op->src] + (size_t)t * (size_t)op->in_width;
+        float *to = r->in + (size_t)count * in;
+        if (slot < 0) continue;
+        if (op->gating.merges) sqm__copy_slot(row, to, &op->gating, slot, in, 0);
+        else memcpy(to, row, in * sizeof(float));
+        r->row[count++] = t;
+    }
+    return count;
+}
+/* experts with slots; x: scratch of products only */
+static void sqm__run_slots(sqm_session *s, const sqm__op *op, const sqm_exec *x, const sqm__expert_rows *r)
+{
+    const size_t n = (size_t)op->linear.n_weights, in = (size_t)op->linear.weights[0].shape[1];
+    const size_t out = (size_t)op->linear.weights[0].shape[0], width = (size_t)op->out_width;
+    float *y = s->registers[op->dst];
+    memset(y, 0, (size_t)s->n_rows * width * sizeof(float));
+    for (size_t e = 0; e < n; e++) {
+        const int32_t count = sqm__gather_slot(s, op, r, e, in);
+        sqm__linear one = op->linear;
+        if (!count) continue;
+        one.weights += e;
+        one.n_weights = 1;
+        sqm__linear_run(x, &one, r->hidden, out, r->in, in, count);
+        for (int32_t i = 0; i < count; i++) {
+            const float *w = s->registers[op->src2] + (size_t)r->row[i] * n;
+            float *to = y + (size_t)r->row[i] * width, *from = r->hidden + (size_t)i * out;
+            if (!op->gating.merges)
+                sqm__copy_slot(to, from, &op->gating, sqm__expert_slot(w, e, op->gating.slots), out, 1);
+            for (size_t k = 0; op->gating.merges && k < out; k++) to[k] += w[e] * from[k];
+        }
+    }
 }
 /* Expert by expert in their order, each with the rows of the batch that chose it. */
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
@@ -14688,18 +15977,22 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
     (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
     x.scratch += sqm__align_up(sizeof(*r), 64);
     x.scratch_bytes = r->linear_bytes;
+    if (op->gating.slots) { sqm__run_slots(s, op, &x, r); return; }
     if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
     for (size_t e = 0; e < n; e++) {
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                memcpy(r->in + (size_t)count * in, x_rows + (size_t)t * in, in * sizeof(float));
+                const float weight = op->gating.on_input ? weights[(size_t)t * n + e] : 1.0f;
+                const float *from = x_rows + (size_t)t * in;
+                float *to = r->in + (size_t)count * in;
+                for (size_t k = 0; k < in; k++) to[k] = weight * from[k];
                 r->row[count++] = t;
             }
         if (!count) continue;
         sqm__run_expert(&x, op, r, (int32_t)e, count);
         for (int32_t i = 0; i < count; i++) {
-            const float weight = weights[(size_t)r->row[i] * n + e];
+            const float weight = op->gating.on_input ? 1.0f : weights[(size_t)r->row[i] * n + e];
             float *to = y + (size_t)r->row[i] * out;
             const float *from = r->out + (size_t)i * out;
             for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
@@ -14779,13 +16072,17 @@ static void sqm__affine_row(const sqm_session *s, const sqm__op *op, size_t t)
         y[i] = op->bias ? product + op->bias[i] : product;
     }
 }
-/* two rows side by side */
+/* two rows side by side, group by group */
 static void sqm__cat_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t width = (size_t)op->out_width, left = (size_t)op->in_width, right = width - left;
-    float *y = s->registers[op->dst] + t * width;
-    memcpy(y, s->registers[op->src] + t * left, left * sizeof(float));
-    memcpy(y + left, s->registers[op->src2] + t * right, right * sizeof(float));
+    const size_t n = (size_t)op->groups, left = (size_t)op->in_width / n, both = (size_t)op->out_width / n;
+    const float *a = s->registers[op->src] + t * left * n;
+    const float *b = s->registers[op->src2] + t * (both - left) * n;
+    float *y = s->registers[op->dst] + t * both * n;
+    for (size_t g = 0; g < n; g++, y += both, a += left, b += both - left) {
+        memcpy(y, a, left * sizeof(float));
+        memcpy(y + left, b, (both - left) * sizeof(float));
+    }
 }
 /* a + b or a * b; b has a value for each block of columns */
 static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
@@ -14804,6 +16101,44 @@ static void sqm__pair_row(const sqm_session *s, const sqm__op *op, size_t t)
     }
 }
 
+/* group k of y = sum_j w[j][k] * group j of a */
+static void sqm__combine_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const size_t in = (size_t)op->groups, out = (size_t)op->heads, each = (size_t)op->in_width / in;
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width;
+    const float *w = s->registers[op->src2] + t * (size_t)op->count + op->first;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width;
+    if (!op->add) memset(y, 0, (size_t)op->out_width * sizeof(float));
+    for (size_t k = 0; k < out; k++, y += each)
+        for (size_t j = 0; j < in; j++) {
+            const float weight = w[j * out + k];
+            const float *x = a + j * each;
+            for (size_t i = 0; i < each; i++) y[i] += weight * x[i];
+        }
+}
+static void sqm__sinkhorn_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const int32_t n = op->heads;
+    float *m = s->registers[op->dst] + t * (size_t)op->out_width + op->first;
+    for (int32_t half = 1; half < 2 * op->own; half++)
+        for (int32_t k = 0; k < n; k++) {              /* odd: column k, even: row k */
+            const int32_t start = half % 2 ? k : k * n, step = half % 2 ? n : 1;
+            float sum = 0.0f;
+            for (int32_t i = 0; i < n; i++) sum += m[start + i * step];
+            for (int32_t i = 0; i < n; i++) m[start + i * step] /= sum + op->number;
+        }
+}
+static void sqm__pick_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width;
+    const float *index = s->registers[op->src2] + t * (size_t)op->count;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width;
+    memset(y, 0, (size_t)op->out_width * sizeof(float));
+    for (int32_t i = 0; i < op->count; i++)
+        if (index[i] >= 0.0f && (double)index[i] < (double)op->in_width)
+            y[(int32_t)index[i]] += a[(int32_t)index[i]];
+}
+
 static void sqm__run_gate(sqm_session *s, const sqm__op *op)
 {
     const size_t width = (size_t)op->out_width;
@@ -14815,6 +16150,17 @@ static void sqm__run_gate(sqm_session *s, const sqm__op *op)
     sqm__rows_run(&job, sqm__gate_task);
 }
 
+/* by, which may grow with the position of row t */
+static float sqm__scale_of(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    int32_t i = 0, row = (int32_t)t;
+    if (op->low == 0.0f) return op->number;
+    while (i + 1 < s->n_spans && row >= s->spans[i].first_row + s->spans[i].rows) i++;
+    row += s->spans[i].position - s->spans[i].first_row;
+    return (float)((double)op->number * (1.0 + (double)op->low *
+                   log(1.0 + floor(((double)row + op->offset) / op->divide))));
+}
+
 /* scale, clip, copy */
 static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
@@ -14822,7 +16168,8 @@ static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t
     float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
     const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
     if (op->kind == SQM__OP_SCALE) {
-        for (size_t i = 0; i < n; i++) y[i] = a[i] * op->number;
+        const float by = sqm__scale_of(s, op, t);
+        for (size_t i = 0; i < n; i++) y[i] = a[i] * by;
     } else if (op->kind == SQM__OP_CLIP) {
         for (size_t i = 0; i < n; i++) {
             const float high = a[i] > op->high ? op->high : a[i];
@@ -14969,6 +16316,9 @@ static void sqm__run_ops(void *session)
         case SQM__OP_INPUT:  sqm__run_input(s, op); break;
         case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
         case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
+        case SQM__OP_COMBINE:  sqm__run_by_rows(s, op, sqm__combine_row); break;
+        case SQM__OP_SINKHORN: sqm__run_by_rows(s, op, sqm__sinkhorn_row); break;
+        case SQM__OP_PICK:     sqm__run_by_rows(s, op, sqm__pick_row); break;
         case SQM__OP_GATE:   sqm__run_gate(s, op); break;
         default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
         }

@@ -7,7 +7,7 @@ MODELS holds smollm2.gguf and gemma3.gguf, as .ci/run fetches them (SmolLM2-135M
 and typeseg/ with mamba_al.npz and manifest.json (TypeSeg, a Mamba in both directions that labels bytes).
 REAL is the directory with ref/, tok/ and models/ (DATA/real).
 RWKV-4, 5.1, 5.2 and 7: rwkv.cpp's expected logits within 5e-6 (7: 2e-6), all logits within 2e-5 (7: 2e-6) of
-float64, greedy bytes.
+float64, greedy bytes, all states of all layers after each prompt; the same from the official .pth layout.
 For each other model, with --exact: the most probable token of every position, the 20 largest logits at the given
 positions
 within 2e-3, the greedy continuation as far as the two best tokens are further apart than twice that, perplexity
@@ -15,13 +15,19 @@ within 0.01; without --exact: perplexity within 0.5 %. And its tokenizer: 242 st
 Prints PASS|FAIL|SKIP lines; exit status 1 if anything failed.
 """
 import array
+import collections
+import io
 import json
 import math
 import os
+import pickle
 import re
+import struct
 import subprocess
 import sys
 import tempfile
+import types
+import zipfile
 
 BUILD = os.environ.get("BUILD", "build")
 TOLERANCE = 2e-3
@@ -180,6 +186,147 @@ def check_typeseg(name, source, directory):
         verdict(labels == case["labels"], f"{name} {key} labels", f"{len(labels)} bytes")
 
 
+def rwkv_states(path, version, config):
+    """name -> values in the reference's order, from what sqm-eval --state wrote. Each layer: the row before the time
+    mix, the mixer's state (m, u, w; or tiles of 16 columns [heads][columns / 16][rows][16]), the row before the channel
+    mix."""
+    n, layers, heads = config["n_embd"], config["n_layer"], config["n_head"]
+    with open(path, "rb") as f:
+        values = array.array("f", f.read()[32 + 4 * config["n_vocab"]:])
+    if sys.byteorder != "little":
+        values.byteswap()
+    size, dim = len(values) // layers, 0 if version == "4" else n // heads
+    out = {key: array.array("f") for key in ("att_x_prev", "ffn_x_prev", *(("wkv",) if dim else ("pp", "bb", "aa")))}
+    for layer in range(layers):
+        one = values[layer * size:(layer + 1) * size]
+        out["att_x_prev"] += one[:n]
+        out["ffn_x_prev"] += one[-n:]
+        middle = one[n:-n]
+        if not dim:
+            for i, key in enumerate(("pp", "bb", "aa")):
+                out[key] += middle[i * n:(i + 1) * n]
+            continue
+        tiles = (dim + 15) // 16
+        for h in range(heads):
+            for a in range(dim):
+                for b in range(dim):       # 7: [value, key]; 5: [key, value]
+                    key, value = (b, a) if version == "7" else (a, b)
+                    out["wkv"].append(middle[((h * tiles + value // 16) * dim + key) * 16 + value % 16])
+    return out
+
+
+def check_rwkv_state(name, model, version, reference, expected, key):
+    path = os.path.join(work.name, "state")
+    tool("sqm-eval", model, "--ids", "-", "--exact", "--state", path, stdin=as_text(reference["prompts"][key]["bytes"]))
+    worst, ok = 0.0, True
+    for what, got in rwkv_states(path, version, reference["config"]).items():
+        want = expected[f"{key}.state.{what}"]
+        largest = max(1.0, max(map(abs, want)))
+        error = max(abs(a - b) for a, b in zip(got, want)) / largest
+        ok &= len(got) == len(want) and error <= 2e-6
+        worst = max(worst, error)
+    verdict(ok, f"{name} {key} states", f"largest error {worst:.2e} of the largest value, tolerance 2e-06")
+
+
+def rwkv_cpp_tensors(path):
+    """name -> (shape, values) of an rwkv.cpp file in float32"""
+    tensors = {}
+    with open(path, "rb") as f:
+        f.seek(24)
+        while head := f.read(12):
+            n, name_bytes, kind = struct.unpack("<3I", head)
+            shape = struct.unpack(f"<{n}I", f.read(4 * n))[::-1]
+            name = f.read(name_bytes).decode()
+            values = array.array("f", f.read(4 * math.prod(shape)))
+            if kind:
+                raise ValueError(f"{name} is not float32")
+            if sys.byteorder != "little":
+                values.byteswap()
+            tensors[name] = shape, values
+    return tensors
+
+
+def official_rwkv(tensors, version):
+    """The same as the project's training code stores them: decays before their exponentials, inner maps as [in, out],
+    vectors as [1, 1, n], RWKV-7's mixes one by one. The epsilon of RWKV-5's group norm is 64e-5 there and 1e-5 in
+    rwkv.cpp: values times 8 make the same of it."""
+    out = {}
+    for name, (shape, values) in tensors.items():
+        last = name.rsplit(".", 1)[-1]
+        if last == "time_decay":            # rwkv.cpp: -e^w (4), e^-e^w (5)
+            values = array.array("f", (math.log(-x if version == "4" else -math.log(x)) for x in values))
+        elif last == "time_first" and version == "5":
+            values = array.array("f", map(math.log, values))
+        elif last == "x_rwkvag":
+            n = shape[-1]
+            for i, part in enumerate("rwkvag"):
+                out[name[:-6] + part] = (1, 1, n), values[i * n:(i + 1) * n]
+            continue
+        elif re.fullmatch("[wavg][12]", last):
+            rows, cols = shape
+            values = array.array("f", (values[r * cols + c] for c in range(cols) for r in range(rows)))
+            shape = cols, rows
+        if version == "5" and name.endswith("att.value.weight"):
+            values = array.array("f", (8 * x for x in values))
+        if version == "5" and last in ("time_decay", "time_first", "time_faaaa"):
+            shape = shape[:2] if shape[1] > 1 else shape[:1]
+        elif "time_mix" in last or (version == "4" and last in ("time_decay", "time_first")):
+            shape = (1, 1, shape[0]) if "mix" in last else shape
+        out[name] = shape, values
+    return out
+
+
+def write_pth(path, tensors):
+    """What torch.save writes: a zip with a pickle and the storages, without torch"""
+    torch, utils = types.ModuleType("torch"), types.ModuleType("torch._utils")
+    torch.FloatStorage = type("FloatStorage", (), {"__module__": "torch"})
+    exec("def _rebuild_tensor_v2(*arguments): pass", utils.__dict__)
+    utils._rebuild_tensor_v2.__module__ = "torch._utils"
+    sys.modules.update({"torch": torch, "torch._utils": utils})
+
+    class Storage:
+        def __init__(self, key, n):
+            self.id = ("storage", torch.FloatStorage, key, "cpu", n)
+
+    class Tensor:
+        def __init__(self, key, shape, n):
+            strides = [math.prod(shape[i + 1:]) for i in range(len(shape))]
+            self.arguments = Storage(key, n), 0, tuple(shape), tuple(strides), False, collections.OrderedDict()
+
+        def __reduce__(self):
+            return utils._rebuild_tensor_v2, self.arguments
+
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value):
+            return value.id if isinstance(value, Storage) else None
+
+    data = io.BytesIO()
+    Pickler(data, 2).dump({name: Tensor(str(i), shape, len(values))
+                           for i, (name, (shape, values)) in enumerate(tensors.items())})
+    with zipfile.ZipFile(path, "w") as z:
+        z.writestr("archive/data.pkl", data.getvalue())
+        for i, (_, values) in enumerate(tensors.values()):
+            z.writestr(f"archive/data/{i}", (values if sys.byteorder == "little" else
+                                             array.array("f", values)).tobytes())
+        z.writestr("archive/version", "3\n")
+    del sys.modules["torch"], sys.modules["torch._utils"]
+
+
+def check_rwkv_pth(name, source, reference, expected, tolerance):
+    """The official layout"""
+    version, key = name.split("-")[2][0], "short_en"
+    path, model = os.path.join(work.name, name + ".pth"), os.path.join(work.name, name + "-pth.sqm")
+    write_pth(path, official_rwkv(rwkv_cpp_tensors(source), version))
+    tool("sqm-convert", path, "-o", model, "--tokenizer", "bytes")
+    ids, want = reference["prompts"][key]["bytes"], expected[key + ".logits"]
+    rows = logits_of(model, ids)
+    n = len(rows[0])
+    worst = max(abs(a - b) for a, b in zip((x for row in rows for x in row), want))
+    same = sum(best(row) == best(want[i * n:(i + 1) * n]) for i, row in enumerate(rows))
+    verdict(same == len(ids) and worst <= tolerance, f"{name} .pth",
+            f"{same} of {len(ids)} best tokens, largest error {worst:.2e}")
+
+
 def check_rwkv(name, source, directory, expected_logits, official, tolerance):
     with open(os.path.join(directory, "ref.json"), encoding="utf-8") as f:
         reference = json.load(f)
@@ -201,6 +348,8 @@ def check_rwkv(name, source, directory, expected_logits, official, tolerance):
         verdict(len(got) == len(want) and worst <= tolerance, f"{name} {key} logits",
                 f"{len(ids)} positions, largest error {worst:.2e}, tolerance {tolerance:.0e}")
         check_greedy(f"{name} {key} greedy", model, ids, rows, p["greedy48"], p["greedy48_margin"], tolerance)
+        check_rwkv_state(name, model, name.split("-")[2][0], reference, expected, key)
+    check_rwkv_pth(name, source, reference, expected, tolerance)
 
 
 def check_tokenizer(name, model, path):

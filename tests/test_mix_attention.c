@@ -16,7 +16,9 @@ typedef struct shape {
     float   softcap;
     int     sinks;
     int32_t keep;
+    int     sums;                       /* rows out have the sums of exponentials behind the heads */
 } shape;
+static int32_t out_columns(const shape *s) { return s->heads * (s->v_dim + s->sums); }
 
 static void naive(float *out, const float *in, const shape *s, const float *sinks)
 {
@@ -25,7 +27,7 @@ static void naive(float *out, const float *in, const shape *s, const float *sink
         for (int32_t h = 0; h < s->heads; h++) {
             const int32_t g = h / (s->heads / s->kv), first = s->window && t >= s->window ? t - s->window + 1
                 : 0;
-            double sum = s->sinks ? exp((double)sinks[h]) : 0.0, acc[64] = { 0.0 };
+            double sum = s->sinks ? exp((double)sinks[h]) : 0.0, acc[64] = { 0.0 }, most = -1e30;
             for (int32_t j = 0; j <= t; j++) {
                 double score = 0.0, e;
                 if (j < first && j >= s->keep) continue;
@@ -34,27 +36,31 @@ static void naive(float *out, const float *in, const shape *s, const float *sink
                             g) * s->dim + i];
                 score *= 0.5;
                 if (s->softcap > 0.0f) score = (double)s->softcap * tanh(score / (double)s->softcap);
+                if (score > most) most = score;
                 e = exp(score);
                 sum += e;
                 for (int32_t i = 0; i < s->v_dim; i++)
                     acc[i] += e * (double)in[j * width + (s->heads + s->kv) * s->dim + g * s->v_dim + i];
             }
-            for (int32_t i = 0; i < s->v_dim; i++) out[(t * s->heads + h) * s->v_dim + i] =
+            for (int32_t i = 0; i < s->v_dim; i++) out[t * out_columns(s) + h * s->v_dim + i] =
                 (float)(acc[i] / sum);
+            if (s->sums) out[t * out_columns(s) + s->heads * s->v_dim + h] = (float)(sum * exp(-most));
         }
 }
 
 static int32_t fill_params(sqm_param *p, const shape *s, const sqm_tensor *const *sinks)
 {
     const char *const keys[] = { "heads", "kv_heads", "head_dim", "v_dim", "window", "softcap", "scale",
-        "keep", "sinks" };
+        "keep", "sums" };
     const double values[] = { s->heads, s->kv, s->dim, s->v_dim, s->window, (double)s->softcap, 0.5, s->keep,
-        0.0 };
+        s->sums };
     memset(p, 0, 9 * sizeof(*p));
     for (int i = 0; i < 9; i++) { p[i].key = keys[i]; p[i].number = values[i]; }
+    if (!s->sinks) return 9;
+    p[8].key = "sinks";
     p[8].tensors = sinks;
     p[8].n_tensors = 1;
-    return s->sinks ? 9 : 8;
+    return 9;
 }
 
 static void test_shape(const shape *s)
@@ -62,7 +68,7 @@ static void test_shape(const shape *s)
     const sqm_mixer *mixer = sqm_mixer_attention();
     const int32_t width = (s->heads + s->kv) * s->dim + s->kv * s->v_dim;
     const size_t n_in = (size_t)s->rows * (size_t)width, n_out =
-        (size_t)s->rows * (size_t)(s->heads * s->v_dim);
+        (size_t)s->rows * (size_t)out_columns(s);
     float *in = (float *)malloc(n_in * 4), *want = (float *)malloc(n_out * 4), *got =
         (float *)malloc(n_out * 4);
     float *cut = (float *)malloc(n_out * 4), sinks[16];
@@ -80,7 +86,7 @@ static void test_shape(const shape *s)
     naive(want, in, s, sinks);
     CHECK(mixer->bound_bytes <= sizeof(bound));
     CHECK(mixer->bind(bound, params, fill_params(params, s, &list), width, &out_width, &err) == SQM_OK);
-    CHECK(out_width == s->heads * s->v_dim);
+    CHECK(out_width == out_columns(s));
     state_bytes = mixer->state_bytes(bound, s->rows, s->rows, SQM_F32);
     scratch_bytes = mixer->scratch_bytes(bound, s->rows, s->rows, 1) + state_bytes + 64;
     state = malloc(state_bytes);
@@ -275,7 +281,7 @@ static void test_spans(const shape *s)
 /* Scores of thousands: without subtracting the largest they would overflow. */
 static void test_large(void)
 {
-    const shape s = { 1, 1, 16, 16, 0, 70, 0.0f, 1, 0 };
+    const shape s = { 1, 1, 16, 16, 0, 70, 0.0f, 1, 0, 0 };
     bench b;
     sqm_exec x;
     bench_open(&b, &s, 60.0f);
@@ -291,7 +297,7 @@ static void test_large(void)
 
 static void test_scratch(void)
 {
-    const shape s = { 4, 2, 9, 7, 0, 70, 0.0f, 0, 0 };
+    const shape s = { 4, 2, 9, 7, 0, 70, 0.0f, 0, 0, 0 };
     bench b;
     sqm_exec x;
     float *out;
@@ -340,7 +346,7 @@ static void refused(const sqm_param *p, int32_t n, int32_t width, const char *te
 
 static void test_refusals(void)
 {
-    const shape good = { 4, 2, 8, 8, 0, 1, 0.0f, 0, 0 }, none = { 0, 2, 8, 8, 0, 1, 0.0f, 0, 0 };
+    const shape good = { 4, 2, 8, 8, 0, 1, 0.0f, 0, 0, 0 }, none = { 0, 2, 8, 8, 0, 1, 0.0f, 0, 0, 0 };
     float values[4] = { 0.0f };
     sqm_tensor sinks = sqm_tensor_1d(values, SQM_F32, 4);
     const sqm_tensor *list = &sinks;
@@ -379,12 +385,14 @@ static void test_refusals(void)
     REFUSED(p, 9, 64, "sinks must be one tensor");
     (void)fill_params(p, &good, NULL);
     p[0].number = 2.5;
-    REFUSED(p, 8, 64, "heads = 2 must be a whole number");
+    REFUSED(p, 8, 64, "heads = 2.5 must be a whole number");
     p[0].number = 1e300;
     REFUSED(p, 8, 64, "heads");
     p[0].number = 4.0;
     p[6].number = 1e200;
-    REFUSED(p, 8, 64, "scale is not a finite number");
+    REFUSED(p, 8, 64, "scale = 1e200 is out of range");
+    s = good; s.sums = 2;
+    REFUSED(p, fill_params(p, &s, NULL), 64, "sums = 2");
 }
 
 static void test_all_pieces(void)
@@ -399,6 +407,7 @@ static void test_all_pieces(void)
         s.rows = 160 + (int32_t)draw(50);
         s.softcap = i % 2 ? 1.5f : 0.0f;
         s.sinks = i / 2 % 2;
+        s.sums = i == 0 || i == 5;
         s.keep = s.window && i % 2 ? (int32_t)draw(70) : 0;
         test_pieces(&s);
         test_spans(&s);
@@ -417,6 +426,7 @@ int main(void)
         s.rows = 1 + (int32_t)draw(200);
         s.softcap = draw(2) ? 1.5f : 0.0f;
         s.sinks = (int)draw(2);
+        s.sums = !s.sinks && i % 3 == 0;
         s.keep = s.window && draw(2) ? (int32_t)draw(100) : 0;
         test_shape(&s);
     }

@@ -426,7 +426,7 @@ static void test_linear_refused(void)
         { "key_dim", NULL, 0.0, 96, "key_dim = 0" },
         { "q_heads", NULL, 3.0, 96, "cannot share" },
         { "steps", NULL, 65.0, 96, "steps = 65" },
-        { "scale", NULL, 1e40, 96, "finite" },
+        { "scale", NULL, 1e40, 96, "scale = 1e40 is out of range" },
         { "update", "subtract", 0.0, 96, "subtract" },
         { "decay", "scalar", 0.0, 96, "need rows of 100 columns, not 96" },
         { "normalizer", "max", 0.0, 96, "log_gates" },

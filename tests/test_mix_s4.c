@@ -340,7 +340,7 @@ static void test_lti_long_memory(void)
 /* ---- rnn ----------------------------------------------------------------------------------------------- */
 static void test_rnn(int32_t states, int32_t copies, int32_t rows, int tanh_from)
 {
-    const int32_t width = states * copies;
+    const int32_t width = states * copies, residual = tanh_from >= 0 && states % 2;
     const float size = 1.5f / (float)states, *w;
     double *reference = (double *)calloc((size_t)rows * (size_t)width, sizeof(double));
     unit u;
@@ -348,12 +348,14 @@ static void test_rnn(int32_t states, int32_t copies, int32_t rows, int tanh_from
     w = unit_panels(&u, "w", fill((size_t)states * (size_t)states, -size, size), states, states);
     if (copies > 1) unit_number(&u, "copies", copies);
     if (tanh_from >= 0) { unit_text(&u, "act", "tanh"); unit_number(&u, "first", tanh_from); }
+    if (residual) unit_number(&u, "residual", 1);
     unit_bind(&u);
     for (int32_t t = 0; t < rows; t++)
         for (int32_t i = 0; i < width; i++) {
             const double *old = reference + (size_t)(t - 1) * (size_t)width + i / states * states;
             double sum = (double)u.in[t * width + i];
             for (int32_t k = 0; t > 0 && k < states; k++) sum += (double)w[i % states * states + k] * old[k];
+            if (residual && t > 0) sum += old[i % states];
             reference[t * width + i] = tanh_from >= 0 && i % states >= tanh_from ? tanh(sum) : sum;
         }
     check_unit(&u, reference, 3e-6);

@@ -204,12 +204,15 @@ static void test_options(void)
     REFUSE("copy r1 r0 count=2.5\n", SQM_E_SHAPE, "op 1 (copy)|count = 2|whole number");
     REFUSE("softcap r0 r0\n", SQM_E_SHAPE, "op 1|cap > 0");
     REFUSE("softcap r0 r0 cap=-1\n", SQM_E_SHAPE, "op 1|cap > 0");
-    REFUSE("scale r0 r0 by=1e300\n", SQM_E_SHAPE, "op 1 (scale)|by is not a finite number");
+    REFUSE("scale r0 r0 by=1e300\n", SQM_E_SHAPE, "op 1 (scale)|by = 1e300 is out of range");
 }
 
 static void test_shapes(void)
 {
     REFUSE("linear r1 r0 w=@narrow\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|8 columns");
+    ACCEPT("cat r1 r0 r0\nlinear r2 r1 w=@square,@square apart=1 b=-,@v8\nglu r3 r2 act=silu\n"
+           "add r0 r0 r3\n");
+    REFUSE("linear r1 r0 w=@square,@square apart=1\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 8]|8 columns");
     REFUSE("linear r1 r0 w=@narrow first=3\n", SQM_E_SHAPE, "op 1|weight 0 is [8, 6]|5 columns");
     REFUSE("linear r1 r0 w=@narrow first=8\n", SQM_E_SHAPE, "op 1|first = 8");
     REFUSE("linear r1 r0 w=@square,@narrow\n", SQM_E_SHAPE, "op 1|weight 1 is [8, 6]");
@@ -240,7 +243,7 @@ static void test_shapes(void)
     REFUSE("softmax r1 r0 groups=3\n", SQM_E_SHAPE, "op 1|8 columns|3 groups");
     REFUSE("monomials r0 r0\n", SQM_E_FORMAT, "op 1|in place");
     REFUSE("gate r1 r0 r0 act=silly\n", SQM_E_UNSUPPORTED, "op 1|act = 'silly'");
-    REFUSE_WHOLE(EMBED "copy r0 r0 count=6\n" HEAD, SQM_E_SHAPE, "op 2|[11, 8]|6 columns");
+    REFUSE_WHOLE(EMBED "copy r1 r0 count=6\ncopy r0 r1\n" HEAD, SQM_E_SHAPE, "op 3|[11, 8]|6 columns");
 }
 
 static void test_norms(void)

@@ -77,7 +77,12 @@ if [ -n "$model" ]; then
     expect 0 'session (context 16, batch 4, kv f16)' "$build/sqm-info" "$model" -c 16 -b 4 --kv f16
     expect 0 '^tensor ' "$build/sqm-info" --tensors "$model"
     expect 0 'as they were written' "$build/sqm-info" --verify "$model"
+    expect 0 '^| 1 | [0-9.]* | [0-9]* |$' "$build/sqm-bench" "$model" --flat 1 -n 1 -r 1 -t 1
+    echo 1 2 3 > "$work/ids"
+    expect 0 - "$build/sqm-eval" "$model" --ids "$work/ids" --state "$work/state"
+    expect 0 '^SQMSTAT1$' head -c 8 "$work/state"
 fi
+expect 0 '^| llama | [0-9]* | [0-9.e-]* | [0-9]* % |' "$build/sqm-check" --table "$(dirname "$0")/data/hf/llama"
 if command -v python3 > /dev/null; then
     expect 0 - python3 "$reader" --self-test
     for file in "$toy" $model; do

@@ -20,6 +20,13 @@ static CONV_UNUSED const json_value *conv_key(conv *c, const char *key)
 
 static CONV_UNUSED int conv_key_given(conv *c, const char *key) { return json_get(c->config, key) != NULL; }
 
+/* A value as messages show it */
+static CONV_UNUSED const char *conv_shown(conv *c, const json_value *v)
+{
+    if (json_is(v, JSON_NUMBER)) return conv_format(c->env, "%.9g", json_number(v, 0.0));
+    return json_is(v, JSON_STRING) ? conv_format(c->env, "\"%.60s\"", json_text(v, "")) : "(no number)";
+}
+
 static CONV_UNUSED int64_t conv_int(conv *c, const char *key, int64_t otherwise, int64_t low, int64_t high)
 {
     const json_value *v = conv_key(c, key);
@@ -30,8 +37,8 @@ static CONV_UNUSED int64_t conv_int(conv *c, const char *key, int64_t otherwise,
     }
     i = json_int(v, INT64_MIN);
     if (i == INT64_MIN || i < low || i > high) {
-        conv_fail(c->env, "config.json: \"%s\" is not a whole number from %lld to %lld", key, (long long)low,
-                  (long long)high);
+        conv_fail(c->env, "config.json: \"%s\" = %s is not a whole number from %lld to %lld", key,
+                  conv_shown(c, v), (long long)low, (long long)high);
         return low;
     }
     return i;
@@ -47,10 +54,12 @@ static CONV_UNUSED double conv_number(conv *c, const char *key, double otherwise
 {
     const json_value *v = conv_key(c, key);
     double d = otherwise;
-    if (v && !json_is(v, JSON_NUMBER)) conv_fail(c->env, "config.json: \"%s\" is not a number", key);
+    if (v && !json_is(v, JSON_NUMBER))
+        conv_fail(c->env, "config.json: \"%s\" = %s is not a number", key, conv_shown(c, v));
     else if (v) d = json_number(v, otherwise);
-    if (!(fabs(d) < 1e30)) { conv_fail(c->env, "config.json: \"%s\" is out of range", key); return 1.0; }
-    return d;
+    if (fabs(d) < 1e30) return d;
+    conv_fail(c->env, "config.json: \"%s\" = %g is out of range", key, d);
+    return 1.0;
 }
 
 /* A number > 0 without a default when otherwise is 0.                                                      */
@@ -58,7 +67,7 @@ static CONV_UNUSED double conv_positive(conv *c, const char *key, double otherwi
 {
     const double d = conv_number(c, key, otherwise);
     if (d > 0.0) return d;
-    if (conv_key(c, key)) conv_fail(c->env, "config.json: \"%s\" must be greater than 0", key);
+    if (conv_key(c, key)) conv_fail(c->env, "config.json: \"%s\" = %g must be greater than 0", key, d);
     else conv_fail(c->env, "config.json: key \"%s\" is missing", key);
     return 1.0;
 }
@@ -113,10 +122,11 @@ static const char *const conv_ignored_keys[] = {
     "decoder_start_token_id", "diversity_penalty", "do_sample", "dropout", "dtype", "early_stopping",
     "embd_pdrop", "embed_dropout", "embedding_dropout", "encoder_no_repeat_ngram_size", "eos_token_id",
     "exponential_decay_length_penalty", "finetuning_task", "forced_bos_token_id", "forced_eos_token_id",
-    "gradient_checkpointing", "hidden_dropout", "hidden_dropout_prob", "id2label", "init_std",
+    "from_tf", "gradient_checkpointing", "hidden_dropout", "hidden_dropout_prob", "id2label", "init_std",
     "initializer_range", "label2id", "layerdrop", "length_penalty", "max_length", "min_length",
-    "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_return_sequences",
-    "output_attentions", "output_hidden_states", "output_scores", "pad_token_id", "prefix",
+    "model_type", "no_repeat_ngram_size", "num_beam_groups", "num_beams", "num_labels",
+    "num_return_sequences", "output_attentions", "output_hidden_states", "output_scores", "pad_token_id",
+    "predict_special_tokens", "prefix",
     "pretraining_tp", "problem_type", "remove_invalid_values", "repetition_penalty", "resid_dropout",
     "resid_pdrop", "residual_dropout", "return_dict", "return_dict_in_generate", "sep_token_id",
     "suppress_tokens", "task_specific_params", "temperature", "tf_legacy_loss", "tie_encoder_decoder",
@@ -180,10 +190,10 @@ static CONV_UNUSED int conv_check_unread_gguf(conv *c)
 {
     static const char *const ignored[] = { "vocab_size", "tensor_data_layout", NULL };
     const size_t n = strlen(c->architecture);
-    if (conv_gguf_number(c, "expert_count", 0.0) != 0.0)
+    if (!c->experts && conv_gguf_number(c, "expert_count", 0.0) != 0.0)
         return conv_fail(c->env, "%s: key %s.expert_count: experts are not supported", c->gguf->file->path,
                          c->architecture);
-    conv_gguf_number(c, "expert_used_count", 0.0);
+    if (!c->experts) conv_gguf_number(c, "expert_used_count", 0.0);
     for (uint64_t i = 0; !c->env->failed && i < c->gguf->n_kv; i++) {
         const gguf_kv *kv = &c->gguf->kv[i];
         int known = kv->used || strncmp(kv->key, c->architecture, n) != 0 || kv->key[n] != '.';

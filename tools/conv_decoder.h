@@ -24,13 +24,26 @@ typedef enum conv_head_norm {         /* norm of queries and keys               
     CONV_HEAD_NORM_FULL               /* all heads together, weight [heads * head_dim]                      */
 } conv_head_norm;
 
+struct conv_decoder;
+/* A part of layer i that a mapping writes itself. Mixer: from the rows in rS to r3 [heads * head_dim].
+   Activation: of the inner rows in r5, with r6 and r7 for its own use.                                     */
+typedef void (*conv_put_part)(conv *c, const struct conv_decoder *d, int32_t i, int src);
+
 typedef struct conv_decoder {
     int32_t dim, layers, heads, kv_heads, head_dim, ffn, vocab;
+    int32_t v_dim, chunk;             /* channels of a value head; attention in chunks. 0: head_dim; none   */
     /* names in the checkpoint, without ".weight"; NULL: the model has none. Those of a layer follow
        layer_prefix and number. */
     const char *embed, *positions, *final_norm, *head, *layer_prefix, *weight_suffix;
     const char *attn_norm, *attn_post_norm, *ffn_norm, *ffn_post_norm, *q_norm, *k_norm;
     const char *q, *k, *v, *qkv, *o, *gate, *up, *gate_up, *down;
+    const char *sinks;                                       /* [heads], a tensor's whole name in a layer   */
+    const char *o_norm, *down_norm;   /* norms of what o and down read                                      */
+    const char *embed_norm_name;      /* norm of the embedding, with weights                                */
+    const char *embed_in, *head_in;   /* linear maps behind a narrower embedding, before a narrower head    */
+    const char *head_dense, *head_norm_name, *head_act;      /* head reads norm(act(dense(x)))              */
+    const char *o_bias_name;          /* of a layer; where the tensor exists                                */
+    const char *head_bias_name;       /* NULL: head.bias                                                    */
     const char *norm, *head_norm_kind;                       /* "rms" or "layer"                            */
     double      norm_eps, norm_plus;                         /* norm_plus 1: checkpoints hold w - 1         */
     int32_t     norm_plain;                                  /* norms have no weights                       */
@@ -42,9 +55,24 @@ typedef struct conv_decoder {
     int32_t     parallel;             /* both branches read the same stream; ffn_norm NULL: the same norm   */
     int32_t     norm_on_sum;          /* x = norm(x + branch(x)): attn_norm, ffn_norm come after the branch */
     int32_t     embed_norm;           /* norm of the embedding, without weights                             */
+    conv_put_part put_mixer, put_act; /* NULL: attention, and the activation `act`                          */
+    const char *attn_residual,
+        *ffn_residual;  /* of a layer: [dim] times the stream before a branch is added */
+    double      q_grow;               /* q times 1 + q_grow log(1 + floor((position + q_shift) / ...every)) */
+    int32_t     q_grow_every, q_shift;
+    int32_t     embed_dim;            /* 0: dim; width of the embedding and the head                        */
+    int32_t     first_attn_norm;      /* first layer with attn_norm                                         */
+    int32_t     norm_in_stream;       /* the normalised rows take the stream's place                        */
     int32_t     q_gate;               /* q holds for each head queries and an output gate: conv_put_q_gate  */
     const char *act;
     double      embed_scale, residual_scale, head_scale, attn_softcap, head_softcap;
+    double      clip_qkv;             /* 0: none                                                            */
+    const float *alibi;               /* [heads] slopes or NULL                                             */
+    double      alibi_rounded;        /* not 0: this times products rounded to bfloat16                     */
+    const float *position_values;     /* [max_context, dim]: instead of positions                           */
+    const float *sines;               /* [dim / 2] inverse frequencies of added sine positions, or NULL     */
+    int32_t     sines_offset;         /* added to the position                                              */
+    double      v_scale;              /* factor of v; 0: none                                               */
     conv_rope   ropes[2];
     int32_t    *layer_rope;           /* [layers]: index in ropes, -1: none                                 */
     int32_t    *layer_window;         /* [layers]: 0: none                                                  */
@@ -179,22 +207,27 @@ static CONV_UNUSED const char *conv_layer_name(conv *c, const conv_decoder *d, i
 
 static CONV_UNUSED const char *conv_out_name(conv *c, int32_t i, const char *name)
 {
-    return conv_format(c->env, "l%d.%s", i, name);
+    return conv_format(c->env, "l%d.%s%s", i, c->out_part ? c->out_part : "", name);
 }
 
-/* norm rD rS with the weights `name` of the checkpoint.                                                    */
-static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, int src, const char *out,
-                                      const char *name)
+/* norm rD rS of rows of `width` columns with the weights `name` of the checkpoint.                         */
+static CONV_UNUSED void conv_put_norm_of(conv *c, const conv_decoder *d, int dst, int src, const char *out,
+                                         const char *name, int32_t width)
 {
     conv_put(c, "norm r%d r%d kind=%s", dst, src, d->norm);
     if (!d->norm_plain) {
-        const conv_view w = conv_take(c, conv_format(c->env, "%s%s", name, d->weight_suffix), d->dim, 0);
+        const conv_view w = conv_take(c, conv_format(c->env, "%s%s", name, d->weight_suffix), width, 0);
         conv_put(c, " w=@%s", conv_make(c, out, CONV_VECTOR, conv_plus(w, d->norm_plus)));
         if (conv_wants_bias(c, d->norm_bias, name))
             conv_put(c, " b=@%s", conv_make(c, conv_format(c->env, "%s.bias", out), CONV_VECTOR,
-                                            conv_take(c, conv_format(c->env, "%s.bias", name), d->dim, 0)));
+                                            conv_take(c, conv_format(c->env, "%s.bias", name), width, 0)));
     }
     conv_line(c, " eps=%s", conv_real(c, d->norm_eps));
+}
+static CONV_UNUSED void conv_put_norm(conv *c, const conv_decoder *d, int dst, int src, const char *out,
+                                      const char *name)
+{
+    conv_put_norm_of(c, d, dst, src, out, name, d->dim);
 }
 
 /* ---- attention ----------------------------------------------------------------------------------------- */
@@ -244,7 +277,8 @@ static CONV_UNUSED void conv_put_q_gate(conv *c, const conv_decoder *d, int32_t 
 /* linear r2 rS: queries | keys | values                                                                    */
 static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, int src)
 {
-    const int64_t kv = (int64_t)d->kv_heads * d->head_dim;
+    const int64_t kv = (int64_t)d->kv_heads * d->head_dim,
+        values = (int64_t)d->kv_heads * (d->v_dim ? d->v_dim : d->head_dim);
     conv_part parts[3];
     if (d->qkv) {
         conv__qkv_fused(c, d, i, parts);
@@ -252,8 +286,12 @@ static CONV_UNUSED void conv_put_qkv(conv *c, const conv_decoder *d, int32_t i, 
         parts[0] = conv__q_part(c, d, i, 0);
         parts[1] = conv_part_of(c, d, conv_out_name(c, i, "k"), conv_layer_name(c, d, i, d->k), kv, d->dim,
                                 d->qkv_bias);
-        parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), kv, d->dim,
-                                d->qkv_bias);
+        parts[2] = conv_part_of(c, d, conv_out_name(c, i, "v"), conv_layer_name(c, d, i, d->v), values,
+                                d->dim, d->qkv_bias);
+    }
+    if (d->v_scale != 0.0) {
+        parts[2].weight.scale = d->v_scale;
+        parts[2].bias.scale = d->v_scale;
     }
     conv_put_linear(c, 2, src, parts, 3, 1.0, CONV_PRECISE);
 }
@@ -306,6 +344,18 @@ static CONV_UNUSED void conv_put_head_norms(conv *c, const conv_decoder *d, int3
     conv__head_norm(c, d, i, d->k_norm, d->heads * d->head_dim, d->kv_heads);
 }
 
+/* What a rope line says of scalings that depend on the sequence's length                                   */
+static CONV_UNUSED void conv_put_rope_lengths(conv *c, const conv_rope *r)
+{
+    if (r->freq_long) {
+        const char *name = conv_format(c->env, "%s_long", r->name);
+        if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
+        conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
+    }
+    if (r->ntk_length)
+        conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
+}
+
 /* rope r2 r2 over queries and keys, which stand side by side                                               */
 static CONV_UNUSED void conv_put_rope(conv *c, const conv_decoder *d, const conv_rope *r)
 {
@@ -314,13 +364,7 @@ static CONV_UNUSED void conv_put_rope(conv *c, const conv_decoder *d, const conv
     conv_put(c, "rope r2 r2 first=0 heads=%d head_dim=%d dims=%d style=%s freq=@%s", d->heads + d->kv_heads,
              d->head_dim, r->dims, r->style, r->name);
     conv_put_real(c, "attn_factor", r->attn_factor, 1.0);
-    if (r->freq_long) {
-        const char *name = conv_format(c->env, "%s_long", r->name);
-        if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
-        conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
-    }
-    if (r->ntk_length)
-        conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
+    conv_put_rope_lengths(c, r);
     conv_line(c, "%s", "");
 }
 
@@ -330,12 +374,25 @@ static CONV_UNUSED void conv_put_attention(conv *c, const conv_decoder *d, int32
     const int32_t rope = d->layer_rope[i];
     conv_put_qkv(c, d, i, src);
     if (d->head_norm && !d->head_norm_after_rope) conv_put_head_norms(c, d, i);
+    if (d->clip_qkv > 0.0)
+        conv_line(c, "clip r2 r2 low=%s high=%s", conv_real(c, -d->clip_qkv), conv_real(c, d->clip_qkv));
     if (rope >= 0 && d->ropes[rope].dims) conv_put_rope(c, d, &d->ropes[rope]);
     if (d->head_norm && d->head_norm_after_rope) conv_put_head_norms(c, d, i);
+    if (d->q_grow != 0.0)
+        conv_line(c, "scale r2 r2 by=1 grow=%s every=%d shift=%d count=%d", conv_real(c, d->q_grow),
+                  d->q_grow_every, d->q_shift, d->heads * d->head_dim);
     conv_put(c, "mix r3 r2 attention heads=%d kv_heads=%d head_dim=%d scale=%s", d->heads, d->kv_heads,
              d->head_dim, conv_real(c, d->layer_scale[i]));
     conv_put_real(c, "softcap", d->attn_softcap, 0.0);
-    if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
+    if (d->v_dim && d->v_dim != d->head_dim) conv_put(c, " v_dim=%d", d->v_dim);
+    if (d->chunk) conv_put(c, " chunk=%d", d->chunk);
+    else if (d->layer_window[i]) conv_put(c, " window=%d", d->layer_window[i]);
+    if (d->sinks)
+        conv_put(c, " sinks=@%s", conv_make(c, conv_out_name(c, i, "sinks"), CONV_VECTOR,
+                                            conv_take(c, conv_layer_name(c, d, i, d->sinks), d->heads, 0)));
+    if (d->alibi && !conv_made(c, "alibi")) conv_make_values(c, "alibi", d->alibi, d->heads);
+    if (d->alibi) conv_put(c, " slopes=@alibi");
+    conv_put_real(c, "rounded", d->alibi_rounded, 0.0);
     conv_line(c, "%s", "");
 }
 
@@ -356,7 +413,8 @@ static CONV_UNUSED void conv_put_ffn(conv *c, const conv_decoder *d, int32_t i, 
     } else {
         parts[0] = conv_part_of(c, d, up, conv_layer_name(c, d, i, d->up), d->ffn, d->dim, d->ffn_bias);
         conv_put_linear(c, 5, src, parts, 1, 1.0, 0);
-        conv_line(c, "act r5 r5 kind=%s", d->act);
+        if (d->put_act) d->put_act(c, d, i, 5);
+        else conv_line(c, "act r5 r5 kind=%s", d->act);
         *inner = 5;
         return;
     }
@@ -389,56 +447,131 @@ static int conv__layer_norm(conv *c, const conv_decoder *d, int32_t i, int dst, 
     return dst;
 }
 
+static void conv__residual(conv *c, const conv_decoder *d, int32_t i, const char *name, const char *out)
+{
+    if (name)
+        conv_line(c, "affine r0 r0 w=@%s", conv_make(c, conv_out_name(c, i, out), CONV_VECTOR,
+                                                     conv_take(c, conv_layer_name(c, d, i, name), d->dim,
+                                                               0)));
+}
+
 static CONV_UNUSED void conv_put_layer(conv *c, const conv_decoder *d, int32_t i)
 {
     const char *post = d->attn_post_norm ? conv_layer_name(c, d, i, d->attn_post_norm) : NULL;
     const int pre = !d->norm_on_sum;
     conv_part end;
     int src = 0, ffn_src = 0, inner = 5;
-    if (pre) src = conv__layer_norm(c, d, i, 1, 0, "attn_norm", d->attn_norm);
+    if (pre && i >= d->first_attn_norm)
+        src = conv__layer_norm(c, d, i, d->norm_in_stream ? 0 : 1, 0, "attn_norm", d->attn_norm);
     ffn_src = src;
     if (d->parallel && d->ffn_norm)                    /* before the first branch changes the stream        */
         ffn_src = conv__layer_norm(c, d, i, 4, 0, "ffn_norm", d->ffn_norm);
-    conv_put_attention(c, d, i, src);
+    if (d->put_mixer) d->put_mixer(c, d, i, src);
+    else conv_put_attention(c, d, i, src);
     end = conv_part_of(c, d, conv_out_name(c, i, "o"), conv_layer_name(c, d, i, d->o), d->dim,
-                       (int64_t)d->heads * d->head_dim, d->o_bias);
+                       (int64_t)d->heads * (d->v_dim ? d->v_dim : d->head_dim), d->o_bias);
+    if (d->o_bias_name && conv_has(c, conv_layer_name(c, d, i, d->o_bias_name))) {
+        end.has_bias = 1;
+        end.bias = conv_take(c, conv_layer_name(c, d, i, d->o_bias_name), d->dim, 0);
+    }
+    if (d->o_norm)
+        conv_put_norm_of(c, d, 3, 3, conv_out_name(c, i, "o_norm"), conv_layer_name(c, d, i, d->o_norm),
+                         d->heads * d->head_dim);
+    conv__residual(c, d, i, d->attn_residual, "attn_residual");
     conv_put_branch_end(c, d, 3, &end, conv_out_name(c, i, "attn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "attn_norm", d->attn_norm);
-    if (!d->parallel) ffn_src = pre ? conv__layer_norm(c, d, i, 1, 0, "ffn_norm", d->ffn_norm) : 0;
+    if (!d->parallel)
+        ffn_src = pre ? conv__layer_norm(c, d, i, d->norm_in_stream ? 0 : 1, 0, "ffn_norm", d->ffn_norm) : 0;
     conv_put_ffn(c, d, i, ffn_src, &inner);
+    if (d->down_norm)
+        conv_put_norm_of(c, d, inner, inner, conv_out_name(c, i, "down_norm"),
+                         conv_layer_name(c, d, i, d->down_norm), d->ffn);
     end = conv_part_of(c, d, conv_out_name(c, i, "down"), conv_layer_name(c, d, i, d->down), d->dim, d->ffn,
                        d->ffn_bias);
     post = d->ffn_post_norm ? conv_layer_name(c, d, i, d->ffn_post_norm) : NULL;
+    conv__residual(c, d, i, d->ffn_residual, "ffn_residual");
     conv_put_branch_end(c, d, inner, &end, conv_out_name(c, i, "ffn_post_norm"), post);
     if (!pre) conv__layer_norm(c, d, i, 0, 0, "ffn_norm", d->ffn_norm);
+}
+
+/* Adds sin((p + offset) f_i) | cos((p + offset) f_i) to r0: a constant row of the sines and cosines of
+   offset * f_i in r1, turned by p.                                                                         */
+static CONV_UNUSED void conv_put_sines(conv *c, const conv_decoder *d)
+{
+    const int32_t half = d->dim / 2;
+    float *freq = (float *)conv_alloc(c->env, (uint64_t)half, sizeof *freq);
+    float *zero = (float *)conv_alloc(c->env, (uint64_t)d->dim, sizeof *zero);
+    float *start = (float *)conv_alloc(c->env, (uint64_t)d->dim, sizeof *start);
+    if (!freq || !zero || !start) return;
+    for (int32_t i = 0; i < half; i++) {
+        zero[i] = zero[half + i] = 0.0f;
+        freq[i] = -d->sines[i];
+        start[i] = (float)sin((double)d->sines_offset * (double)d->sines[i]);
+        start[half + i] = (float)cos((double)d->sines_offset * (double)d->sines[i]);
+    }
+    conv_line(c, "clip r1 r0 low=0 high=0\naffine r1 r1 b=@%s", conv_make_values(c, "sines.start", start,
+        d->dim));
+    conv_line(c, "rope r1 r1 first=0 heads=1 head_dim=%d dims=%d style=half freq=@%s\nadd r0 r0 r1", d->dim,
+              d->dim,
+              conv_make_values(c, "sines.freq", freq, half));
 }
 
 static CONV_UNUSED void conv_put_embedding(conv *c, const conv_decoder *d)
 {
     const char *name = conv_format(c->env, "%s%s", d->embed, d->weight_suffix);
-    conv_put(c, "embed r0 tokens w=@%s",
-             conv_make(c, "embed", CONV_TABLE, conv_take(c, name, d->vocab, d->dim)));
+    const int32_t width = d->embed_dim ? d->embed_dim : d->dim;
+    conv_put(c, "embed r%d tokens w=@%s", d->embed_in ? 7 : 0,
+             conv_make(c, "embed", CONV_TABLE, conv_take(c, name, d->vocab, width)));
     conv_put_real(c, "scale", d->embed_scale, 1.0);
     conv_line(c, "%s", "");
+    if (d->embed_in) {
+        const conv_part in = conv_part_of(c, d, "embed_in", d->embed_in, d->dim, width, CONV_NO_BIAS);
+        conv_put_linear(c, 0, 7, &in, 1, 1.0, 0);
+    }
     if (d->embed_norm) conv_line(c, "norm r0 r0 kind=%s eps=%s", d->norm, conv_real(c, d->norm_eps));
-    if (!d->positions) return;
-    name = conv_format(c->env, "%s%s", d->positions, d->weight_suffix);
-    conv_put(c, "embed r0 positions w=@%s", conv_make(c, "positions", CONV_POSITIONS,
-                                                      conv_take(c, name, (int64_t)c->max_context +
-                                                                d->position_offset, d->dim)));
-    if (d->position_offset) conv_put(c, " offset=%d", d->position_offset);
-    conv_line(c, " add=1");
+    if (d->positions) {
+        name = conv_format(c->env, "%s%s", d->positions, d->weight_suffix);
+        conv_put(c, "embed r0 positions w=@%s", conv_make(c, "positions", CONV_POSITIONS,
+                                                          conv_take(c, name, (int64_t)c->max_context +
+                                                                    d->position_offset, d->dim)));
+        if (d->position_offset) conv_put(c, " offset=%d", d->position_offset);
+        conv_line(c, " add=1");
+    }
+    if (d->position_values)
+        conv_line(c, "embed r0 positions w=@%s add=1", conv_make_rows(c, "positions", d->position_values,
+                                                                      c->max_context, d->dim));
+    if (d->sines) conv_put_sines(c, d);
+    if (d->embed_norm_name) conv_put_norm(c, d, 0, 0, "embed_norm", d->embed_norm_name);
+}
+
+/* What stands between the last layer and the head's weight; returns the register that the head reads.      */
+static int conv__head_source(conv *c, const conv_decoder *d)
+{
+    conv_part p;
+    if (d->head_dense) {
+        p = conv_part_of(c, d, "head_dense", d->head_dense, d->dim, d->dim, CONV_BIAS_IF_PRESENT);
+        conv_put_linear(c, 1, 0, &p, 1, 1.0, 0);
+        conv_line(c, "act r1 r1 kind=%s", d->head_act);
+        conv_put_norm(c, d, 0, 1, "head_norm", d->head_norm_name);
+    }
+    if (!d->head_in) return 0;
+    p = conv_part_of(c, d, "head_in", d->head_in, d->embed_dim, d->dim, CONV_NO_BIAS);
+    conv_put_linear(c, 7, 0, &p, 1, 1.0, 0);
+    return 7;
 }
 
 static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
 {
     const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix),
-        *bias = conv_format(c->env, "%s.bias", d->head);
+        *bias = d->head_bias_name ? d->head_bias_name : conv_format(c->env, "%s.bias", d->head);
     conv_tensor *t = conv_source_find(&c->source, weight);
+    const int src = conv__head_source(c, d);
     if (d->tied && t) t->used = 1;                     /* a copy of the embedding                           */
-    conv_put(c, "head logits r0 w=@%s",
-             d->tied ? "embed" : conv_make(c, "head", CONV_TABLE, conv_take(c, weight, d->vocab, d->dim)));
-    if (conv_wants_bias(c, d->head_bias, d->head))
+    conv_put(c, "head logits r%d w=@%s", src,
+             d->tied ? "embed" : conv_make(c, "head", CONV_TABLE,
+                                           conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim
+                                                     : d->dim)));
+    if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))
         conv_put(c, " b=@%s", conv_make(c, "head.bias", CONV_VECTOR, conv_take(c, bias, d->vocab, 0)));
     conv_put_real(c, "scale", d->head_scale, 1.0);
     conv_put_real(c, "softcap", d->head_softcap, 0.0);
@@ -460,8 +593,10 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
 
 /* ---- the two usual sources of sizes and names ---------------------------------------------------------- */
 /* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of
-   tie_word_embeddings.                                                                                     */
-static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
+   tie_word_embeddings; head_key, head_dim: key of the channels of a head, and what they are without it (0:
+   dim / heads). The activation is left to the caller.                                                      */
+static CONV_UNUSED int conv_hf_decoder_of(conv *c, conv_decoder *d, int tied, const char *head_key,
+                                          int32_t head_dim)
 {
     const char *prefix = conv_prefix(c, "model.", "embed_tokens.weight");
     memset(d, 0, sizeof *d);
@@ -469,13 +604,14 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
     d->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
-    d->head_dim = conv_key(c, "head_dim") ? conv_size(c, "head_dim", 1) : conv_head_dim(c, d->dim, d->heads);
-    if (conv_key(c, "intermediate_size") || !conv_key(c, "moe_intermediate_size"))
+    if (conv_key(c, head_key) || head_dim) d->head_dim = conv_size(c, head_key, head_dim);
+    else d->head_dim = conv_head_dim(c, d->dim, d->heads);
+    if (json_is(conv_key(c, "intermediate_size"), JSON_ARRAY)) d->ffn = 1; /* for each layer: the caller's  */
+    else if (conv_key(c, "intermediate_size") || !conv_key(c, "moe_intermediate_size"))
         d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED);
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
     c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
     d->tied = conv_bool(c, "tie_word_embeddings", tied);
-    if (conv_key(c, "hidden_act")) d->act = conv_activation(c, "hidden_act", NULL);
     d->embed = conv_format(c->env, "%sembed_tokens", prefix);
     d->final_norm = conv_format(c->env, "%snorm", prefix);
     d->layer_prefix = conv_format(c->env, "%slayers.", prefix);
@@ -490,6 +626,17 @@ static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
     d->up = "mlp.up_proj";
     d->down = "mlp.down_proj";
     return conv_decoder_defaults(c, d);
+}
+
+static CONV_UNUSED int conv_hf_decoder_no_act(conv *c, conv_decoder *d, int tied)
+{
+    return conv_hf_decoder_of(c, d, tied, "head_dim", 0);
+}
+static CONV_UNUSED int conv_hf_decoder(conv *c, conv_decoder *d, int tied)
+{
+    if (!conv_hf_decoder_no_act(c, d, tied)) return 0;
+    if (conv_key(c, "hidden_act")) d->act = conv_activation(c, "hidden_act", NULL);
+    return !c->env->failed;
 }
 
 /* "layer_types" of config.json into windows and indices of ropes (-1: none); returns 0 when the key is

@@ -1,8 +1,7 @@
 /* conv_mla.h: latent attention (MLA of DeepSeek) as recipe lines. Keys and values of all heads are linear in
-   one
-   short row c; here the maps from c go to the other side: queries are taken to the width of c before, results
-   are taken from it behind the attention. So there is one key head [c | rotated part] whose values are c, and
-   the cache holds 2 rank + rope numbers a token, whatever the number of heads.                             */
+   one short row c; here the maps from c go to the other side: queries are taken to the width of c before,
+   results are taken from it behind the attention. So there is one key head [c | rotated part] whose first
+   columns c are the values too: the cache holds rank + rope numbers a token, whatever the number of heads. */
 #ifndef CONV_MLA_H_INCLUDED
 #define CONV_MLA_H_INCLUDED
 #include "conv_decoder.h"
@@ -11,96 +10,112 @@ typedef struct conv_mla {
     /* q_rank 0: one map; widths of a head */
     int32_t     dim, heads, q_rank, rank, plain, rotated, v_dim;
     double      scale, norm_eps;      /* of q.k; of the norms of the short rows                             */
+    double      q_scale, kv_scale;    /* of queries, of the normalised short row; 0: 1                      */
+    int32_t     selected;             /* how many keys r13 lists for each row; 0: all keys count            */
     const conv_rope *rope;            /* NULL: none; style interleaved in DeepSeek's checkpoints            */
     /* names in a layer, without .weight; q_a, q_norm with q_rank only */
     const char *q, *q_a, *q_norm, *kv_a, *kv_norm, *kv_b;
 } conv_mla;
 
-/* kv_b [heads, plain + v_dim, rank] as two block-diagonal maps: queries [plain | rotated] to [rank |
-   rotated], and
-   results from rank to v_dim                                                                               */
-static void conv__mla_blocks(conv *c, const conv_mla *m, const float *kv_b, const char *queries,
-                             const char *values)
+/* linear rD rS apart=1 with a weight for each head out of kv_b [heads, plain + v_dim, rank]: queries
+   [heads x plain] to [heads x rank], or results (values 1) from [heads x rank] to [heads x v_dim]          */
+static void conv__mla_heads(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int dst, int src,
+                            int values)
 {
-    const int64_t rank = m->rank, plain = m->plain, rows = plain + m->v_dim, width = rank + m->rotated;
-    const int64_t nq = m->heads * (plain + m->rotated) * width, nv = m->heads * rank * m->v_dim;
-    float *q = (float *)conv_alloc(c->env, (uint64_t)nq, sizeof *q);
-    float *v = (float *)conv_alloc(c->env, (uint64_t)nv, sizeof *v);
-    for (int64_t h = 0; kv_b && q && v && h < m->heads; h++) {
-        const float *from = kv_b + h * rows * rank;
-        float *to = q + h * (plain + m->rotated) * width;
-        for (int64_t i = 0; i < plain; i++) memcpy(to + i * width, from + i * rank,
-                                                   (size_t)rank * sizeof *to);
-        for (int64_t i = 0; i < m->rotated; i++) to[(plain + i) * width + rank + i] = 1.0f;
-        to = v + h * rank * m->v_dim;
-        for (int64_t i = 0; i < rank; i++)
-            for (int64_t o = 0; o < m->v_dim; o++) to[i * m->v_dim + o] = from[(plain + o) * rank + i];
+    const char *name = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, m->kv_b), d->weight_suffix);
+    const int64_t rank = m->rank, plain = m->plain, rows = plain + m->v_dim;
+    const float *all = values ? NULL : conv_read(c, name, m->heads * rows * rank);
+    conv_put(c, "linear r%d r%d apart=1 precise=1 first=0 w=", dst, src);
+    for (int32_t h = 0; h < m->heads && !c->env->failed; h++) {
+        const char *out = conv_format(c->env, "%s%d",
+                                      conv_out_name(c, i, values ? "v_latent" : "q_latent"), h);
+        const conv_view w = conv_take(c, name, m->heads * rows, rank);
+        conv_put(c, "%s@%s", h ? "," : "", out);
+        if (values) {
+            conv_make(c, out, CONV_MATRIX, conv_rows(c, w, h * rows + plain, m->v_dim, m->v_dim, m->v_dim));
+        } else {
+            float *to = (float *)conv_alloc(c->env, (uint64_t)(rank * plain), sizeof *to);
+            for (int64_t r = 0; all && to && r < rank; r++)
+                for (int64_t p = 0; p < plain; p++) to[r * plain + p] = all[(h * rows + p) * rank + r];
+            conv_make_matrix(c, out, to, m->rank, m->plain);
+        }
     }
-    if (!c->env->failed && (nq > INT32_MAX || nv > INT32_MAX))
-        conv_fail(c->env, "%d heads of latent attention are too large", m->heads);
-    if (c->env->failed) return;
-    conv_make_values(c, queries, q, (int32_t)nq);
-    conv_make_values(c, values, v, (int32_t)nv);
+    conv_line(c, "%s", "");
 }
 
-static void conv__mla_rope(conv *c, const conv_mla *m, int reg, int32_t first, int32_t heads,
+static void conv__mla_rope(conv *c, const conv_rope *r, int reg, int32_t first, int32_t heads,
                            int32_t head_dim)
 {
-    const conv_rope *r = m->rope;
     if (!r || c->env->failed) return;
     if (!conv_made(c, r->name)) conv_make_values(c, r->name, r->freq, r->dims / 2);
     conv_put(c, "rope r%d r%d first=%d heads=%d head_dim=%d dims=%d style=%s freq=@%s", reg, reg, first,
              heads, head_dim,
              r->dims, r->style, r->name);
     conv_put_real(c, "attn_factor", r->attn_factor, 1.0);
+    conv_put_rope_lengths(c, r);
     conv_line(c, "%s", "");
 }
 
-/* norm rR rR of columns [0, n) with the weight `name` of layer i                                           */
+/* norm rR rR of columns [0, n) with scale times the weight `name` of layer i                               */
 static void conv__mla_norm(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int reg,
-                           const char *name,
-                           const char *out, int32_t n)
+                           const char *name, const char *out, int32_t n, double scale)
 {
     const char *in = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, name), d->weight_suffix);
+    conv_view w = conv_take(c, in, n, 0);
+    if (scale != 0.0) w.scale *= scale;
     conv_line(c, "norm r%d r%d kind=rms eps=%s first=0 count=%d w=@%s", reg, reg, conv_real(c, m->norm_eps),
-              n,
-              conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, conv_take(c, in, n, 0)));
+              n, conv_make(c, conv_out_name(c, i, out), CONV_VECTOR, w));
 }
 
-/* From rS to the heads' results, [heads x v_dim], in r9; r2, r3, r4, r5, r6 are used.                      */
-static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int src)
+/* From rS to queries [heads x plain | heads x rotated] in r2; the normalised short row, if there is one, in
+   r4                                                                                                       */
+static CONV_UNUSED void conv_put_mla_queries(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i,
+                                             int src)
 {
-    const int32_t head = m->plain + m->rotated, width = m->rank + m->rotated;
-    const char *kv_b = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, m->kv_b), d->weight_suffix);
-    const char *queries = conv_out_name(c, i, "q_latent"), *values = conv_out_name(c, i, "v_latent");
-    conv_part p;
+    const int32_t head = m->plain + m->rotated, plain = m->heads * m->plain;
+    conv_part p, parts[2];
     if (m->q_rank) {
         p = conv_part_of(c, d, conv_out_name(c, i, "q_a"), conv_layer_name(c, d, i, m->q_a), m->q_rank,
-                         m->dim,
-                         d->qkv_bias);
+                         m->dim, d->qkv_bias);
         conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
-        conv__mla_norm(c, d, m, i, 4, m->q_norm, "q_a_norm", m->q_rank);
+        conv__mla_norm(c, d, m, i, 4, m->q_norm, "q_a_norm", m->q_rank, 0.0);
     }
-    p = conv_part_of(c, d, conv_out_name(c, i, "q"), conv_layer_name(c, d, i, m->q), (int64_t)m->heads * head,
+    p = conv_part_of(c, d, "", conv_layer_name(c, d, i, m->q), (int64_t)m->heads * head,
                      m->q_rank ? m->q_rank : m->dim, CONV_NO_BIAS);
-    conv_put_linear(c, 2, m->q_rank ? 4 : src, &p, 1, 1.0, CONV_PRECISE);
-    conv__mla_rope(c, m, 2, m->plain, m->heads, head);
-    p = conv_part_of(c, d, conv_out_name(c, i, "kv_a"), conv_layer_name(c, d, i, m->kv_a), width, m->dim,
-                     d->qkv_bias);
+    parts[0] = conv_part_rows(c, p, conv_out_name(c, i, "q"), 0, m->plain, head, plain);
+    parts[1] = conv_part_rows(c, p, conv_out_name(c, i, "q_turned"), m->plain, m->rotated, head,
+                              (int64_t)m->heads * m->rotated);
+    conv_put_linear(c, 2, m->q_rank ? 4 : src, parts, 2, m->q_scale != 0.0 ? m->q_scale : 1.0, CONV_PRECISE);
+    conv__mla_rope(c, m->rope, 2, plain, m->heads, m->rotated);
+}
+
+/* From rS and the queries in r2 to the heads' results, [heads x v_dim], in r9; r2 to r6 are used.          */
+static CONV_UNUSED int conv_put_mla_attention(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i,
+                                              int src)
+{
+    const int32_t width = m->rank + m->rotated;
+    const conv_part p = conv_part_of(c, d, conv_out_name(c, i, "kv_a"), conv_layer_name(c, d, i, m->kv_a),
+                                     width, m->dim, d->qkv_bias);
     conv_put_linear(c, 4, src, &p, 1, 1.0, CONV_PRECISE);
-    conv__mla_norm(c, d, m, i, 4, m->kv_norm, "kv_a_norm", m->rank);
-    conv__mla_rope(c, m, 4, m->rank, 1, m->rotated);
-    conv__mla_blocks(c, m, conv_read(c, kv_b, (int64_t)m->heads * (m->plain + m->v_dim) * m->rank), queries,
-                     values);
-    conv_line(c, "blocks r5 r2 w=@%s out=%d groups=%d", queries, width, m->heads);
-    conv_line(c, "cat r6 r5 r4");
-    conv_line(c, "copy r5 r4 first=0 count=%d", m->rank);
-    conv_line(c, "cat r2 r6 r5");
-    conv_line(c, "mix r3 r2 attention heads=%d kv_heads=1 head_dim=%d v_dim=%d scale=%s", m->heads, width,
-              m->rank,
-              conv_real(c, m->scale));
-    conv_line(c, "blocks r9 r3 w=@%s out=%d groups=%d", values, m->v_dim, m->heads);
+    conv__mla_norm(c, d, m, i, 4, m->kv_norm, "kv_a_norm", m->rank, m->kv_scale);
+    conv__mla_rope(c, m->rope, 4, m->rank, 1, m->rotated);
+    conv__mla_heads(c, d, m, i, 5, 2, 0);
+    conv_line(c, "copy r6 r2 first=%d count=%d", m->heads * m->plain, m->heads * m->rotated);
+    conv_line(c, "cat r2 r5 r6 groups=%d\ncat r6 r2 r4", m->heads);
+    if (m->selected) conv_line(c, "cat r2 r6 r13");
+    conv_put(c, "mix r3 r%d attention heads=%d kv_heads=1 head_dim=%d v_dim=%d shared=1", m->selected ? 2 : 6,
+             m->heads, width, m->rank);
+    if (m->selected) conv_put(c, " selected=%d", m->selected);
+    conv_line(c, " scale=%s", conv_real(c, m->scale));
+    conv__mla_heads(c, d, m, i, 9, 3, 1);
     return 9;
+}
+
+/* From rS to the heads' results, [heads x v_dim], in r9; r2 to r6 are used.                                */
+static CONV_UNUSED int conv_put_mla(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int src)
+{
+    conv_put_mla_queries(c, d, m, i, src);
+    return conv_put_mla_attention(c, d, m, i, src);
 }
 
 #endif /* CONV_MLA_H_INCLUDED */

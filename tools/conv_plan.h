@@ -11,10 +11,11 @@
 #include "json.h"
 
 /* A matrix [rows, cols] (a vector: cols 1) made of rows of a checkpoint tensor: row i = source row first +
-   i / block * stride + i % block, or source column when transposed; value * scale + add.                   */
+   i / block * stride + i % block, or source column when transposed, of cols source rows from `top` on;
+   value * scale + add.                                                                                     */
 typedef struct conv_view {
     conv_tensor *tensor;              /* NULL after an error                                                */
-    int64_t      rows, cols, first, block, stride;
+    int64_t      rows, cols, first, block, stride, top;
     int32_t      transposed, vector;
     double       scale, add;
 } conv_view;
@@ -51,7 +52,10 @@ typedef struct conv {
     conv_map          out_index;
     char             *recipe;
     size_t            recipe_bytes, recipe_room;
+    const char       *rope_extra;     /* a rope parameter that the mapping reads itself                     */
     int32_t           max_context;    /* positions that the configuration names                             */
+    int32_t           experts;        /* the mapping takes a GGUF file's experts                            */
+    const char       *out_part;       /* of a layer of several parts: "1." in the names of its tensors      */
     int32_t           unlimited;      /* positions beyond them are meant to work (dynamic rope)             */
 } conv;
 
@@ -162,7 +166,8 @@ static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return NULL; }
     t->used = 1;
     for (int32_t i = 0; i < t->ndim; i++) found *= t->shape[i];            /* fits: see conv_source_add     */
-    if (t->type == CONV_GGML) conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4)
+        conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
     if (found != n || n < 1)
         conv_fail(c->env, "tensor %.200s has shape %s, expected %lld values", name,
                   conv_shape_text(c->env, t->shape, t->ndim), (long long)n);
@@ -174,6 +179,9 @@ static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
     for (int64_t row = 0; row * inner < n; row++)
         conv_values(values + row * inner, data + conv_row_offset(t, row) * conv_types[t->type].bytes, inner,
                     step, t->type);
+    if (t->block_scales) step = (inner + t->block_cols - 1) / t->block_cols;        /* see conv_fp8.h       */
+    for (int64_t i = 0; t->block_scales && i < n; i++)
+        values[i] *= t->block_scales[i / inner / t->block_rows * step + i % inner / t->block_cols];
     return values;
 }
 
@@ -187,30 +195,32 @@ static CONV_UNUSED conv_view conv_flat(conv_view v)
     return v;
 }
 
-/* Rows first, first + 1 ... of a view, in blocks of `block` rows that start `stride` rows apart; count
-   rows in all.                                                                                             */
+/* Rows first, first + 1 ... of a view of rows that follow one another, in blocks of `block` rows that start
+   `stride` rows apart; count rows in all.                                                                  */
 static CONV_UNUSED conv_view conv_rows(conv *c, conv_view v, int64_t first, int64_t block, int64_t stride,
                                        int64_t count)
 {
     if (!v.tensor) return v;
-    if (v.first != 0 || v.block != v.rows || first < 0 || block < 1 || count < 1 || count % block ||
+    if (v.block != v.rows || first < 0 || block < 1 || count < 1 || count % block ||
         first + (count / block - 1) * stride + block > v.rows) {
         conv_fail(c->env, "tensor %.200s: rows %lld and on cannot be taken from its %lld rows",
                   v.tensor->name, (long long)first, (long long)v.rows);
         v.tensor = NULL;
         return v;
     }
-    v.first = first;
+    v.first += first;
     v.block = block;
     v.stride = stride;
     v.rows = count;
     return v;
 }
 
-/* The view of a matrix stored [in, out] as [out, in].                                                      */
+/* The view of a matrix stored [in, out] as [out, in]; of rows that follow one another.                     */
 static CONV_UNUSED conv_view conv_transposed(conv_view v)
 {
     const int64_t rows = v.rows;
+    v.top = v.first;
+    v.first = 0;
     v.rows = v.cols;
     v.cols = rows;
     v.block = v.stride = v.rows;
@@ -315,6 +325,21 @@ static CONV_UNUSED const char *conv_make_matrix(conv *c, const char *name, const
     if (!o) return name;
     o->values = values;
     return o->name;
+}
+
+/* linear rD rS of a block-diagonal map: values [groups][in][out], a matrix NAME.g each */
+static CONV_UNUSED void conv_put_diagonal(conv *c, int dst, int src, const char *name, const float *values,
+                                          int32_t groups, int32_t in, int32_t out)
+{
+    const int64_t n = (int64_t)in * out;
+    conv_put(c, "linear r%d r%d apart=1 w=", dst, src);
+    for (int32_t g = 0; g < groups && !c->env->failed; g++) {
+        float *w = (float *)conv_alloc(c->env, (uint64_t)n, sizeof *w);
+        for (int64_t i = 0; values && w && i < n; i++) w[i] = values[g * n + i % in * out + i / in];
+        conv_put(c, "%s@%s", g ? "," : "",
+                 conv_make_matrix(c, conv_format(c->env, "%s.%d", name, (int)g), w, out, in));
+    }
+    conv_line(c, "%s", "");
 }
 
 static CONV_UNUSED int conv_made(const conv *c, const char *name)

@@ -5,12 +5,13 @@
 #include "conv_config.h"
 
 typedef struct conv_rope_spec {       /* what a configuration says                                          */
-    const char  *type;                /* default linear dynamic llama3 yarn longrope factors                */
+    const char  *type;                /* default linear dynamic llama3 yarn longrope factors proportional   */
     /* attn_factor 0: as the type computes it */
     double       theta, factor, attn_factor, original, max_position;
     double       beta_fast, beta_slow, mscale, mscale_all_dim, low_freq, high_freq;
-    int32_t      truncate, dims;
-    /* [dims / 2]: longrope; factors: short_factor only */
+    int32_t      truncate, dims;      /* dims odd: exponents over it, dims + 1 channels turn                */
+    int32_t      turned;              /* proportional: so many of the dims / 2 pairs turn, as if all did    */
+    /* [(dims + 1) / 2]: longrope; factors: short_factor only */
     const float *short_factor, *long_factor;
 } conv_rope_spec;
 
@@ -52,7 +53,7 @@ static void conv__rope_yarn(const conv_rope_spec *s, float *freq)
     if (low < 0.0) low = 0.0;
     if (high > s->dims - 1) high = s->dims - 1;
     if (low == high) high += 0.001;
-    for (int32_t i = 0; i < s->dims / 2; i++) {
+    for (int32_t i = 0; i < (s->dims + 1) / 2; i++) {
         const double theta = conv__rope_theta(s, i), at = (i - low) / (high - low);
         const double ramp = at < 0.0 ? 0.0 : at > 1.0 ? 1.0 : at;
         freq[i] = (float)(theta / s->factor * ramp + theta * (1.0 - ramp));
@@ -66,9 +67,10 @@ static double conv__rope_mscale(double factor, double mscale)
 
 static int conv__rope_check(conv *c, const conv_rope_spec *s, int32_t head_dim)
 {
-    const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0;
+    const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0 &&
+                       strcmp(s->type, "proportional") != 0;
     if (c->env->failed) return 0;
-    if (s->dims < 2 || s->dims % 2 || s->dims > head_dim)
+    if (s->dims < 1 || s->dims + s->dims % 2 > head_dim)
         return conv_fail(c->env, "rotary positions over %d of %d channels of a head are not possible",
                          s->dims, head_dim);
     if (!(s->theta > 1.0)) return conv_fail(c->env, "rope_theta must be greater than 1");
@@ -83,9 +85,9 @@ static int conv__rope_longrope(conv *c, const conv_rope_spec *s, conv_rope *r)
 {
     if (!s->short_factor || !s->long_factor)
         return conv_fail(c->env, "rope type \"longrope\" needs short_factor and long_factor");
-    r->freq_long = (float *)conv_alloc(c->env, (uint64_t)s->dims / 2, sizeof(float));
+    r->freq_long = (float *)conv_alloc(c->env, (uint64_t)r->dims / 2, sizeof(float));
     if (!r->freq_long) return 0;
-    for (int32_t i = 0; i < s->dims / 2; i++) {
+    for (int32_t i = 0; i < r->dims / 2; i++) {
         r->freq[i] = (float)(conv__rope_theta(s, i) / (double)s->short_factor[i]);
         r->freq_long[i] = (float)(conv__rope_theta(s, i) / (double)s->long_factor[i]);
     }
@@ -98,20 +100,24 @@ static int conv__rope_longrope(conv *c, const conv_rope_spec *s, conv_rope *r)
 static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spec *s, int32_t head_dim)
 {
     int ok = 1;
-    r->dims = s->dims;
+    r->dims = s->dims + s->dims % 2;
     r->attn_factor = 1.0;
     if (!conv__rope_check(c, s, head_dim)) return 0;
-    r->freq = (float *)conv_alloc(c->env, (uint64_t)s->dims / 2, sizeof(float));
+    r->freq = (float *)conv_alloc(c->env, (uint64_t)r->dims / 2, sizeof(float));
     if (!r->freq) return 0;
-    for (int32_t i = 0; i < s->dims / 2; i++) r->freq[i] = (float)conv__rope_theta(s, i);
+    for (int32_t i = 0; i < r->dims / 2; i++) r->freq[i] = (float)conv__rope_theta(s, i);
     if (strcmp(s->type, "linear") == 0) {
-        for (int32_t i = 0; i < s->dims / 2; i++) r->freq[i] = (float)(conv__rope_theta(s, i) / s->factor);
+        for (int32_t i = 0; i < r->dims / 2; i++) r->freq[i] = (float)(conv__rope_theta(s, i) / s->factor);
+    } else if (strcmp(s->type, "proportional") == 0) {
+        for (int32_t i = 0; i < r->dims / 2; i++)
+            r->freq[i] = i < s->turned ? (float)(conv__rope_theta(s, i) / (s->factor > 0.0 ? s->factor
+                                                                           : 1.0)) : 0.0f;
     } else if (strcmp(s->type, "dynamic") == 0) {
         r->ntk_factor = s->factor;
         r->ntk_length = (int32_t)s->max_position;
         c->unlimited = 1;
     } else if (strcmp(s->type, "llama3") == 0) {
-        for (int32_t i = 0; i < s->dims / 2; i++)
+        for (int32_t i = 0; i < r->dims / 2; i++)
             r->freq[i] = (float)conv__rope_llama3(s, conv__rope_theta(s, i));
     } else if (strcmp(s->type, "yarn") == 0) {
         conv__rope_yarn(s, r->freq);
@@ -122,13 +128,13 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
     } else if (strcmp(s->type, "longrope") == 0) {
         ok = conv__rope_longrope(c, s, r);
     } else if (strcmp(s->type, "factors") == 0) {
-        for (int32_t i = 0; i < s->dims / 2; i++)
+        for (int32_t i = 0; i < r->dims / 2; i++)
             r->freq[i] = (float)(conv__rope_theta(s, i) / (double)s->short_factor[i]);
     } else if (strcmp(s->type, "default") != 0) {
         return conv_fail(c->env, "rope type \"%.40s\" is not known", s->type);
     }
     if (s->attn_factor > 0.0) r->attn_factor = s->attn_factor;
-    for (int32_t i = 0; ok && i < s->dims / 2; i++) {
+    for (int32_t i = 0; ok && i < r->dims / 2; i++) {
         if (!(fabs((double)r->freq[i]) < 1e6)) ok = conv_fail(c->env, "rope frequency %d is out of range", i);
     }
     return ok;
@@ -174,16 +180,33 @@ static void conv__rope_known_keys(conv *c, const json_value *params)
         "rope_type", "type", "rope_theta", "partial_rotary_factor", "factor", "attention_factor",
         "original_max_position_embeddings", "beta_fast", "beta_slow", "mscale", "mscale_all_dim",
         "truncate", "low_freq_factor", "high_freq_factor", "short_factor", "long_factor", "finetuned",
+        "alpha", "short_mscale", "long_mscale",
         "mrope_interleaved", "mrope_section", NULL     /* positions in pictures: on text the plain rope     */
     };
     for (uint32_t i = 0; i < json_count(params); i++) {
         const char *key = json_key_at(params, i)->text;
         int found = json_is(json_at(params, i), JSON_NULL);
         for (int k = 0; !found && known[k]; k++) found = strcmp(known[k], key) == 0;
+        if (c->rope_extra && strcmp(c->rope_extra, key) == 0) found = 1;
         if (!found)
             conv_fail(c->env, "config.json: rope parameter \"%.60s\" is not known and might change "
                       "the results", key);
     }
+}
+
+/* Two older ways to say things: "dynamic" with alpha is a fixed growth of theta (HunYuan); short_mscale and
+   long_mscale are factors of attention for either length (Phi-3.5-MoE), which must be the same here.       */
+static void conv__rope_variants(conv *c, const json_value *params, conv_rope_spec *s)
+{
+    const double alpha = conv__rope_number(c, params, "alpha", 0.0);
+    const double shorter = conv__rope_number(c, params, "short_mscale", 0.0);
+    if (strcmp(s->type, "dynamic") == 0 && alpha > 0.0 && s->dims > 2) {
+        s->theta *= pow(alpha, (double)s->dims / (s->dims - 2));
+        s->type = "default";
+    }
+    if (conv__rope_number(c, params, "long_mscale", shorter) != shorter)
+        conv_fail(c->env, "config.json: different short_mscale and long_mscale are not supported");
+    if (strcmp(s->type, "default") != 0) s->attn_factor = shorter;
 }
 
 /* Reads one set of rope parameters; params may be NULL: unscaled. max_position and original (0: not given)
@@ -207,13 +230,18 @@ static CONV_UNUSED void conv_hf_rope_read(conv *c, conv_rope *r, const json_valu
     s.type = conv_copy_text(c->env, type, strlen(type));
     s.theta = conv__rope_number(c, params, "rope_theta", theta > 0.0 ? theta : keys->theta);
     s.dims = part > 0.0 && part <= 1.0 ? (int32_t)(head_dim * part) : 0;
+    if (strcmp(type, "proportional") == 0) {
+        s.turned = (int32_t)floor(part * head_dim / 2.0);
+        s.dims = head_dim;
+    }
     s.max_position = max_position;
     s.original = original > 0.0 ? original
         : conv__rope_number(c, params, "original_max_position_embeddings", max_position);
     s.factor = conv__rope_number(c, params, "factor", 0.0);
+    conv__rope_variants(c, params, &s);
     if (s.factor == 0.0 && (strcmp(type, "yarn") == 0 || strcmp(type, "longrope") == 0) && s.original > 0.0)
         s.factor = max_position / s.original;
-    s.attn_factor = conv__rope_number(c, params, "attention_factor", 0.0);
+    if (s.attn_factor == 0.0) s.attn_factor = conv__rope_number(c, params, "attention_factor", 0.0);
     s.beta_fast = conv__rope_number(c, params, "beta_fast", 32.0);
     s.beta_slow = conv__rope_number(c, params, "beta_slow", 1.0);
     s.mscale = conv__rope_number(c, params, "mscale", 0.0);
@@ -222,8 +250,8 @@ static CONV_UNUSED void conv_hf_rope_read(conv *c, conv_rope *r, const json_valu
     s.high_freq = conv__rope_number(c, params, "high_freq_factor", 4.0);
     s.truncate = json_bool(json_get(params, "truncate"), 1);
     if (s.dims >= 2 && s.dims <= head_dim && strcmp(type, "longrope") == 0) {
-        s.short_factor = conv__rope_list(c, params, "short_factor", s.dims / 2);
-        s.long_factor = conv__rope_list(c, params, "long_factor", s.dims / 2);
+        s.short_factor = conv__rope_list(c, params, "short_factor", (s.dims + 1) / 2);
+        s.long_factor = conv__rope_list(c, params, "long_factor", (s.dims + 1) / 2);
     }
     if (s.beta_fast <= 0.0) s.beta_fast = 32.0;
     if (s.beta_slow <= 0.0) s.beta_slow = 1.0;
@@ -302,11 +330,11 @@ static CONV_UNUSED void conv_gguf_rope(conv *c, conv_rope *r, const char *name, 
     if (strcmp(s.type, "yarn") == 0 && s.attn_factor > 0.0) s.attn_factor *= conv__rope_mscale(s.factor, 1.0);
     if (conv_has(c, "rope_freqs.weight")) {
         s.type = "factors";
-        s.short_factor = conv_read_vector(c, "rope_freqs.weight", s.dims / 2);
+        s.short_factor = conv_read_vector(c, "rope_freqs.weight", (s.dims + 1) / 2);
     } else if (conv_has(c, "rope_factors_long.weight") || conv_has(c, "rope_factors_short.weight")) {
         s.type = "longrope";
-        s.short_factor = conv_read_vector(c, "rope_factors_short.weight", s.dims / 2);
-        s.long_factor = conv_read_vector(c, "rope_factors_long.weight", s.dims / 2);
+        s.short_factor = conv_read_vector(c, "rope_factors_short.weight", (s.dims + 1) / 2);
+        s.long_factor = conv_read_vector(c, "rope_factors_long.weight", (s.dims + 1) / 2);
         s.factor = s.original > 0.0 ? s.max_position / s.original : 1.0;
     }
     if (!c->env->failed) conv_rope_make(c, r, &s, head_dim);

@@ -4,6 +4,7 @@
    conv_source_add, which checks every offset once; afterwards values are read without further checks.      */
 #ifndef CONV_SOURCE_H_INCLUDED
 #define CONV_SOURCE_H_INCLUDED
+#include <math.h>
 #include "conv_base.h"
 
 enum { CONV_MAX_DIMS = 8 };
@@ -11,13 +12,15 @@ enum { CONV_MAX_DIMS = 8 };
 typedef enum conv_type {
     CONV_F32, CONV_F16, CONV_BF16, CONV_F64, CONV_I64, CONV_I32, CONV_I16, CONV_I8, CONV_U8, CONV_BOOL,
     /* CONV_GGML: quantised blocks of a ggml type along the last dimension */
-    CONV_F8_E4M3, CONV_F8_E5M2, CONV_GGML
+    CONV_F8_E4M3, CONV_F8_E5M2, CONV_GGML,
+    CONV_MXFP4                        /* rows of 4-bit floats with scales: conv_mxfp4.h                     */
 } conv_type;
 
 typedef struct conv_type_info { const char *name; uint32_t bytes; } conv_type_info;
 static const conv_type_info conv_types[] = {   /* by conv_type; the names are those of safetensors          */
     { "F32", 4 }, { "F16", 2 }, { "BF16", 2 }, { "F64", 8 }, { "I64", 8 }, { "I32", 4 }, { "I16", 2 },
-        { "I8", 1 }, { "U8", 1 }, { "BOOL", 1 }, { "F8_E4M3", 1 }, { "F8_E5M2", 1 }, { "GGML", 0 }
+        { "I8", 1 }, { "U8", 1 }, { "BOOL", 1 }, { "F8_E4M3", 1 }, { "F8_E5M2", 1 }, { "GGML", 0 },
+    { "MXFP4", 0 }
 };
 
 /* Bytes that hold one or several tensors: a mapped range, or a compressed range that is unpacked when it
@@ -38,7 +41,10 @@ typedef struct conv_tensor {
     int32_t       ndim;
     conv_type     type;
     uint32_t      ggml_type;          /* CONV_GGML only                                                     */
-    uint32_t      row_bytes;          /* CONV_GGML only: one row of shape[ndim - 1] elements                */
+    uint32_t      row_bytes;          /* these and CONV_MXFP4: one row of shape[ndim - 1] elements          */
+    const uint8_t *scales;            /* CONV_MXFP4: of each 32 elements, in the order of rows              */
+    const float  *block_scales;       /* factors of blocks of a matrix, or NULL                             */
+    int64_t       block_rows, block_cols;
     int32_t       used;               /* a mapping took it                                                  */
 } conv_tensor;
 
@@ -78,7 +84,7 @@ static CONV_UNUSED conv_tensor *conv_source_find(const conv_source *s, const cha
 static uint64_t conv__extent(const conv_tensor *t)
 {
     uint64_t last = 0;
-    if (t->type == CONV_GGML) {
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4) {
         uint64_t rows = 1;
         for (int32_t i = 0; i + 1 < t->ndim; i++) rows = conv_times(rows, (uint64_t)t->shape[i]);
         return conv_times(rows, t->row_bytes);
@@ -220,12 +226,27 @@ static float conv__value(const uint8_t *p, conv_type type)
     case CONV_BOOL:    return (float)p[0];
     case CONV_F8_E4M3: return conv__f8_e4m3(p[0]);
     case CONV_F8_E5M2: return conv__f16((uint16_t)(p[0] << 8));
-    case CONV_GGML:    break;
+    case CONV_GGML:
+    case CONV_MXFP4:   break;
     }
     return 0.0f;
 }
 
-/* n values, `step` bytes apart. Not for CONV_GGML.                                                         */
+/* Row `row` of an MXFP4 tensor: code * 2^(scale - 127); codes: sign, two bits of exponent, one of fraction */
+static CONV_UNUSED void conv_mxfp4_row(float *dst, const uint8_t *data, const conv_tensor *t, int64_t row)
+{
+    static const float values[16] = { 0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f,
+                                      -0.0f, -0.5f, -1.0f, -1.5f, -2.0f, -3.0f, -4.0f, -6.0f };
+    const int64_t n = t->shape[t->ndim - 1];
+    const uint8_t *codes = data + row * (int64_t)t->row_bytes, *scales = t->scales + row * (n / 32);
+    for (int64_t i = 0; i < n; i++) {
+        const int power = (int)scales[i / 32] - 127;
+        const float scale = (float)ldexp(1.0, power < 125 ? power : 125);
+        dst[i] = values[i % 2 ? codes[i / 2] >> 4 : codes[i / 2] & 15] * scale;
+    }
+}
+
+/* n values, `step` bytes apart. Not for CONV_GGML and CONV_MXFP4.                                          */
 static CONV_UNUSED void conv_values(float *dst, const uint8_t *p, int64_t n, int64_t step, conv_type type)
 {
     if (type == CONV_F32 && step == 4) {

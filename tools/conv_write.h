@@ -27,6 +27,7 @@ static int conv__is_plain(const conv_out *o)
             v->tensor->ggml_type != o->parts[0].tensor->ggml_type)
             return 0;
         if (v->tensor->type == CONV_GGML && (v->transposed || v->vector)) return 0;
+        if (v->tensor->block_scales) return 0;
     }
     return o->n_parts > 0;
 }
@@ -40,7 +41,7 @@ static int conv__kept_type(conv *c, const conv_out *o, sqm_dtype *type)
     *type = SQM_F32;
     if (!t || !conv__is_plain(o)) return 1;
     if (t->type == CONV_F16) *type = SQM_F16;
-    if (t->type == CONV_BF16) *type = SQM_BF16;
+    if (t->type == CONV_BF16 || t->type == CONV_MXFP4) *type = SQM_BF16;
     if (t->type != CONV_GGML) return 1;
     if (sqm_pack_ggml(NULL, &bytes, type, t->ggml_type, NULL, 0, o->rows, o->cols, &err) != SQM_OK)
         return conv_fail(c->env, "tensor %.200s: %s", t->name, err.text);
@@ -116,15 +117,24 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
     const uint8_t *data = conv_tensor_data(&k->c->source, t);
     const int64_t size = conv_types[t->type].bytes, inner = t->ndim ? t->stride[t->ndim - 1] : 1;
     if (!data) return 0;
-    if (t->type == CONV_GGML) {
+    if (t->type == CONV_GGML || t->type == CONV_MXFP4) {
         if (v->transposed || v->vector)
             return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
-        if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
+        if (t->type == CONV_MXFP4) conv_mxfp4_row(dst, data, t, row);
+        else if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
+    } else if (t->block_scales) {
+        const int64_t across = (t->shape[1] + t->block_cols - 1) / t->block_cols;
+        const float *scales = t->block_scales + row / t->block_rows * across;
+        if (v->transposed || v->vector)
+            return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
+        conv_values(dst, data + row * t->stride[0] * size, v->cols, inner * size, t->type);
+        for (int64_t i = 0; i < v->cols; i++) dst[i] *= scales[i / t->block_cols];
     } else if (v->vector) {                            /* element `row` in row-major order                  */
         const int64_t n = t->ndim ? t->shape[t->ndim - 1] : 1;
         conv_values(dst, data + (conv_row_offset(t, row / n) + row % n * inner) * size, 1, size, t->type);
-    } else if (v->transposed) {                        /* two dimensions: column `row`                      */
-        conv_values(dst, data + row * inner * size, v->cols, t->stride[0] * size, t->type);
+    } else if (v->transposed) {                        /* column `row` of rows in the last two dimensions   */
+        conv_values(dst, data + (conv_row_offset(t, v->top) + row * inner) * size, v->cols,
+                    t->stride[t->ndim - 2] * size, t->type);
     } else {
         conv_values(dst, data + conv_row_offset(t, row) * size, v->cols, inner * size, t->type);
     }

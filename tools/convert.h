@@ -11,6 +11,7 @@
 #include "conv_rwkv.h"
 #include "conv_npz.h"
 #include "conv_write.h"
+#include "conv_fp8.h"
 #include "tok_import.h"
 #include "chat_template.h"
 #include "arch/list.h"
@@ -122,22 +123,24 @@ static int convert__read_config(conv *c, convert_input *in, const char *other)
 static const conv_arch *convert__find_arch(conv *c, const conv_arch *archs, const char *class_name)
 {
     char known[3800];
+    const char *other = NULL;                          /* a class that is known for this architecture       */
     size_t used = 0;
     known[0] = 0;
     for (int i = 0; archs[i].name; i++) {
         if (strcmp(archs[i].name, c->architecture) == 0) {
             if (!class_name || !archs[i].class_name || strcmp(class_name, archs[i].class_name) == 0)
                 return &archs[i];
-            conv_fail(c->env, "class \"%.60s\" of architecture \"%.60s\" is not known, only %s is",
-                      class_name, c->architecture, archs[i].class_name);
-            c->env->unknown = 1;
-            return NULL;
+            other = archs[i].class_name;
         }
         used += (size_t)snprintf(known + used, used < sizeof known ? sizeof known - used : 0, "%s%s",
                                  i ? " " : "", archs[i].name);
         if (used >= sizeof known) used = sizeof known - 1;
     }
-    conv_fail(c->env, "architecture \"%.60s\" is not known; known are: %s", c->architecture, known);
+    if (other)
+        conv_fail(c->env, "class \"%.60s\" of architecture \"%.60s\" is not known, %s is", class_name,
+                  c->architecture, other);
+    else
+        conv_fail(c->env, "architecture \"%.60s\" is not known; known are: %s", c->architecture, known);
     c->env->unknown = 1;
     return NULL;
 }
@@ -161,6 +164,7 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
         arch_rwkv_original(c, in->is_rwkv);
     } else {
         if (!convert__read_config(c, in, o->config)) return 0;
+        conv_fp8(c);
         arch = convert__find_arch(c, conv_hf_archs,
                                   json_text(json_at(json_get(c->config, "architectures"), 0), NULL));
         if (!arch) return 0;

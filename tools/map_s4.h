@@ -789,8 +789,9 @@ static void s4_put_lmu_plain(conv *c, const ssm_block *b, const s4_lmu *m, const
 {
     const int32_t q = m->order, states = m->memories * q;
     double *in = prep_doubles(c->env, (int64_t)states * m->inputs), *bias = prep_doubles(c->env, states);
-    double *cell;
+    double *cell, *step = prep_doubles(c->env, (int64_t)q * q);
     if (c->env->failed) return;
+    for (int32_t i = 0; i < q * q; i++) step[i] = w->a[i] - (i / q == i % q ? 1.0 : 0.0);
     for (int32_t s = 0; s < states; s++) {
         for (int32_t i = 0; i < m->inputs; i++)
             in[s * m->inputs + i] = w->b[s % q] * s4_lmu_kernel(m, w, i, s / q);
@@ -798,7 +799,7 @@ static void s4_put_lmu_plain(conv *c, const ssm_block *b, const s4_lmu *m, const
     }
     conv_line(c, "linear r2 r%d w=@%s b=@%s", b->src, s4_panels(c, b, "B", in, states, m->inputs),
               conv_make_values(c, ssm_out(c, b, "B.bias"), s4_floats(c, bias, states), states));
-    conv_line(c, "mix r3 r2 rnn w=@%s copies=%d", s4_panels(c, b, "A", w->a, q, q), m->memories);
+    conv_line(c, "mix r3 r2 rnn w=@%s copies=%d residual=1", s4_panels(c, b, "A", step, q, q), m->memories);
     if (m->skip) conv_line(c, "cat r4 r3 r%d", b->src);
     else conv_line(c, "copy r4 r3");
     if (m->units) {

@@ -225,6 +225,7 @@ typedef struct lin_layer {
     const char *a_log, *dt_bias;
     double      decay_number;         /* SIGMOID: the normalizer; BOUNDED: the bound                        */
     const float *factors;             /* FIXED: [heads]                                                     */
+    int         parallel_scale;       /* FIXED: divide as torchscale's parallel form does                   */
     const char *update;               /* NULL: add                                                          */
     conv_part   beta;                 /* strength of the update, sigmoid times beta_scale; no weight: none  */
     double      beta_scale, scale;    /* 0: 1; 0: key_dim^-1/2                                              */
@@ -357,6 +358,42 @@ static CONV_UNUSED void lin_put_mixer(const lin *l, const lin_layer *y, int dst,
     conv_line(l->c, "%s", "");
 }
 
+/* What torchscale's parallel form of retention divides rows by, which only an epsilon of the norm can see:
+   m = sum_j factor^(t-j);   o / sqrt(m) / clip(sum_j |s_tj| / sqrt(m), 1, 5e4),   s_tj: decayed scores.
+   r7 /= that; the q | k that made it stand at the start of rS                                              */
+static CONV_UNUSED void lin_put_parallel_scale(const lin *l, const lin_layer *y, int src)
+{
+    const int32_t h = y->heads, qk = (y->q_heads + y->k_heads) * y->key_dim;
+    float *ones = lin_floats(l, 2 * (int64_t)h), *nothing = lin_floats(l, 2 * (int64_t)h);
+    for (int32_t i = 0; ones && nothing && i < 2 * h; i++) ones[i] = i < h ? 1.0f : y->factors[i - h];
+    if (y->q_heads != h || y->k_heads != h || y->v_heads != h)
+        conv_fail(l->c->env, "the parallel form's scale needs as many heads of q and k as of v");
+    conv_line(l->c, "# sums of absolute scores: values 1, coefficients that decay");
+    conv_line(l->c, "copy r4 r%d first=0 count=%d", src, 2 * h);
+    conv_put(l->c, "affine r4 r4 w=@%s", lin_values(l, "nothing", nothing, 2 * (int64_t)h));
+    conv_line(l->c, " b=@%s", lin_values(l, "ones", ones, 2 * (int64_t)h));
+    conv_line(l->c, "copy r5 r%d first=0 count=%d", src, qk);
+    conv_line(l->c, "cat r6 r5 r4");
+    conv_line(l->c, "mix r5 r6 kernel_memory heads=%d head_dim=%d v_dim=1 loss=dot kernel=abs rate=0", h,
+              y->key_dim);
+    conv_line(l->c, "scale r5 r5 by=%s", conv_real(l->c, y->scale));
+    conv_line(l->c, "copy r6 r4 first=0 count=1");
+    conv_line(l->c, "cat r4 r6 r6");
+    conv_line(l->c, "cat r9 r4 r6");
+    conv_line(l->c, "mix r6 r9 linear_attention heads=%d key_dim=1 v_dim=1 q_heads=1 k_heads=1 v_heads=1 "
+              "factors=@%s", h, lin_out(l, "factors"));
+    conv_line(l->c, "# by logarithms: the roots, then the clipped quotient");
+    conv_line(l->c, "act r6 r6 kind=log");
+    conv_line(l->c, "scale r6 r6 by=-0.5");
+    conv_line(l->c, "act r5 r5 kind=log");
+    conv_line(l->c, "add r5 r5 r6");
+    conv_line(l->c, "clip r5 r5 low=0 high=%s", conv_real(l->c, log(5e4)));
+    conv_line(l->c, "scale r5 r5 by=-1");
+    conv_line(l->c, "add r5 r5 r6");
+    conv_line(l->c, "act r5 r5 kind=exp");
+    conv_line(l->c, "mul r7 r7 r5");
+}
+
 /* Norm and output gate of the result in r7                                                                 */
 static CONV_UNUSED void lin_put_end(const lin *l, const lin_layer *y, int src, int32_t gate_at)
 {
@@ -385,6 +422,7 @@ static CONV_UNUSED int lin_put(const lin *l, lin_layer *y, int src)
     lin__defaults(y);
     rows = lin__rows(l, y, src, &gate_at);
     lin_put_mixer(l, y, 7, rows);
+    if (y->parallel_scale) lin_put_parallel_scale(l, y, rows);
     lin_put_end(l, y, src, gate_at);
     return 7;
 }
@@ -780,8 +818,7 @@ static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv6 *x, int src)
                                                              x->mix_base));
     lin_linear(l, 4, 3, x->mix_inner);
     conv_line(l->c, "act r4 r4 kind=tanh");
-    conv_line(l->c, "blocks r5 r4 w=@%s out=%d groups=5",
-              lin_values(l, "mix_outer", x->mix_outer, (int64_t)5 * x->rank * n), n);
+    conv_put_diagonal(l->c, 5, 4, lin_out(l, "mix_outer"), x->mix_outer, 5, x->rank, n);
     conv_line(l->c, "cat r6 r%d r5", src);
     conv_line(l->c, "mix r3 r6 shift mixes=5 dynamic=1 w=@%s",
               conv_stack(l->c, lin_out(l, "shift5"), CONV_VECTOR, x->mixes, 5));

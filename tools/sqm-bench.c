@@ -40,6 +40,8 @@ static const char help[] =
     "--kv X          attention caches in f32, f16 or q8 (f16; f32 with --exact)\n"
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"
+    "--flat N        instead: time a token and bytes of state when 1, 1,000, 10,000 ... N tokens have gone\n"
+    "                through one sequence; -n tokens timed at each length (64), the best of -r times\n"
     "\n"
     "Shares: decoding is held against the read bandwidth (bytes of weights and state a token reads),\n"
     "prefill against the peak of 8-bit products, or of float32 where weights are floats or with --exact.\n"
@@ -57,7 +59,7 @@ typedef struct bench {
     const char        *file;
     sqm_model_info     model;
     figure             figures[MAX_FIGURES];
-    int32_t            n_figures, prompt, tokens, depth, repeats, roofline, threads;
+    int32_t            n_figures, prompt, tokens, depth, repeats, roofline, threads, flat;
     sqm_session_config config;
     sqm_isa            isa;                            /* the one in use, never auto */
     double             open_seconds, weight_bytes;     /* weight_bytes: that one token reads */
@@ -420,7 +422,8 @@ static int parse_options(bench *b, int argc, char **argv)
 {
     const struct { const char *name; int32_t *value; int32_t low, high; } numbers[] = {
         {"-p", &b->prompt, 0, 1 << 20}, {"-n", &b->tokens, 0, 1 << 20}, {"-d", &b->depth, 0, 1 << 20},
-        {"-r", &b->repeats, 1, 1000}, {"-t", &b->threads, 1, 1024}, {"-b", &b->config.max_batch, 1, 65536}};
+        {"-r", &b->repeats, 1, 1000}, {"--flat", &b->flat, 1, 1 << 29}, {"-t", &b->threads, 1, 1024},
+        {"-b", &b->config.max_batch, 1, 65536}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
         int known = 0;
@@ -438,7 +441,7 @@ static int parse_options(bench *b, int argc, char **argv)
         }
         i++;
     }
-    return b->file != NULL;
+    return b->file != NULL && (!b->flat || (int64_t)b->tokens * b->repeats < 1 << 26);
 }
 
 /* A figure, cut to the context that a model was made for. */
@@ -470,15 +473,53 @@ static void choose_figures(bench *b)
     add_figure(b, 0, 64, limit == 0 || limit >= 2112 ? 2048 : limit > 64 ? limit - 64 : 0);
 }
 
-static sqm_result run_figures(bench *b, sqm_session *s, int32_t length)
+static int32_t *draw_tokens(const bench *b, int32_t length)
 {
     int32_t *tokens = (int32_t *)malloc(((size_t)length + 1) * sizeof *tokens);
-    sqm_result r = tokens ? SQM_OK : SQM_E_MEMORY;
     uint32_t seed = 1;
     for (int32_t i = 0; i < length && tokens; i++) {
         seed = seed * 1664525u + 1013904223u;
         tokens[i] = (int32_t)((seed >> 8) % (uint32_t)b->model.n_tokens);
     }
+    return tokens;
+}
+/* Rows of a table: how long a token takes and what is kept, the longer a sequence gets */
+static sqm_result run_flat(const bench *b, sqm_session *s)
+{
+    const size_t logits = (size_t)b->model.vocab_size * sizeof(float);
+    const int32_t n_tokens = b->tokens > 512 ? b->tokens : 512;
+    int32_t *tokens = draw_tokens(b, n_tokens);
+    double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
+    sqm_result r = times && tokens ? sqm_reset(s, 0) : SQM_E_MEMORY;
+    int32_t at = 0;
+    printf("| tokens before | microseconds a token | bytes of state |\n|---|---|---|\n");
+    for (int32_t length = 1; r == SQM_OK && length <= b->flat; length *= length == 1 ? 1000 : 10) {
+        while (at < length && r == SQM_OK) {
+            const int32_t n = length - at < n_tokens ? length - at : n_tokens;
+            r = sqm_feed(s, 0, tokens, n);
+            at += n;
+        }
+        for (int32_t i = 0; i < b->repeats && r == SQM_OK; i++) {
+            const double start = seconds();
+            for (int32_t t = 0; t < b->tokens && r == SQM_OK; t++) r = sqm_feed(s, 0, tokens + t, 1);
+            times[i] = 1e6 * (seconds() - start) / b->tokens;
+            at += b->tokens;
+        }
+        qsort(times, (size_t)b->repeats, sizeof *times, by_value);
+        if (r == SQM_OK)
+            printf("| %d | %.1f | %llu |\n", (int)length, times[0],
+                   (unsigned long long)(sqm_state_size(s, 0) - logits));
+        fflush(stdout);
+        if (length > b->flat / 10) break;
+    }
+    free(times);
+    free(tokens);
+    return r;
+}
+static sqm_result run_figures(bench *b, sqm_session *s, int32_t length)
+{
+    int32_t *tokens = draw_tokens(b, length);
+    sqm_result r = tokens ? SQM_OK : SQM_E_MEMORY;
     for (int32_t i = 0; i < b->n_figures && r == SQM_OK; i++) r = run_figure(b, &b->figures[i], s, tokens);
     free(tokens);
     return r;
@@ -500,7 +541,9 @@ static int run(bench *b)
         sqm_model_free(m);
         return 1;
     }
-    choose_figures(b);
+    if (b->flat && !b->tokens) b->tokens = 64;
+    if (b->flat) length = b->flat + 8 * b->tokens * b->repeats + 1;       /* fits: see parse_options */
+    else choose_figures(b);
     for (int32_t i = 0; i < b->n_figures; i++) {
         const figure *f = &b->figures[i];
         if (f->depth + f->prompt + f->tokens > length) length = f->depth + f->prompt + f->tokens;
@@ -510,10 +553,11 @@ static int run(bench *b)
     b->isa = b->config.isa == SQM_ISA_AUTO ? sqm_cpu_best_isa() : b->config.isa;
     sqm_session *s = sqm_session_create(m, &b->config, &err);
     count_products(b, &b->model);
-    if (s) result = run_figures(b, s, length);
+    if (s && b->flat) print_machine(b);
+    if (s) result = b->flat ? run_flat(b, s) : run_figures(b, s, length);
     if (s && result != SQM_OK) err = *sqm_session_error(s);
     if (result != SQM_OK) fprintf(stderr, "sqm-bench: %s\n", err.text);
-    else {
+    else if (!b->flat) {
         print_machine(b);
         print_model(b, m, sqm_session_size(m, &b->config, &err));
         if (b->roofline && !measure_roofline(&r, b, b->weight_bytes))

@@ -18,13 +18,19 @@ static const char help[] =
     "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16|q8\n"
     "  --fast        quantised products may round activations (default: exact)\n"
     "  -t TYPE       f32 f16 bf16 q8 q4 keep: convert to this type\n"
+    "  --model FILE  convert this checkpoint instead of the case's own, e.g. a GGUF file of it\n"
     "  --legacy      use config.legacy.json; cases without one are left out\n"
     "  --hash        also print a hash of all logits, for comparing runs bit by bit\n"
+    "  --table       instead: for f32, q8 and q4 the bytes of the weights, the logits' error (root of the "
+      "sum\n"
+    "                of squares over that of the expected ones, all prompts) and the share of rows whose\n"
+    "                largest logit is the expected one, as a table; then also q8 and q4 with --fast\n"
     "Exit status: 0 all passed, 1 some did not, 2 wrong usage.\n";
 
 typedef struct check_options {
     double             factor;
-    int32_t            split, legacy, hash;
+    int32_t            split, legacy, hash, table;
+    const char        *model;
     conv_target        target;
     sqm_session_config session;
 } check_options;
@@ -38,6 +44,9 @@ typedef struct check_case {           /* one case while it runs                 
     int32_t      vocab;
     /* of the tensor with the largest error / tolerance */
     double       worst_error, worst_tolerance;
+    double       squares, differences;  /* sums over all values: expected^2, (got - expected)^2 */
+    int64_t      rows, same;            /* rows compared, and those with the expected largest value */
+    uint64_t     bytes;                 /* of the weights                                                   */
     uint64_t     hash;
     char         why[300];
 } check_case;
@@ -83,11 +92,18 @@ static void check_compare(check_case *k, const float *got, const float *want, co
     double error = 0.0, largest = 0.0, tolerance;
     for (int64_t r = 0; r < n_rows; r++) {
         const float *a = got + (rows ? rows[r] : r) * (int64_t)k->vocab, *b = want + r * k->vocab;
+        int32_t best_a = 0, best_b = 0;
         for (int32_t i = 0; i < k->vocab; i++) {
             const double difference = fabs((double)a[i] - (double)b[i]);
+            if (a[i] > a[best_a]) best_a = i;
+            if (b[i] > b[best_b]) best_b = i;
+            k->squares += (double)b[i] * (double)b[i];
+            k->differences += difference * difference;
             if (!(difference <= error)) error = difference == difference ? difference : HUGE_VAL;
             if (fabs((double)b[i]) > largest) largest = fabs((double)b[i]);
         }
+        k->rows++;
+        k->same += best_a == best_b;
     }
     tolerance = k->o->factor * (k->noise > 1e-6 * largest ? k->noise : 1e-6 * largest);
     if (k->worst_tolerance == 0.0 || error * k->worst_tolerance > k->worst_error * tolerance) {
@@ -192,10 +208,12 @@ static int check_run(check_case *k, const sqm_model *m)
     int ok;
     sqm_model_get_info(m, &info);
     k->vocab = info.vocab_size;
+    k->bytes = info.weight_bytes;
     if (k->vocab < 1) return check_fail(k, "the model has no head", "");
     k->session = sqm_session_create(m, &k->o->session, &err);
     if (!k->session) return check_fail(k, "", err.text);
-    ok = check_prompt(k, "1") && check_prompt(k, "37") && check_prompt(k, "150") && check_greedy(k);
+    ok = check_prompt(k, "1") && check_prompt(k, "37") && check_prompt(k, "150") &&
+         (k->o->table || check_greedy(k));
     sqm_session_free(k->session);
     return ok && k->worst_error <= k->worst_tolerance;
 }
@@ -240,7 +258,7 @@ static check_result check_convert_and_run(check_case *k, const char *path)
         options.config = conv_join_path(&k->env, path, "config.legacy.json");
         if (!conv_file_exists(options.config)) return CHECK_LEFT_OUT;
     }
-    if (!convert_checkpoint(path, temporary, &options, &report)) {
+    if (!convert_checkpoint(k->o->model ? k->o->model : path, temporary, &options, &report)) {
         /* the list of known ones */
         if (report.unknown && strchr(report.error, ';')) *strchr(report.error, ';') = 0;
         check_fail(k, "", report.error);
@@ -279,10 +297,49 @@ static check_result check_one(const check_options *o, const char *path)
     return r;
 }
 
+/* ---- quantised weights --------------------------------------------------------------------------------- */
+/* A row of the table: types, then q8 and q4 with activations rounded as well */
+static check_result check_table_row(const check_options *from, const char *path)
+{
+    static const conv_target targets[] = { CONV_TO_F32, CONV_TO_Q8, CONV_TO_Q4, CONV_TO_Q8, CONV_TO_Q4 };
+    uint64_t whole = 1;
+    for (int i = 0; i < 5; i++) {
+        check_options o = *from;
+        check_case k;
+        check_result r;
+        o.target = targets[i];
+        o.session.precision = i > 2 ? SQM_FAST : SQM_EXACT;
+        memset(&k, 0, sizeof k);
+        conv_env_open(&k.env);
+        k.o = &o;
+        r = check_convert_and_run(&k, path);
+        if (i == 0) printf("| %s |", conv_base_name(path));
+        if (i == 0) whole = k.bytes ? k.bytes : 1;
+        if (r == CHECK_SKIP || k.rows == 0) printf(" %s\n", k.why[0] ? k.why : "does not run");
+        else if (i == 0) printf(" %.0f | %.1e |", (double)k.bytes / 1024.0, sqrt(k.differences / k.squares));
+        else if (i < 3)
+            printf(" %.0f %% | %.2f %% | %.0f %% |", 100.0 * (double)k.bytes / (double)whole,
+                   100.0 * sqrt(k.differences / k.squares), 100.0 * (double)k.same / (double)k.rows);
+        else printf(" %.2f %% |%s", 100.0 * sqrt(k.differences / k.squares), i == 4 ? "\n" : "");
+        conv_source_close(&k.expected);
+        conv_env_close(&k.env);
+        if (r == CHECK_SKIP || k.rows == 0) return CHECK_FAIL;
+    }
+    return CHECK_PASS;
+}
+static check_result check_table(const check_options *o, const char *path, int first)
+{
+    if (first)
+        printf("| case | f32, KiB | error | q8, size | error | same best | q4, size | error | same best | "
+               "q8 fast, error | q4 fast, error |\n|---|---|---|---|---|---|---|---|---|---|---|\n");
+    return check_table_row(o, path);
+}
+
 /* ---- command line -------------------------------------------------------------------------------------- */
 static int parse_value(check_options *o, const char *key, const char *value)
 {
     static const char *const types[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target    */
+    if (strcmp(key, "--model") == 0) return (o->model = value) != NULL;
     if (strcmp(key, "--factor") == 0) return (o->factor = strtod(value, NULL)) > 0.0;
     if (strcmp(key, "--split") == 0) return eval_parse_int(value, 0, 1 << 30, &o->split);
     if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);
@@ -299,6 +356,7 @@ static int parse_flag(check_options *o, const char *key)
 {
     if (strcmp(key, "--legacy") == 0) o->legacy = 1;
     else if (strcmp(key, "--hash") == 0) o->hash = 1;
+    else if (strcmp(key, "--table") == 0) o->table = 1;
     else if (strcmp(key, "--fast") == 0) o->session.precision = SQM_FAST;
     else return 0;
     return 1;
@@ -307,7 +365,7 @@ static int parse_flag(check_options *o, const char *key)
 int main(int argc, char **argv)
 {
     check_options o;
-    int counts[4] = { 0, 0, 0, 0 }, cases = 0;
+    int counts[4] = { 0, 0, 0, 0 }, cases = 0, done = 0;
     memset(&o, 0, sizeof o);
     o.factor = 20.0;
     o.target = CONV_KEEP;
@@ -319,7 +377,8 @@ int main(int argc, char **argv)
                 return 0;
             }
             if (argv[i][0] != '-') {
-                if (pass) counts[check_one(&o, argv[i])]++;
+                if (pass && o.table) counts[check_table(&o, argv[i], done++ == 0)]++;
+                else if (pass) counts[check_one(&o, argv[i])]++;
                 else cases++;
                 continue;
             }
@@ -331,6 +390,7 @@ int main(int argc, char **argv)
         }
         if (cases == 0) { fputs(help, stderr); return 2; }
     }
+    if (o.table) return counts[CHECK_FAIL] > 0;
     printf("%d passed, %d failed, %d skipped\n", counts[CHECK_PASS], counts[CHECK_FAIL], counts[CHECK_SKIP]);
     return counts[CHECK_FAIL] + counts[CHECK_SKIP] > 0;
 }

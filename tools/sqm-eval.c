@@ -9,6 +9,9 @@ static const char help[] =
     "\n"
     "--ids FILE      token ids: decimal numbers between any of space , [ ]; \"-\" reads standard input\n"
     "--logits OUT    logits after every token, raw little-endian float32 [ids, vocabulary]\n"
+    "--state OUT     what the session keeps after the last token, as sqm_state_save writes it: 32 bytes, "
+      "the\n"
+    "                logits, then the state of each mixer in the order of the recipe\n"
     "--perplexity    exp of the mean negative log-probability of all tokens but the first\n"
     "--exact         every product in float32 (default: fast, quantised products round activations)\n"
     "--split N       feed N tokens a call (default 512)\n"
@@ -17,7 +20,7 @@ static const char help[] =
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 
 typedef struct eval_options {
-    const char        *model, *ids, *logits;
+    const char        *model, *ids, *logits, *state;
     int32_t            perplexity, split;
     sqm_session_config session;
 } eval_options;
@@ -118,9 +121,20 @@ static int eval_pieces(const eval_options *o, sqm_session *s, const eval_ids *id
     }
     if (o->perplexity && ids->n > 1)
         printf("perplexity %.6f over %zu tokens\n", exp(surprise / (double)(ids->n - 1)), ids->n - 1);
-    if (!o->perplexity && !out) eval_print_best(logits + last * (size_t)vocab, vocab);
+    if (!o->perplexity && !out && !o->state) eval_print_best(logits + last * (size_t)vocab, vocab);
     free(logits);
     return 1;
+}
+
+static int eval_write_state(sqm_session *s, const char *path)
+{
+    const size_t bytes = sqm_state_size(s, 0);
+    void *state = malloc(bytes);
+    FILE *f = state && sqm_state_save(s, 0, state, bytes) == SQM_OK ? fopen(path, "wb") : NULL;
+    int ok = f && fwrite(state, 1, bytes, f) == bytes;
+    if (f && fclose(f) != 0) ok = 0;
+    free(state);
+    return ok ? 1 : eval_fail("cannot write ", path);
 }
 
 static int eval_run(const eval_options *o, const sqm_model *m, const eval_ids *ids)
@@ -147,6 +161,7 @@ static int eval_run(const eval_options *o, const sqm_model *m, const eval_ids *i
         return eval_fail("cannot create ", o->logits);
     }
     ok = eval_pieces(o, s, ids, info.vocab_size, out);
+    if (ok && o->state) ok = eval_write_state(s, o->state);
     if (out && fclose(out) != 0) ok = eval_fail("cannot write ", o->logits);
     sqm_session_free(s);
     return ok;
@@ -157,6 +172,7 @@ static int parse_option(eval_options *o, const char *key, const char *value)
 {
     if (strcmp(key, "--ids") == 0) o->ids = value;
     else if (strcmp(key, "--logits") == 0) o->logits = value;
+    else if (strcmp(key, "--state") == 0) o->state = value;
     else if (strcmp(key, "--split") == 0) return eval_parse_int(value, 1, 1 << 20, &o->split);
     else if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);
     else if (strcmp(key, "--isa") == 0) return eval_parse_isa(value, &o->session.isa);

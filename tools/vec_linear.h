@@ -235,6 +235,7 @@ static int vl_retnet(vector_case *v)
     y.rope = &rope;
     y.decay = LIN_DECAY_FIXED;
     y.factors = lin_retention(&m.l, y.heads);
+    y.parallel_scale = strcmp(v->mechanism, "retnet_msr_torchscale") == 0;
     y.norm = LIN_NORM_HEAD;
     y.norm_weight = fla ? "g_norm_swish_gate" : NULL;
     y.gate = lin_part(&m.l, "g_proj", y.heads * y.v_dim, dim);
@@ -522,21 +523,83 @@ static void vl_lawcat_features(vl *m, int dst, int src, const char *kernel, cons
     conv_line(&m->c, "softmax r%d r%d groups=%d", dst, dst, 2 * heads);
     conv_line(&m->c, "clip r%d r%d low=1e-12", dst, dst);
 }
+/* [groups][in][out] blocks that copy columns [first, first + out) of each group times its factor */
+static const char *vl_pick(vl *m, const char *name, const float *factors, int32_t groups, int32_t in,
+                           int32_t first, int32_t out)
+{
+    float *w = lin_floats(&m->l, (int64_t)groups * in * out);
+    for (int32_t g = 0; w && g < groups; g++)
+        for (int32_t i = first; i < in && i < first + out; i++)
+            w[((int64_t)g * in + i) * out + i - first] = factors ? factors[g] : 1.0f;
+    return lin_values(&m->l, name, w, (int64_t)groups * in * out);
+}
+/* Attention to the last rows of r0, rotary, as numerator and denominator: r13 [heads x d | heads] */
+static void vl_lawcat_window(vl *m, int32_t dim, int32_t heads, int32_t kv, int32_t d)
+{
+    const lin own = { &m->c, m->l.from, m->l.weight, "l.window.", 0 };
+    const double theta = vector_number(m->v, "rope_theta", 10000.0);
+    float *freq = lin_floats(&m->l, d / 2);
+    conv_part parts[3];
+    for (int32_t i = 0; freq && i < d / 2; i++) freq[i] = (float)pow(theta, -2.0 * i / d);
+    parts[0] = lin_part(&own, "q_proj", dim, dim);
+    parts[1] = lin_part(&own, "k_proj", kv * d, dim);
+    parts[2] = lin_part(&own, "v_proj", kv * d, dim);
+    conv_put_linear(&m->c, 2, 0, parts, 3, 1.0, 0);
+    conv_line(&m->c, "rope r2 r2 first=0 heads=%d head_dim=%d dims=%d style=half freq=@%s", heads + kv, d, d,
+              lin_values(&own, "freq", freq, d / 2));
+    conv_line(&m->c, "mix r13 r2 attention heads=%d kv_heads=%d head_dim=%d window=%d sums=1 scale=%s", heads,
+              kv, d, vl_int(m, "window_size"), conv_real(&m->c, 1.0 / sqrt((double)d)));
+}
+/* o = (wf window + lf num) / (wf sums + lf den + eps): r13 as above, r7 [heads][num | den] -> r14 */
+static void vl_lawcat_join(vl *m, int32_t heads, int32_t d)
+{
+    const float *factors = lin_read(&m->l, "window_factors", heads);
+    const int affine = json_bool(json_get(m->v->config, "affine"), 0);
+    float *near = lin_floats(&m->l, heads), *far = lin_floats(&m->l, heads), *eps = lin_floats(&m->l, heads);
+    for (int32_t h = 0; factors && near && far && eps && h < heads; h++) {
+        near[h] = (float)(1.0 / (1.0 + exp(-(double)factors[h])));
+        far[h] = affine ? 1.0f - near[h] : 1.0f;
+        eps[h] = (float)vector_number(m->v, "eps", 1e-10);
+    }
+    conv_line(&m->c, "copy r9 r13 first=%d count=%d", heads * d, heads);
+    conv_line(&m->c, "affine r9 r9 w=@%s", lin_values(&m->l, "near", near, heads));
+    conv_line(&m->c, "copy r14 r13 first=0 count=%d", heads * d);
+    conv_line(&m->c, "mul r14 r14 r9");
+    conv_line(&m->c, "blocks r11 r7 w=@%s out=%d groups=%d", vl_pick(m, "num", far, heads, d + 1, 0, d), d,
+              heads);
+    conv_line(&m->c, "blocks r12 r7 w=@%s out=1 groups=%d", vl_pick(m, "den", far, heads, d + 1, d, 1),
+              heads);
+    conv_line(&m->c, "add r14 r14 r11");
+    conv_line(&m->c, "add r9 r9 r12");
+    conv_line(&m->c, "affine r9 r9 b=@%s", lin_values(&m->l, "eps", eps, heads));
+    conv_line(&m->c, "act r9 r9 kind=log");
+    conv_line(&m->c, "scale r9 r9 by=-1");
+    conv_line(&m->c, "act r9 r9 kind=exp");
+    conv_line(&m->c, "mul r14 r14 r9");
+}
+/* v in r4 -> v | 1 for each of its heads */
+static void vl_lawcat_ones(vl *m, int32_t kv, int32_t d)
+{
+    float *ones = lin_floats(&m->l, (int64_t)kv * (d + 1));
+    for (int32_t h = 0; ones && h < kv; h++) ones[h * (d + 1) + d] = 1.0f;
+    conv_line(&m->c, "blocks r11 r4 w=@%s out=%d groups=%d", vl_pick(m, "v1", NULL, kv, d, 0, d + 1), d + 1,
+              kv);
+    conv_line(&m->c, "affine r4 r11 b=@%s", lin_values(&m->l, "v1.ones", ones, (int64_t)kv * (d + 1)));
+}
 static int vl_lawcat(vector_case *v)
 {
     vl m;
-    int32_t dim, heads, kv, d, f, rank;
+    int32_t dim, heads, kv, d, f, rank, window;
     const float *x = vl_layer(&m, v, &dim);
     conv_view parts[64], k;
     if (!x) return VECTOR_FAIL;
-    if (vector_number(v, "window_size", 0.0) > 0.0)
-        return vector_stop(v, VECTOR_SKIP,
-                           "the window's sum of exponentials is not an output of attention yet");
+    window = vl_int(&m, "window_size");
     heads = vl_int(&m, "num_heads");
     kv = vl_int(&m, "num_kv_heads");
     f = vl_int(&m, "feature_dim");
     d = dim / heads;
     rank = vl_rows(&m, "w.gk_proj.0");
+    if (window > 0) vl_lawcat_window(&m, dim, heads, kv, d);
     lin_linear(&m.l, 2, 0, lin_part(&m.l, "q_proj", dim, dim));
     k = conv_take(&m.c, "w.k_proj", kv * d, dim);
     for (int32_t h = 0; h < heads && h < 64; h++)      /* keys are repeated before the convolution          */
@@ -546,6 +609,7 @@ static int vl_lawcat(vector_case *v)
     vl_lawcat_features(&m, 6, 4, "conv_k", "phi_k", heads, d, f);
     conv_line(&m.c, "cat r8 r5 r6");
     lin_linear(&m.l, 4, 0, lin_part(&m.l, "v_proj", kv * d, dim));
+    if (window > 0) vl_lawcat_ones(&m, kv, d);
     conv_line(&m.c, "cat r6 r8 r4");
     lin_low_rank(&m.l, 5, 0, lin_part(&m.l, "gk_proj.0", rank, dim), lin_part(&m.l, "gk_proj.1", kv * d,
                                                                               rank));
@@ -553,10 +617,11 @@ static int vl_lawcat(vector_case *v)
     conv_line(&m.c, "cat r8 r6 r5");
     conv_line(&m.c,
               "mix r7 r8 linear_attention heads=%d key_dim=%d v_dim=%d v_heads=%d decay_heads=%d "
-              "decay=vector normalizer=sum eps=%s scale=%s", heads, 2 * f, d, kv, kv,
-              conv_real(&m.c, vector_number(v, "eps", 1e-10)),
+              "decay=vector normalizer=%s eps=%s scale=%s", heads, 2 * f, window > 0 ? d + 1 : d, kv, kv,
+              window > 0 ? "none" : "sum", conv_real(&m.c, vector_number(v, "eps", 1e-10)),
               conv_real(&m.c, 1.0 / sqrt(2.0 * f)));
-    return vl_project(&m, 7, "o_proj", dim, dim, x);
+    if (window > 0) vl_lawcat_join(&m, heads, d);
+    return vl_project(&m, window > 0 ? 14 : 7, "o_proj", dim, dim, x);
 }
 
 /* ---- mechanisms without projections: rows are the inputs side by side ---------------------------------- */

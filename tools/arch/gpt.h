@@ -2,7 +2,7 @@
    positions.                                                                                               */
 #ifndef ARCH_GPT_H_INCLUDED
 #define ARCH_GPT_H_INCLUDED
-#include "llama.h"
+#include "alibi.h"
 
 /* Configurations with the short names of GPT-2, tensors under transformer.h.N.                             */
 static int arch_gpt_base(conv *c, conv_decoder *d, int tied)
@@ -195,6 +195,49 @@ static void arch_gpt_neox(conv *c)
     conv_emit_decoder(c, &d);
 }
 
+/* GPT-NeoX Japanese: only the last layer's attention has a bias at its end.                                */
+static void arch_gpt_neox_japanese(conv *c)
+{
+    static const conv_rope_keys names[2] = { { "rope_theta", "partial_rotary_factor", 10000.0, 1.0 },
+                                             { "rotary_emb_base", "rotary_pct", 10000.0, 1.0 } };
+    static const char *const masks[] = { "*.attention.bias", "*.attention.masked_bias",
+                                         "*.attention.causal_mask",
+                                         "*.rotary_emb.inv_freq", NULL };
+    const char *prefix = conv_prefix(c, "gpt_neox_japanese.", "embed_in.weight");
+    conv_decoder d;
+    memset(&d, 0, sizeof d);
+    d.dim = conv_size(c, "hidden_size", CONV_REQUIRED);
+    d.layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
+    d.heads = d.kv_heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
+    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    d.ffn = conv_size(c, "intermediate_multiple_size", 4);
+    if ((int64_t)d.ffn * d.dim > 1 << 28)
+        conv_fail(c->env, "config.json: \"intermediate_multiple_size\" is too large");
+    else d.ffn *= d.dim;
+    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
+    d.tied = conv_bool(c, "tie_word_embeddings", 1);
+    c->ignored = masks;
+    d.norm = "layer";
+    d.norm_bias = CONV_BIAS;
+    d.norm_eps = conv_positive(c, "layer_norm_eps", 1e-5);
+    d.embed = conv_format(c->env, "%sembed_in", prefix);
+    d.final_norm = conv_format(c->env, "%sfinal_layer_norm", prefix);
+    d.layer_prefix = conv_format(c->env, "%slayers.", prefix);
+    d.head = "embed_out";
+    d.attn_norm = "input_layernorm"; d.ffn_norm = "post_attention_layernorm";
+    d.qkv = "attention.query_key_value";
+    d.qkv_order = CONV_QKV_PER_HEAD;
+    d.o = "attention.dense";
+    d.o_bias_name = "attention.dense_bias";
+    d.up = "mlp.dense_h_to_4h"; d.down = "mlp.dense_4h_to_h";
+    d.act = conv_activation(c, "hidden_act", "gelu");
+    if (!conv_decoder_defaults(c, &d)) return;
+    conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &names[conv_key(c, "rotary_emb_base") != NULL],
+                 d.head_dim);
+    conv_emit_decoder(c, &d);
+}
+
 static void arch_starcoder2(conv *c)
 {
     conv_decoder d;
@@ -271,7 +314,6 @@ static void arch_falcon(conv *c)
     conv_decoder d;
     int norms;
     arch_falcon_sizes(c, &d);
-    conv_only_bool(c, "alibi", 0);
     norms = (int)conv_int(c, "num_ln_in_parallel_attn", grouped ? 2 : 1, 1, 2);
     d.kv_heads = (int32_t)conv_int(c, "num_kv_heads", d.heads, 1, 1 << 28);
     if (!grouped) d.kv_heads = multi_query ? 1 : d.heads;
@@ -284,6 +326,7 @@ static void arch_falcon(conv *c)
     conv_bool(c, "apply_residual_connection_post_layernorm", 0);
     if (!conv_decoder_defaults(c, &d)) return;
     conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &arch_rope_keys, d.head_dim);
+    if (conv_bool(c, "alibi", 0)) arch_alibi_falcon(c, &d);
     conv_emit_decoder(c, &d);
 }
 
@@ -321,12 +364,16 @@ static void arch_opt(conv *c)
     d.head = "lm_head";
     d.act = conv_activation(c, "activation_function", "relu");
     d.qkv_bias = d.o_bias = d.ffn_bias = arch_bias(conv_bool(c, "enable_bias", 1));
-    conv_only_bool(c, "do_layer_norm_before", 1);
-    conv_only_bool(c, "layer_norm_elementwise_affine", 1);
-    if (!conv_bool(c, "_remove_final_layer_norm", 0))
+    d.norm_on_sum = !conv_bool(c, "do_layer_norm_before", 1);
+    d.norm_bias = CONV_BIAS;
+    d.norm_plain = !conv_bool(c, "layer_norm_elementwise_affine", 1);
+    if (!conv_bool(c, "_remove_final_layer_norm", 0) && !d.norm_on_sum)
         d.final_norm = conv_format(c->env, "%sdecoder.final_layer_norm", prefix);
-    if (conv_size(c, "word_embed_proj_dim", d.dim) != d.dim)
-        conv_fail(c->env, "config.json: \"word_embed_proj_dim\" is not supported");
+    if (conv_size(c, "word_embed_proj_dim", d.dim) != d.dim) {
+        d.embed_dim = conv_size(c, "word_embed_proj_dim", d.dim);
+        d.embed_in = conv_format(c->env, "%sdecoder.project_in", prefix);
+        d.head_in = conv_format(c->env, "%sdecoder.project_out", prefix);
+    }
     if (!conv_decoder_defaults(c, &d)) return;
     conv_emit_decoder(c, &d);
 }

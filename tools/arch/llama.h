@@ -324,7 +324,7 @@ static void arch_olmo(conv *c)
     d.norm_eps = 1e-5;
     conv_hf_rope(c, &d.ropes[0], "rope.freq", NULL, &arch_rope_keys, d.head_dim);
     d.qkv_bias = d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
-    if (conv_key(c, "clip_qkv")) conv_fail(c->env, "config.json: \"clip_qkv\" is not supported");
+    if (conv_key(c, "clip_qkv")) d.clip_qkv = conv_positive(c, "clip_qkv", 0.0);
     conv_emit_decoder(c, &d);
 }
 

@@ -115,7 +115,9 @@ static void arch_step_limits(conv *c, const char *key, const json_value *list, s
     m->dt_low = json_number(json_at(list, 0), -1.0);
     if (json_is(json_at(list, 1), JSON_NUMBER)) m->dt_high = json_number(json_at(list, 1), -1.0);
     if (json_count(list) != 2 || !(m->dt_low >= 0.0 && m->dt_low <= m->dt_high))
-        conv_fail(c->env, "config.json: \"%s\" is not a list [low, high] with 0 <= low <= high", key);
+        conv_fail(c->env, "config.json: \"%s\" = [%g, %g] is not a list [low, high] with 0 <= low <= "
+          "high", key,
+                  m->dt_low, m->dt_high);
     if (!(m->dt_high < 1e30)) m->dt_high = 1e30;
 }
 static void arch_time_step_limits(conv *c, ssm_mamba2 *m)
@@ -718,10 +720,9 @@ static void arch_rg_lru(conv *c, const ssm_block *b, int32_t width, int32_t head
                         const char *act)
 {
     const int32_t size = width / heads;
-    const int64_t n = (int64_t)width * size;
     const float *param = conv_read(c, ssm_in(c, b, "rg_lru.recurrent_param"), width);
     float *rate = ssm_values(c, width), *one = ssm_values(c, width);
-    const char *names[4];
+    const char *names[2];
     ssm_conv k;
     memset(&k, 0, sizeof k);
     k.name = "conv_1d";
@@ -734,21 +735,22 @@ static void arch_rg_lru(conv *c, const ssm_block *b, int32_t width, int32_t head
         rate[i] = (float)(-8.0 * (x > 20.0 ? x : log1p(exp(x))));
         one[i] = 1.0f;
     }
-    names[0] = conv_make_values(c, ssm_out(c, b, "input_gate"),
-                                conv_read(c, ssm_in(c, b, "rg_lru.input_gate_weight"), n), (int32_t)n);
-    names[1] = conv_make_values(c, ssm_out(c, b, "input_gate.bias"),
+    names[0] = conv_make_values(c, ssm_out(c, b, "input_gate.bias"),
                                 conv_read(c, ssm_in(c, b, "rg_lru.input_gate_bias"), width), width);
-    names[2] = conv_make_values(c, ssm_out(c, b, "recurrent_gate"),
-                                conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_weight"), n), (int32_t)n);
-    names[3] = conv_make_values(c, ssm_out(c, b, "recurrent_gate.bias"),
+    names[1] = conv_make_values(c, ssm_out(c, b, "recurrent_gate.bias"),
                                 conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_bias"), width), width);
-    conv_line(c, "blocks r4 r3 w=@%s out=%d groups=%d\naffine r4 r4 b=@%s", names[0], size, heads, names[1]);
-    conv_line(c, "blocks r5 r3 w=@%s out=%d groups=%d", names[2], size, heads);
+    conv_put_diagonal(c, 4, 3, ssm_out(c, b, "input_gate"),
+                      conv_read(c, ssm_in(c, b, "rg_lru.input_gate_weight"), (int64_t)width * size), heads,
+                      size, size);
+    conv_line(c, "affine r4 r4 b=@%s", names[0]);
+    conv_put_diagonal(c, 5, 3, ssm_out(c, b, "recurrent_gate"),
+                      conv_read(c, ssm_in(c, b, "rg_lru.recurrent_gate_weight"), (int64_t)width * size),
+                      heads, size, size);
     conv_line(c, "gate r3 r3 r4 act=sigmoid\ncat r7 r3 r5");
     conv_make_panels(c, ssm_out(c, b, "ones"), one, width, 1);
     conv_line(c, "mix r8 r7 scan a=@%s b=@%s c=@%s dt_bias=@%s dt_act=sigmoid input=root",
               conv_make_panels(c, ssm_out(c, b, "rate"), rate, width, 1), ssm_out(c, b, "ones"),
-              ssm_out(c, b, "ones"), names[3]);
+              ssm_out(c, b, "ones"), names[1]);
     conv_line(c, "gate r8 r8 r2 act=%s", act);
 }
 
