@@ -11719,8 +11719,8 @@ SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; 
    State    none: buckets of the whole sequence decide who meets whom.
    Source   Kitaev et al. 2020 (2001.04451); LSHSelfAttention of huggingface/transformers.
    Traps    a row of another round's copy counts again when chunks of two rounds are neighbours. Logarithms
-            are float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its weights
-            add up to 0.998 in two rounds, as in the reference.
+            are float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its
+            weights add up to 0.998 in two rounds, as in the reference.
    Tests    tools/sqm-check (reformer). */
 typedef struct sqm__lsh {
     int32_t      heads, head_dim, chunk, before, after, rounds, buckets, buckets2, shortest, multiple, causal;
