@@ -22,7 +22,7 @@ endif
 # macro SEQMODEL_IMPLEMENTED tells them); of the others, those that run no kernels leave the SIMD passes out.
 linked  := $(filter-out tools/sqm-vectors.c $(shell grep -l 'sqm__\|include "../tools' tools/sqm-*.c tests/*.c), \
              $(wildcard tools/sqm-*.c examples/*.c tests/test_*.c tests/fuzz_*.c))
-scalar  := $(addprefix tools/sqm-,info.c embed.c) \
+scalar  := $(addprefix tools/sqm-,info.c embed.c tokenize.c) \
            $(addprefix tests/,test_convert.c test_file.c test_gen.c test_mix_bias.c test_mixers.c test_soak.c test_tok.c test_type.c) \
            tests/fuzz_open.c tests/fuzz_tok.c
 share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$(scalar)),-DSEQMODEL_NO_SIMD -O1))
@@ -36,7 +36,7 @@ programs := $(tools) $(examples) $(tests) $(fuzzers)
 objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs)))
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run programs test matrix bench lint asan ubsan fuzz fuzz-programs clean help force
+.PHONY: all run programs test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
@@ -74,6 +74,9 @@ programs: $(tests)
 test: all programs
 	BUILD=$(BUILD) CC="$(CC)" DATA="$(DATA)" MODELS="$(MODELS)" sh tests/run.sh
 
+tokenizers: $(BUILD)/tests/test_tok
+	BUILD=$(BUILD) DATA="$(DATA)" sh tests/run.sh tokenizers
+
 matrix:
 	BUILD=$(BUILD) sh tests/matrix.sh
 
@@ -107,6 +110,7 @@ help:
 	@echo 'make               every tool and example into $(BUILD)/   (CC=$(CC) CFLAGS="$(CFLAGS)" OPENMP=$(OPENMP))'
 	@echo 'make run           text from the small model in examples/models   (PROMPT="JULIET:" MODEL=other.sqm)'
 	@echo 'make test          the self-contained test suite; DATA=dir adds the larger data, MODELS=dir real models'
+	@echo 'make tokenizers    only the reference tokenizers: DATA=dir, and SQM_TOKENIZERS=dir in the environment'
 	@echo 'make matrix        only the build matrix: compilers, standards, switches, symbols, other processors'
 	@echo 'make bench         speed of MODEL, with the roofline of this machine'
 	@echo 'make lint          layout of the sources, and every warning as an error'

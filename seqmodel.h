@@ -456,7 +456,9 @@ SQMDEF sqm_result   sqm_state_load(sqm_session *s, int32_t seq, const void *src,
 
 /* ---- tokenizer ----------------------------------------------------------------------------------------- */
 enum { SQM_TOKENS_BARE = 1,        /* do not add the begin/end tokens that the model's template adds */
-       SQM_TOKENS_PLAIN = 2 };     /* read texts like "<|im_end|>" as text, not as special tokens */
+       SQM_TOKENS_PLAIN = 2,       /* read texts like "<|im_end|>" as text, not as special tokens */
+       SQM_TOKENS_CONTROL = 4 };   /* read as special tokens also those that SentencePiece and tiktoken never
+                                      see in texts; meant for the frame of a chat */
 /* Text -> ids. Writes at most cap ids; returns how many the text has (call again with room for them), or a
    negative sqm_result. Uses malloc for long texts; sqm_tokenize_in takes `memory` of
    sqm_tokenize_size(m, bytes)
@@ -8023,7 +8025,8 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
 }
 static const sqm_mixer sqm__kernel_memory_mixer = {
     "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
-    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind, sqm__kernel_memory_state_bytes,
+    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
+    sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
     sqm__kernel_memory_forward
 };
@@ -10742,7 +10745,8 @@ static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, c
                                    const sqm_span *spans, int32_t n_spans);
 
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes,
+    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
+    sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
@@ -11714,9 +11718,9 @@ SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; 
    Weights  rotations=@ [heads * head_dim * rounds * (buckets + buckets2) / 2], in this order of dimensions.
    State    none: buckets of the whole sequence decide who meets whom.
    Source   Kitaev et al. 2020 (2001.04451); LSHSelfAttention of huggingface/transformers.
-   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours. Logarithms are
-            float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its weights add
-            up to 0.998 in two rounds, as in the reference.
+   Traps    a row of another round's copy counts again when chunks of two rounds are neighbours. Logarithms
+            are float32: of a row that meets only itself, near -1e5, they are rounded to 1/128, and its weights
+            add up to 0.998 in two rounds, as in the reference.
    Tests    tools/sqm-check (reformer). */
 typedef struct sqm__lsh {
     int32_t      heads, head_dim, chunk, before, after, rounds, buckets, buckets2, shortest, multiple, causal;
@@ -12536,18 +12540,23 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      added tokens   texts that are tokens by themselves ("<|im_end|>") are cut out, leftmost, then longest
      normalizers    the text between them is rewritten: prefix, replacement, strip, Unicode normal form
      added tokens   a second list, which is looked for in the normalised text
+     normalizers    a second list, for the text between those
      splits         pieces are cut in smaller pieces, step by step, by regular expressions
-     model          a piece becomes symbols (bytes or characters), neighbours are merged by rank, lowest
-                    first, then leftmost. A piece that is known to merge into one token is looked up whole.
-                    Or (kind 6) it is cut from its start on into the longest tokens there are.
+     model          kinds 2, 3: a piece becomes symbols (bytes or characters), neighbours are merged by
+                    rank, lowest first, then leftmost; one known to merge into one token is looked up whole.
+                    4, 6: it is cut from its start on into the longest tokens there are; kind 4 has other
+                    tokens inside a word than where it begins, and gives up a word that it cannot cut.
+                    5: the cut whose scores have the largest sum.
      template       ids before and after, such as begin-of-text
    Decoding puts the bytes of the tokens side by side, then runs the decoder steps. In vocabularies that write
-   the space as U+2581 token texts are stored with real spaces: that is what they decode to.
+   the space as U+2581 token texts are stored with real spaces: that is what they decode to. Tokens that begin
+   words of kind 4 are stored with the space before them.
 
    Blob: sqm__tok_header, then n_arrays pairs (byte offset from the blob's start, number of items), by number:
       0 offsets     u32 [n + 1]  where the texts of tokens begin in `text`; the last is its end
       1 text        u8           token texts: the bytes that a token decodes to
-      2 attributes  u8 [n]       low 4 bits SQM__TOKEN_*, bit 4: a piece of just this text is this token
+      2 attributes  u8 [n]       low 4 bits SQM__TOKEN_*, bit 4: a piece of just this text is this token,
+                                 bit 5: it stands inside a word
       3 index       (hash, id)   open addressing by sqm__tok_hash, home cell hash * cells >> 32, id ~0: free
       4 merges      (left, right, rank, id)  open addressing by sqm__pair_hash, left ~0: free
       5 chars       i32 [256]    id of the one-byte text, -1: none (byte models: the symbol of each byte)
@@ -12567,13 +12576,18 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
      24 decomposed       (code point, first, second or 0), sorted       25 compositions  u16, indices in 24 by
      (first, second)    26 combining_runs  u32 code point << 8 | class    27 unstable  u32 pairs [from, end):
      what the normal form changes or joins to the character before. 24 to 27 are empty without such a step.
-     28 sorted      u32          kind 6: tokens in the order of their texts, byte by byte
+     28 not used    29 trie      sqm__trie_cell, kinds 4 to 6: texts as they are looked for -> id
+     30 maps        tries of the normalizers: text -> place in `strings` of a length byte and the replacement
+     31 scores      f64 [n + 1]  kind 5: of each token; the last: of a character that no token begins with
+     32 breaks      u32          grapheme clusters: first code point << 4 | SQM__BREAK_*, sorted
+     33 words       u32 [2]      kind 4: cell from which tokens inside a word are looked for; most characters
+     34 late        sqm__tok_step  the second list of normalizers
    Arrays begin at multiples of 4. A reader ignores arrays that it does not know and refuses kinds and steps
    that it does not know, so tables can be added. Hash chains are at most *_probe cells long.
 
    Invalid UTF-8 is never an error: a byte that is not part of a character counts as one character of category
    So, byte models and byte fallback keep it, so that text comes back as it was.
-   Calls [PLAT], [MEM]. Tested by tests/test_tok.c, tests/fuzz_tok.c and the strings of 8 real tokenizers.  */
+   Calls [PLAT], [MEM]. Tested by tests/test_tok.c, tests/fuzz_tok.c and the strings of 23 real tokenizers. */
 
 #if SQM__HAVE_TOKENIZER
 #define SQM__TOK_NONE 0xffffffffu                      /* free cells, "no limit", no neighbour */
@@ -12581,16 +12595,19 @@ static sqm_result sqm__file_open(sqm__file *f, const void *image, size_t bytes, 
 enum { SQM__TOK_VERSION = 1, SQM__TOK_MAX_TEXT = 0x3fffffff };   /* bytes: positions are uint32_t */
 
 enum { SQM__TOK_BYTES = 1, SQM__TOK_BYTE_BPE = 2, SQM__TOK_CHAR_BPE = 3,
-       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_LONGEST = 6 };     /* 4 and 5: not yet */
-enum { SQM__TOK_FUSE_UNK = 1 };                        /* flag: unknown neighbours become one token */
+       SQM__TOK_WORDPIECE = 4, SQM__TOK_UNIGRAM = 5, SQM__TOK_LONGEST = 6 };
+enum { SQM__TOK_FUSE_UNK = 1,                          /* flag: unknown neighbours become one token */
+       SQM__TOK_FLOAT_SUMS = 2 };                      /* flag: scores are summed in single precision */
 enum { SQM__TOKEN_NORMAL = 0, SQM__TOKEN_SPECIAL = 1, SQM__TOKEN_ADDED = 2, SQM__TOKEN_BYTE = 3,
-       SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16 };
-enum { SQM__ADDED_SPECIAL = 1, SQM__ADDED_LSTRIP = 2, SQM__ADDED_RSTRIP = 4, SQM__ADDED_WORD = 8 };
+       SQM__TOKEN_UNUSED = 4, SQM__TOKEN_TYPE = 15, SQM__TOKEN_WHOLE = 16, SQM__TOKEN_INSIDE = 32 };
+enum { SQM__ADDED_SPECIAL = 1, SQM__ADDED_LSTRIP = 2, SQM__ADDED_RSTRIP = 4, SQM__ADDED_WORD = 8,
+       SQM__ADDED_CONTROL = 16 };                      /* only found with SQM_TOKENS_CONTROL */
 enum { SQM__A_OFFSETS, SQM__A_TEXT, SQM__A_ATTRIBUTES, SQM__A_INDEX, SQM__A_MERGES, SQM__A_CHARS,
        SQM__A_BYTES, SQM__A_ADDED, SQM__A_ADDED_FIRST, SQM__A_NORMAL, SQM__A_NORMAL_FIRST, SQM__A_ENDS,
        SQM__A_PREFIX, SQM__A_SUFFIX, SQM__A_NORMALIZERS, SQM__A_SPLITS, SQM__A_DECODERS, SQM__A_STRINGS,
        SQM__A_PROGRAM, SQM__A_CLASSES, SQM__A_TOGGLES, SQM__A_FIRSTS, SQM__A_RUNS, SQM__A_BLOCKS,
-       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_SORTED,
+       SQM__A_DECOMPOSED, SQM__A_COMPOSITIONS, SQM__A_COMBINING, SQM__A_UNSTABLE, SQM__A_OLD,
+       SQM__A_TRIE, SQM__A_MAPS, SQM__A_SCORES, SQM__A_BREAKS, SQM__A_WORDS, SQM__A_LATE,
        SQM__A_COUNT };
 
 typedef struct sqm__tok_header {                       /* 64 bytes */
@@ -12605,15 +12622,21 @@ typedef struct sqm__tok_header {                       /* 64 bytes */
 } sqm__tok_header;
 
 /* Normalizers: 1 prepend a (flags 1: unless the text begins with it, 2: only where the whole text begins),
-   2 replace a by b, 3 strip white space (flags 1 left, 2 right), 4 canonical normal form NFC.
+   2 replace a by b, 3 strip white space (flags 1 left, 2 right; of class b if b_bytes), 4 canonical normal
+   form NFC (flags 1: NFD), 5 put a for each character of class b (flags 1: around it, 2: for each run of
+   them), 6 put for the longest text of a trie, cells a .. a + a_bytes of maps, what it maps to, at most b/16
+   times as long (flags 1: in grapheme clusters; one of up to 5 bytes, or else each of its characters, is
+   replaced as a whole if a text of the trie begins it), 7 put a for matches of ops b .. b + b_bytes.
    Splits: 1 regular expression, ops a .. a + a_bytes of the program, flags = behaviour, + 256 to exchange
    matches and gaps; 2 before each space after a byte that is no space and not one of the bytes of a.
-   Decoders: 1 strip up to `flags` bytes a from the start.                                                  */
-enum { SQM__NORM_PREPEND = 1, SQM__NORM_REPLACE = 2, SQM__NORM_STRIP = 3, SQM__NORM_NFC = 4 };
+   Decoders: 1 strip up to `flags` bytes a from the start (b: but none of special tokens), 2 put a before a
+   token that stands inside a word if the text begins with it.                                             */
+enum { SQM__NORM_PREPEND = 1, SQM__NORM_REPLACE = 2, SQM__NORM_STRIP = 3, SQM__NORM_NFC = 4,
+       SQM__NORM_CLASS = 5, SQM__NORM_MAP = 6, SQM__NORM_REGEX = 7 };
 enum { SQM__SPLIT_REGEX = 1, SQM__SPLIT_SPACES = 2, SQM__SPLIT_INVERT = 256, SQM__MAX_SPLITS = 8 };
 enum { SQM__SPLIT_ISOLATED, SQM__SPLIT_REMOVED, SQM__SPLIT_WITH_PREVIOUS, SQM__SPLIT_WITH_NEXT,
        SQM__SPLIT_CONTIGUOUS };
-enum { SQM__DECODE_STRIP = 1 };
+enum { SQM__DECODE_STRIP = 1, SQM__DECODE_INSIDE = 2 };
 typedef struct sqm__tok_step {
     uint32_t kind, flags, a, a_bytes, b, b_bytes, reserved[2];
 } sqm__tok_step;
@@ -12622,6 +12645,9 @@ typedef struct sqm__tok_added { uint32_t first, bytes; int32_t id; uint32_t flag
 typedef struct sqm__tok_cell { uint32_t hash, id; } sqm__tok_cell;
 typedef struct sqm__tok_merge { uint32_t left, right, rank, id; } sqm__tok_merge;
 typedef struct sqm__decomposition { uint32_t code, first, second; } sqm__decomposition;
+/* A node of a trie; the root is cell 0. link: base << 9 | byte that leads here (256: none); the child for
+   byte c is cell base + c if that byte leads there. No two nodes have the same base; base 0: no children. */
+typedef struct sqm__trie_cell { uint32_t link, value; } sqm__trie_cell;
 
 /* Set of characters: c < 128: bit of ascii; else its category's bit of `categories`, exchanged if c lies in
    one of the n_toggles ranges from first_toggle. */
@@ -12664,7 +12690,7 @@ SQM__UNUSED static int32_t sqm__tok_count(const sqm__tok *t) { return t->h->n_to
 static sqm_result sqm__tok_arrays(sqm__tok *t, size_t bytes, sqm_error *err)
 {
     static const uint8_t sizes[SQM__A_COUNT] = { 4, 1, 1, 8, 16, 4, 4, 16, 4, 16, 4, 4, 4, 4, 32, 32, 32, 1,
-                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4 };
+                                                 16, 32, 8, 32, 4, 2, 12, 2, 4, 8, 4, 8, 8, 8, 4, 4, 32 };
     const size_t room = (bytes - sizeof(sqm__tok_header)) / 8;
     const uint8_t *table = t->blob + sizeof(sqm__tok_header);
     if (t->h->n_arrays > room)
@@ -12715,10 +12741,6 @@ static sqm_result sqm__tok_check_tokens(const sqm__tok *t, sqm_error *err)
         !sqm__tok_ids_fit(t->h->role, 4, -1, t->h->n_tokens) ||
         !sqm__tok_ids_fit(&t->h->model_unk, 1, -1, t->h->n_tokens))
         SQM__FAIL(err, SQM_E_FORMAT, n, "tokenizer: an id is not one of the %z tokens", (uint64_t)n);
-    for (uint32_t i = 0; i < t->count[SQM__A_SORTED]; i++) {
-        if (sqm__tok_u32(t, SQM__A_SORTED)[i] >= n)
-            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: item %z of the sorted tokens", (uint64_t)i);
-    }
     if (t->count[SQM__A_PREFIX] > 1024 || t->count[SQM__A_SUFFIX] > 1024)
         SQM__FAIL(err, SQM_E_FORMAT, t->count[SQM__A_PREFIX], "tokenizer: the template is too long");
     return SQM_OK;
@@ -12769,6 +12791,41 @@ static sqm_result sqm__tok_check_added(const sqm__tok *t, int list, sqm_error *e
     return SQM_OK;
 }
 
+/* Cells first .. first + n of a list of tries are one trie: no child lies outside. */
+static int sqm__trie_fits(const sqm__tok *t, int list, uint32_t first, uint32_t n)
+{
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)t->array[list] + first;
+    if (n < 1 || first > t->count[list] || n > t->count[list] - first) return 0;
+    for (uint32_t i = 0; i < n; i++) {
+        if ((cells[i].link >> 9) + 255u >= n && cells[i].link >> 9) return 0;
+    }
+    return n >= 256;
+}
+
+/* The tables of kinds 4 to 6. */
+static sqm_result sqm__tok_check_trie(const sqm__tok *t, sqm_error *err)
+{
+    const uint32_t n = (uint32_t)t->h->n_tokens, kind = t->h->kind, n_cells = t->count[SQM__A_TRIE];
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)t->array[SQM__A_TRIE];
+    if (kind < SQM__TOK_WORDPIECE) return SQM_OK;
+    if (!sqm__trie_fits(t, SQM__A_TRIE, 0, n_cells))
+        SQM__FAIL(err, SQM_E_FORMAT, n_cells, "tokenizer: the trie of the tokens (%z cells) is damaged",
+                  (uint64_t)n_cells);
+    for (uint32_t i = 0; i < n_cells; i++) {
+        if (cells[i].value >= n && cells[i].value != SQM__TOK_NONE)
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: trie cell %z holds an id outside the %z tokens",
+                      (uint64_t)i, (uint64_t)n);
+    }
+    if (kind == SQM__TOK_UNIGRAM && t->count[SQM__A_SCORES] != n + 1)
+        SQM__FAIL(err, SQM_E_FORMAT, t->count[SQM__A_SCORES], "tokenizer: %z scores for %z tokens",
+                  (uint64_t)t->count[SQM__A_SCORES], (uint64_t)n);
+    if (kind == SQM__TOK_WORDPIECE && (t->count[SQM__A_WORDS] != 2 ||
+                                       (sqm__tok_u32(t, SQM__A_WORDS)[0] >= n_cells &&
+                                        sqm__tok_u32(t, SQM__A_WORDS)[0] != SQM__TOK_NONE)))
+        SQM__FAIL(err, SQM_E_FORMAT, n_cells, "tokenizer: the trie of tokens inside words is missing");
+    return SQM_OK;
+}
+
 static int sqm__tok_string_fits(const sqm__tok *t, uint32_t first, uint32_t bytes)
 {
     return first <= t->count[SQM__A_STRINGS] && bytes <= t->count[SQM__A_STRINGS] - first;
@@ -12798,21 +12855,49 @@ static sqm_result sqm__tok_check_program(const sqm__tok *t, uint32_t first, uint
     return SQM_OK;
 }
 
+/* A map: its trie, and for each of its texts the replacement. */
+static int sqm__tok_map_fits(const sqm__tok *t, const sqm__tok_step *s)
+{
+    const uint32_t n_strings = t->count[SQM__A_STRINGS];
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)t->array[SQM__A_MAPS];
+    if (!sqm__trie_fits(t, SQM__A_MAPS, s->a, s->a_bytes) || s->b > 0xffff) return 0;
+    for (uint32_t i = s->a; i < s->a + s->a_bytes; i++) {
+        const uint32_t v = cells[i].value;
+        if (v != SQM__TOK_NONE && (v >= n_strings || sqm__tok_u8(t, SQM__A_STRINGS)[v] > n_strings - v - 1))
+            return 0;
+    }
+    return 1;
+}
+
+static sqm_result sqm__tok_check_normalizer(const sqm__tok *t, int list, uint32_t i, sqm_error *err)
+{
+    const sqm__tok_step *s = sqm__tok_steps(t, list) + i;
+    const uint32_t n_classes = t->count[SQM__A_CLASSES];
+    int ok = sqm__tok_string_fits(t, s->a, s->a_bytes) && i < 16;
+    switch (s->kind) {
+    case SQM__NORM_PREPEND:
+    case SQM__NORM_NFC: break;
+    case SQM__NORM_REPLACE: ok = ok && sqm__tok_string_fits(t, s->b, s->b_bytes) && s->a_bytes > 0; break;
+    case SQM__NORM_STRIP: ok = ok && (s->b_bytes ? s->b : t->h->space_class) < n_classes; break;
+    case SQM__NORM_CLASS: ok = ok && s->b < n_classes && s->flags <= 2; break;
+    case SQM__NORM_MAP: ok = i < 16 && s->flags <= 1 && sqm__tok_map_fits(t, s); break;
+    case SQM__NORM_REGEX: SQM__TRY(sqm__tok_check_program(t, s->b, s->b_bytes, err)); break;
+    default:
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->kind, "tokenizer: normalizer %z is not known",
+                  (uint64_t)s->kind);
+    }
+    if (!ok) SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: normalizer %z is damaged", (uint64_t)i);
+    return SQM_OK;
+}
+
 static sqm_result sqm__tok_check_steps(const sqm__tok *t, sqm_error *err)
 {
-    const sqm__tok_step *norm = sqm__tok_steps(t, SQM__A_NORMALIZERS);
     const sqm__tok_step *split = sqm__tok_steps(t, SQM__A_SPLITS);
     const sqm__tok_step *decode = sqm__tok_steps(t, SQM__A_DECODERS);
-    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++) {
-        if (norm[i].kind < SQM__NORM_PREPEND || norm[i].kind > SQM__NORM_NFC)
-            SQM__FAIL(err, SQM_E_UNSUPPORTED, norm[i].kind, "tokenizer: normalizer %z is not known",
-                      (uint64_t)norm[i].kind);
-        if (!sqm__tok_string_fits(t, norm[i].a, norm[i].a_bytes) ||
-            !sqm__tok_string_fits(t, norm[i].b, norm[i].b_bytes) ||
-            (norm[i].kind == SQM__NORM_REPLACE && norm[i].a_bytes == 0) || i >= 16 ||
-            (norm[i].kind == SQM__NORM_STRIP && t->h->space_class >= t->count[SQM__A_CLASSES]))
-            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: normalizer %z is damaged", (uint64_t)i);
-    }
+    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++)
+        SQM__TRY(sqm__tok_check_normalizer(t, SQM__A_NORMALIZERS, i, err));
+    for (uint32_t i = 0; i < t->count[SQM__A_LATE]; i++)
+        SQM__TRY(sqm__tok_check_normalizer(t, SQM__A_LATE, i, err));
     if (t->count[SQM__A_SPLITS] > SQM__MAX_SPLITS)
         SQM__FAIL(err, SQM_E_LIMIT, t->count[SQM__A_SPLITS], "tokenizer: %z split steps, at most %d",
                   (uint64_t)t->count[SQM__A_SPLITS], (int32_t)SQM__MAX_SPLITS);
@@ -12829,9 +12914,11 @@ static sqm_result sqm__tok_check_steps(const sqm__tok *t, sqm_error *err)
             SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: split step %z is damaged", (uint64_t)i);
     }
     for (uint32_t i = 0; i < t->count[SQM__A_DECODERS]; i++) {
-        if (decode[i].kind != SQM__DECODE_STRIP || i >= 4)
+        if (decode[i].kind < SQM__DECODE_STRIP || decode[i].kind > SQM__DECODE_INSIDE || i >= 4)
             SQM__FAIL(err, SQM_E_UNSUPPORTED, decode[i].kind, "tokenizer: decoder %z is not known",
                       (uint64_t)decode[i].kind);
+        if (decode[i].kind == SQM__DECODE_INSIDE && !sqm__tok_string_fits(t, decode[i].a, decode[i].a_bytes))
+            SQM__FAIL(err, SQM_E_FORMAT, i, "tokenizer: decoder %z is damaged", (uint64_t)i);
     }
     return SQM_OK;
 }
@@ -12870,7 +12957,7 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
     if (t->h->version != SQM__TOK_VERSION)
         SQM__FAIL(err, SQM_E_VERSION, t->h->version, "tokenizer: layout %z, this build knows %d",
                   (uint64_t)t->h->version, (int32_t)SQM__TOK_VERSION);
-    if ((t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_CHAR_BPE) && t->h->kind != SQM__TOK_LONGEST)
+    if (t->h->kind < SQM__TOK_BYTES || t->h->kind > SQM__TOK_LONGEST)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, t->h->kind, "tokenizer: model kind %z is not supported",
                   (uint64_t)t->h->kind);
     if (t->h->n_tokens < 1 || t->h->n_tokens > 0x0fffffff || t->h->regex_frames > 65536)
@@ -12879,6 +12966,7 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
     SQM__TRY(sqm__tok_arrays(t, bytes, err));
     SQM__TRY(sqm__tok_check_tokens(t, err));
     SQM__TRY(sqm__tok_check_hashes(t, err));
+    SQM__TRY(sqm__tok_check_trie(t, err));
     SQM__TRY(sqm__tok_check_added(t, SQM__A_ADDED, err));
     SQM__TRY(sqm__tok_check_added(t, SQM__A_NORMAL, err));
     SQM__TRY(sqm__tok_check_steps(t, err));
@@ -12995,11 +13083,12 @@ typedef struct sqm__tok_run {
     uint32_t          flags;
     int32_t          *ids;
     int32_t           cap, n;                          /* n counts on when ids are full */
-    uint8_t          *buffer[2];                       /* normalizers write from one to the other */
-    uint32_t          buffer_bytes;
+    uint8_t          *buffer[4];                       /* normalizers write from one to the other of two */
+    uint32_t          buffer_bytes, which;
     uint32_t         *symbol, *rank, *merged, *previous, *next;                    /* [max_symbols] each */
     uint32_t          max_symbols;
-    uint64_t         *heap;                            /* [2 * max_symbols]; for the normal form too */
+    uint64_t         *heap;                            /* [max_codes]: merging, sums of scores, forms */
+    uint32_t          max_codes;
     sqm__regex_frame *frames;                          /* [regex_frames] */
     uint64_t          steps;                           /* regular expression steps that are left */
     sqm_result        result;
@@ -13012,45 +13101,70 @@ SQM__INLINE void sqm__tok_emit(sqm__tok_run *r, int32_t id)
     r->n++;
 }
 
-/* Bytes that a text of n bytes may have between normalizers; 0: more than can be handled. The normal form of
-   a text is at most three times as long (Unicode Standard Annex 15, stability tables). */
-static size_t sqm__tok_bound(const sqm__tok *t, size_t n)
+/* Bytes that a text of n bytes may have after a normalizer; more than SQM__TOK_MAX_TEXT: too many. The normal
+   form of a text is at most three times as long (Unicode Standard Annex 15, stability tables). */
+static size_t sqm__step_bound(const sqm__tok *t, const sqm__tok_step *s, size_t n)
 {
-    const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_NORMALIZERS);
+    const uint32_t *ascii = sqm__tok_class(t, s->kind == SQM__NORM_CLASS ? s->b : 0)->ascii;
+    uint64_t most = n;
+    if (s->a_bytes > SQM__TOK_MAX_TEXT) return (size_t)SQM__TOK_MAX_TEXT + 1;
+    switch (s->kind) {
+    case SQM__NORM_PREPEND: most += s->a_bytes; break;
+    case SQM__NORM_NFC: most *= 3; break;
+    case SQM__NORM_REPLACE:
+        if (s->b_bytes > s->a_bytes) most *= s->b_bytes / s->a_bytes + (s->b_bytes % s->a_bytes != 0);
+        break;
+    case SQM__NORM_CLASS:                              /* put around characters of at least two bytes: n */
+        if (s->flags != 1) most *= s->a_bytes > 1 ? s->a_bytes : 1;
+        else most *= ascii[0] | ascii[1] | ascii[2] | ascii[3] ? 1 + 2 * s->a_bytes : 1 + s->a_bytes;
+        break;
+    case SQM__NORM_MAP: if (s->b > 16) most = (most * s->b + 15) / 16; break;
+    case SQM__NORM_REGEX: most *= s->a_bytes > 1 ? s->a_bytes : 1; break;
+    default: break;
+    }
+    return most > SQM__TOK_MAX_TEXT ? (size_t)SQM__TOK_MAX_TEXT + 1 : (size_t)most;
+}
+
+/* Bytes that a text of n bytes may have between normalizers; 0: more than can be handled. */
+static size_t sqm__tok_bound(const sqm__tok *t, size_t n, int *has_forms)
+{
+    const uint32_t early = t->count[SQM__A_NORMALIZERS], all = early + t->count[SQM__A_LATE];
     size_t most = n;
-    for (uint32_t i = 0; i < t->count[SQM__A_NORMALIZERS]; i++, step++) {
-        if (most > SQM__TOK_MAX_TEXT) return 0;
-        if (step->a_bytes > SQM__TOK_MAX_TEXT) return 0;
-        if (step->kind == SQM__NORM_PREPEND) n += step->a_bytes;
-        if (step->kind == SQM__NORM_NFC) n *= 3;
-        if (step->kind == SQM__NORM_REPLACE && step->b_bytes > step->a_bytes) {
-            const size_t times = step->b_bytes / step->a_bytes + (step->b_bytes % step->a_bytes != 0);
-            if (n > SQM__TOK_MAX_TEXT / times) return 0;
-            n *= times;
-        }
+    for (uint32_t i = 0; i < all && n <= SQM__TOK_MAX_TEXT; i++) {
+        const sqm__tok_step *s = i < early ? sqm__tok_steps(t, SQM__A_NORMALIZERS) + i
+                                           : sqm__tok_steps(t, SQM__A_LATE) + (i - early);
+        if (s->kind == SQM__NORM_NFC) *has_forms = 1;
+        n = sqm__step_bound(t, s, n);
         if (n > most) most = n;
     }
     return most > SQM__TOK_MAX_TEXT ? 0 : most;
 }
 
-/* Lays the work space out for a text of `bytes` bytes; with a counting arena it is its size. */
+/* Lays the work space out for a text of `bytes` bytes; with a counting arena it is its size. Merging needs
+   all arrays; scores need the heap (sums), symbol (ids), previous (where tokens begin), rank (the result). */
 static int sqm__tok_layout(sqm__tok_run *r, const sqm__tok *t, size_t bytes, sqm__arena *a)
 {
-    const size_t bound = sqm__tok_bound(t, bytes), normalizers = t->count[SQM__A_NORMALIZERS];
-    const size_t symbols = t->count[SQM__A_MERGES] ? bound : 0;
-    const size_t heap = symbols || normalizers ? 2 * bound + 64 : 0;
+    int has_forms = 0;
+    const size_t bound = sqm__tok_bound(t, bytes, &has_forms), late = t->count[SQM__A_LATE];
+    const size_t normalizers = t->count[SQM__A_NORMALIZERS] + (t->count[SQM__A_NORMAL] ? 0 : late);
+    const int scores = t->h->kind == SQM__TOK_UNIGRAM;
+    const size_t symbols = t->count[SQM__A_MERGES] || scores ? bound + 1 : 0, merges = scores ? 0 : symbols;
+    const size_t heap = merges ? 2 * bound + 64 : has_forms ? bound + 64 : symbols;
     if ((bytes && !bound) || bound > (size_t)-1 / 64) return 0;
     r->buffer_bytes = (uint32_t)bound;
     r->max_symbols = (uint32_t)symbols;
+    r->max_codes = (uint32_t)(heap < 0x7fffffff ? heap : 0x7fffffff);
     r->heap = (uint64_t *)sqm__arena_push(a, heap * 8, 8);
     r->symbol = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
     r->rank = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
-    r->merged = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->merged = (uint32_t *)sqm__arena_push(a, merges * 4, 4);
     r->previous = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
-    r->next = (uint32_t *)sqm__arena_push(a, symbols * 4, 4);
+    r->next = (uint32_t *)sqm__arena_push(a, merges * 4, 4);
     r->frames = (sqm__regex_frame *)sqm__arena_push(a, t->h->regex_frames * sizeof(sqm__regex_frame), 4);
     r->buffer[0] = (uint8_t *)sqm__arena_push(a, normalizers > 0 ? bound : 0, 1);
     r->buffer[1] = (uint8_t *)sqm__arena_push(a, normalizers > 1 ? bound : 0, 1);
+    r->buffer[2] = (uint8_t *)sqm__arena_push(a, t->count[SQM__A_NORMAL] && late > 0 ? bound : 0, 1);
+    r->buffer[3] = (uint8_t *)sqm__arena_push(a, t->count[SQM__A_NORMAL] && late > 1 ? bound : 0, 1);
     return !a->full;
 }
 
@@ -13490,41 +13604,35 @@ static uint32_t sqm__merge_many(const sqm__tok_run *r, uint32_t n)
     return left;
 }
 
-/* The token with the longest text that text[0, bytes) begins with, -1: none. */
-static int32_t sqm__tok_longest(const sqm__tok *t, const uint8_t *text, uint32_t bytes, uint32_t *length)
+/* ---- tokens found by their texts ----------------------------------------------------------------------- */
+/* The cell that byte c leads to, SQM__TOK_NONE: none. */
+SQM__INLINE uint32_t sqm__trie_next(const sqm__trie_cell *cells, uint32_t at, uint32_t c)
 {
-    const uint32_t *ids = sqm__tok_u32(t, SQM__A_SORTED), *offsets = sqm__tok_u32(t, SQM__A_OFFSETS);
-    const uint8_t *texts = sqm__tok_u8(t, SQM__A_TEXT);
-    uint32_t low = 0, high = t->count[SQM__A_SORTED];
-    int32_t best = -1;
-    for (uint32_t k = 0; low < high; k++) {            /* all of [low, high) agree with the text in k bytes */
-        uint32_t id = ids[low], a, b;
-        if (k && offsets[id + 1] - offsets[id] == k) {
-            best = (int32_t)id;
-            *length = k;
-            low++;
-        }
-        if (k == bytes) break;
-        for (a = low, b = high; a < b;) {              /* those whose byte k is not below the text's ... */
-            const uint32_t m = a + (b - a) / 2;
-            id = ids[m];
-            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] >= text[k]) b = m; else a = m + 1;
-        }
-        low = a;
-        for (b = high; a < b;) {                       /* ... and not above it */
-            const uint32_t m = a + (b - a) / 2;
-            id = ids[m];
-            if (offsets[id + 1] - offsets[id] > k && texts[offsets[id] + k] > text[k]) b = m; else a = m + 1;
-        }
-        high = a;
+    const uint32_t next = (cells[at].link >> 9) + c;
+    return (cells[next].link & 511) == c ? next : SQM__TOK_NONE;
+}
+
+/* Value of the longest text of the trie, seen from `cell` on, that text[0, bytes) begins with, and its
+   length; SQM__TOK_NONE: none. */
+static uint32_t sqm__trie_longest(const sqm__trie_cell *cells, uint32_t cell, const uint8_t *text,
+                                  uint32_t bytes, uint32_t *length)
+{
+    uint32_t best = SQM__TOK_NONE;
+    for (uint32_t i = 0; i < bytes && cell != SQM__TOK_NONE; ) {
+        cell = sqm__trie_next(cells, cell, text[i++]);
+        if (cell == SQM__TOK_NONE || cells[cell].value == SQM__TOK_NONE) continue;
+        best = cells[cell].value;
+        *length = i;
     }
     return best;
 }
-static void sqm__tok_longest_pieces(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+
+static void sqm__tok_longest(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
 {
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)r->t->array[SQM__A_TRIE];
     uint32_t length = 1, code;
     for (uint32_t at = 0; at < bytes; at += length) {
-        int32_t id = sqm__tok_longest(r->t, text + at, bytes - at, &length);
+        int32_t id = (int32_t)sqm__trie_longest(cells, 0, text + at, bytes - at, &length);
         if (id < 0) {
             length = sqm__utf8_next(text + at, text + bytes, &code);
             id = r->t->h->model_unk;
@@ -13533,10 +13641,95 @@ static void sqm__tok_longest_pieces(sqm__tok_run *r, const uint8_t *text, uint32
     }
 }
 
+/* A word that is too long, or that cannot be cut into tokens, becomes the unknown token as a whole. */
+static void sqm__tok_word(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)r->t->array[SQM__A_TRIE];
+    const uint32_t *words = sqm__tok_u32(r->t, SQM__A_WORDS);
+    const int32_t before = r->n;
+    uint32_t n_chars = 0, length = 0, code;
+    for (uint32_t at = 0; at < bytes && bytes > words[1]; n_chars++)
+        at += sqm__utf8_next(text + at, text + bytes, &code);
+    for (uint32_t at = 0; at < bytes; at += length) {
+        const uint32_t id = n_chars > words[1] ? SQM__TOK_NONE
+                          : sqm__trie_longest(cells, at ? words[0] : 0, text + at, bytes - at, &length);
+        if (id == SQM__TOK_NONE) {
+            r->n = before;
+            if (r->t->h->model_unk >= 0) sqm__tok_emit(r, r->t->h->model_unk);
+            return;
+        }
+        sqm__tok_emit(r, (int32_t)id);
+    }
+}
+
+/* ---- the cut with the best scores ---------------------------------------------------------------------- */
+/* Goes on from the best cut of text[0, at) over all tokens that begin there. best[i], symbol[i], previous[i]:
+   the best sum for text[0, i), its last token and where that begins (SQM__TOK_NONE: not reached yet). */
+static void sqm__cut_from(sqm__tok_run *r, const uint8_t *text, uint32_t at, uint32_t bytes, uint32_t length)
+{
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)r->t->array[SQM__A_TRIE];
+    const uint8_t *scores = sqm__tok_u8(r->t, SQM__A_SCORES);
+    const int is_float = (r->t->h->flags & SQM__TOK_FLOAT_SUMS) != 0;
+    double *best = (double *)(void *)r->heap, score, sum;
+    uint32_t cell = 0, has_char = 0;
+    for (uint32_t end = at; ; ) {
+        uint32_t id = SQM__TOK_NONE, unknown;
+        if (end < bytes && cell != SQM__TOK_NONE) {
+            cell = sqm__trie_next(cells, cell, text[end++]);
+            if (cell == SQM__TOK_NONE || cells[cell].value == SQM__TOK_NONE) continue;
+            id = cells[cell].value;
+            has_char |= end - at == length;
+        } else if (has_char) {
+            return;
+        }
+        unknown = id == SQM__TOK_NONE;                 /* at last: the character that is no token */
+        if (unknown) end = at + length;
+        memcpy(&score, scores + 8 * (size_t)(unknown ? (uint32_t)r->t->h->n_tokens : id), 8);
+        sum = best[at] + score;
+        if (is_float) sum = (double)(float)sum;
+        if (r->previous[end] == SQM__TOK_NONE || sum > best[end]) {
+            best[end] = sum;
+            r->symbol[end] = unknown ? (uint32_t)r->t->h->model_unk : id;
+            r->previous[end] = at;
+        }
+        if (unknown) return;
+    }
+}
+
+/* Neighbours without a token are one unknown token, or their bytes if there is a token for each of them. */
+static void sqm__tok_cut(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
+{
+    const uint32_t unk = (uint32_t)r->t->h->model_unk;
+    const int32_t *fallback = sqm__tok_i32(r->t, SQM__A_BYTES);
+    uint32_t n = 0, code, length;
+    for (uint32_t i = 0; i <= bytes; i++) r->previous[i] = SQM__TOK_NONE;
+    ((double *)(void *)r->heap)[0] = 0.0;
+    for (uint32_t at = 0; at < bytes; at += length) {
+        length = sqm__utf8_next(text + at, text + bytes, &code);
+        if (at == 0 || r->previous[at] != SQM__TOK_NONE) sqm__cut_from(r, text, at, bytes, length);
+    }
+    for (uint32_t end = bytes; end > 0; end = r->previous[end]) r->rank[n++] = end;
+    while (n > 0) {
+        uint32_t end = r->rank[--n], begin = r->previous[end];
+        const uint32_t id = r->symbol[end];
+        while (id == unk && n > 0 && r->symbol[r->rank[n - 1]] == unk) end = r->rank[--n];
+        if (id == unk && sqm__has_bytes(r->t, text + begin, end - begin)) {
+            for (; begin < end; begin++) sqm__tok_emit(r, fallback[text[begin]]);
+        } else if (id != SQM__TOK_NONE) {
+            sqm__tok_emit(r, (int32_t)id);
+        }
+    }
+}
+
 static void sqm__tok_piece(sqm__tok_run *r, const uint8_t *text, uint32_t bytes)
 {
     uint32_t n;
-    if (r->t->h->kind == SQM__TOK_LONGEST) { sqm__tok_longest_pieces(r, text, bytes); return; }
+    switch (r->t->h->kind) {
+    case SQM__TOK_WORDPIECE: sqm__tok_word(r, text, bytes); return;
+    case SQM__TOK_UNIGRAM: sqm__tok_cut(r, text, bytes); return;
+    case SQM__TOK_LONGEST: sqm__tok_longest(r, text, bytes); return;
+    default: break;
+    }
     if (!r->max_symbols) { sqm__first_symbols(r, text, bytes, NULL); return; }
     if (bytes <= r->t->h->max_token_bytes) {
         const int32_t id = sqm__tok_lookup(r->t, text, bytes, SQM__TOKEN_WHOLE, SQM__TOKEN_WHOLE);
@@ -13605,9 +13798,11 @@ static uint32_t sqm__norm_replace(uint8_t *dst, const uint8_t *text, uint32_t by
     return n;
 }
 
-static const uint8_t *sqm__norm_strip(const sqm__tok *t, const uint8_t *text, uint32_t *bytes, uint32_t flags)
+static const uint8_t *sqm__norm_strip(const sqm__tok *t, const sqm__tok_step *s, const uint8_t *text,
+                                      uint32_t *bytes)
 {
-    const sqm__char_class *space = sqm__tok_class(t, t->h->space_class);
+    const sqm__char_class *space = sqm__tok_class(t, s->b_bytes ? s->b : t->h->space_class);
+    const uint32_t flags = s->flags;
     uint32_t code, n;
     while ((flags & 1) && *bytes) {
         n = sqm__utf8_next(text, text + *bytes, &code);
@@ -13624,7 +13819,160 @@ static const uint8_t *sqm__norm_strip(const sqm__tok *t, const uint8_t *text, ui
     return text;
 }
 
-/* ---- canonical normal form ----------------------------------------------------------------------------- */
+/* ---- normalizers that look at characters --------------------------------------------------------------- */
+typedef struct sqm__output { uint8_t *dst; uint32_t n, room; int full; } sqm__output;
+
+SQM__INLINE void sqm__write(sqm__output *o, const uint8_t *text, uint32_t n)
+{
+    if (n > o->room - o->n) { o->full = 1; return; }
+    memcpy(o->dst + o->n, text, n);
+    o->n += n;
+}
+
+static void sqm__norm_class(const sqm__tok *t, const sqm__tok_step *s, sqm__output *o, const uint8_t *text,
+                            uint32_t bytes)
+{
+    const sqm__char_class *k = sqm__tok_class(t, s->b);
+    const uint8_t *with = sqm__tok_u8(t, SQM__A_STRINGS) + s->a;
+    uint32_t copied = 0, code, length;
+    int run = 0;
+    for (uint32_t at = 0; at < bytes; at += length) {
+        int in;
+        code = text[at];
+        length = code < 128 ? 1 : sqm__utf8_next(text + at, text + bytes, &code);
+        in = sqm__class_has(t, k, code);
+        if (in && s->flags == 2 && run) {
+            copied = at + length;                      /* not the first of a run */
+        } else if (in) {
+            sqm__write(o, text + copied, at - copied);
+            sqm__write(o, with, s->a_bytes);
+            if (s->flags == 1) {
+                sqm__write(o, text + at, length);
+                sqm__write(o, with, s->a_bytes);
+            }
+            copied = at + length;
+        }
+        run = in;
+    }
+    sqm__write(o, text + copied, bytes - copied);
+}
+
+static void sqm__norm_regex(sqm__tok_run *r, const sqm__tok_step *s, sqm__output *o, const uint8_t *text,
+                            uint32_t bytes)
+{
+    const uint8_t *with = sqm__tok_u8(r->t, SQM__A_STRINGS) + s->a;
+    sqm__tok_step matches;
+    sqm__splitter splitter;
+    sqm__span span;
+    memset(&matches, 0, sizeof(matches));
+    memset(&splitter, 0, sizeof(splitter));
+    matches.a = s->b;
+    splitter.step = &matches;
+    splitter.end = bytes;
+    while (sqm__next_span(r, text, &splitter, &span)) {
+        if (span.match) sqm__write(o, with, s->a_bytes);
+        else sqm__write(o, text + span.begin, span.end - span.begin);
+    }
+}
+
+/* ---- grapheme clusters (Unicode Standard Annex 29, without rule GB9c) ---------------------------------- */
+enum { SQM__BREAK_OTHER, SQM__BREAK_CR, SQM__BREAK_LF, SQM__BREAK_CONTROL, SQM__BREAK_EXTEND, SQM__BREAK_ZWJ,
+       SQM__BREAK_FLAG, SQM__BREAK_PREPEND, SQM__BREAK_SPACING, SQM__BREAK_L, SQM__BREAK_V, SQM__BREAK_T,
+       SQM__BREAK_LV, SQM__BREAK_LVT, SQM__BREAK_PICTURE };
+
+static uint32_t sqm__break_class(const sqm__tok *t, uint32_t c)
+{
+    const uint32_t *runs = sqm__tok_u32(t, SQM__A_BREAKS), n = t->count[SQM__A_BREAKS];
+    if (c - 0xac00u < 11172u) return (c - 0xac00u) % 28 ? SQM__BREAK_LVT : SQM__BREAK_LV;
+    if (c > 0x10ffff || n == 0 || runs[0] >> 4 > c) return SQM__BREAK_OTHER;
+    return runs[sqm__last_not_above(runs, 0, n, c << 4 | 15)] & 15;
+}
+
+/* Do characters of classes a, b stay together? pair: an odd number of flag letters ends with a; picture: a is
+   the joiner of a picture. */
+static int sqm__stay_together(uint32_t a, uint32_t b, int pair, int picture)
+{
+    if (a >= SQM__BREAK_CR && a <= SQM__BREAK_CONTROL) return a == SQM__BREAK_CR && b == SQM__BREAK_LF;
+    if (b >= SQM__BREAK_CR && b <= SQM__BREAK_CONTROL) return 0;
+    if (b == SQM__BREAK_EXTEND || b == SQM__BREAK_ZWJ || b == SQM__BREAK_SPACING || a == SQM__BREAK_PREPEND)
+        return 1;
+    if (a == SQM__BREAK_L)
+        return b == SQM__BREAK_L || b == SQM__BREAK_V || b == SQM__BREAK_LV || b == SQM__BREAK_LVT;
+    if (a == SQM__BREAK_LV || a == SQM__BREAK_V) return b == SQM__BREAK_V || b == SQM__BREAK_T;
+    if (a == SQM__BREAK_LVT || a == SQM__BREAK_T) return b == SQM__BREAK_T;
+    if (a == SQM__BREAK_FLAG) return b == SQM__BREAK_FLAG && pair;
+    return picture && b == SQM__BREAK_PICTURE;
+}
+
+/* End of the grapheme cluster that begins at `at`. */
+static uint32_t sqm__cluster_end(const sqm__tok *t, const uint8_t *text, uint32_t at, uint32_t bytes)
+{
+    uint32_t code, a, b;
+    int pair, seen, joined;                            /* seen: a picture and marks only */
+    if (text[at] < 128 && text[at] != '\r' && (at + 1 == bytes || text[at + 1] < 128)) return at + 1;
+    at += sqm__utf8_next(text + at, text + bytes, &code);
+    a = sqm__break_class(t, code);
+    pair = a == SQM__BREAK_FLAG;
+    seen = a == SQM__BREAK_PICTURE;
+    joined = 0;
+    while (at < bytes) {
+        const uint32_t length = sqm__utf8_next(text + at, text + bytes, &code);
+        b = sqm__break_class(t, code);
+        if (!sqm__stay_together(a, b, pair, joined)) break;
+        joined = seen && b == SQM__BREAK_ZWJ;
+        seen = b == SQM__BREAK_PICTURE || (seen && b == SQM__BREAK_EXTEND);
+        pair = b == SQM__BREAK_FLAG && !(a == SQM__BREAK_FLAG && pair);
+        a = b;
+        at += length;
+    }
+    return at;
+}
+
+/* Value of the shortest text of the trie that text[0, bytes) begins with. */
+static uint32_t sqm__trie_shortest(const sqm__trie_cell *cells, const uint8_t *text, uint32_t bytes)
+{
+    uint32_t cell = 0;
+    for (uint32_t i = 0; i < bytes; i++) {
+        cell = sqm__trie_next(cells, cell, text[i]);
+        if (cell == SQM__TOK_NONE) break;
+        if (cells[cell].value != SQM__TOK_NONE) return cells[cell].value;
+    }
+    return SQM__TOK_NONE;
+}
+
+static void sqm__norm_map(const sqm__tok *t, const sqm__tok_step *s, sqm__output *o, const uint8_t *text,
+                          uint32_t bytes)
+{
+    const sqm__trie_cell *cells = (const sqm__trie_cell *)t->array[SQM__A_MAPS] + s->a;
+    const uint8_t *strings = sqm__tok_u8(t, SQM__A_STRINGS);
+    uint32_t copied = 0, length, code, cluster = 0;    /* a cluster that was too long ends there */
+    for (uint32_t at = 0; at < bytes; at += length) {
+        uint32_t value;
+        length = 1;
+        if (s->flags) {
+            const uint32_t end = at < cluster ? cluster : sqm__cluster_end(t, text, at, bytes);
+            length = end - at;
+            value = SQM__TOK_NONE;
+            if (at >= cluster && length < 6) value = sqm__trie_shortest(cells, text + at, length);
+            if (value == SQM__TOK_NONE) {
+                cluster = end;
+                length = sqm__utf8_next(text + at, text + end, &code);
+                value = sqm__trie_shortest(cells, text + at, length);
+            }
+        } else {
+            value = sqm__trie_longest(cells, 0, text + at, bytes - at, &length);
+            if (value == SQM__TOK_NONE && text[at] >= 128)
+                length = sqm__utf8_next(text + at, text + bytes, &code);
+        }
+        if (value == SQM__TOK_NONE) continue;
+        sqm__write(o, text + copied, at - copied);
+        sqm__write(o, strings + value + 1, strings[value]);
+        copied = at + length;
+    }
+    sqm__write(o, text + copied, bytes - copied);
+}
+
+/* ---- canonical normal forms ---------------------------------------------------------------------------- */
 static uint32_t sqm__combining_class(const sqm__tok *t, uint32_t c)
 {
     const uint32_t *runs = sqm__tok_u32(t, SQM__A_COMBINING), n = t->count[SQM__A_COMBINING];
@@ -13725,31 +14073,23 @@ static uint32_t sqm__compose_all(const sqm__tok *t, uint32_t *c, uint32_t n)
     return out;
 }
 
-/* Normalises text[from, to), which begins with a character that NFC keeps, or where the text begins. */
-static uint32_t sqm__nfc_stretch(sqm__tok_run *r, uint8_t *dst, uint32_t room, const uint8_t *text,
-                                 uint32_t from, uint32_t to)
+/* Normalises text[from, to), which begins with a character that is kept, or where the text begins. */
+static void sqm__form_stretch(sqm__tok_run *r, const sqm__tok_step *s, sqm__output *o, const uint8_t *text,
+                              uint32_t from, uint32_t to)
 {
     uint32_t *codes = (uint32_t *)(void *)r->heap;
-    const uint32_t most = 2 * (r->buffer_bytes + 32);  /* the heap holds twice as many */
-    uint32_t n = 0, bytes = 0, code;
+    const uint32_t most = r->max_codes;                /* the heap holds twice as many */
+    uint32_t n = 0, code;
     for (uint32_t at = from; at < to;) {
         at += sqm__utf8_next(text + at, text + to, &code);
         n = sqm__decompose(r->t, code, codes, n, most);
     }
     sqm__order_marks(r->t, codes, n, codes + most);
-    n = sqm__compose_all(r->t, codes, n);
+    if (!(s->flags & 1)) n = sqm__compose_all(r->t, codes, n);
     for (uint32_t i = 0; i < n; i++) {
         uint8_t c[4];
-        const uint32_t k = sqm__utf8_put(c, codes[i]);
-        if (k > room - bytes) {                        /* only with damaged tables */
-            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, room,
-                                  "tokenizer: the normal form is too long");
-            return bytes;
-        }
-        memcpy(dst + bytes, c, k);
-        bytes += k;
+        sqm__write(o, c, sqm__utf8_put(c, codes[i]));
     }
-    return bytes;
 }
 
 static int sqm__nfc_stable(const sqm__tok *t, uint32_t c)
@@ -13759,11 +14099,14 @@ static int sqm__nfc_stable(const sqm__tok *t, uint32_t c)
 }
 
 /* Most text is stable and is copied; unstable characters take the stable one before them along. */
-static uint32_t sqm__norm_nfc(sqm__tok_run *r, uint8_t *dst, const uint8_t *text, uint32_t bytes)
+static void sqm__norm_form(sqm__tok_run *r, const sqm__tok_step *s, sqm__output *o, const uint8_t *text,
+                           uint32_t bytes)
 {
-    uint32_t n = 0, copied = 0, starter = 0, at = 0, end, code, length;
-    while (at < bytes && r->result == SQM_OK) {
-        length = sqm__utf8_next(text + at, text + bytes, &code);
+    uint32_t copied = 0, starter = 0, at = 0, end, code, length;
+    while (at < bytes) {
+        length = 1;
+        code = text[at];
+        if (code >= 128) length = sqm__utf8_next(text + at, text + bytes, &code);
         end = at + length;
         if (sqm__nfc_stable(r->t, code)) {
             starter = at;
@@ -13774,54 +14117,55 @@ static uint32_t sqm__norm_nfc(sqm__tok_run *r, uint8_t *dst, const uint8_t *text
             length = sqm__utf8_next(text + end, text + bytes, &code);
             if (sqm__nfc_stable(r->t, code)) break;
         }
-        if (starter - copied > r->buffer_bytes - n) break;
-        memcpy(dst + n, text + copied, starter - copied);
-        n += starter - copied;
-        n += sqm__nfc_stretch(r, dst + n, r->buffer_bytes - n, text, starter, end);
+        sqm__write(o, text + copied, starter - copied);
+        sqm__form_stretch(r, s, o, text, starter, end);
         copied = starter = at = end;
     }
-    if (bytes - copied > r->buffer_bytes - n) {
-        if (r->result == SQM_OK)
-            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, bytes,
-                                  "tokenizer: the normal form is too long");
-        return 0;
-    }
-    memcpy(dst + n, text + copied, bytes - copied);
-    return n + bytes - copied;
+    sqm__write(o, text + copied, bytes - copied);
 }
 
-/* Applies the normalizers; returns the text where it lies now. is_start: nothing of the whole text is before
-   it (white space that is stripped counts, as in the reference library). */
-static const uint8_t *sqm__normalize_text(sqm__tok_run *r, const uint8_t *text, uint32_t *bytes, int is_start)
+/* Applies a list of normalizers; returns the text where it lies now. *is_start: nothing of the whole text is
+   before it (white space that is stripped counts, as in the reference library). */
+static const uint8_t *sqm__normalize_text(sqm__tok_run *r, int list, const uint8_t *text, uint32_t *bytes,
+                                          int *is_start)
 {
-    const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS);
-    const sqm__tok_step *step = sqm__tok_steps(r->t, SQM__A_NORMALIZERS);
-    int which = 0;
-    for (uint32_t i = 0; i < r->t->count[SQM__A_NORMALIZERS] && *bytes; i++, step++) {
-        const uint8_t *a = strings + step->a;
-        uint8_t *dst = r->buffer[which];
-        switch (step->kind) {
+    const uint8_t *strings = sqm__tok_u8(r->t, SQM__A_STRINGS), *before;
+    const sqm__tok_step *s = sqm__tok_steps(r->t, list);
+    sqm__output o;
+    if (list == SQM__A_NORMALIZERS) r->which = 0;      /* the late ones go on from there, or in buffers */
+    else if (r->t->count[SQM__A_NORMAL]) r->which = 2; /* of their own: other parts of the text wait */
+    for (uint32_t i = 0; i < r->t->count[list] && *bytes; i++, s++) {
+        o.dst = r->buffer[r->which];
+        o.room = r->buffer_bytes;
+        o.n = 0;
+        o.full = 0;
+        switch (s->kind) {
         case SQM__NORM_PREPEND:
-            if ((step->flags & 2) && !is_start) continue;
-            if ((step->flags & 1) && sqm__tok_begins(text, *bytes, a, step->a_bytes)) continue;
-            memcpy(dst, a, step->a_bytes);
-            memcpy(dst + step->a_bytes, text, *bytes);
-            *bytes += step->a_bytes;
+            if ((s->flags & 2) && !*is_start) continue;
+            if ((s->flags & 1) && sqm__tok_begins(text, *bytes, strings + s->a, s->a_bytes)) continue;
+            sqm__write(&o, strings + s->a, s->a_bytes);
+            sqm__write(&o, text, *bytes);
             break;
         case SQM__NORM_REPLACE:
-            *bytes = sqm__norm_replace(dst, text, *bytes, a, step->a_bytes, strings + step->b, step->b_bytes);
+            o.n = sqm__norm_replace(o.dst, text, *bytes, strings + s->a, s->a_bytes, strings + s->b,
+                                    s->b_bytes);
             break;
         case SQM__NORM_STRIP:
-            a = text;
-            text = sqm__norm_strip(r->t, text, bytes, step->flags);
-            is_start = is_start && text == a;
+            before = text;
+            text = sqm__norm_strip(r->t, s, text, bytes);
+            *is_start = *is_start && text == before;
             continue;
-        default:
-            *bytes = sqm__norm_nfc(r, dst, text, *bytes);
-            break;
+        case SQM__NORM_CLASS: sqm__norm_class(r->t, s, &o, text, *bytes); break;
+        case SQM__NORM_MAP: sqm__norm_map(r->t, s, &o, text, *bytes); break;
+        case SQM__NORM_REGEX: sqm__norm_regex(r, s, &o, text, *bytes); break;
+        default: sqm__norm_form(r, s, &o, text, *bytes); break;
         }
-        text = dst;
-        which = !which;
+        if (o.full && r->result == SQM_OK)             /* only with damaged tables */
+            r->result = sqm__fail(r->err, SQM_E_LIMIT, __LINE__, i,
+                                  "tokenizer: the text of normalizer %z is too long", (uint64_t)i);
+        text = o.dst;
+        *bytes = o.n;
+        r->which ^= 1;
     }
     return text;
 }
@@ -13889,6 +14233,7 @@ static int sqm__added_next(const sqm__tok_run *r, int list, const uint8_t *text,
         hit->resume = hit->end = at + found->bytes;
         hit->id = found->id;
         if (((found->flags & SQM__ADDED_SPECIAL) && (r->flags & SQM_TOKENS_PLAIN)) ||
+            ((found->flags & SQM__ADDED_CONTROL) && !(r->flags & SQM_TOKENS_CONTROL)) ||
             ((found->flags & SQM__ADDED_WORD) && sqm__inside_word(t, text, at, hit->end, bytes))) {
             at = hit->end - 1;
             continue;
@@ -13908,19 +14253,20 @@ static int sqm__added_next(const sqm__tok_run *r, int list, const uint8_t *text,
 }
 
 /* Cuts text at the tokens of a list; what lies between goes on to the next stage. */
-static void sqm__tok_stage(sqm__tok_run *r, int list, const uint8_t *text, uint32_t bytes)
+static void sqm__tok_stage(sqm__tok_run *r, int list, const uint8_t *text, uint32_t bytes, int is_start)
 {
+    const int next = list == SQM__A_ADDED ? SQM__A_NORMALIZERS : SQM__A_LATE;
     sqm__added_hit hit;
     uint32_t at = 0, scan = 0;
     while (r->result == SQM_OK) {
         const int found = sqm__added_next(r, list, text, at, scan, bytes, &hit);
-        const uint32_t end = found ? hit.begin : bytes;
-        if (end > at && list == SQM__A_NORMAL) {
-            sqm__tok_pieces(r, text + at, end - at);
-        } else if (end > at) {
-            uint32_t n = end - at;
-            const uint8_t *normal = sqm__normalize_text(r, text + at, &n, at == 0);
-            if (r->result == SQM_OK) sqm__tok_stage(r, SQM__A_NORMAL, normal, n);
+        uint32_t n = (found ? hit.begin : bytes) - at;
+        if (n > 0) {
+            int starts = is_start && at == 0;
+            const uint8_t *normal = sqm__normalize_text(r, next, text + at, &n, &starts);
+            if (r->result != SQM_OK) return;
+            if (list == SQM__A_NORMAL) sqm__tok_pieces(r, normal, n);
+            else sqm__tok_stage(r, SQM__A_NORMAL, normal, n, starts);
         }
         if (!found) return;
         sqm__tok_emit(r, hit.id);
@@ -13949,7 +14295,7 @@ static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes
     memset(&a, 0, sizeof(a));
     memset(&r, 0, sizeof(r));
     if ((bytes && !text) || cap < 0 || (cap && !ids) ||
-        (flags & ~(uint32_t)(SQM_TOKENS_BARE | SQM_TOKENS_PLAIN)))
+        (flags & ~(uint32_t)(SQM_TOKENS_BARE | SQM_TOKENS_PLAIN | SQM_TOKENS_CONTROL)))
         SQM__FAIL(err, SQM_E_ARGUMENT, flags, "tokenize: no text, no room for ids, or flags %z",
                   (uint64_t)flags);
     if ((uintptr_t)scratch % 8)
@@ -13973,7 +14319,7 @@ static int32_t sqm__tok_encode(const sqm__tok *t, const char *text, size_t bytes
     r.steps = 65536 + 512 * (uint64_t)bytes;           /* real expressions take about 10 a character */
     for (uint32_t i = 0; !(flags & SQM_TOKENS_BARE) && i < t->count[SQM__A_PREFIX]; i++)
         sqm__tok_emit(&r, sqm__tok_i32(t, SQM__A_PREFIX)[i]);
-    sqm__tok_stage(&r, SQM__A_ADDED, (const uint8_t *)text, (uint32_t)bytes);
+    sqm__tok_stage(&r, SQM__A_ADDED, (const uint8_t *)text, (uint32_t)bytes, 1);
     for (uint32_t i = 0; !(flags & SQM_TOKENS_BARE) && i < t->count[SQM__A_SUFFIX]; i++)
         sqm__tok_emit(&r, sqm__tok_i32(t, SQM__A_SUFFIX)[i]);
     return r.result == SQM_OK ? r.n : (int32_t)r.result;
@@ -13991,28 +14337,42 @@ static const uint8_t *sqm__tok_text(const sqm__tok *t, int32_t id, int with_spec
     return sqm__tok_u8(t, SQM__A_TEXT) + offsets[id];
 }
 
+/* Text that is put together; what has no room is only counted. */
+typedef struct sqm__decoded { char *dst; uint64_t n, room; } sqm__decoded;
+
+static void sqm__decoded_add(sqm__decoded *d, const uint8_t *text, uint32_t n)
+{
+    if (d->n < d->room) memcpy(d->dst + d->n, text, (size_t)(n < d->room - d->n ? n : d->room - d->n));
+    d->n += n;
+}
+
 static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n, int with_special, char *dst,
                                int32_t cap)
 {
     const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_DECODERS);
     uint32_t strip[4] = { 0, 0, 0, 0 }, n_steps = t->count[SQM__A_DECODERS];
-    uint64_t used = 0;
+    sqm__decoded d;
+    d.dst = dst;
+    d.n = 0;
+    d.room = (uint64_t)(uint32_t)cap;
     for (uint32_t k = 0; k < n_steps; k++) strip[k] = step[k].flags;
     for (int32_t i = 0; i < n; i++) {
         uint32_t bytes;
         const uint8_t *text = sqm__tok_text(t, ids[i], with_special, &bytes);
-        for (uint32_t k = 0; k < n_steps && used == 0 && bytes; k++) {
+        const uint32_t attributes = text ? sqm__tok_u8(t, SQM__A_ATTRIBUTES)[ids[i]] : 0;
+        for (uint32_t k = 0; k < n_steps && d.n == 0 && bytes; k++) {
+            if (step[k].kind == SQM__DECODE_INSIDE) {
+                if (attributes & SQM__TOKEN_INSIDE)
+                    sqm__decoded_add(&d, sqm__tok_u8(t, SQM__A_STRINGS) + step[k].a, step[k].a_bytes);
+                continue;
+            }
+            if (step[k].b && (attributes & SQM__TOKEN_TYPE) == SQM__TOKEN_SPECIAL) strip[k] = 0;
             while (bytes && strip[k] && text[0] == step[k].a) { text++; bytes--; strip[k]--; }
             if (bytes) strip[k] = 0;
         }
-        if (!bytes) continue;
-        if (used < (uint64_t)(uint32_t)cap) {
-            const uint64_t room = (uint64_t)(uint32_t)cap - used;
-            memcpy(dst + used, text, (size_t)(bytes < room ? bytes : room));
-        }
-        used += bytes;
+        if (bytes) sqm__decoded_add(&d, text, bytes);
     }
-    return used > 0x7fffffffu ? (int32_t)SQM_E_LIMIT : (int32_t)used;
+    return d.n > 0x7fffffffu ? (int32_t)SQM_E_LIMIT : (int32_t)d.n;
 }
 
 static int32_t sqm__tok_find(const sqm__tok *t, const char *text)
@@ -14027,6 +14387,12 @@ static int32_t sqm__tok_find(const sqm__tok *t, const char *text)
         const sqm__tok_added *added = NULL;
         if (t->count[list]) added = sqm__added_at(t, list, (const uint8_t *)text, 0, (uint32_t)n);
         if (added && added->bytes == n) return added->id;
+    }
+    if (t->h->kind >= SQM__TOK_WORDPIECE) {
+        uint32_t length = 0;
+        const sqm__trie_cell *cells = (const sqm__trie_cell *)t->array[SQM__A_TRIE];
+        const uint32_t id = sqm__trie_longest(cells, 0, (const uint8_t *)text, (uint32_t)n, &length);
+        return length == n ? (int32_t)id : -1;
     }
     return sqm__tok_lookup(t, (const uint8_t *)text, (uint32_t)n, 0, 0);
 }

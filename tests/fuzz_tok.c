@@ -154,7 +154,8 @@ int main(int argc, char **argv)
     int ok = argc > 1;
     for (int i = mutating ? 3 : 1; i < argc; i++) ok = run_file(argv[i], mutating, rounds) && ok;
     if (mutating) {
-        static const char *const fixtures[] = { "bytes", "prefix", "spm", "meta", "split" };
+        static const char *const fixtures[] = { "bytes", "prefix", "spm", "meta", "split", "word", "unigram",
+                                                "forms", "tekken" };
         for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++) {
             char path[64];
             snprintf(path, sizeof path, "tests/data/tok_%s.json", fixtures[i]);

@@ -1,13 +1,20 @@
 #!/usr/bin/env python3
-"""Makes tests/data/tok_*.json: small tokenizers of every kind that is supported, with what the Hugging Face
-library "tokenizers" (pip install tokenizers==0.23.3) does with hard strings, and splits of its expressions.
+"""Makes tests/data/tok_*: small tokenizers of every kind that is supported, with what the Hugging Face
+library "tokenizers" (pip install tokenizers==0.23.3) does with hard strings, and splits of its expressions;
+SentencePiece models and a tekken.json with what sentencepiece==0.2.3 and tiktoken==0.14.0 do.
 
     python3 tests/make_tok_data.py tests/data [SHARED]    with some of SHARED/real/tok/llama2c-tok512.json
 """
+import base64
+import io
 import json
 import os
+import struct
 import sys
+import tempfile
 
+import sentencepiece as spm
+import tiktoken
 from tokenizers import (AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers,
                         processors,
                         trainers)
@@ -122,6 +129,105 @@ def unfused():
     return trained(t, 140, special=['<unk>'])
 
 
+def words():
+    t = Tokenizer(models.WordPiece(unk_token='[UNK]', max_input_chars_per_word=50))
+    t.normalizer = normalizers.BertNormalizer()
+    t.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    t.decoder = decoders.WordPiece()
+    special = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[MASK]']
+    t.train_from_iterator([TEXT], trainers.WordPieceTrainer(vocab_size=150, show_progress=False,
+                                                            special_tokens=special))
+    t.add_tokens([AddedToken('foo', single_word=True, normalized=True)])
+    t.post_processor = processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
+    return t
+
+
+def charsmap(pairs):
+    """SentencePiece's form: bytes of a double array, the array, texts that end with 0. Every node gets a block of
+    256 units of its own."""
+    texts, tree = b'', {}
+    for source, target in pairs:
+        node = tree
+        for c in source.encode():
+            node = node.setdefault(c, {})
+        node[0] = len(texts)
+        texts += target.encode() + b'\0'
+    units, nodes = [0] * 256, [(0, tree)]
+    for at, node in nodes:
+        block = len(units)
+        units += [0] * 256
+        units[at] |= (at ^ block) << 10 | (0x100 if 0 in node else 0)
+        for c, child in node.items():
+            if c == 0:
+                units[block] = 1 << 31 | child
+            else:
+                units[block ^ c] = c
+                nodes.append((block ^ c, child))
+    array = struct.pack('<%dI' % len(units), *units)
+    return struct.pack('<I', len(array)) + array + texts
+
+
+RULES = [('\ufb01', 'fi'), ('\u212b', '\u00c5'), ('\u3000', ' '), ('\t', ' '), ('\n', ' '), ('\r', ' '),
+         ('\u00a0', ' '), ('e\u0301', '\u00e9'), ('D', 'd'), ('\u0301', ''), ('\u1100\u1161', '\uac00'),
+         ('M', 'mmm'), ('\U0001f525', 'fire')]
+
+
+def unigram():
+    t = Tokenizer(models.Unigram())
+    t.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme='always')
+    t.train_from_iterator([TEXT], trainers.UnigramTrainer(vocab_size=120, show_progress=False, unk_token='<unk>',
+                                                          special_tokens=['<pad>', '<unk>', '</s>']))
+    t.normalizer = normalizers.Sequence([normalizers.Precompiled(charsmap(RULES)),
+                                         normalizers.Replace(Regex(' {2,}'), '\u2581')])
+    t.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.WhitespaceSplit(), pre_tokenizers.Metaspace()])
+    t.decoder = decoders.Metaspace()
+    t.add_tokens([AddedToken('<mask>', lstrip=True, normalized=True), AddedToken('foo', normalized=True)])
+    t.post_processor = processors.TemplateProcessing(single='$A </s>', special_tokens=[('</s>', 2)])
+    return t
+
+
+def forms():
+    t = Tokenizer(models.BPE(unk_token='<unk>'))
+    t.normalizer = normalizers.Sequence([normalizers.NFKD(), normalizers.StripAccents(), normalizers.Lowercase(),
+                                         normalizers.NFKC(), normalizers.Replace(Regex('[0-9]+'), '0')])
+    t.pre_tokenizer = pre_tokenizers.Whitespace()
+    t.decoder = decoders.Fuse()
+    return trained(t, 140, special=['<unk>'])
+
+
+def sentencepiece_model(where, name, **options):
+    """A .model, and its ids and texts."""
+    model = io.BytesIO()
+    with tempfile.TemporaryDirectory() as tmp:
+        rules = os.path.join(tmp, 'rules.tsv')
+        with open(rules, 'w', encoding='utf-8') as f:
+            for source, target in RULES:
+                f.write(' '.join('%x' % ord(c) for c in source) + '\t' +
+                        ' '.join('%x' % ord(c) for c in target) + '\n')
+        spm.SentencePieceTrainer.train(
+            sentence_iterator=iter(TEXT.split('\n')), model_writer=model, normalization_rule_tsv=rules,
+            user_defined_symbols=['<tool>', 'foo'], num_threads=1, minloglevel=2, **options)
+    with open(os.path.join(where, name + '.model'), 'wb') as f:
+        f.write(model.getvalue())
+    s = spm.SentencePieceProcessor(model_proto=model.getvalue())
+    cases = [{'text': t, 'ids': s.encode(t), 'decoded': s.decode(s.encode(t))} for t in STRINGS if '\0' not in t]
+    write(os.path.join(where, name + '_cases.json'), {'cases': cases})
+
+
+def tekken(where):
+    ranks = {bytes([i]): i for i in range(256)}
+    words = 'th he the t in er an s sh ll ea \u00e9'.split(' ') + [' b', 'oo', '\u4e2d', 'the ', ' t', ' th']
+    for word in words:
+        ranks.setdefault(word.encode(), len(ranks))
+    out = {'config': {'pattern': O200K, 'num_vocab_tokens': len(ranks), 'default_vocab_size': len(ranks) + 20,
+                      'default_num_special_tokens': 20, 'version': 'v3'},
+           'vocab': [{'rank': r, 'token_bytes': base64.b64encode(b).decode(), 'token_str': None}
+                     for b, r in ranks.items()]}
+    t = tiktoken.Encoding('small', pat_str=O200K, mergeable_ranks=ranks, special_tokens={})
+    out['cases'] = [{'text': x, 'ids': [i + 20 for i in t.encode(x, disallowed_special=())]} for x in STRINGS]
+    write(os.path.join(where, 'tok_tekken.json'), out)
+
+
 PATTERNS = [
     "\\p{N}{1,3}", "\\p{N}{2}", "\\p{N}{2,}", "\\d+?", "a+?b", "(?:ab)+", "(?:ab|c)*d", "x??y",
         "[a-c&&[^b]]+", "[^a-y[0-3]]+",
@@ -171,8 +277,12 @@ def main():
     where = sys.argv[1]
     for name, make in [('bytes', byte_level), ('prefix', prefixed), ('spm', sentencepiece), ('meta',
                                                                                              metaspace),
-                       ('split', unfused)]:
+                       ('split', unfused), ('word', words), ('unigram', unigram), ('forms', forms)]:
         write(os.path.join(where, 'tok_%s.json' % name), with_cases(make()))
+    sentencepiece_model(where, 'tok_piece_bpe', model_type='bpe', vocab_size=340, byte_fallback=True,
+                        remove_extra_whitespaces=False)
+    sentencepiece_model(where, 'tok_piece_unigram', model_type='unigram', vocab_size=88)
+    tekken(where)
     write(os.path.join(where, 'tok_regex.json'), regex_cases())
     if len(sys.argv) > 2:
         with open(os.path.join(sys.argv[2], 'real/tok/llama2c-tok512.json'), encoding='utf-8') as f:

@@ -2,6 +2,7 @@
 # Runs the test suite and counts it: one line a case, the last line "N passed, N failed, N skipped".
 #   sh tests/run.sh            everything (what `make test` calls after building)
 #   sh tests/run.sh programs   only the test programs in $BUILD/tests
+#   sh tests/run.sh tokenizers only the reference tokenizers (what `make tokenizers` calls)
 # DATA=dir  adds the cases of that directory (hf/, real/).   MODELS=dir  adds real models, see tests/real_models.py.
 # An exit status of 77 means skipped: something the case needs is not on this machine.
 BUILD=${BUILD:-build}
@@ -95,8 +96,20 @@ scripts() {
     done
 }
 
-programs
-if [ "$1" != programs ]; then
+# The reference tokenizers, of those that tests/fetch_tokenizers.sh brought to $SQM_TOKENIZERS.
+tokenizers() {
+    if [ -z "$DATA" ] || [ -z "$SQM_TOKENIZERS" ]; then
+        verdict 77 "tokenizers (DATA and SQM_TOKENIZERS are not set)"
+    else
+        count tokenizers "$BUILD/tests/test_tok" "$DATA" "$SQM_TOKENIZERS" real
+    fi
+}
+
+[ "$1" = tokenizers ] || programs
+if [ "$1" = tokenizers ]; then
+    tokenizers
+elif [ "$1" != programs ]; then
+    tokenizers
     scripts
     if command -v python3 > /dev/null; then
         count recipe-model python3 tests/recipe_model.py "$BUILD/sqm-convert" "$BUILD/sqm-eval"

@@ -484,8 +484,8 @@ static void outer_step(const soak *s, const float *row, double *out, int64_t t)
 static void soak_outer(int64_t rows, rule kind, double low, double high, const char *what, double limit)
 {
     enum { H = 2, N = 32 };
-    static const char *const names[] = { "outer product", "outer product, vector", "delta rule", "RWKV-7 "
-      "(dplr)" };
+    static const char *const names[] = { "outer product", "outer product, vector", "delta rule",
+        "RWKV-7 (dplr)" };
     const int vector = kind == RULE_VECTOR || kind == RULE_DPLR;
     soak s;
     begin(&s, sqm_mixer_linear_attention(), H * N * 3 + (vector ? H * N : H) + (kind == RULE_DELTA ? H : 0) +

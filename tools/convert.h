@@ -13,6 +13,7 @@
 #include "conv_write.h"
 #include "conv_fp8.h"
 #include "tok_import.h"
+#include "chat_template.h"
 #include "arch/list.h"
 
 typedef struct convert_input {        /* where things of a checkpoint are                                   */
@@ -174,15 +175,24 @@ static int convert__map(conv *c, convert_input *in, const convert_options *o)
 }
 
 /* ---- notes --------------------------------------------------------------------------------------------- */
+/* The template as it is, and if it is known, what it comes to. */
+static void convert__put_chat(conv *c, sqm_writer *w, const char *text)
+{
+    const char *family, *frame = chat_describe(c->env, text, &family);
+    sqm_writer_meta(w, "chat_template", text);
+    if (!frame) return;
+    sqm_writer_meta(w, "chat_family", family);
+    sqm_writer_meta(w, "chat", frame);
+}
+
 static void convert__put_template(conv *c, sqm_writer *w, const json_value *v)
 {
-    if (json_is(v, JSON_STRING)) { sqm_writer_meta(w, "chat_template", v->text); return; }
+    if (json_is(v, JSON_STRING)) { convert__put_chat(c, w, v->text); return; }
     for (uint32_t i = 0; json_is(v, JSON_ARRAY) && i < json_count(v); i++) {       /* several, by name      */
         const json_value *text = json_get(json_at(v, i), "template");
         if (json_text_is(json_get(json_at(v, i), "name"), "default") && json_is(text, JSON_STRING))
-            sqm_writer_meta(w, "chat_template", text->text);
+            convert__put_chat(c, w, text->text);
     }
-    (void)c;
 }
 
 /* chat_template.jinja wins over the key in tokenizer_config.json.                                          */
@@ -194,10 +204,10 @@ static void convert__chat_template(conv *c, const convert_input *in, sqm_writer 
     if (in->is_llama2c) return;
     if (in->is_gguf) {
         const char *text = gguf_text(&in->gguf, gguf_find(&in->gguf, "tokenizer.chat_template"));
-        if (text) sqm_writer_meta(w, "chat_template", text);
+        if (text) convert__put_chat(c, w, text);
     } else if (conv_file_exists(jinja)) {
         const conv_file *f = conv_open(c->env, jinja);
-        if (f) sqm_writer_meta(w, "chat_template", conv_copy_text(c->env, f->data, (size_t)f->bytes));
+        if (f) convert__put_chat(c, w, conv_copy_text(c->env, f->data, (size_t)f->bytes));
     } else if (conv_file_exists(json)) {
         if (!json_read_file(&doc, json)) { conv_fail(c->env, "%s: %s", json, doc.error); return; }
         convert__put_template(c, w, json_get(doc.root, "chat_template"));
@@ -232,16 +242,22 @@ static void convert__notes(conv *c, const convert_input *in, sqm_writer *w)
 }
 
 /* ---- tokenizer ----------------------------------------------------------------------------------------- */
-static int convert__read_tokenizer(conv *c, const char *path, tok_blob *blob)
+/* The file beside a checkpoint; NULL: there is none.                                                       */
+static const char *convert__find_tokenizer(conv *c, const convert_input *in)
 {
-    const conv_file *f;
-    gguf_file g;
-    if (strcmp(path, "bytes") == 0) return tok_from_bytes(c->env, blob);
-    if (conv_ends_with(path, ".json")) return tok_from_hf(c->env, path, blob);
-    if (conv_ends_with(path, ".gguf")) return gguf_open(&g, c->env, path) && tok_from_gguf(c->env, &g, blob);
-    f = conv_open(c->env, path);
-    if (conv_ends_with(path, ".txt")) return f && tok_from_rwkv(c->env, f, blob);
-    return f && tok_from_llama2c(c->env, f, blob);
+    static const char *const names[] = { "tokenizer.json", "tekken.json", "tokenizer.model", "spiece.model",
+                                         "sentencepiece.bpe.model", "qwen.tiktoken",
+                                         "rwkv_vocab_v20230424.txt" };
+    const char *path;
+    if (in->is_llama2c) {
+        path = conv_join_path(c->env, in->directory, "tokenizer.bin");
+        return conv_file_exists(path) ? path : NULL;
+    }
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        path = conv_join_path(c->env, in->directory, names[i]);
+        if (conv_file_exists(path)) return path;
+    }
+    return NULL;
 }
 
 /* The tokenizer that was asked for, or that is in or beside the checkpoint. None is fine.                  */
@@ -259,12 +275,10 @@ static int convert__tokenizer(conv *c, convert_input *in, sqm_writer *w, const c
         ok = tok_from_gguf(c->env, &in->gguf, &blob);
     } else {
         if (!path) {
-            path = conv_join_path(c->env, in->directory, in->is_llama2c ? "tokenizer.bin" : "tokenizer.json");
-            if (!conv_file_exists(path)) path = conv_join_path(c->env, in->directory,
-                                                               "rwkv_vocab_v20230424.txt");
-            if (!conv_file_exists(path)) return 1;
+            path = convert__find_tokenizer(c, in);
+            if (!path) return 1;
         }
-        ok = convert__read_tokenizer(c, path, &blob);
+        ok = tok_from_file(c->env, path, &blob);
     }
     if (!ok) {
         const size_t n = strlen(c->env->error);

@@ -5,9 +5,14 @@
 
 Uses the module unicodedata2 when it is there (pip install unicodedata2==16.0.0), else Python's own unicodedata;
 the version is written beside the tables. The committed tables are those of Unicode 16.0, the version of the
-regular expression library that the reference tokenizers use.
+regular expression library that the reference tokenizers use. Their other parts are of other versions of Unicode:
+what is a mark, punctuation or a control, what has a lower case or a compatibility form is asked of the library
+itself (pip install tokenizers==0.23.3); grapheme clusters are those of the module regex (pip install regex).
 """
 import sys
+
+import regex
+from tokenizers import normalizers, pre_tokenizers
 
 try:
     import unicodedata2 as unicode
@@ -53,6 +58,8 @@ def decompositions():
         if text and not text.startswith('<'):
             parts = [int(p, 16) for p in text.split()]
             assert len(parts) in (1, 2)
+            if normalizers.NFD().normalize_str(chr(c)) == chr(c):
+                continue                # newer than the library's tables
             out.append((c, parts[0], parts[1] if len(parts) == 2 else 0))
     return out
 
@@ -79,6 +86,82 @@ def unstable_ranges(decomp, pairs):
         else:
             ranges.append([c, c + 1])
     return ranges
+
+
+def ranges_of(codes):
+    """[from, end) pairs."""
+    ranges = []
+    for c in sorted(codes):
+        if ranges and ranges[-1][1] == c:
+            ranges[-1][1] = c + 1
+        else:
+            ranges.append([c, c + 1])
+    return ranges
+
+
+CHARS = [chr(c) for c in range(LAST) if not 0xD800 <= c < 0xE000]
+
+
+def bert(**on):
+    flags = dict(clean_text=False, handle_chinese_chars=False, strip_accents=False, lowercase=False)
+    flags.update(on)
+    return normalizers.BertNormalizer(**flags).normalize_str
+
+
+def library_sets():
+    """{name: code points} of the classes that normalizers and pre-tokenizers of the library are made of."""
+    clean, bare = bert(clean_text=True), bert(strip_accents=True)
+    cjk, accents = bert(handle_chinese_chars=True), normalizers.StripAccents().normalize_str
+    cut = pre_tokenizers.BertPreTokenizer().pre_tokenize_str
+    return {
+        'controls': [ord(c) for c in CHARS if clean(c) == ''],
+        'blanks': [ord(c) for c in CHARS if clean(c) == ' '],
+        'ideographs': [ord(c) for c in CHARS if cjk(c) != c],
+        'plain_marks': [ord(c) for c in CHARS if bare(c) == ''],
+        'all_marks': [ord(c) for c in CHARS if accents(c) == ''],
+        'punctuation': [ord(c) for c in CHARS if len(cut('a' + c + 'a')) == 3],
+    }
+
+
+def mapping(f):
+    """(runs, rest) of {c: f(c)}: runs are (first, last, step, target), single characters at one distance; rest
+    is code point, how many, code points."""
+    runs, rest = [], []
+    for c in CHARS:
+        to = f(c)
+        if to == c:
+            continue
+        code = ord(c)
+        if len(to) != 1:
+            rest += [code, len(to)] + [ord(x) for x in to]
+            continue
+        last = runs[-1] if runs else None
+        if last and code - last[1] in (1, 2) and ord(to) - code == last[3] - last[0] and \
+                (last[0] == last[1] or code - last[1] == last[2]):
+            last[2] = code - last[1]
+            last[1] = code
+        else:
+            runs.append([code, code, 1, ord(to)])
+    return [x for r in runs for x in r], rest
+
+
+def break_runs():
+    """[(first code point, SQM__BREAK_*)], Hangul syllables aside."""
+    names = 'CR LF Control Extend ZWJ Regional_Indicator Prepend SpacingMark L V T'.split()
+    tests = [regex.compile(r'\p{Grapheme_Cluster_Break=%s}' % n) for n in names]
+    picture = regex.compile(r'\p{Extended_Pictographic}')
+    runs, last = [], 0
+    for c in range(LAST):
+        if 0xAC00 <= c < 0xAC00 + 11172:
+            continue
+        text = chr(c)
+        k = next((i + 1 for i, t in enumerate(tests) if t.match(text)), 14 if picture.match(text) else 0)
+        if 0xD800 <= c < 0xE000:
+            k = 3
+        if k != last:
+            runs.append((c, k))
+            last = k
+    return runs
 
 
 def table(name, kind, values, comment):
@@ -114,6 +197,20 @@ def generate():
                  'first code point << 8 | combining class')
     out += table('tok_unstable', 'uint32_t', [x for r in unstable for x in r],
                  '[from, end) pairs: NFC changes these, or joins them to what is before')
+    both = [c for a, b in unstable for c in range(a, b)]
+    both += [c for c, _, _ in decomp] + list(range(0xAC00, 0xAC00 + 11172))
+    out += table('tok_unstable_both', 'uint32_t', [x for r in ranges_of(set(both)) for x in r],
+                 'the same for NFC and NFD')
+    for name, codes in library_sets().items():
+        out += table('tok_' + name, 'uint32_t', [x for r in ranges_of(codes) for x in r], '[from, end) pairs')
+    nfd, nfkd = normalizers.NFD().normalize_str, normalizers.NFKD().normalize_str
+    for name, f in (('lower', normalizers.Lowercase().normalize_str),
+                    ('compatible', lambda c: nfkd(c) if nfkd(c) != nfd(c) else c)):
+        runs, rest = mapping(f)
+        out += table('tok_%s_runs' % name, 'uint32_t', runs, 'first, last, step, what the first becomes')
+        out += table('tok_%s_rest' % name, 'uint32_t', rest, 'code point, how many, code points')
+    out += table('tok_break_runs', 'uint32_t', [c << 4 | k for c, k in break_runs()],
+                 'first code point << 4 | SQM__BREAK_*; Hangul syllables are left out')
     return out
 
 

@@ -2,6 +2,7 @@
    Build: cc -O2 tools/sqm-tokenize.c -o sqm-tokenize -lm                                                   */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
+#include "tok_import.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,13 +12,16 @@
 #endif
 
 static const char help[] =
-    "usage: sqm-tokenize FILE.sqm [--bare] [--plain] < TEXT > IDS\n"
-    "       sqm-tokenize FILE.sqm --decode < IDS > TEXT\n"
+    "usage: sqm-tokenize FILE [--bare] [--plain] [--control] < TEXT > IDS\n"
+    "       sqm-tokenize FILE --decode < IDS > TEXT\n"
     "\n"
+    "FILE is a .sqm, or a tokenizer as published: tokenizer.json, tekken.json, SentencePiece's .model,\n"
+    ".tiktoken, .gguf, tokenizer.bin of llama2.c, RWKV's vocabulary; \"bytes\": one token a byte.\n"
     "Ids are decimal numbers in one line, with a space between. Text is taken and given back byte for byte.\n"
     "\n"
     "--bare     without the begin and end tokens that the model's template adds\n"
     "--plain    read texts like <|im_end|> as text, not as special tokens\n"
+    "--control  read as special tokens also those that SentencePiece and tiktoken never see in texts\n"
     "--decode   ids to text; special tokens give their own text\n"
     "\n"
     "Exit status: 0 done, 1 the file or the input cannot be used, 2 wrong usage.\n";
@@ -115,12 +119,29 @@ static int decode(const sqm_model *m, const char *text, size_t bytes)
     return out == NULL;
 }
 
+/* A model that is nothing but the tokenizer of this file; NULL with env's error. */
+static sqm_model *open_tokenizer(conv_env *env, const char *path, sqm_model *m)
+{
+    tok_blob blob = { NULL, 0 };
+    sqm_error err;
+    memset(m, 0, sizeof *m);
+    if (!tok_from_file(env, path, &blob)) return NULL;
+    if (!blob.bytes) { conv_fail(env, "%s: there is no tokenizer in this file", path); return NULL; }
+    if (sqm__tok_open(&m->tok, blob.data, (size_t)blob.bytes, &err) != SQM_OK) {
+        conv_fail(env, "%s: %s", path, err.text);
+        return NULL;
+    }
+    m->has_tok = 1;
+    return m;
+}
+
 int main(int argc, char **argv)
 {
     const char *path = NULL;
     uint32_t flags = 0;
     int is_decode = 0, status;
-    sqm_model *m;
+    sqm_model *m, direct;
+    conv_env env;
     sqm_model_info info;
     sqm_error err;
     char *text;
@@ -130,6 +151,7 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--decode") == 0) is_decode = 1;
         else if (strcmp(argv[i], "--bare") == 0) flags |= SQM_TOKENS_BARE;
         else if (strcmp(argv[i], "--plain") == 0) flags |= SQM_TOKENS_PLAIN;
+        else if (strcmp(argv[i], "--control") == 0) flags |= SQM_TOKENS_CONTROL;
         else if (argv[i][0] == '-' && argv[i][1]) return usage_error("unknown option ", argv[i]);
         else if (path) return usage_error("more than one file: ", argv[i]);
         else path = argv[i];
@@ -139,15 +161,22 @@ int main(int argc, char **argv)
     _setmode(_fileno(stdin), _O_BINARY);
     _setmode(_fileno(stdout), _O_BINARY);
 #endif
-    m = sqm_load_file(path, NULL, &err);
-    if (!m) return fail(err.text, "");
+    conv_env_open(&env);
+    if (conv_ends_with(path, ".sqm")) {
+        m = sqm_load_file(path, NULL, &err);
+        if (!m) return fail(err.text, "");
+    } else {
+        m = open_tokenizer(&env, path, &direct);
+    }
+    if (!m) return fail(env.error, "");
     sqm_model_get_info(m, &info);
     text = info.has_tokenizer ? read_input(&bytes) : NULL;
     if (!info.has_tokenizer) status = fail(path, ": there is no tokenizer in this file");
     else if (!text) status = fail("the input cannot be read", "");
     else status = is_decode ? decode(m, text, bytes) : encode(m, text, bytes, flags);
     free(text);
-    sqm_model_free(m);
+    if (m != &direct) sqm_model_free(m);
+    conv_env_close(&env);
     if (fflush(stdout) != 0 || ferror(stdout)) return fail("the output cannot be written", "");
     return status;
 }

@@ -145,7 +145,7 @@ static void tok_gguf_added(tok_builder *b, int spm)
         if (!special && b->type[i] != SQM__TOKEN_ADDED) continue;
         for (uint32_t k = 0; k < b->text[i].bytes; k++) spaces = spaces && b->text[i].text[k] == ' ';
         tok_add_added(b, spaces ? b->text[i] : b->raw[i], (int32_t)i, special ? SQM__ADDED_SPECIAL : 0,
-                      spaces);
+                      spaces ? TOK_AS_IS : 0);
     }
 }
 

@@ -6,6 +6,9 @@
        tok_from_gguf(&env, &gguf, &blob)                     blob.bytes == 0: the file has no tokenizer
        tok_from_llama2c(&env, file, &blob)
        tok_from_rwkv(&env, file, &blob)                      rwkv_vocab_*.txt
+       tok_from_spm(&env, file, &blob)                       SentencePiece's .model
+       tok_from_tiktoken(&env, file, &blob)                  .tiktoken; a tekken.json is read by tok_from_hf
+       tok_from_file(&env, path, &blob)                      one of these, by what the file is
        tok_from_bytes(&env, &blob)
    All return 1, or 0 with env.error; the blob lies in env's memory.
    Include after the implementation part of seqmodel.h. */
@@ -23,11 +26,14 @@ typedef struct tok_added {
     tok_text content;                 /* what is looked for */
     int32_t  id;
     uint32_t flags;
-    int      normalized;              /* looked for after the normalizers */
+    int      normalized;              /* looked for after the normalizers; not TOK_AS_IS: normalised itself */
 } tok_added;
+enum { TOK_AS_IS = 2 };
 
 typedef struct tok_ids { int32_t *ids; uint64_t n, room; } tok_ids;
 typedef struct tok_steps { sqm__tok_step *steps; uint64_t n, room; } tok_steps;
+
+typedef struct tok_cells { sqm__trie_cell *cells; uint64_t n, room; } tok_cells;
 
 typedef struct tok_map { const tok_text *texts; int32_t *cells; uint32_t size; } tok_map;
 
@@ -37,21 +43,29 @@ typedef struct tok_builder {
     uint32_t       kind, flags, n;
     tok_text      *raw, *text;        /* [n] as in the source; as it decodes */
     uint8_t       *type, *hidden;     /* [n] SQM__TOKEN_*; hidden: not to be found by its text */
+    tok_text      *key;               /* [n] kinds with a trie: what is looked for; empty: never found */
+    double        *scores;            /* [n + 1] SQM__TOK_UNIGRAM */
+    uint32_t       words[2];          /* SQM__TOK_WORDPIECE: the second number */
+    tok_text       inside;            /* SQM__TOK_WORDPIECE: what keys inside a word begin with */
+    tok_cells      maps;
     sqm__tok_merge *merges;
     uint64_t       n_merges, room_merges;
     tok_added     *added;
     uint64_t       n_added, room_added;
-    tok_steps      normalizers, splits, decoders;
+    tok_steps      normalizers, late, splits, decoders;
+    tok_steps     *into;              /* the list that gets the next normalizers */
     char          *strings;
     uint64_t       n_strings, room_strings;
     tok_ids        ends, prefix, suffix;
     int32_t        role[4], model_unk, chars[256], bytes[256];
-    int            byte_fallback, ignore_merges, uses_nfc;
+    int            byte_fallback, ignore_merges, uses_nfc, uses_nfd, uses_breaks;
     tok_map        map;               /* by raw text */
 } tok_builder;
 
 enum { TOK_MAX_TOKENS = 1 << 24 };
 static const char tok_space_mark[] = "\xE2\x96\x81";   /* U+2581, the space of SentencePiece */
+
+#include "tok_trie.h"
 
 /* ---- texts --------------------------------------------------------------------------------------------- */
 static tok_text tok_make_text(const char *text, size_t n)
@@ -173,6 +187,7 @@ static void tok_open(tok_builder *b, conv_env *env, uint32_t kind)
     b->env = b->tables.env = env;
     b->kind = kind;
     b->model_unk = -1;
+    b->into = &b->normalizers;
     for (int i = 0; i < 4; i++) b->role[i] = -1;
     for (int i = 0; i < 256; i++) b->chars[i] = b->bytes[i] = -1;
 }
@@ -185,10 +200,11 @@ static int tok_set_count(tok_builder *b, uint64_t n)
     b->n = (uint32_t)n;
     b->raw = (tok_text *)conv_alloc(b->env, n, sizeof *b->raw);
     b->text = (tok_text *)conv_alloc(b->env, n, sizeof *b->text);
+    b->key = (tok_text *)conv_alloc(b->env, n, sizeof *b->key);
     b->type = (uint8_t *)conv_alloc(b->env, n, 1);
     b->hidden = (uint8_t *)conv_alloc(b->env, n, 1);
     for (uint64_t i = 0; !b->env->failed && i < n; i++) {
-        b->raw[i] = b->text[i] = tok_make_text("", 0);
+        b->raw[i] = b->text[i] = b->key[i] = tok_make_text("", 0);
         b->type[i] = SQM__TOKEN_UNUSED;
     }
     return !b->env->failed;
@@ -234,13 +250,158 @@ static sqm__tok_step *tok_add_step(tok_builder *b, tok_steps *list, uint32_t kin
 
 static void tok_add_normalizer(tok_builder *b, uint32_t kind, uint32_t flags, tok_text a, tok_text with)
 {
-    sqm__tok_step *s = tok_add_step(b, &b->normalizers, kind, flags);
+    sqm__tok_step *s = tok_add_step(b, b->into, kind, flags);
     if (!s) return;
     s->a = tok_add_string(b, a);
     s->a_bytes = a.bytes;
     s->b = tok_add_string(b, with);
     s->b_bytes = with.bytes;
+    if (kind == SQM__NORM_NFC && (flags & 1)) b->uses_nfd = 1;
     if (kind == SQM__NORM_NFC) b->uses_nfc = 1;
+}
+
+/* The characters of `set` are replaced; flags as SQM__NORM_CLASS has them. */
+static void tok_add_class_normalizer(tok_builder *b, uint32_t flags, const tok_set *set, const char *with)
+{
+    const uint32_t k = set ? tok_add_class(&b->tables, set) : 0;
+    sqm__tok_step *s;
+    tok_add_normalizer(b, SQM__NORM_CLASS, flags, tok_make_text(with, strlen(with)), tok_make_text("", 0));
+    if (b->env->failed) return;
+    s = &b->into->steps[b->into->n - 1];
+    s->b = k;
+}
+
+/* [from, end) pairs, as tok_unicode.h has them. */
+static tok_set *tok_set_of(conv_env *env, const uint32_t *ranges, size_t n)
+{
+    tok_set *s = tok_set_new(env);
+    for (size_t i = 0; s && i + 1 < n; i += 2) tok_set_add(s, ranges[i], ranges[i + 1] - 1);
+    return s;
+}
+#define TOK_SET_OF(env, table) tok_set_of(env, table, sizeof table / sizeof *table)
+
+/* A normalizer that strips the characters of a set, or of white space. */
+static void tok_add_strip(tok_builder *b, uint32_t flags, const tok_set *set)
+{
+    tok_add_normalizer(b, SQM__NORM_STRIP, flags, tok_make_text("", 0), tok_make_text("", 0));
+    if (b->env->failed || !set) return;
+    b->into->steps[b->into->n - 1].b = tok_add_class(&b->tables, set);
+    b->into->steps[b->into->n - 1].b_bytes = 1;
+}
+
+/* ---- normalizers that are maps ------------------------------------------------------------------------- */
+typedef struct tok_pairs {            /* texts and what they become */
+    tok_key  *keys;                   /* value: place of the replacement among the builder's strings */
+    uint64_t  n, room;
+    uint32_t  growth;                 /* how many times as long a text can become, in sixteenths */
+} tok_pairs;
+
+static int tok_add_pair(tok_builder *b, tok_pairs *p, tok_text from, tok_text to)
+{
+    const uint32_t growth = from.bytes ? (16 * to.bytes + from.bytes - 1) / from.bytes : 0;
+    const char length = (char)(unsigned char)to.bytes;
+    if (to.bytes > 255) return conv_fail(b->env, "tokenizer: a character is replaced by %u bytes", to.bytes);
+    p->keys = (tok_key *)conv_grow(b->env, p->keys, p->n, &p->room, sizeof *p->keys);
+    if (!p->keys) return 0;
+    p->keys[p->n].text = (const uint8_t *)from.text;
+    p->keys[p->n].bytes = from.bytes;
+    p->keys[p->n++].value = tok_add_string(b, tok_make_text(&length, 1));
+    tok_add_string(b, to);
+    if (growth > p->growth) p->growth = growth;
+    return !b->env->failed;
+}
+
+static int tok_add_map(tok_builder *b, tok_pairs *p, uint32_t flags)
+{
+    tok_trie t;
+    sqm__tok_step *s;
+    const uint64_t first = b->maps.n;
+    if (b->env->failed || p->n == 0) return !b->env->failed;
+    if (!tok_trie_build(b->env, p->keys, (uint32_t)p->n, &t)) return 0;
+    if (first + t.n > b->maps.room) {
+        sqm__trie_cell *more = (sqm__trie_cell *)conv_alloc(b->env, 2 * (first + t.n), sizeof *more);
+        if (!more) return 0;
+        if (first) memcpy(more, b->maps.cells, (size_t)first * sizeof *more);
+        b->maps.cells = more;
+        b->maps.room = 2 * (first + t.n);
+    }
+    memcpy(b->maps.cells + first, t.cells, t.n * sizeof *t.cells);
+    b->maps.n += t.n;
+    s = tok_add_step(b, b->into, SQM__NORM_MAP, flags);
+    if (!s) return 0;
+    s->a = (uint32_t)first;
+    s->a_bytes = t.n;
+    s->b = p->growth > 16 ? p->growth : 16;
+    if (flags) b->uses_breaks = 1;
+    return 1;
+}
+
+static int tok_add_code_pair(tok_builder *b, tok_pairs *p, uint32_t from, const uint32_t *to, uint32_t n)
+{
+    uint8_t key[4], text[128];
+    uint32_t bytes = 0;
+    const uint32_t key_bytes = sqm__utf8_put(key, from);
+    for (uint32_t i = 0; i < n && bytes + 4 <= sizeof text; i++) bytes += sqm__utf8_put(text + bytes, to[i]);
+    return tok_add_pair(b, p, tok_make_text(conv_copy_text(b->env, key, key_bytes), key_bytes),
+                        tok_make_text((const char *)text, bytes));
+}
+
+/* A map of single characters, from two tables of tok_unicode.h. */
+static int tok_add_code_map(tok_builder *b, const uint32_t *runs, size_t n_runs, const uint32_t *rest,
+                            size_t n_rest)
+{
+    tok_pairs p;
+    memset(&p, 0, sizeof p);
+    for (size_t i = 0; i + 3 < n_runs; i += 4) {
+        for (uint32_t c = runs[i]; c <= runs[i + 1]; c += runs[i + 2]) {
+            const uint32_t to = runs[i + 3] + (c - runs[i]);
+            if (!tok_add_code_pair(b, &p, c, &to, 1)) return 0;
+        }
+    }
+    for (size_t i = 0; i + 2 < n_rest; i += 2 + rest[i + 1]) {
+        if (!tok_add_code_pair(b, &p, rest[i], rest + i + 2, rest[i + 1])) return 0;
+    }
+    return tok_add_map(b, &p, 0);
+}
+
+static int tok_add_lower(tok_builder *b)
+{
+    return tok_add_code_map(b, tok_lower_runs, sizeof tok_lower_runs / 4, tok_lower_rest,
+                            sizeof tok_lower_rest / 4);
+}
+
+/* Normal forms: NFC, NFD, NFKC, NFKD. Compatibility forms replace characters first. */
+static int tok_add_form(tok_builder *b, int compatible, int decomposed)
+{
+    if (compatible && !tok_add_code_map(b, tok_compatible_runs, sizeof tok_compatible_runs / 4,
+                                        tok_compatible_rest, sizeof tok_compatible_rest / 4)) return 0;
+    tok_add_normalizer(b, SQM__NORM_NFC, decomposed ? 1 : 0, tok_make_text("", 0), tok_make_text("", 0));
+    return !b->env->failed;
+}
+
+/* by_cluster: as the reference library applies it; else as SentencePiece does. */
+static int tok_add_charsmap(tok_builder *b, const uint8_t *data, uint64_t bytes, int by_cluster)
+{
+    tok_darts d;
+    tok_pairs p;
+    const uint32_t unit_bytes = bytes >= 4 ? conv_u32(data) : 0;
+    memset(&d, 0, sizeof d);
+    memset(&p, 0, sizeof p);
+    if (bytes < 9 || unit_bytes > bytes - 5 || unit_bytes < 4 || unit_bytes % 4 || data[bytes - 1])
+        return conv_fail(b->env, "tokenizer: the precompiled charsmap of %llu bytes is damaged",
+                         (unsigned long long)bytes);
+    d.env = b->env;
+    d.units = data + 4;
+    d.n_units = unit_bytes / 4;
+    d.texts = data + 4 + unit_bytes;
+    d.n_texts = (uint32_t)(bytes - 4 - unit_bytes);
+    if (!tok_darts_keys(&d)) return 0;
+    for (uint64_t i = 0; i < d.n_keys; i++) {
+        const char *to = (const char *)d.texts + d.keys[i].value;
+        if (!tok_add_pair(b, &p, tok_make_text((const char *)d.keys[i].text, d.keys[i].bytes),
+                          tok_make_text(to, strlen(to)))) return 0;
+    }
+    return tok_add_map(b, &p, by_cluster ? 1 : 0);
 }
 
 static void tok_prepend_space(tok_builder *b, uint32_t flags)
@@ -265,6 +426,39 @@ static int tok_add_split(tok_builder *b, const char *pattern, size_t bytes, uint
     if (b->splits.n > SQM__MAX_SPLITS)
         return conv_fail(b->env, "tokenizer: more than %d pre-tokenizers", SQM__MAX_SPLITS);
     return 1;
+}
+
+/* A split at single characters of a set. */
+static int tok_add_set_split(tok_builder *b, const tok_set *set, uint32_t flags)
+{
+    const uint32_t k = set ? tok_add_class(&b->tables, set) : 0;
+    sqm__tok_step *s = tok_add_step(b, &b->splits, SQM__SPLIT_REGEX, flags);
+    if (!s || b->env->failed) return 0;
+    s->a = (uint32_t)b->tables.n_ops;
+    s->a_bytes = 2;
+    return tok_add_op(&b->tables, SQM__RE_CLASS, k, 0, 0) && tok_add_op(&b->tables, SQM__RE_MATCH, 0, 0, 0);
+}
+
+/* Words and single punctuation characters; what lies between, white space, is dropped. */
+static int tok_add_bert_split(tok_builder *b)
+{
+    tok_set *word = TOK_SET_OF(b->env, tok_punctuation);
+    const uint32_t sign = word ? tok_add_class(&b->tables, word) : 0, start = (uint32_t)b->tables.n_ops;
+    sqm__tok_step *s = tok_add_step(b, &b->splits, SQM__SPLIT_REGEX, SQM__SPLIT_REMOVED | SQM__SPLIT_INVERT);
+    uint32_t k, first;
+    if (!s || !word) return 0;
+    tok_set_add_escape(b->env, word, 's');
+    tok_set_invert(word);
+    k = tok_add_class(&b->tables, word);
+    first = tok_add_first(&b->tables, word);
+    s->a = start;
+    s->a_bytes = 5;
+    if (b->tables.frames < 1) b->tables.frames = 1;
+    return tok_add_op(&b->tables, SQM__RE_SPLIT_FIRST, 3, first, 0) &&
+           tok_add_op(&b->tables, SQM__RE_LOOP_ALL, k, 1, TOK_NONE) &&
+           tok_add_op(&b->tables, SQM__RE_MATCH, 0, 0, 0) &&
+           tok_add_op(&b->tables, SQM__RE_CLASS, sign, 0, 0) &&
+           tok_add_op(&b->tables, SQM__RE_MATCH, 0, 0, 0);
 }
 
 /* A split at a text instead of an expression. */
@@ -451,7 +645,10 @@ static void tok_put_texts(tok_writer *w, const tok_builder *b, uint32_t *longest
         memcpy(text, b->text[i].text, b->text[i].bytes);
         text += b->text[i].bytes;
     }
-    tok_put(w, b->type, b->n, 1);
+    text = (uint8_t *)tok_put(w, b->type, b->n, 1);
+    for (uint32_t i = 0; text && i < b->n; i++) {
+        if (b->hidden[i] & 2) text[i] |= SQM__TOKEN_INSIDE;
+    }
 }
 
 static void tok_put_index(tok_writer *w, const tok_builder *b, uint32_t *probe)
@@ -459,11 +656,11 @@ static void tok_put_index(tok_writer *w, const tok_builder *b, uint32_t *probe)
     sqm__tok_cell *cells;
     uint32_t size = 8, n;
     for (uint32_t i = 0; i < b->n; i++) size += b->text[i].bytes && !b->hidden[i];
-    size += size / 2;
+    size = b->kind < SQM__TOK_WORDPIECE ? size + size / 2 : 0;
     cells = (sqm__tok_cell *)tok_put(w, NULL, size, sizeof *cells);
     for (uint32_t i = 0; cells && i < size; i++) cells[i].id = TOK_NONE;
-    *probe = 1;
-    for (uint32_t i = 0; cells && i < b->n; i++) {
+    *probe = size ? 1 : 0;
+    for (uint32_t i = 0; cells && size && i < b->n; i++) {
         const uint32_t hash = sqm__tok_hash((const uint8_t *)b->text[i].text, b->text[i].bytes);
         uint32_t cell = (uint32_t)((uint64_t)hash * size >> 32);
         if (b->text[i].bytes == 0 || b->hidden[i] || b->type[i] == SQM__TOKEN_BYTE) continue;
@@ -508,11 +705,11 @@ static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, c
 {
     sqm__tok_added *out;
     uint32_t n = 0, *by_byte;
-    for (uint64_t i = 0; i < b->n_added; i++) n += b->added[i].normalized == normalized;
+    for (uint64_t i = 0; i < b->n_added; i++) n += !b->added[i].normalized == !normalized;
     out = (sqm__tok_added *)tok_put(w, NULL, n, sizeof *out);
     for (uint64_t i = 0; out && i < b->n_added; i++) {
         const tok_added *a = &b->added[i];
-        if (a->normalized != normalized) continue;
+        if (!a->normalized != !normalized) continue;
         out->first = first[i];
         out->bytes = a->content.bytes;
         out->id = a->id;
@@ -521,24 +718,28 @@ static void tok_put_added(tok_writer *w, const tok_builder *b, int normalized, c
     }
     by_byte = (uint32_t *)tok_put(w, NULL, n ? 257 : 0, 4);
     for (uint64_t i = 0; by_byte && i < b->n_added; i++) {
-        if (b->added[i].normalized == normalized) by_byte[(unsigned char)b->added[i].content.text[0] + 1]++;
+        if (!b->added[i].normalized == !normalized) by_byte[(unsigned char)b->added[i].content.text[0] + 1]++;
     }
     for (uint32_t i = 1; by_byte && n && i < 257; i++) by_byte[i] += by_byte[i - 1];
 }
 
-/* Texts of the tokens, sorted; longest match needs them. */
-static void tok_put_sorted(tok_writer *w, const tok_builder *b)
+/* The trie of the tokens, for the kinds that have one. */
+static void tok_put_trie(tok_writer *w, tok_builder *b)
 {
-    tok_added *all = (tok_added *)conv_alloc(b->env, b->n, sizeof *all);
-    uint32_t n = 0, *out;
-    for (uint32_t i = 0; all && b->kind == SQM__TOK_LONGEST && i < b->n; i++) {
-        if (b->type[i] != SQM__TOKEN_NORMAL || b->text[i].bytes == 0) continue;
-        all[n].content = b->text[i];
-        all[n++].id = (int32_t)i;
+    tok_key *keys = (tok_key *)conv_alloc(b->env, (uint64_t)b->n + 1, sizeof *keys);
+    uint32_t n = 0;
+    tok_trie t;
+    memset(&t, 0, sizeof t);
+    for (uint32_t i = b->n; keys && b->kind >= SQM__TOK_WORDPIECE && i > 0; i--) {    /* the last counts */
+        const tok_text a = b->key[i - 1];
+        if (a.bytes == 0) continue;
+        keys[n].text = (const uint8_t *)a.text;
+        keys[n].bytes = a.bytes;
+        keys[n++].value = i - 1;
     }
-    if (n) qsort(all, n, sizeof *all, tok__compare_added);
-    out = (uint32_t *)tok_put(w, NULL, n, 4);
-    for (uint32_t i = 0; out && i < n; i++) out[i] = (uint32_t)all[i].id;
+    if (!keys || (b->kind >= SQM__TOK_WORDPIECE && !tok_trie_build(b->env, keys, n, &t))) return;
+    b->words[0] = tok_trie_find(&t, b->inside);
+    tok_put(w, t.cells, t.n, sizeof *t.cells);
 }
 
 static void tok_put_unicode(tok_writer *w, const tok_builder *b)
@@ -549,7 +750,8 @@ static void tok_put_unicode(tok_writer *w, const tok_builder *b)
     tok_put(w, tok_decomposed, nfc ? sizeof tok_decomposed / 12 : 0, 12);
     tok_put(w, tok_compositions, nfc ? sizeof tok_compositions / 2 : 0, 2);
     tok_put(w, tok_combining_runs, nfc ? sizeof tok_combining_runs / 4 : 0, 4);
-    tok_put(w, tok_unstable, nfc ? sizeof tok_unstable / 8 : 0, 8);
+    if (b->uses_nfd) tok_put(w, tok_unstable_both, sizeof tok_unstable_both / 8, 8);
+    else tok_put(w, tok_unstable, nfc ? sizeof tok_unstable / 8 : 0, 8);
 }
 
 /* Classes that added tokens and the strip step need. */
@@ -559,8 +761,10 @@ static void tok_add_classes(tok_builder *b, sqm__tok_header *h)
     tok_set *s;
     h->word_class = h->space_class = TOK_NONE;
     for (uint64_t i = 0; i < b->n_added; i++) flags |= b->added[i].flags;
-    for (uint64_t i = 0; i < b->normalizers.n; i++) {
-        if (b->normalizers.steps[i].kind == SQM__NORM_STRIP) flags |= SQM__ADDED_LSTRIP;
+    for (uint64_t i = 0; i < b->normalizers.n + b->late.n; i++) {
+        const sqm__tok_step *step = i < b->normalizers.n ? &b->normalizers.steps[i]
+                                                         : &b->late.steps[i - b->normalizers.n];
+        if (step->kind == SQM__NORM_STRIP && !step->b_bytes) flags |= SQM__ADDED_LSTRIP;
     }
     if (flags & (SQM__ADDED_LSTRIP | SQM__ADDED_RSTRIP)) {
         s = tok_set_new(b->env);
@@ -617,7 +821,13 @@ static void tok_put_all(tok_builder *b, tok_writer *w)
     tok_put(w, b->tables.toggles, b->tables.n_toggles, 8);
     tok_put(w, b->tables.firsts, b->tables.n_firsts, 32);
     tok_put_unicode(w, b);
-    tok_put_sorted(w, b);
+    tok_put(w, NULL, 0, 4);
+    tok_put_trie(w, b);
+    tok_put(w, b->maps.cells, b->maps.n, sizeof(sqm__trie_cell));
+    tok_put(w, b->scores, b->kind == SQM__TOK_UNIGRAM ? (uint64_t)b->n + 1 : 0, 8);
+    tok_put(w, tok_break_runs, b->uses_breaks ? sizeof tok_break_runs / 4 : 0, 4);
+    tok_put(w, b->words, b->kind == SQM__TOK_WORDPIECE ? 2 : 0, 4);
+    tok_put(w, b->late.steps, b->late.n, sizeof(sqm__tok_step));
     if (!b->env->failed) memcpy(w->data, &h, sizeof h);
 }
 
@@ -637,6 +847,7 @@ static int tok__run(tok_builder *b, tok_writer *w, sqm__tok *t, sqm__tok_run *r,
     if (!a.base || !sqm__tok_layout(r, t, (size_t)bytes, &a))
         return conv_fail(b->env, "tokenizer: a token is too long");
     r->err = NULL;
+    r->steps = 65536 + 512 * bytes;
     return 1;
 }
 
@@ -647,7 +858,7 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
     sqm__tok_run r;
     uint32_t longest = 1, n = 0;
     for (uint64_t i = 0; i < b->n_added; i++) {
-        n += b->added[i].normalized != 0;
+        n += b->added[i].normalized == 1;
         if (b->added[i].content.bytes > longest) longest = b->added[i].content.bytes;
     }
     if (n == 0 || b->normalizers.n == 0) return 1;
@@ -655,9 +866,11 @@ static int tok_normalize_added(tok_builder *b, tok_writer *w)
     for (uint64_t i = 0; i < b->n_added; i++) {
         tok_added *a = &b->added[i];
         uint32_t bytes = a->content.bytes;
+        int is_start = 1;
         const uint8_t *text;
-        if (!a->normalized) continue;
-        text = sqm__normalize_text(&r, (const uint8_t *)a->content.text, &bytes, 1);
+        if (a->normalized != 1) continue;
+        text = sqm__normalize_text(&r, SQM__A_NORMALIZERS, (const uint8_t *)a->content.text, &bytes,
+                                   &is_start);
         a->content = tok_make_text(conv_copy_text(b->env, text, bytes), bytes);
         if (bytes == 0)
             return conv_fail(b->env, "tokenizer: added token %d is empty after the normalizers", a->id);
@@ -682,7 +895,7 @@ static int tok_mark_whole(tok_builder *b, tok_writer *w)
         const uint8_t *text = (const uint8_t *)b->text[i].text;
         int whole = b->ignore_merges && b->type[i] == SQM__TOKEN_NORMAL;
         if (b->text[i].bytes == 0 || b->hidden[i] || b->type[i] == SQM__TOKEN_BYTE) continue;
-        if (!whole && r.max_symbols) {
+        if (!whole && b->kind < SQM__TOK_WORDPIECE && r.max_symbols) {
             n = sqm__first_symbols(&r, text, b->text[i].bytes, r.symbol);
             if (n) n = n <= 64 ? sqm__merge_few(&r, n) : sqm__merge_many(&r, n);
             whole = n == 1 && r.symbol[0] == i;
@@ -774,4 +987,21 @@ static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_b
 #include "tok_gguf.h"
 #include "tok_hf.h"
 #include "tok_rwkv.h"
+#include "tok_spm.h"
+#include "tok_tiktoken.h"
+
+/* Any tokenizer file, told by its name or, for .model, its first line. "bytes": no file, one token a byte. */
+static CONV_UNUSED int tok_from_file(conv_env *env, const char *path, tok_blob *out)
+{
+    const conv_file *f;
+    gguf_file g;
+    if (strcmp(path, "bytes") == 0) return tok_from_bytes(env, out);
+    if (conv_ends_with(path, ".json")) return tok_from_hf(env, path, out);
+    if (conv_ends_with(path, ".gguf")) return gguf_open(&g, env, path) && tok_from_gguf(env, &g, out);
+    f = conv_open(env, path);
+    if (!f) return 0;
+    if (tok_is_tiktoken(f)) return tok_from_tiktoken(env, f, out);
+    if (conv_ends_with(path, ".txt")) return tok_from_rwkv(env, f, out);
+    return conv_ends_with(path, ".bin") ? tok_from_llama2c(env, f, out) : tok_from_spm(env, f, out);
+}
 #endif /* TOK_IMPORT_H_INCLUDED */

@@ -651,6 +651,18 @@ static uint32_t tok_add_first(tok_tables *t, const tok_set *s)
     return (uint32_t)t->n_firsts++;
 }
 
+/* Appends an op that belongs to no parsed expression. */
+static int tok_add_op(tok_tables *t, uint32_t op, uint32_t a, uint32_t b, uint32_t c)
+{
+    t->ops = (sqm__regex_op *)conv_grow(t->env, t->ops, t->n_ops, &t->room_ops, sizeof *t->ops);
+    if (!t->ops || t->env->failed) return 0;
+    t->ops[t->n_ops].op = op;
+    t->ops[t->n_ops].a = a;
+    t->ops[t->n_ops].b = b;
+    t->ops[t->n_ops++].c = c;
+    return 1;
+}
+
 /* ---- code ---------------------------------------------------------------------------------------------- */
 typedef struct tok_coder {
     tok_tables *t;

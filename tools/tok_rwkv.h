@@ -52,13 +52,15 @@ static uint32_t tok__escape(tok_line *l, int is_bytes, char *out)
 static int tok__literal(conv_env *env, tok_line *l, tok_text *text)
 {
     const int is_bytes = l->at < l->end && *l->at == 'b';
-    char *out = (char *)conv_alloc(env, (uint64_t)(l->end - l->at) + 1, 1), quote;
+    const char *newline = (const char *)memchr(l->at, '\n', (size_t)(l->end - l->at));
+    const char *end = newline ? newline : l->end;
+    char *out = (char *)conv_alloc(env, (uint64_t)(end - l->at) + 5, 1), quote;
     uint32_t n = 0;
     l->at += is_bytes;
     if (!out || l->at >= l->end) return 0;
     quote = *l->at++;
     if (quote != '\'' && quote != '"') return 0;
-    while (l->at < l->end && *l->at != quote) {
+    while (l->at < end && *l->at != quote) {
         uint32_t more = 1;
         if (*l->at == '\\') {
             l->at++;
@@ -103,7 +105,7 @@ static CONV_UNUSED int tok_from_rwkv(conv_env *env, const conv_file *f, tok_blob
             if (b.type[id] == SQM__TOKEN_NORMAL)
                 return conv_fail(env, "%s: line %llu: token %lld is there twice", f->path,
                                  (unsigned long long)l.number, (long long)id);
-            b.raw[id] = b.text[id] = text;
+            b.raw[id] = b.text[id] = b.key[id] = text;
             b.type[id] = SQM__TOKEN_NORMAL;
         }
     }

@@ -34,8 +34,9 @@ static void arch_bert_names(conv *c, conv_decoder *d, const char *prefix)
     d->final_norm = NULL;
     d->head = "cls.predictions.decoder";
     /* with a head of its own the head's bias is one of its own too                                         */
-    d->head_bias_name = !d->tied && conv_has(c, "cls.predictions.decoder.bias") ? "cls.predictions.decoder.bias"
-        : "cls.predictions.bias";
+    d->head_bias_name = "cls.predictions.bias";
+    if (!d->tied && conv_has(c, "cls.predictions.decoder.bias"))
+        d->head_bias_name = "cls.predictions.decoder.bias";
     d->head_dense = "cls.predictions.transform.dense";
     d->head_norm_name = "cls.predictions.transform.LayerNorm";
     d->head_act = d->act;
