@@ -718,7 +718,7 @@ static void test_ggufs(void)
     REFUSE("g.gguf", "llama.mystery");
     make_gguf(&b, 0, 0, "llama.expert_count", 0, 0);
     save("g.gguf", b.at, b.n);
-    REFUSE("g.gguf", "expert_count");
+    REFUSE("g.gguf", "expert_used_count");
     make_gguf(&b, 0, 0, "general.alignment", 0, 0);
     save("g.gguf", b.at, b.n);
     REFUSE("g.gguf", "alignment");
