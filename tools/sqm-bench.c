@@ -33,6 +33,7 @@ static const char help[] =
     "-n N            tokens fed one by one (0)\n"
     "-d N            tokens in the context before either begins (0)\n"
     "just that.\n"
+    "-s N            sequences decoded together, a token of each at a time (1)\n"
     "-r N            repetitions; the median counts (5)\n"
     "-b N            max_batch of the session (the library's own choice)\n"
     "-t N            threads (all)\n"
@@ -53,13 +54,13 @@ typedef struct figure {
     int32_t prompt, tokens, depth;
     double  rate, state_bytes;                         /* tokens a second (median); state at the end */
 } figure;
-enum { MAX_FIGURES = 4 };
+enum { MAX_FIGURES = 4, MAX_SEQUENCES = 256 };
 
 typedef struct bench {
     const char        *file;
     sqm_model_info     model;
     figure             figures[MAX_FIGURES];
-    int32_t            n_figures, prompt, tokens, depth, repeats, roofline, threads, flat;
+    int32_t            n_figures, prompt, tokens, depth, sequences, repeats, roofline, threads, flat;
     sqm_session_config config;
     sqm_isa            isa;                            /* the one in use, never auto */
     double             open_seconds, weight_bytes;     /* weight_bytes: that one token reads */
@@ -320,22 +321,39 @@ static void count_products(bench *b, const sqm_model_info *m)
     b->mostly_quantized = b->config.precision == SQM_FAST && (double)m->coded_products > 0.5 * products;
 }
 
-/* Back to a sequence of `depth` tokens. */
-static sqm_result rewind_to(sqm_session *s, const int32_t *tokens, int32_t depth)
+/* Back to sequences of `depth` tokens, all alike. */
+static sqm_result rewind_to(sqm_session *s, const int32_t *tokens, int32_t depth, int32_t sequences)
 {
-    const sqm_result r = sqm_reset(s, 0);
-    return r == SQM_OK && depth > 0 ? sqm_feed(s, 0, tokens, depth) : r;
+    sqm_result r = sqm_reset(s, 0);
+    if (r == SQM_OK && depth > 0) r = sqm_feed(s, 0, tokens, depth);
+    for (int32_t i = 1; i < sequences && r == SQM_OK; i++) r = sqm_fork(s, 0, i);
+    return r;
+}
+
+/* A token to each sequence, in one call. */
+static sqm_result feed_each(sqm_session *s, const int32_t *token, int32_t sequences)
+{
+    sqm_input inputs[MAX_SEQUENCES];
+    for (int32_t i = 0; i < sequences; i++) {
+        inputs[i].seq = i;
+        inputs[i].tokens = token;
+        inputs[i].n = 1;
+        inputs[i].rows = NULL;
+    }
+    return sqm_feed_batch(s, inputs, sequences);
 }
 
 static sqm_result run_figure(const bench *b, figure *f, sqm_session *s, const int32_t *tokens)
 {
-    const int32_t n = f->prompt + f->tokens, step = f->prompt > 0 ? f->prompt : 1;
+    const int32_t n = f->prompt > 0 ? f->prompt : f->tokens * b->sequences;
     double *times = (double *)calloc((size_t)b->repeats, sizeof *times);
     sqm_result r = times ? SQM_OK : SQM_E_MEMORY;
     for (int32_t i = -1; i < b->repeats && r == SQM_OK; i++) {                          /* -1: warms up */
-        r = rewind_to(s, tokens, f->depth);
+        r = rewind_to(s, tokens, f->depth, f->prompt > 0 ? 1 : b->sequences);
         const double start = seconds();
-        for (int32_t t = 0; t < n && r == SQM_OK; t += step) r = sqm_feed(s, 0, tokens + f->depth + t, step);
+        if (f->prompt > 0 && r == SQM_OK) r = sqm_feed(s, 0, tokens + f->depth, f->prompt);
+        for (int32_t t = 0; t < f->tokens && r == SQM_OK; t++)
+            r = feed_each(s, tokens + f->depth + t, b->sequences);
         if (i >= 0) times[i] = (double)n / (seconds() - start);
     }
     if (r == SQM_OK) f->rate = median(times, b->repeats);
@@ -396,8 +414,11 @@ static void print_figure(const bench *b, const figure *f, const roofline *r)
                   coded ? r->dot : r->fma, coded ? "the 8-bit peak" : "the float32 peak");
         return;
     }
-    snprintf(name, sizeof name, "decode %d at %d", (int)f->tokens, (int)f->depth);
-    print_row(name, f->rate, (b->weight_bytes + f->state_bytes) * f->rate, "GB/s", r->read,
+    if (b->sequences > 1)
+        snprintf(name, sizeof name, "decode %d x %d at %d", (int)b->sequences, (int)f->tokens, (int)f->depth);
+    else
+        snprintf(name, sizeof name, "decode %d at %d", (int)f->tokens, (int)f->depth);
+    print_row(name, f->rate, (b->weight_bytes / b->sequences + f->state_bytes) * f->rate, "GB/s", r->read,
               "the read bandwidth");
 }
 
@@ -422,7 +443,8 @@ static int parse_options(bench *b, int argc, char **argv)
 {
     const struct { const char *name; int32_t *value; int32_t low, high; } numbers[] = {
         {"-p", &b->prompt, 0, 1 << 20}, {"-n", &b->tokens, 0, 1 << 20}, {"-d", &b->depth, 0, 1 << 20},
-        {"-r", &b->repeats, 1, 1000}, {"--flat", &b->flat, 1, 1 << 29}, {"-t", &b->threads, 1, 1024},
+        {"-r", &b->repeats, 1, 1000},
+        {"-s", &b->sequences, 1, MAX_SEQUENCES}, {"--flat", &b->flat, 1, 1 << 29}, {"-t", &b->threads, 1, 1024},
         {"-b", &b->config.max_batch, 1, 65536}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
@@ -549,6 +571,7 @@ static int run(bench *b)
         if (f->depth + f->prompt + f->tokens > length) length = f->depth + f->prompt + f->tokens;
     }
     b->config.max_context = length;
+    b->config.n_sequences = b->sequences;
     b->config.threads = b->threads;
     b->isa = b->config.isa == SQM_ISA_AUTO ? sqm_cpu_best_isa() : b->config.isa;
     sqm_session *s = sqm_session_create(m, &b->config, &err);
@@ -573,6 +596,7 @@ int main(int argc, char **argv)
 {
     bench b;
     memset(&b, 0, sizeof b);
+    b.sequences = 1;
     b.repeats = 5;
     b.roofline = 1;
     b.threads = 1;
