@@ -443,8 +443,8 @@ static int parse_options(bench *b, int argc, char **argv)
 {
     const struct { const char *name; int32_t *value; int32_t low, high; } numbers[] = {
         {"-p", &b->prompt, 0, 1 << 20}, {"-n", &b->tokens, 0, 1 << 20}, {"-d", &b->depth, 0, 1 << 20},
-        {"-r", &b->repeats, 1, 1000},
-        {"-s", &b->sequences, 1, MAX_SEQUENCES}, {"--flat", &b->flat, 1, 1 << 29}, {"-t", &b->threads, 1, 1024},
+        {"-r", &b->repeats, 1, 1000}, {"-s", &b->sequences, 1, MAX_SEQUENCES},
+        {"--flat", &b->flat, 1, 1 << 29}, {"-t", &b->threads, 1, 1024},
         {"-b", &b->config.max_batch, 1, 65536}};
     for (int i = 1; i < argc; i++) {
         const char *value = i + 1 < argc ? argv[i + 1] : "";
