@@ -18195,7 +18195,9 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__STOP_LIMIT
 #undef SQM__RECENT_ROOM
 #undef SQM__WRITER_FAIL
-#if defined(__GNUC__) && !defined(__clang__)
+#if defined(__clang__)
+#  pragma clang diagnostic pop
+#elif defined(__GNUC__)
 #  pragma GCC pop_options
 #endif
 #undef SQM__IMPLEMENTING

@@ -340,4 +340,18 @@ static CONV_UNUSED void conv_gguf_rope(conv *c, conv_rope *r, const char *name, 
     if (!c->env->failed) conv_rope_make(c, r, &s, head_dim);
 }
 
+/* The unscaled rotation of layers with a window, beside that of the others                                */
+static CONV_UNUSED void conv_gguf_sliding_rope(conv *c, conv_rope *r, const conv_rope *others,
+                                               const char *theta_key, int32_t head_dim)
+{
+    conv_rope_spec s;
+    memset(&s, 0, sizeof s);
+    s.type = "default";
+    s.theta = conv_gguf_number(c, theta_key, 10000.0);
+    s.dims = others->dims;
+    r->name = "rope.freq_sliding";
+    r->style = "half";
+    conv_rope_make(c, r, &s, head_dim);
+}
+
 #endif /* CONV_ROPE_H_INCLUDED */

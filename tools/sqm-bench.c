@@ -378,11 +378,10 @@ static void print_machine(const bench *b)
            b->threads == 1 ? "" : "s", sqm_build_info());
 }
 
-static void print_model(const bench *b, const sqm_model *m, size_t session_bytes)
+static void print_model(const bench *b, size_t session_bytes)
 {
-    sqm_model_info info;
+    const sqm_model_info *info = &b->model;
     struct rusage usage;
-    sqm_model_get_info(m, &info);
     getrusage(RUSAGE_SELF, &usage);
 #if defined(__APPLE__)
     const double peak = (double)usage.ru_maxrss;
@@ -390,8 +389,8 @@ static void print_model(const bench *b, const sqm_model *m, size_t session_bytes
     const double peak = 1024.0 * (double)usage.ru_maxrss;
 #endif
     printf("model     %s; %.1f M parameters, %.1f MB; opened in %.1f ms\n",
-           info.name && info.name[0] ? info.name : b->file, 1e-6 * (double)info.parameters,
-           1e-6 * (double)info.weight_bytes, 1e3 * b->open_seconds);
+           info->name[0] ? info->name : b->file, 1e-6 * (double)info->parameters,
+           1e-6 * (double)info->weight_bytes, 1e3 * b->open_seconds);
     printf("memory    session %.1f MB, process at most %.1f MB\n", 1e-6 * (double)session_bytes, 1e-6 * peak);
 }
 
@@ -582,7 +581,7 @@ static int run(bench *b)
     if (result != SQM_OK) fprintf(stderr, "sqm-bench: %s\n", err.text);
     else if (!b->flat) {
         print_machine(b);
-        print_model(b, m, sqm_session_size(m, &b->config, &err));
+        print_model(b, sqm_session_size(m, &b->config, &err));
         if (b->roofline && !measure_roofline(&r, b, b->weight_bytes))
             fprintf(stderr, "sqm-bench: no memory to measure the machine\n");
         print_results(b, &r);

@@ -128,20 +128,13 @@ static void arch_gguf_gemma2(conv *c)
 static void arch_gguf_gemma3(conv *c)
 {
     conv_decoder d;
-    conv_rope_spec s;
     int32_t window;
     if (!arch_gguf_gemma_base(c, &d)) return;
     window = arch_gguf_gemma2_base(c, &d, 62);
     d.head_norm = CONV_HEAD_NORM_SHARED;
     d.q_norm = "attn_q_norm";
     d.k_norm = "attn_k_norm";
-    memset(&s, 0, sizeof s);
-    s.type = "default";
-    s.theta = conv_gguf_number(c, "rope.freq_base_swa", 10000.0);
-    s.dims = d.ropes[0].dims;
-    d.ropes[1].name = "rope.freq_sliding";
-    d.ropes[1].style = "half";
-    conv_rope_make(c, &d.ropes[1], &s, d.head_dim);
+    conv_gguf_sliding_rope(c, &d.ropes[1], &d.ropes[0], "rope.freq_base_swa", d.head_dim);
     conv_gguf_windows(c, &d, window, 6, 0, 1);
     conv_emit_decoder(c, &d);
 }

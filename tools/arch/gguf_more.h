@@ -105,7 +105,6 @@ static void arch_gguf_olmo(conv *c)
 static void arch_gguf_olmo2(conv *c)
 {
     conv_decoder d;
-    conv_rope_spec s;
     if (!conv_gguf_decoder(c, &d)) return;
     d.attn_norm = d.ffn_norm = NULL;
     d.attn_post_norm = "post_attention_norm";
@@ -115,13 +114,7 @@ static void arch_gguf_olmo2(conv *c)
     d.k_norm = "attn_k_norm";
     conv_gguf_rope(c, &d.ropes[0], "rope.freq", "half", d.head_dim);
     if (conv_gguf_number(c, "attention.sliding_window", 0.0) > 0.0) {
-        memset(&s, 0, sizeof s);
-        s.type = "default";
-        s.theta = conv_gguf_number(c, "rope.freq_base", 10000.0);
-        s.dims = d.ropes[0].dims;
-        d.ropes[1].name = "rope.freq_sliding";
-        d.ropes[1].style = "half";
-        conv_rope_make(c, &d.ropes[1], &s, d.head_dim);
+        conv_gguf_sliding_rope(c, &d.ropes[1], &d.ropes[0], "rope.freq_base", d.head_dim);
         conv_gguf_windows(c, &d, conv_gguf_size(c, "attention.sliding_window", 1), 4, 0, 1);
     }
     conv_emit_decoder(c, &d);
