@@ -134,7 +134,8 @@ SQMDEF const char *sqm_version(void);                  /* "0.1.0" */
 SQMDEF const char *sqm_build_info(void);
 
 /* ---- processor ----------------------------------------------------------------------------------------- */
-typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON } sqm_isa;
+typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON,
+                       SQM_ISA_WASM /* SIMD128 of WebAssembly */ } sqm_isa;
 SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing */
 SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
 SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
@@ -597,6 +598,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(__wasm_simd128__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_WASM 1
+#else
+#  define SQM__HAVE_WASM 0
+#endif
 #if defined(_OPENMP) && defined(__GNUC__)
 #  define SQM__HAVE_TEAM 1
 #else
@@ -698,9 +704,10 @@ SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b
 
 SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
 
-/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
-   double; the sum is rounded to odd there, so that the last rounding to float is the only one that
-   counts (Boldo & Melquiond 2008). */
+/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in double,
+   where the sum rounds once. Rounding that to float is right but where it lies half-way between two floats
+   (a 1 and 28 zeros at its end) or below the normal ones; there it is first rounded to odd (Boldo &
+   Melquiond 2008). */
 SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -709,14 +716,17 @@ SQM__INLINE float sqm__fma(float a, float b, float c)
     const double product = (double)a * (double)b;
     const double addend = (double)c;
     double sum = product + addend;
-    const double virtual_addend = sum - product;
-    const double lost = (product - (sum - virtual_addend)) + (addend - virtual_addend);
     uint64_t bits;
     memcpy(&bits, &sum, 8);
-    /* inexact and even: step towards the lost part to make it odd */
-    if (lost != 0.0 && (bits & 1) == 0) {
-        if ((lost > 0.0) == (sum > 0.0)) bits++; else bits--;
-        memcpy(&sum, &bits, 8);
+    if ((bits & 0x1fffffffu) != 0x10000000u && (bits >> 52 & 0x7ffu) >= 1023u - 126u) return (float)sum;
+    {
+        const double virtual_addend = sum - product;
+        const double lost = (product - (sum - virtual_addend)) + (addend - virtual_addend);
+        /* inexact and even: step towards the lost part to make it odd */
+        if (lost != 0.0 && (bits & 1) == 0) {
+            if ((lost > 0.0) == (sum > 0.0)) bits++; else bits--;
+            memcpy(&sum, &bits, 8);
+        }
     }
     return (float)sum;
 #endif
@@ -1765,6 +1775,9 @@ SQMDEF int sqm_cpu_has(sqm_isa isa)
 #if SQM__HAVE_NEON
     case SQM_ISA_NEON:   return 1;
 #endif
+#if SQM__HAVE_WASM
+    case SQM_ISA_WASM:   return 1;
+#endif
     default:             return 0;
     }
 }
@@ -1774,6 +1787,7 @@ SQMDEF sqm_isa sqm_cpu_best_isa(void)
     if (sqm_cpu_has(SQM_ISA_AVX512)) return SQM_ISA_AVX512;
     if (sqm_cpu_has(SQM_ISA_AVX2)) return SQM_ISA_AVX2;
     if (sqm_cpu_has(SQM_ISA_NEON)) return SQM_ISA_NEON;
+    if (sqm_cpu_has(SQM_ISA_WASM)) return SQM_ISA_WASM;
     return SQM_ISA_SCALAR;
 }
 
@@ -1785,6 +1799,7 @@ SQMDEF const char *sqm_isa_name(sqm_isa isa)
     case SQM_ISA_AVX2:   return "avx2";
     case SQM_ISA_AVX512: return "avx512";
     case SQM_ISA_NEON:   return "neon";
+    case SQM_ISA_WASM:   return "wasm";
     }
     return "unknown";
 }
@@ -1807,6 +1822,8 @@ SQMDEF const char *sqm_build_info(void)
            " avx2 avx512"
 #elif SQM__HAVE_NEON
            " neon"
+#elif SQM__HAVE_WASM
+           " wasm"
 #endif
 #ifdef _OPENMP
            "; openmp"
@@ -2101,6 +2118,8 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  include <immintrin.h>
 #elif SQM__HAVE_NEON
 #  include <arm_neon.h>
+#elif SQM__HAVE_WASM
+#  include <wasm_simd128.h>
 #endif
 #define SQM__CAT2(a, b) a##_##b
 #define SQM__CAT(a, b) SQM__CAT2(a, b)
@@ -2109,6 +2128,7 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #define SQM__PASS_AVX2   2
 #define SQM__PASS_AVX512 3
 #define SQM__PASS_NEON   4
+#define SQM__PASS_WASM   5
 
 #define SQM__PASS SQM__PASS_SCALAR
 #define SQM__PASS_NAME scalar
@@ -2165,6 +2185,14 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  undef SQM__PASS_NAME
 #endif
 
+#if SQM__HAVE_WASM
+#  define SQM__PASS SQM__PASS_WASM
+#  define SQM__PASS_NAME wasm
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#endif
+
 static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 {
     if (isa == SQM_ISA_AUTO) isa = sqm_cpu_best_isa();
@@ -2176,6 +2204,9 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 #endif
 #if SQM__HAVE_NEON
     case SQM_ISA_NEON:   return &sqm__table_neon;
+#endif
+#if SQM__HAVE_WASM
+    case SQM_ISA_WASM:   return &sqm__table_wasm;
 #endif
     default:             return &sqm__table_scalar;
     }
@@ -2931,6 +2962,245 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
 #define SQM__TILE_A 2
+
+/* ---- vocabulary of the WebAssembly pass (SIMD128) ------------------------------------------------------ */
+#elif SQM__PASS == SQM__PASS_WASM
+#define SQM__SPECIAL SQM__INLINE
+#define SQM__WIDE SQM__UNROLL
+#define v16 sqm__v16_wasm
+#define w16 sqm__w16_wasm
+#define b64 sqm__b64_wasm
+typedef struct { v128_t v[4]; } v16;
+typedef struct { v128_t v[4]; } w16;
+typedef struct { v128_t v[4]; } b64;
+#define SQM__EACH SQM__UNROLL for (int i = 0; i < 4; i++)
+SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = wasm_f32x4_splat(x); return r; }
+SQM__INLINE v16 SQM__NAME(load)(const float *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_v128_load(p + 4 * i);
+    return r;
+}
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH wasm_v128_store(p + 4 * i, a.v[i]); }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH {
+        const v128_t h = wasm_u32x4_load16x4(p + 8 * i), size = wasm_v128_and(h, wasm_i32x4_splat(0x7fff));
+        const v128_t special = wasm_i32x4_gt(size, wasm_i32x4_splat(0x7bff));         /* infinite or NaN */
+        /* the same exponent and fraction 112 too low, denormal ones too */
+        const v128_t x = wasm_f32x4_mul(wasm_i32x4_shl(size, 13), wasm_f32x4_splat(0x1p112f));
+        const v128_t sign = wasm_i32x4_shl(wasm_v128_xor(h, size), 16);
+        r.v[i] = wasm_v128_or(wasm_v128_or(x, sign),
+                              wasm_v128_and(special, wasm_i32x4_splat(0x7f800000)));
+    }
+    return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    float x[16];
+    SQM__NAME(store)(x, a);
+    for (int i = 0; i < 16; i++) p[i] = sqm__f32_to_f16(x[i]);
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + 8 * i), 16);
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(wasm_u32x4_extend_low_u16x8(
+        wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(p + 4 * i))));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(
+        wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p + 4 * i))));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_add(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_sub(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_mul(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_div(a.v[i], b.v[i]); return a; }
+SQM__NOINLINE static v16 SQM__NAME(fma_slow)(v16 a, v16 b, v16 c)
+{
+    float x[16], y[16], z[16];
+    SQM__NAME(store)(x, a);
+    SQM__NAME(store)(y, b);
+    SQM__NAME(store)(z, c);
+    for (int i = 0; i < 16; i++) z[i] = sqm__fma(x[i], y[i], z[i]);
+    return SQM__NAME(load)(z);
+}
+/* a * b + c of two lanes in double, where the product is exact and the sum rounds once */
+SQM__INLINE v128_t SQM__NAME(fma2)(v128_t a, v128_t b, v128_t c)
+{
+    return wasm_f64x2_add(wasm_f64x2_mul(wasm_f64x2_promote_low_f32x4(a), wasm_f64x2_promote_low_f32x4(b)),
+                          wasm_f64x2_promote_low_f32x4(c));
+}
+/* Rounding that sum again, to float, can go wrong only when it lies half-way between two floats (a 1 and 28
+   zeros at its end) or below the normal ones. */
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c)
+{
+    const v128_t end = wasm_i64x2_splat(0x1fffffff), half = wasm_i64x2_splat(-0xf0000000ll);
+    v128_t odd = wasm_i32x4_splat(0);
+    v16 r;
+    SQM__EACH {
+        const v128_t low = SQM__NAME(fma2)(a.v[i], b.v[i], c.v[i]);
+        const v128_t high = SQM__NAME(fma2)(wasm_i64x2_shuffle(a.v[i], a.v[i], 1, 1),
+                                            wasm_i64x2_shuffle(b.v[i], b.v[i], 1, 1),
+                                            wasm_i64x2_shuffle(c.v[i], c.v[i], 1, 1));
+        r.v[i] = wasm_i64x2_shuffle(wasm_f32x4_demote_f64x2_zero(low), wasm_f32x4_demote_f64x2_zero(high),
+                                    0, 2);
+        odd = wasm_v128_or(odd, wasm_i32x4_eq(wasm_v128_and(low, end), half));
+        odd = wasm_v128_or(odd, wasm_i32x4_eq(wasm_v128_and(high, end), half));
+        /* 0 < |r| <= 2^-126 */
+        odd = wasm_v128_or(odd, wasm_i32x4_lt(
+            wasm_i32x4_add(wasm_v128_and(r.v[i], wasm_i32x4_splat(0x7fffffff)), wasm_i32x4_splat(0x7fffffff)),
+            wasm_i32x4_splat((int32_t)0x80800000)));
+    }
+    if (wasm_v128_any_true(odd)) return SQM__NAME(fma_slow)(a, b, c);
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_pmax(b.v[i], a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_pmin(b.v[i], a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = wasm_f32x4_abs(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = wasm_f32x4_sqrt(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    SQM__EACH a.v[i] = wasm_v128_bitselect(s.v[i], a.v[i], wasm_i32x4_splat(INT32_MIN));
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    SQM__EACH a.v[i] = wasm_v128_bitselect(yes.v[i], no.v[i], wasm_f32x4_lt(a.v[i], b.v[i]));
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    SQM__EACH p.v[i] = wasm_i32x4_add(p.v[i], wasm_i32x4_shl(t.v[i], 23));
+    return p;
+}
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    const v128_t low = wasm_i16x8_shuffle(a.v[0], a.v[1], 0, 2, 4, 6, 8, 10, 12, 14);
+    const v128_t high = wasm_i16x8_shuffle(a.v[2], a.v[3], 0, 2, 4, 6, 8, 10, 12, 14);
+    wasm_v128_store(p, wasm_i8x16_shuffle(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                          30));
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 a)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(a.v[i]);
+    return r;
+}
+SQM__INLINE float SQM__NAME(sum)(v16 a)
+{
+    const v128_t s4 = wasm_f32x4_add(wasm_f32x4_add(a.v[0], a.v[2]), wasm_f32x4_add(a.v[1], a.v[3]));
+    const v128_t s2 = wasm_f32x4_add(s4, wasm_i64x2_shuffle(s4, s4, 1, 1));
+    return wasm_f32x4_extract_lane(s2, 0) + wasm_f32x4_extract_lane(s2, 1);
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a)
+{
+    const v128_t m4 = wasm_f32x4_pmax(wasm_f32x4_pmax(a.v[3], a.v[1]), wasm_f32x4_pmax(a.v[2], a.v[0]));
+    const v128_t m2 = wasm_f32x4_pmax(wasm_i64x2_shuffle(m4, m4, 1, 1), m4);
+    const float x = wasm_f32x4_extract_lane(m2, 0), y = wasm_f32x4_extract_lane(m2, 1);
+    return x > y ? x : y;
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = wasm_i32x4_splat(x); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
+{
+    b64 r;
+    SQM__EACH r.v[i] = wasm_v128_load(p + 16 * i);
+    return r;
+}
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
+{
+    const v128_t keep = wasm_u8x16_splat(mask);
+    SQM__EACH {
+        const v128_t moved = wasm_i16x8_shl(wasm_u16x8_shr(x.v[i], (uint32_t)right), (uint32_t)left);
+        x.v[i] = wasm_v128_and(moved, keep);
+    }
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
+{
+    if (right) SQM__EACH x.v[i] = wasm_u16x8_shr(x.v[i], 4);
+    SQM__EACH x.v[i] = wasm_v128_and(x.v[i], wasm_u8x16_splat(mask));
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = wasm_v128_or(a.v[i], b.v[i]); return a; }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    const v128_t t = wasm_v128_load(table);
+    SQM__EACH x.v[i] = wasm_i8x16_swizzle(t, x.v[i]);
+    return x;
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(wasm_v128_and(wasm_u32x4_shr(x.v[i], (uint32_t)(8 * c)),
+                                                              wasm_i32x4_splat(255)));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(
+        wasm_i32x4_shr(wasm_i32x4_shl(x.v[i], (uint32_t)(24 - 8 * c)), 24));
+    return r;
+}
+#define SQM__CODE_ZERO 0
+#define SQM__SUM_UNIT 1
+#define SQM__PAIRS 0
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH wasm_v128_store(p + 16 * i, x.v[i]); }
+/* bytes 0 and 2 of each row's four, or 1 and 3, in 16 bits */
+SQM__INLINE v128_t SQM__NAME(even_s)(v128_t x) { return wasm_i16x8_shr(wasm_i16x8_shl(x, 8), 8); }
+SQM__INLINE v128_t SQM__NAME(odd_s)(v128_t x) { return wasm_i16x8_shr(x, 8); }
+SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
+{
+    const v128_t four = wasm_v128_load32_splat(x);
+    const v128_t even = SQM__NAME(even_s)(four), odd = SQM__NAME(odd_s)(four);
+    SQM__EACH acc.v[i] = wasm_i32x4_add(acc.v[i],
+        wasm_i32x4_add(wasm_i32x4_dot_i16x8(SQM__NAME(even_s)(w.v[i]), even),
+                       wasm_i32x4_dot_i16x8(SQM__NAME(odd_s)(w.v[i]), odd)));
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
+{
+    const v128_t four = wasm_v128_load32_splat(x);
+    const v128_t even = SQM__NAME(even_s)(four), odd = SQM__NAME(odd_s)(four);
+    SQM__EACH acc.v[i] = wasm_i32x4_add(acc.v[i],
+        wasm_i32x4_add(wasm_i32x4_dot_i16x8(wasm_v128_and(w.v[i], wasm_i16x8_splat(255)), even),
+                       wasm_i32x4_dot_i16x8(wasm_u16x8_shr(w.v[i], 8), odd)));
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = wasm_i32x4_add(wasm_i32x4_sub(wasm_i32x4_shl(a.v[i], 8), a.v[i]), wasm_i32x4_splat(b));
+    return a;
+}
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
+#undef SQM__EACH
+#define SQM__TILE_P 1
+#define SQM__TILE_T 2
+#define SQM__CODE_P 1
+#define SQM__CODE_T 4
+#define SQM__TILE_STREAMS 1
+#define SQM__TILE_ROWS 2
+#define SQM__TILE_FEW 1
+#define SQM__TILE_SUMS 3
+#define SQM__SSD_P 1
+#define SQM__SSD_N 2
+#define SQM__SSD_STEP 1
+#define SQM__TILE_S 1
+#define SQM__TILE_A 1
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -5190,8 +5460,10 @@ static const sqm__kernels SQM__NAME(table) = {
     SQM_ISA_AVX2,
 #elif SQM__PASS == SQM__PASS_AVX512
     SQM_ISA_AVX512,
-#else
+#elif SQM__PASS == SQM__PASS_NEON
     SQM_ISA_NEON,
+#else
+    SQM_ISA_WASM,
 #endif
     SQM__CODE_T,
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
@@ -18126,6 +18398,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
+#undef SQM__HAVE_WASM
 #undef SQM__HAVE_TEAM
 #undef SQM__PAUSE
 #undef SQM__YIELD
@@ -18150,6 +18423,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__PASS_AVX2
 #undef SQM__PASS_AVX512
 #undef SQM__PASS_NEON
+#undef SQM__PASS_WASM
 #undef SQM__LANEWISE
 #undef SQM__SPECIAL
 #undef SQM__WIDE

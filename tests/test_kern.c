@@ -17,7 +17,7 @@ static uint32_t random_bits(void)
 }
 static float uniform(void) { return (float)((double)random_bits() / 2147483648.0 - 1.0); }
 
-static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON, SQM_ISA_WASM };
 
 /* ---- products
    ------------------------------------------------------------------------------------------------------ */
@@ -222,6 +222,12 @@ static void test_fma(void)
         float c = sqm__float((random_bits() & 0x83ffffffu) | 0x3c000000u);
         if (i % 4 == 0) c = -a * b;
         CHECK(sqm__bits(sqm__fma(a, b, c)) == sqm__bits(fmaf(a, b, c)));
+    }
+    for (uint32_t exponent = 0; exponent < 256; exponent++) {      /* denormal and infinite ones too */
+        const float a = sqm__float(exponent << 23 | 0x80000000u), b = 1.0f + (float)(exponent & 7u) / 8.0f;
+        const float c = sqm__float((exponent > 60 ? exponent - 25 : exponent) << 23);
+        CHECK(sqm__bits(sqm__fma(a, b, c)) == sqm__bits(fmaf(a, b, c)));
+        CHECK(sqm__bits(sqm__fma(1.5f, b, a)) == sqm__bits(fmaf(1.5f, b, a)));
     }
 }
 
