@@ -5,6 +5,7 @@ MODEL   ?= examples/models/shakespeare.sqm
 PROMPT  ?= ROMEO:
 DATA    ?=
 MODELS  ?=
+ZIG     ?= $(shell command -v zig || echo python3 -m ziglang)
 
 # as many compilers at once as there are processors, unless -j says otherwise
 ifeq (,$(findstring j,$(firstword -$(MAKEFLAGS))))
@@ -36,7 +37,7 @@ programs := $(tools) $(examples) $(tests) $(fuzzers)
 objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs)))
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run programs test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean help force
+.PHONY: all run web programs test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
@@ -65,6 +66,27 @@ $(BUILD)/flags: force
 	@mkdir -p $(BUILD)
 	@echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS)' | cmp -s - $@ || \
 	 echo '$(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS)' > $@
+
+# the page of examples/web: for a server; embedded.js has the same once more for a page opened as a file
+web_files := $(addprefix $(BUILD)/web/,index.html seqmodel.js seqmodel.wasm model.sqm embedded.js)
+web: $(web_files)
+
+$(BUILD)/web/index.html $(BUILD)/web/seqmodel.js: $(BUILD)/web/%: examples/web/%
+	@mkdir -p $(@D)
+	cp $< $@
+
+$(BUILD)/web/model.sqm: $(MODEL)
+	@mkdir -p $(@D)
+	cp $< $@
+
+$(BUILD)/web/seqmodel.wasm: examples/web/web.c seqmodel.h
+	@mkdir -p $(@D)
+	$(ZIG) cc --target=wasm32-wasi -mcpu=generic+simd128 -mexec-model=reactor -O2 -s $< -o $@
+
+$(BUILD)/web/embedded.js: $(BUILD)/web/seqmodel.wasm $(BUILD)/web/model.sqm
+	@{ echo 'window.embedded = {'; \
+	for f in $^; do printf '"%s": "' $$(basename $$f); base64 < $$f | tr -d '\n'; echo '",'; done; \
+	echo '};'; } > $@
 
 run: $(BUILD)/generate
 	$(BUILD)/generate $(MODEL) "$(PROMPT)" -n 400 --temp 0.8 --echo
@@ -109,6 +131,7 @@ clean:
 help:
 	@echo 'make               every tool and example into $(BUILD)/   (CC=$(CC) CFLAGS="$(CFLAGS)" OPENMP=$(OPENMP))'
 	@echo 'make run           text from the small model in examples/models   (PROMPT="JULIET:" MODEL=other.sqm)'
+	@echo 'make web           a page with MODEL in $(BUILD)/web: python3 -m http.server -d $(BUILD)/web   (needs zig)'
 	@echo 'make test          the self-contained test suite; DATA=dir adds the larger data, MODELS=dir real models'
 	@echo 'make tokenizers    only the reference tokenizers: DATA=dir, and SQM_TOKENIZERS=dir in the environment'
 	@echo 'make matrix        only the build matrix: compilers, standards, switches, symbols, other processors'
