@@ -12391,9 +12391,14 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 #undef SQM__CRC_64
 
 #if SQM__HAVE_X86
+#if defined(__clang__) && __clang_major__ >= 14        /* where it became a feature of its own */
+#  define SQM__CRC_TARGET "sse4.2,crc32"
+#else
+#  define SQM__CRC_TARGET "sse4.2"
+#endif
 /* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
-__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p,
-                                                                  size_t bytes)
+__attribute__((target(SQM__CRC_TARGET))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p,
+                                                                         size_t bytes)
 {
     uint64_t wide = crc;
     for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
@@ -12401,6 +12406,7 @@ __attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, 
     for (; bytes; bytes--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
     return crc;
 }
+#undef SQM__CRC_TARGET
 #endif
 /* Continues `crc` (0 at the start) over `bytes` bytes. */
 static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
