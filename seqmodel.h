@@ -15569,10 +15569,9 @@ SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_byte
     *out = NULL;
     if (!need) return err ? err->code : sqm__file_open(&f, image, image_bytes, 0, NULL) == SQM_OK
         ? SQM_E_UNSUPPORTED : SQM_E_FORMAT;
-    if (!memory || memory_bytes < need || (uintptr_t)memory % 16)
-        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 16, was given %z",
-                  (uint64_t)need,
-                  (uint64_t)memory_bytes);
+    if (!memory || memory_bytes < need || (uintptr_t)memory % 8)       /* what malloc grants on any machine */
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 8, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
     memset(&arena, 0, sizeof(arena));
     arena.base = (uint8_t *)memory;
     arena.size = memory_bytes;
