@@ -680,6 +680,10 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #elif defined(__GNUC__)
 #  pragma GCC push_options
 #  pragma GCC optimize ("no-fast-math", "fp-contract=off")
+#elif defined(_MSC_VER)
+#  pragma fp_contract(off)
+#  pragma warning(push)
+#  pragma warning(disable: 4996)                        /* fopen is standard C */
 #endif
 /* asks for the cache line at p before it is needed; any address will do */
 #if defined(__GNUC__)
@@ -2989,7 +2993,8 @@ SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
         const v128_t h = wasm_u32x4_load16x4(p + 8 * i), size = wasm_v128_and(h, wasm_i32x4_splat(0x7fff));
         const v128_t special = wasm_i32x4_gt(size, wasm_i32x4_splat(0x7bff));         /* infinite or NaN */
         /* the same exponent and fraction 112 too low, denormal ones too */
-        const v128_t x = wasm_f32x4_mul(wasm_i32x4_shl(size, 13), wasm_f32x4_splat(0x1p112f));
+        const v128_t two_to_112 = wasm_i32x4_splat(239 << 23);
+        const v128_t x = wasm_f32x4_mul(wasm_i32x4_shl(size, 13), two_to_112);
         const v128_t sign = wasm_i32x4_shl(wasm_v128_xor(h, size), 16);
         r.v[i] = wasm_v128_or(wasm_v128_or(x, sign),
                               wasm_v128_and(special, wasm_i32x4_splat(0x7f800000)));
@@ -15637,12 +15642,17 @@ static void sqm__unmap_file(void *image, size_t bytes) { (void)munmap(image, byt
 static void *sqm__map_file(const char *path, size_t *bytes, sqm_error *err)
 {
     FILE *file = fopen(path, "rb");
-    long size = -1;
+    int64_t size = -1;
     uint8_t *raw = NULL, *image = NULL;
     *bytes = 0;
     if (!file) { (void)sqm__fail(err, SQM_E_IO, __LINE__, 0, "cannot open '%s'", path); return NULL; }
+#if defined(_WIN32)                     /* where a long has 32 bits */
+    if (_fseeki64(file, 0, SEEK_END) == 0) size = _ftelli64(file);
+#else
     if (fseek(file, 0, SEEK_END) == 0) size = ftell(file);
-    if (size > 0 && fseek(file, 0, SEEK_SET) == 0) raw = (uint8_t *)malloc((size_t)size + 128);
+#endif
+    if (size > 0 && (uint64_t)size < (size_t)-128 && fseek(file, 0, SEEK_SET) == 0)
+        raw = (uint8_t *)malloc((size_t)size + 128);
     if (raw) {                          /* the pointer to free stands right before the image */
         image = raw + 64 + (64 - ((uintptr_t)raw + 64) % 64) % 64;
         memcpy(image - sizeof(raw), &raw, sizeof(raw));
@@ -18478,6 +18488,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #  pragma clang diagnostic pop
 #elif defined(__GNUC__)
 #  pragma GCC pop_options
+#elif defined(_MSC_VER)
+#  pragma warning(pop)
 #endif
 #undef SQM__IMPLEMENTING
 #endif /* SQM__IMPLEMENTING */

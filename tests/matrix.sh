@@ -179,6 +179,33 @@ crossed() {
     expect zig cc --target="$1" $c_warnings -O0 -c "$dir/implementation.c" -o "$dir/$job.o"
 }
 
+# what cl.exe would refuse, as far as clang's imitation of it knows; its own headers are not at hand
+msvc() {
+    need clang
+    mkdir -p "$dir/msvc"
+    cat > "$dir/msvc/string.h" <<END
+#include <stddef.h>
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+void *memchr(const void *, int, size_t);
+int memcmp(const void *, const void *, size_t);
+size_t strlen(const char *);
+int strcmp(const char *, const char *);
+int strncmp(const char *, const char *, size_t);
+char *strchr(const char *, int);
+char *strstr(const char *, const char *);
+END
+    echo 'float sqrtf(float);' > "$dir/msvc/math.h"
+    for f in log exp sin cos tan sqrt fabs floor ceil log2 log1p expm1 tanh erf rint round; do
+        echo "double $f(double);" >> "$dir/msvc/math.h"
+    done
+    echo 'double pow(double, double); double fmod(double, double); double ldexp(double, int);' >> "$dir/msvc/math.h"
+    expect clang --target=x86_64-pc-windows-msvc -fms-extensions -fms-compatibility-version=19.20 -ffreestanding \
+        -isystem "$dir/msvc" -DSEQMODEL_NO_STDIO -DSEQMODEL_NO_MALLOC -std=c11 $warnings -Wgnu -Wno-unused-function \
+        -fsyntax-only "$dir/implementation.c"
+}
+
 # tests RUNNER "PROGRAMS" COMPILER FLAGS...: builds and runs test programs
 tests() {
     runner=$1 programs=$2
@@ -220,6 +247,7 @@ list() {
     echo "arm-logits logits qemu-arm arm-linux-gnueabihf-gcc -static -O1"
     echo "aarch64-logits logits qemu-aarch64 aarch64-linux-gnu-gcc -static -O1"
     echo "tcc-logits logits '' tcc"
+    echo "msvc msvc"
     echo "s390x refused qemu-s390x s390x-linux-gnu-gcc -static"
     echo "mips refused qemu-mips mips-linux-gnu-gcc -static"
     for system in x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos; do
