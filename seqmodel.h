@@ -134,7 +134,8 @@ SQMDEF const char *sqm_version(void);                  /* "0.1.0" */
 SQMDEF const char *sqm_build_info(void);
 
 /* ---- processor ----------------------------------------------------------------------------------------- */
-typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON } sqm_isa;
+typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON,
+                       SQM_ISA_HELIUM } sqm_isa;
 SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing */
 SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
 SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
@@ -597,6 +598,26 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_HELIUM (__ARM_FEATURE_MVE >> 1 & 1)      /* with floats */
+#else
+#  define SQM__HAVE_HELIUM 0
+#endif
+#if defined(__ARM_FEATURE_SIMD32) && defined(__thumb2__) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_DSP 1               /* two 16-bit products in an instruction of a Cortex-M */
+#else
+#  define SQM__HAVE_DSP 0
+#endif
+#if defined(__OPTIMIZE_SIZE__) || SQM__HAVE_HELIUM || SQM__HAVE_DSP
+#  define SQM__SMALL 1                  /* a microcontroller, most likely: code size before speed in batches */
+#else
+#  define SQM__SMALL 0
+#endif
+#if SQM__HAVE_X86 || SQM__HAVE_NEON     /* several passes, chosen at run time */
+#  define SQM__ONE_PASS 0
+#else
+#  define SQM__ONE_PASS 1
+#endif
 #if defined(_OPENMP) && defined(__GNUC__)
 #  define SQM__HAVE_TEAM 1
 #else
@@ -698,6 +719,57 @@ SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b
 
 SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
 
+/* Finite x without its sign as m * 2^e, 2^23 <= m < 2^24; 0 as 0 * 2^-172. */
+SQM__INLINE uint32_t sqm__split_float(uint32_t x, int32_t *e)
+{
+    uint32_t m = x & 0x7fffffu;
+    *e = (int32_t)(x >> 23 & 255u) - 150;
+    if (*e > -150) return m | 0x800000u;
+    for (*e = -149; m < 0x800000u && *e > -172; --*e) m <<= 1;
+    return m;
+}
+/* x >> by, whose last bit is 1 when any bit that left was */
+SQM__INLINE uint64_t sqm__shift_sticky(uint64_t x, int32_t by)
+{
+    if (by > 63) return x != 0;
+    return x >> by | (x << 1 << (63 - by) != 0);
+}
+/* a * b + c with one rounding, in integers: for machines without floating point. Both terms get 60 to 62
+   bits, so that what an alignment shifts out only decides ties. */
+SQM__UNUSED SQM__NOINLINE static float sqm__fma_integers(float a, float b, float c)
+{
+    const uint32_t ua = sqm__bits(a), ub = sqm__bits(b), uc = sqm__bits(c);
+    const uint32_t negative = (ua ^ ub) & 0x80000000u;
+    int32_t ea, eb, ec, e;
+    uint64_t sum, term;
+    uint32_t sign = negative, r;
+    if ((ua & 0x7f800000u) == 0x7f800000u || (ub & 0x7f800000u) == 0x7f800000u || ua << 1 == 0 ||
+        ub << 1 == 0) return a * b + c;
+    if ((uc & 0x7f800000u) == 0x7f800000u) return c;
+    sum = (uint64_t)sqm__split_float(ua, &ea) * sqm__split_float(ub, &eb) << 14;
+    term = (uint64_t)sqm__split_float(uc, &ec) << 37;
+    ea += eb - 14;
+    ec -= 37;
+    e = sqm__max(ea, ec);
+    sum = sqm__shift_sticky(sum, e - ea);
+    term = sqm__shift_sticky(term, e - ec);
+    if (negative == (uc & 0x80000000u)) {
+        sum += term;
+    } else if (sum >= term) {
+        sum -= term;
+    } else {
+        sum = term - sum;
+        sign ^= 0x80000000u;
+    }
+    if (sum == 0) return 0.0f;
+    for (e += 190; !(sum >> 63); e--) sum <<= 1;       /* now the exponent in the bits of a float */
+    if (e < 1) { sum = sqm__shift_sticky(sum, 1 - e); e = 1; }
+    if (e > 254) return sqm__float(sign | 0x7f800000u);
+    r = (uint32_t)(sum >> 40);
+    sum &= ((uint64_t)1 << 40) - 1;
+    r += (sum >> 39) && (sum << 25 || (r & 1u));
+    return sqm__float(sign | (((uint32_t)(e - 1) << 23) + r));
+}
 /* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
    double; the sum is rounded to odd there, so that the last rounding to float is the only one that
    counts (Boldo & Melquiond 2008). */
@@ -705,6 +777,8 @@ SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
     return __builtin_fmaf(a, b, c);
+#elif defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen))
+    return sqm__fma_integers(a, b, c);
 #else
     const double product = (double)a * (double)b;
     const double addend = (double)c;
@@ -1756,8 +1830,9 @@ static int sqm__cpu_has_x86(sqm_isa isa)
 SQMDEF int sqm_cpu_has(sqm_isa isa)
 {
     switch (isa) {
-    case SQM_ISA_AUTO:
-    case SQM_ISA_SCALAR: return 1;
+    case SQM_ISA_AUTO:   return 1;
+    case SQM_ISA_SCALAR: return !SQM__HAVE_HELIUM;     /* there, the only pass is Helium's */
+    case SQM_ISA_HELIUM: return SQM__HAVE_HELIUM;
 #if SQM__HAVE_X86
     case SQM_ISA_AVX2:
     case SQM_ISA_AVX512: return sqm__cpu_has_x86(isa);
@@ -1774,6 +1849,7 @@ SQMDEF sqm_isa sqm_cpu_best_isa(void)
     if (sqm_cpu_has(SQM_ISA_AVX512)) return SQM_ISA_AVX512;
     if (sqm_cpu_has(SQM_ISA_AVX2)) return SQM_ISA_AVX2;
     if (sqm_cpu_has(SQM_ISA_NEON)) return SQM_ISA_NEON;
+    if (sqm_cpu_has(SQM_ISA_HELIUM)) return SQM_ISA_HELIUM;
     return SQM_ISA_SCALAR;
 }
 
@@ -1785,6 +1861,7 @@ SQMDEF const char *sqm_isa_name(sqm_isa isa)
     case SQM_ISA_AVX2:   return "avx2";
     case SQM_ISA_AVX512: return "avx512";
     case SQM_ISA_NEON:   return "neon";
+    case SQM_ISA_HELIUM: return "helium";
     }
     return "unknown";
 }
@@ -1802,7 +1879,11 @@ SQMDEF const char *sqm_build_info(void)
 #elif defined(__GNUC__)
            "; gcc " SQM__TEXT(__GNUC__)
 #endif
+#if SQM__HAVE_HELIUM
+           "; passes helium"
+#else
            "; passes scalar"
+#endif
 #if SQM__HAVE_X86
            " avx2 avx512"
 #elif SQM__HAVE_NEON
@@ -2034,9 +2115,7 @@ typedef struct sqm__spike_scan {
     float        leak, threshold, rest;
 } sqm__spike_scan;
 
-typedef struct sqm__kernels {
-    sqm_isa isa;
-    int32_t tile;                       /* tokens that an 8-bit product takes at once */
+typedef struct sqm__calls {             /* the kernels of a pass */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
     /* A row of n values in 8 bits, groups `step` apart; plane: offset
        of the second plane for 16 bits, or 0. */
@@ -2089,6 +2168,11 @@ typedef struct sqm__kernels {
     /* y[t] = start[t] + sum_l taps[l] u[t - l], l < min(n_taps, past + t + 1); start, u [n][16] */
     void (*convolve)(float *y, size_t y_stride, const float *start, const float *u, const float *taps,
                      size_t tap_stride, int32_t n_taps, int32_t n, int32_t past, int32_t lanes);
+} sqm__calls;
+typedef struct sqm__kernels {
+    sqm_isa           isa;
+    int32_t           tile;             /* tokens that an 8-bit product takes at once */
+    const sqm__calls *calls;            /* NULL: there is only one pass, see SQM__CALL */
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -2102,6 +2186,12 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #elif SQM__HAVE_NEON
 #  include <arm_neon.h>
 #endif
+#if SQM__HAVE_HELIUM
+#  include <arm_mve.h>
+#endif
+#if SQM__HAVE_DSP
+#  include <arm_acle.h>
+#endif
 #define SQM__CAT2(a, b) a##_##b
 #define SQM__CAT(a, b) SQM__CAT2(a, b)
 #define SQM__NAME(name) SQM__CAT(sqm__##name, SQM__PASS_NAME)
@@ -2109,9 +2199,22 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #define SQM__PASS_AVX2   2
 #define SQM__PASS_AVX512 3
 #define SQM__PASS_NEON   4
+#define SQM__PASS_HELIUM 5
+#define SQM__PASS_NARROW 6              /* the elementary functions of the scalar and the Helium pass */
 
-#define SQM__PASS SQM__PASS_SCALAR
-#define SQM__PASS_NAME scalar
+#define SQM__PASS SQM__PASS_NARROW
+#define SQM__PASS_NAME narrow
+#include SEQMODEL_HEADER
+#undef SQM__PASS
+#undef SQM__PASS_NAME
+
+#if SQM__HAVE_HELIUM
+#  define SQM__PASS SQM__PASS_HELIUM
+#  define SQM__PASS_NAME helium
+#else
+#  define SQM__PASS SQM__PASS_SCALAR
+#  define SQM__PASS_NAME scalar
+#endif
 #include SEQMODEL_HEADER
 #undef SQM__PASS
 #undef SQM__PASS_NAME
@@ -2165,26 +2268,102 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  undef SQM__PASS_NAME
 #endif
 
+/* SQM__CALL(kernels, name)(...) calls a kernel. The only pass of a build is called directly: a table would
+   link every kernel, used or not. */
+#if !SQM__ONE_PASS
+#  define SQM__CALL(kernels, name) ((kernels)->calls->name)
+#elif SQM__HAVE_HELIUM
+#  define SQM__CALL(kernels, name) ((void)(kernels), sqm__##name##_helium)
+#else
+#  define SQM__CALL(kernels, name) ((void)(kernels), sqm__##name##_scalar)
+#endif
 static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 {
     if (isa == SQM_ISA_AUTO) isa = sqm_cpu_best_isa();
     if (!sqm_cpu_has(isa)) return NULL;
     switch (isa) {
 #if SQM__HAVE_X86
-    case SQM_ISA_AVX512: return &sqm__table_avx512;
-    case SQM_ISA_AVX2:   return &sqm__table_avx2;
+    case SQM_ISA_AVX512: return &sqm__pass_avx512;
+    case SQM_ISA_AVX2:   return &sqm__pass_avx2;
 #endif
 #if SQM__HAVE_NEON
-    case SQM_ISA_NEON:   return &sqm__table_neon;
+    case SQM_ISA_NEON:   return &sqm__pass_neon;
 #endif
-    default:             return &sqm__table_scalar;
+#if SQM__HAVE_HELIUM
+    default:             return &sqm__pass_helium;
+#else
+    default:             return &sqm__pass_scalar;
+#endif
     }
 }
 #endif /* SEQMODEL_IMPLEMENTATION, first part; a pass reads only what follows */
 
 #ifdef SQM__PASS
+/* ---- vocabulary of the narrow pass: a single number, or the four of a Helium register ------------------ */
+#if SQM__PASS == SQM__PASS_NARROW
+#define SQM__SPECIAL static SQM__NOINLINE
+#define SQM__WIDE
+#define v16 sqm__narrow
+#if SQM__HAVE_HELIUM
+typedef float32x4_t sqm__narrow;
+SQM__INLINE v16 SQM__NAME(set1)(float x) { return vdupq_n_f32(x); }
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return vaddq_f32(a, b); }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return vsubq_f32(a, b); }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { return vmulq_f32(a, b); }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return vfmaq_f32(c, a, b); }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return vabsq_f32(a); }
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    return vpselq_f32(yes, no, vcmpltq_f32(a, b));
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return vpselq_f32(a, b, vcmpgtq_f32(a, b)); }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return vpselq_f32(a, b, vcmpltq_f32(a, b)); }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    const uint32x4_t sign = vdupq_n_u32(0x80000000u);
+    return vreinterpretq_f32_u32(vorrq_u32(vbicq_u32(vreinterpretq_u32_f32(a), sign),
+                                           vandq_u32(vreinterpretq_u32_f32(s), sign)));
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p),
+                                           vshlq_n_u32(vreinterpretq_u32_f32(t), 23)));
+}
+/* there are neither vector divisions nor roots */
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++) a[i] /= b[i];
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a)
+{
+    for (int i = 0; i < 4; i++) a[i] = sqm__sqrt(a[i]);
+    return a;
+}
+#else
+typedef float sqm__narrow;
+SQM__INLINE v16 SQM__NAME(set1)(float x) { return x; }
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return a + b; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return a - b; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { return a * b; }
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { return a / b; }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return sqm__fma(a, b, c); }
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return a > b ? a : b; }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return a < b ? a : b; }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return sqm__float(sqm__bits(a) & 0x7fffffffu); }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { return sqm__sqrt(a); }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    return sqm__float((sqm__bits(a) & 0x7fffffffu) | (sqm__bits(s) & 0x80000000u));
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no) { return a < b ? yes : no; }
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    return sqm__float(sqm__bits(p) + (sqm__bits(t) << 23));
+}
+#endif
 /* ---- vocabulary of the scalar pass: the definition that the others imitate ----------------------------- */
-#if SQM__PASS == SQM__PASS_SCALAR
+#elif SQM__PASS == SQM__PASS_SCALAR
 #define v16 sqm__v16_scalar
 #define w16 sqm__w16_scalar
 #define b64 sqm__b64_scalar
@@ -2327,6 +2506,33 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+/* acc += products of 16 or 32 k, codes [quads][16 rows][4]: row by row */
+#define SQM__BY_ROWS SQM__SMALL
+SQM__LANEWISE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+{
+#if SQM__HAVE_DSP
+    uint32_t even[8], odd[8];           /* codes of x in 16 bits: 0 and 2, 1 and 3 of a quad */
+    for (int q = 0; q < 4 * sixteens; q++) {
+        const uint32_t four = sqm__load_u32(x + 4 * q);
+        even[q] = __sxtb16(four);
+        odd[q] = __sxtb16(four >> 8);
+    }
+    for (int i = 0; i < 16; i++, codes += 4) {
+        int32_t sum = acc.v[i];
+        for (int q = 0; q < 4 * sixteens; q++) {
+            const uint32_t four = sqm__load_u32(codes + 64 * q);
+            sum = __smlad(__sxtb16(four), even[q], sum);
+            sum = __smlad(__sxtb16(four >> 8), odd[q], sum);
+        }
+        acc.v[i] = sum;
+    }
+#else
+    for (int i = 0; i < 16; i++, codes += 4)
+        for (int k = 0; k < 16 * sixteens; k++)
+            acc.v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
+#endif
+    return acc;
+}
 SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
 SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
@@ -2336,8 +2542,8 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #undef SQM__LANEWISE
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
-#define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products */
-#define SQM__CODE_T 2
+#define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products, */
+#define SQM__CODE_T (SQM__SMALL ? 1 : 2)         /* 1: none, token by token */
 #define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
 #define SQM__TILE_ROWS 1                /* and of float32 products; for a few tokens */
 #define SQM__TILE_FEW 1
@@ -2534,6 +2740,7 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 #define SQM__CODE_ZERO 0
 #define SQM__SUM_UNIT 1
 #define SQM__PAIRS 1
+#define SQM__BY_ROWS 0
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
 SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { memcpy(p, &x.a, 32); memcpy(p + 32, &x.b, 32); }
 SQM__INLINE __m256i SQM__NAME(four)(const int8_t *x)
@@ -2702,6 +2909,7 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(byte)(x, c, 1
 #define SQM__CODE_ZERO 128
 #define SQM__SUM_UNIT 128
 #define SQM__PAIRS 0
+#define SQM__BY_ROWS 0
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero)
 {
     return _mm512_add_epi8(w, _mm512_set1_epi8((char)(128 - zero)));
@@ -2886,6 +3094,7 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 #define SQM__CODE_ZERO 0
 #define SQM__SUM_UNIT 1
 #define SQM__PAIRS 0
+#define SQM__BY_ROWS 0
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
 SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
@@ -2931,6 +3140,184 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
 #define SQM__TILE_A 2
+
+/* ---- vocabulary of the Helium pass (Cortex-M55, M85): floats below 1.2e-38 are zero there -------------- */
+#elif SQM__PASS == SQM__PASS_HELIUM
+#define SQM__SPECIAL static SQM__NOINLINE
+#define SQM__WIDE
+#define v16 sqm__v16_helium
+#define w16 sqm__w16_helium
+#define b64 sqm__b64_helium
+typedef struct { float32x4_t v[4]; } v16;
+typedef struct { int32x4_t v[4]; } w16;
+typedef struct { uint8x16_t v[4]; } b64;
+#define SQM__EACH SQM__UNROLL for (int i = 0; i < 4; i++)
+SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = vdupq_n_f32(x); return r; }
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { v16 r; SQM__EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH vst1q_f32(p + 4 * i, a.v[i]); }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    const uint16_t *h = (const uint16_t *)(const void *)p;
+    v16 r;
+    SQM__EACH r.v[i] = vcvtbq_f32_f16(vreinterpretq_f16_u32(vldrhq_u32(h + 4 * i)));
+    return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    const float16x8_t zero = vreinterpretq_f16_u32(vdupq_n_u32(0));
+    SQM__EACH vstrhq_u32(p + 4 * i, vreinterpretq_u32_f16(vcvtbq_f16_f32(zero, a.v[i])));
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    const uint16_t *h = (const uint16_t *)(const void *)p;
+    v16 r;
+    SQM__EACH r.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_u32(h + 4 * i), 16));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_u32(vldrbq_u32(p + 4 * i));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_s32(vldrbq_s32((const int8_t *)p + 4 * i));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c)
+{
+    SQM__EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    return c;
+}
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = sqm__div_narrow(a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = sqm__max_narrow(a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = sqm__min_narrow(a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = sqm__sqrt_narrow(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    SQM__EACH a.v[i] = sqm__copysign_narrow(a.v[i], s.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    SQM__EACH a.v[i] = sqm__less_narrow(a.v[i], b.v[i], yes.v[i], no.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    SQM__EACH p.v[i] = sqm__shift_exponent_narrow(p.v[i], t.v[i]);
+    return p;
+}
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    SQM__EACH vstrbq_u32((uint8_t *)p + 4 * i, vreinterpretq_u32_f32(a.v[i]));
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
+SQM__INLINE float SQM__NAME(sum)(v16 a)
+{
+    const float32x4_t s = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+    return (vgetq_lane_f32(s, 0) + vgetq_lane_f32(s, 2)) + (vgetq_lane_f32(s, 1) + vgetq_lane_f32(s, 3));
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a)
+{
+    return vmaxnmvq_f32(-3.4e38f, vmaxnmq_f32(vmaxnmq_f32(a.v[0], a.v[2]), vmaxnmq_f32(a.v[1], a.v[3])));
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = vdupq_n_s32(x); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
+{
+    b64 r;
+    SQM__EACH r.v[i] = vld1q_u8(p + 16 * i);
+    return r;
+}
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
+{
+    const int8x16_t shift = vdupq_n_s8((int8_t)(left - right));
+    SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
+{
+    return SQM__NAME(bits_at)(x, right, 0, mask);
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    SQM__EACH x.v[i] = vldrbq_gather_offset_u8((const uint8_t *)table, x.v[i]);
+    return x;
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_u32(vshrq_n_u32(vshlq_u32(vreinterpretq_u32_u8(x.v[i]),
+                                                           vdupq_n_s32(24 - 8 * c)), 24));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(
+        vshlq_u32(vreinterpretq_u32_u8(x.v[i]), vdupq_n_s32(24 - 8 * c))), 24));
+    return r;
+}
+#define SQM__CODE_ZERO 0
+#define SQM__SUM_UNIT 1
+#define SQM__PAIRS 0
+#define SQM__BY_ROWS 1
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
+/* The four quads of a row are gathered to one register, which meets 16 codes of x at once. */
+SQM__INLINE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+{
+    const uint32x4_t quads = vmulq_n_u32(vidupq_n_u32(0, 1), 64);
+    const int8x16_t first = vld1q_s8(x), second = vld1q_s8(x + 16 * (sixteens - 1));
+    int32_t sum[16];
+    for (int i = 0; i < 16; i++, codes += 4) {
+        sum[i] = vmladavq_s8(vreinterpretq_s8_u32(
+            vldrwq_gather_offset_u32((const uint32_t *)(const void *)codes, quads)), first);
+        if (sixteens == 2)
+            sum[i] = vmladavaq_s8(sum[i], vreinterpretq_s8_u32(
+                vldrwq_gather_offset_u32((const uint32_t *)(const void *)(codes + 256), quads)), second);
+    }
+    SQM__EACH acc.v[i] = vaddq_s32(acc.v[i], vld1q_s32(sum + 4 * i));
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = vaddq_n_s32(vmulq_n_s32(a.v[i], 255), b);
+    return a;
+}
+#undef SQM__EACH
+#define SQM__TILE_P 1
+#define SQM__TILE_T 4
+#define SQM__CODE_P 1
+#define SQM__CODE_T 1
+#define SQM__TILE_STREAMS 1
+#define SQM__TILE_ROWS 1
+#define SQM__TILE_FEW 1
+#define SQM__TILE_SUMS 4
+#define SQM__SSD_P 1
+#define SQM__SSD_N 1
+#define SQM__SSD_STEP 1
+#define SQM__TILE_S 1
+#define SQM__TILE_A 1
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -2940,6 +3327,7 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__MUL  SQM__NAME(mul)
 #define SQM__MADD SQM__NAME(fma)
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* 16 weights of one k */
 SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 {
@@ -3239,6 +3627,16 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                         const int half, const sqm_dtype d, const int32_t P)
 {
+#if SQM__BY_ROWS
+    const int sixteens = half == 2 ? 2 : 1, from = half == 1;
+    for (int32_t p = 0; p < P; p++) {
+        const uint8_t *bytes = codes[p] + 256 * from;
+        uint8_t unpacked[2 * SQM__GROUP * SQM__LANES / 2];
+        for (int q = 0; d != SQM_Q8 && q < 4 * sixteens; q++)
+            SQM__NAME(store_bytes)(unpacked + 64 * q, SQM__NAME(codes)(codes[p], from + (q >> 2), q & 3, d));
+        dot[p] = SQM__NAME(dot_rows)(dot[p], d == SQM_Q8 ? bytes : unpacked, x + 16 * from, sixteens);
+    }
+#else
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
     w16 part[SQM__TILE_STREAMS];
     SQM__WIDE for (int first = 0; first < 4; first += run) {
@@ -3256,6 +3654,7 @@ SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t
         SQM__WIDE for (int32_t p = 0; p < P; p++)
             dot[p] = is_signed ? part[p] : SQM__NAME(pair_end)(dot[p], part[p]);
     }
+#endif
 }
 
 /* One token against P panels, read as they lie and several at once, which keeps more of the memory busy.
@@ -3317,7 +3716,24 @@ SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int
         }
 }
 
+/* each weight type as a constant of `run(type)` */
+#define SQM__EACH_CODED(dtype, run) \
+    switch (dtype) { \
+    case SQM_Q8: run(SQM_Q8); break; case SQM_Q4: run(SQM_Q4); break; case SQM_Q4M: run(SQM_Q4M); break; \
+    case SQM_Q5: run(SQM_Q5); break; case SQM_Q5M: run(SQM_Q5M); break; case SQM_IQ4: run(SQM_IQ4); break; \
+    case SQM_Q2K: run(SQM_Q2K); break; case SQM_Q3K: run(SQM_Q3K); break; \
+    case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
+    case SQM_Q6K: run(SQM_Q6K); break; default: break; \
+    }
+static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
+{
+#define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
+    SQM__EACH_CODED(g->dtype, SQM__RUN)
+#undef SQM__RUN
+}
+
 /* ---- 8-bit products: many tokens ----------------------------------------------------------------------- */
+#if SQM__CODE_T > 1
 /* Codes, scales and minima of n groups from `group` on into panel p of a chunk: a byte a code, in order of
    k. */
 SQM__SPECIAL void SQM__NAME(unpack)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
@@ -3447,15 +3863,6 @@ static void SQM__NAME(tile_any)(const sqm__gemm *g, const sqm__code_chunk *c, si
 #undef SQM__TILE
 }
 
-/* each weight type as a constant of `run(type)` */
-#define SQM__EACH_CODED(dtype, run) \
-    switch (dtype) { \
-    case SQM_Q8: run(SQM_Q8); break; case SQM_Q4: run(SQM_Q4); break; case SQM_Q4M: run(SQM_Q4M); break; \
-    case SQM_Q5: run(SQM_Q5); break; case SQM_Q5M: run(SQM_Q5M); break; case SQM_IQ4: run(SQM_IQ4); break; \
-    case SQM_Q2K: run(SQM_Q2K); break; case SQM_Q3K: run(SQM_Q3K); break; \
-    case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
-    case SQM_Q6K: run(SQM_Q6K); break; default: break; \
-    }
 static void SQM__NAME(unpack_any)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
                                   int32_t n, sqm_dtype dtype)
 {
@@ -3463,13 +3870,6 @@ static void SQM__NAME(unpack_any)(sqm__code_chunk *c, int32_t p, const uint8_t *
     SQM__EACH_CODED(dtype, SQM__RUN)
 #undef SQM__RUN
 }
-static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
-{
-#define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
-    SQM__EACH_CODED(g->dtype, SQM__RUN)
-#undef SQM__RUN
-}
-
 /* Up to CODE_P panels from `panel` on against n tokens from t on, the first of a tile: an unpacked chunk of
    weights stays in the first cache while all of them pass over it. */
 static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t last, int32_t t, int32_t n,
@@ -3517,6 +3917,16 @@ static void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t las
         for (int32_t t = tiled; t < g->n_tokens; t++) SQM__NAME(stream_any)(g, t, panel, end);
     }
 }
+#else
+/* One token after the other */
+static void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, sqm__code_chunk *chunk)
+{
+    (void)chunk;
+    for (int32_t t = 0; t < g->n_tokens; t++)
+        for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS)
+            SQM__NAME(stream_any)(g, t, panel, sqm__min(panel + SQM__TILE_STREAMS, last));
+}
+#endif
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
@@ -3612,7 +4022,9 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
     }
 }
 
+#endif
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
+#if SQM__PASS != SQM__PASS_SCALAR && SQM__PASS != SQM__PASS_HELIUM
 /* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
    minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
@@ -3784,6 +4196,35 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
     default:                 return x;
     }
 }
+#else
+/* Passes of small machines take the functions of the narrow pass for each part of a vector. */
+#define SQM__PARTS (int)(sizeof(v16) / sizeof(sqm__narrow))
+#define SQM__BY_PARTS(f) \
+    SQM__SPECIAL v16 SQM__NAME(f)(v16 x) \
+    { \
+        for (int i = 0; i < SQM__PARTS; i++) x.v[i] = sqm__##f##_narrow(x.v[i]); \
+        return x; \
+    }
+SQM__BY_PARTS(exp)
+SQM__BY_PARTS(expm1)
+SQM__BY_PARTS(sigmoid)
+SQM__BY_PARTS(tanh)
+SQM__BY_PARTS(erf)
+SQM__BY_PARTS(log)
+SQM__SPECIAL void SQM__NAME(sincos)(v16 x, v16 *sine, v16 *cosine)
+{
+    for (int i = 0; i < SQM__PARTS; i++) sqm__sincos_narrow(x.v[i], &sine->v[i], &cosine->v[i]);
+}
+SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
+{
+    for (int i = 0; i < SQM__PARTS; i++) x.v[i] = sqm__act_narrow(x.v[i], kind);
+    return x;
+}
+#undef SQM__BY_PARTS
+#undef SQM__PARTS
+#endif
+
+#if SQM__PASS != SQM__PASS_NARROW
 /* y = act(x) * up, or act(x) when up is NULL */
 SQM__SPECIAL void SQM__NAME(act_rows)(float *y, const float *x, const float *up, size_t n, const int32_t kind)
 {
@@ -5183,17 +5624,7 @@ static void SQM__NAME(convolve)(float *y, size_t y_stride, const float *start, c
         SQM__NAME(convolve_rows)(y, y_stride, start, u, taps, tap_stride, n_taps, past + t + 1, lanes, 1);
 }
 
-static const sqm__kernels SQM__NAME(table) = {
-#if SQM__PASS == SQM__PASS_SCALAR
-    SQM_ISA_SCALAR,
-#elif SQM__PASS == SQM__PASS_AVX2
-    SQM_ISA_AVX2,
-#elif SQM__PASS == SQM__PASS_AVX512
-    SQM_ISA_AVX512,
-#else
-    SQM_ISA_NEON,
-#endif
-    SQM__CODE_T,
+SQM__UNUSED static const sqm__calls SQM__NAME(table) = {
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
@@ -5204,12 +5635,32 @@ static const sqm__kernels SQM__NAME(table) = {
     SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
     SQM__NAME(convolve)
 };
+static const sqm__kernels SQM__NAME(pass) = {
+#if SQM__PASS == SQM__PASS_SCALAR
+    SQM_ISA_SCALAR,
+#elif SQM__PASS == SQM__PASS_AVX2
+    SQM_ISA_AVX2,
+#elif SQM__PASS == SQM__PASS_AVX512
+    SQM_ISA_AVX512,
+#elif SQM__PASS == SQM__PASS_HELIUM
+    SQM_ISA_HELIUM,
+#else
+    SQM_ISA_NEON,
+#endif
+#if SQM__ONE_PASS
+    SQM__CODE_T, NULL
+#else
+    SQM__CODE_T, &SQM__NAME(table)
+#endif
+};
+#endif /* the whole passes */
 #undef v16
 #undef w16
 #undef b64
 #undef SQM__CODE_ZERO
 #undef SQM__SUM_UNIT
 #undef SQM__PAIRS
+#undef SQM__BY_ROWS
 #undef SQM__CODE_P
 #undef SQM__CODE_T
 #undef SQM__EACH_CODED
@@ -5452,7 +5903,7 @@ static void sqm__quantize_task(void *arg, int32_t piece)
         const size_t at = (size_t)part * job->part_groups + (size_t)(t / job->tile) * groups * tile +
                           (size_t)(t % job->tile);
         if (t < job->n) {
-            job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
+            SQM__CALL(job->x->kernels, quantize)(job->codes + at * SQM__GROUP, job->code_scales + at,
                                       job->code_sums + 2 * at, tile, job->plane,
                                       job->a + (size_t)t * job->a_stride + (size_t)part * (size_t)job->cols,
                                       job->cols);
@@ -5501,7 +5952,7 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.n_rows = w->shape[0];
             g.n_cols = w->shape[1];
             g.dtype = w->dtype;
-            job->x->kernels->gemm(&g, from, to, job->work + (size_t)piece * SQM__WORK_FLOATS);
+            SQM__CALL(job->x->kernels, gemm)(&g, from, to, job->work + (size_t)piece * SQM__WORK_FLOATS);
         }
         base += panels;
         column += w->shape[0];
@@ -5603,7 +6054,7 @@ static void sqm__normalize_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim, affine = job->own ? at : 0;
-            job->x->kernels->normalize(job->y + (size_t)t * job->y_stride + at, job->a +
+            SQM__CALL(job->x->kernels, normalize)(job->y + (size_t)t * job->y_stride + at, job->a +
                                        (size_t)t * job->a_stride + at,
                                        job->dim, job->kind, job->gain ? job->gain + affine : NULL,
                                        job->bias ? job->bias + affine : NULL, job->number);
@@ -5615,7 +6066,7 @@ static void sqm__glu_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces);
          t++) {
         const float *a = job->a + (size_t)t * job->a_stride;
-        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
+        SQM__CALL(job->x->kernels, glu)(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
                              job->kind);
     }
 }
@@ -5623,21 +6074,24 @@ static void sqm__gate_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, job->gate + (size_t)t * job->gate_stride,
+        SQM__CALL(job->x->kernels, glu)(job->y + (size_t)t * job->y_stride,
+                                        job->gate + (size_t)t * job->gate_stride,
                              job->a + (size_t)t * job->a_stride, (size_t)job->dim, job->kind);
 }
 static void sqm__activate_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->activate(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+        SQM__CALL(job->x->kernels, activate)(job->y + (size_t)t * job->y_stride,
+                                             job->a + (size_t)t * job->a_stride,
                                   (size_t)job->dim, job->kind);
 }
 static void sqm__softcap_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->softcap(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+        SQM__CALL(job->x->kernels, softcap)(job->y + (size_t)t * job->y_stride,
+                                            job->a + (size_t)t * job->a_stride,
                                  (size_t)job->dim, job->number);
 }
 static void sqm__softmax_task(void *arg, int32_t piece)
@@ -5646,7 +6100,7 @@ static void sqm__softmax_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim;
-            job->x->kernels->softmax(job->y + (size_t)t * job->y_stride + at,
+            SQM__CALL(job->x->kernels, softmax)(job->y + (size_t)t * job->y_stride + at,
                                      job->a + (size_t)t * job->a_stride + at, job->dim, job->number);
         }
 }
@@ -5691,7 +6145,7 @@ SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, 
     if (!y || !a || (int)kind < 0 || kind >= SQM_ACT_COUNT)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown or there is no data",
                   (int32_t)kind);
-    x->kernels->activate(y, a, n, (int32_t)kind);
+    SQM__CALL(x->kernels, activate)(y, a, n, (int32_t)kind);
     return SQM_OK;
 }
 
@@ -6186,8 +6640,8 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     const size_t bytes = sqm__kv_element(dtype);
     float scale = 1.0f;
     int32_t sums[2];
-    if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from,
+    if (dtype == SQM_F16) { SQM__CALL(kernels, narrow)(narrow.half, from, n); source = narrow.half; }
+    if (dtype == SQM_I8) { SQM__CALL(kernels, quantize)(narrow.code, &scale, sums, 1, 0, from,
                                              n); source = narrow.code; }
     for (int32_t i = 0; i < n; i += run)
         memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
@@ -6261,7 +6715,7 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
         const float top = a->sinks[head] > work->max[m] ? a->sinks[head] : work->max[m];
         e[0] = work->max[m] - top;
         e[1] = a->sinks[head] - top;
-        x->kernels->activate(e, e, 2, SQM_ACT_EXP);
+        SQM__CALL(x->kernels, activate)(e, e, 2, SQM_ACT_EXP);
         shrink = e[0];
         sum = sum * e[0] + e[1];
     }
@@ -6467,7 +6921,8 @@ static void sqm__attend_keys(sqm__attention_part *p)
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
         uint8_t *keys = sqm__kv_tile(a, span->state, key, p->kv_head);
         if (p->work.bias) sqm__attention_bias(a, &p->work, bias, keys, key, p->kv_head, bits, words);
-        p->job->x->kernels->attend_tile(&p->work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, keys, key, sqm__min(SQM__TILE_KEYS,
+                                                   last + 1 - key));
     }
 }
 static void sqm__attend_entries(sqm__attention_part *p)
@@ -6480,7 +6935,8 @@ static void sqm__attend_entries(sqm__attention_part *p)
         p->oldest[m] = 0;
     }
     for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
-        p->job->x->kernels->attend_tile(&p->work, sqm__kv_entry(a, p->span->state, entry, p->kv_head), entry,
+        SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, sqm__kv_entry(a, p->span->state, entry,
+                                                   p->kv_head), entry,
                                         sqm__min(SQM__TILE_KEYS, n - entry));
 }
 /* Row t over the keys or entries that it lists */
@@ -6513,7 +6969,7 @@ static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
                          : sqm__kv_tile(a, p->span->state, key, p->kv_head), key, work.dtype);
         }
         if (filled == SQM__TILE_KEYS || (filled && i + 1 == a->selected)) {
-            p->job->x->kernels->attend_tile(&work, p->tile, 0, filled);
+            SQM__CALL(p->job->x->kernels, attend_tile)(&work, p->tile, 0, filled);
             filled = 0;
         }
     }
@@ -6762,8 +7218,9 @@ static void sqm__conv_task(void *arg, int32_t piece)
             const size_t row = (size_t)(span->first_row + t);
             float *y = job->out + row * (size_t)(c->channels + c->rest);
             sqm__conv_inputs(c, rows, job->in, span, t);
-            job->x->kernels->conv_row(y, &taps);
-            if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+            SQM__CALL(job->x->kernels, conv_row)(y, &taps);
+            if (c->act != SQM_ACT_NONE) SQM__CALL(job->x->kernels, activate)(y, y, (size_t)c->channels,
+                                                                             c->act);
             memcpy(y + c->channels, job->in + row * (size_t)c->in_width + c->first + c->channels,
                    (size_t)c->rest * sizeof(float));
         }
@@ -7187,7 +7644,7 @@ static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, fl
 static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y, size_t y_stride,
                             const float *weights, const float *x, size_t x_stride, int32_t n)
 {
-    k->product(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
+    SQM__CALL(k, product)(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
                (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
 }
 /* h = act(z) or act(z) * u, and the bias's 1 */
@@ -7197,7 +7654,7 @@ static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, cons
     for (int32_t i = 0; i < n; i++) {
         float *row = h + (size_t)i * w->h_stride;
         const size_t at = (size_t)i * w->z_stride;
-        k->glu(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
+        SQM__CALL(k, glu)(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
         if (m->bias) row[m->hidden] = 1.0f;
     }
 }
@@ -7211,7 +7668,7 @@ static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, cons
         float *row = y + (size_t)t * w->v_stride;
         for (int32_t i = 0; m->residual && i < m->v_dim; i++) row[i] += q[i];
         if (m->loss != SQM__LOSS_NORM) continue;
-        k->normalize(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
+        SQM__CALL(k, normalize)(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
         for (int32_t i = 0; i < m->v_dim; i++) row[i] += q[i];
     }
 }
@@ -7247,7 +7704,7 @@ static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const 
             for (int32_t j = 0; j < m->v_dim; j++) e[j] = 2.0f * (e[j] - v[j]);
         } else {
             for (int32_t j = 0; j < m->v_dim; j++) target[j] = v[j] - x[j];
-            k->norm_error(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
+            SQM__CALL(k, norm_error)(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
         }
     }
     for (size_t j = (size_t)m->v_dim; j < w->v_stride; j++) e[j] = 0.0f;
@@ -7269,7 +7726,7 @@ static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, cons
     if (m->loss != SQM__LOSS_DOT) sqm__layer_read(k, &m->out, w->e, w->v_stride, weights, x, x_stride, n);
     for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
     if (!m->in.floats) return;
-    k->product_back(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
+    SQM__CALL(k, product_back)(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
                     m->out.n_panels, m->hidden);
     for (int32_t i = 0; i < n; i++) {
         const size_t at = (size_t)i * w->z_stride;
@@ -7277,11 +7734,11 @@ static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, cons
         const float *z = w->z + at, *u = w->u + at;
         for (size_t j = hidden; j < w->z_stride; j++) e[j] = 0.0f;
         if (m->gate.floats) {
-            k->glu(g, z, e, hidden, m->act);
+            SQM__CALL(k, glu)(g, z, e, hidden, m->act);
             for (size_t j = 0; j < hidden; j++) e[j] *= u[j];
             for (size_t j = hidden; j < w->z_stride; j++) g[j] = 0.0f;
         }
-        k->act_slope(e, z, hidden, m->act);
+        SQM__CALL(k, act_slope)(e, z, hidden, m->act);
     }
 }
 
@@ -7314,15 +7771,15 @@ static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_
     float *g_panels = g2 + rows * a_pad;
     for (int step = 0; step < 5; step++) {
         sqm__to_panels_across(across, y, b_pad, a, b);
-        k->product(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
+        SQM__CALL(k, product)(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
                    (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
         sqm__to_panels(g_panels, g, a_pad, a, a);
-        k->product(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
+        SQM__CALL(k, product)(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
                    (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
-        k->blend(g2, g, rows * a_pad, 2.0315f, -4.7750f);
+        SQM__CALL(k, blend)(g2, g, rows * a_pad, 2.0315f, -4.7750f);
         sqm__to_panels(along, y, b_pad, a, b);
         for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
-        k->product(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
+        SQM__CALL(k, product)(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
                    (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
     }
 }
@@ -7367,12 +7824,12 @@ static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const 
         const float *q = l.q;
         float *direction = w->spare + w->v_stride;
         l.q = NULL;
-        k->learn(&l);
+        SQM__CALL(k, learn)(&l);
         sqm__newton_schulz(k, direction, l.s, layer->rows, layer->cols, direction + layer->floats);
-        k->blend(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
+        SQM__CALL(k, blend)(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
         sqm__layer_read(k, layer, l.y, l.y_stride, head, q, l.q_stride, 1);
     } else {
-        k->learn(&l);
+        SQM__CALL(k, learn)(&l);
     }
 }
 /* All layers of the network, from the queries up; y and finish. */
@@ -7425,7 +7882,8 @@ static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const 
     sqm__memory_learn(m, k, w, head, h, n);
     if (past) sqm__memory_keep(m, w, head + m->ring_at, age, n);
     if (m->update == SQM__LEARN_SUM && (age + n) % m->chunk == 0) {
-        k->blend(head, head + m->weights, m->weights, 1.0f, m->steps ? m->steps[m->chunk - 1] : 1.0f);
+        SQM__CALL(k, blend)(head, head + m->weights, m->weights, 1.0f,
+                            m->steps ? m->steps[m->chunk - 1] : 1.0f);
         memset(head + m->weights, 0, m->weights * sizeof(float));
     }
 }
@@ -7664,10 +8122,10 @@ static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_
     for (size_t i = (size_t)c->pool; i < c->pool_pad; i++) mean[i] = u[i] = 0.0f;
     for (int32_t i = 0; i <= job->kept; i++) {
         const float *pool = i < job->kept ? job->state + c->base + c->record * (size_t)i : mean;
-        k->product_back(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
+        SQM__CALL(k, product_back)(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
     }
     if (c->top) sqm__keep_largest(share, job->kept, c->top, mean + c->pool_pad);
-    k->softmax(share, share, job->kept + 1, 1.0f);
+    SQM__CALL(k, softmax)(share, share, job->kept + 1, 1.0f);
 }
 
 /* y rows of a head in w->y -> the combination of all memories in sum */
@@ -7691,7 +8149,7 @@ static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_
         for (int32_t t = 0; asked && t < job->n; t++) {
             const float share = job->shares[(size_t)t * shares + (size_t)i];
             const size_t at = (size_t)t * w->v_stride;
-            if (share != 0.0f) k->blend(sum + at, y + at, w->v_stride, 1.0f, share);
+            if (share != 0.0f) SQM__CALL(k, blend)(sum + at, y + at, w->v_stride, 1.0f, share);
         }
     }
 }
@@ -7705,7 +8163,8 @@ static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_wo
     for (int32_t i = 0; i <= job->kept; i++) {
         const float *record = job->state + c->base + c->record * (size_t)i;
         const float *kept = record + c->pool_pad + m->weights * (size_t)h;
-        job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
+        SQM__CALL(job->x->kernels, blend)(merged, i < job->kept ? kept : head, m->weights, 1.0f,
+                                          job->shares[i]);
     }
     sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
 }
@@ -7891,14 +8350,15 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
         const float *tile = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS);
         const int32_t keys = sqm__min(SQM__TILE_KEYS, end - first);
         const size_t panel = SQM__LANES * sizeof(float);
-        k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
+        SQM__CALL(k, product)(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n,
+                              (const uint8_t *)(const void *)tile,
                    panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
         for (int32_t i = 0; i < n; i++) {
             float *s = w->scores + i * SQM__TILE_KEYS;
-            if (m->kernel == 0) k->activate(s, s, (size_t)keys, SQM_ACT_EXP);
+            if (m->kernel == 0) SQM__CALL(k, activate)(s, s, (size_t)keys, SQM_ACT_EXP);
             else for (int32_t j = 0; j < keys; j++) s[j] = s[j] < 0.0f ? -s[j] : s[j];
         }
-        k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
+        SQM__CALL(k, product)(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
                    (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
                    panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
     }
@@ -7916,7 +8376,7 @@ static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k
              (size_t)(slot % SQM__LANES)] = key[i];
     for (int32_t first = 0; m->has_retain && first < position; first += SQM__TILE_KEYS) {
         float *u = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
-        k->blend(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
+        SQM__CALL(k, blend)(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
     }
     for (int32_t i = 0; i < seen; i++) {
         const int32_t at = position - seen + 1 + i;
@@ -8190,8 +8650,8 @@ static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, c
     }
     for (int32_t i = 0; i < c->codes; i++) weights[i] -= largest;
     for (int32_t i = 0; i < c->near; i++) near[i] -= largest;
-    k->activate(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
-    k->activate(near, near, (size_t)c->near, SQM_ACT_EXP);
+    SQM__CALL(k, activate)(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
+    SQM__CALL(k, activate)(near, near, (size_t)c->near, SQM_ACT_EXP);
     for (int32_t s = 0; s < c->codes; s++) weights[s] *= head->counts[s];
 }
 /* One token: its code, then its output. scores, keys: products of q and k with the codebook. */
@@ -8211,9 +8671,10 @@ static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, co
     for (int32_t i = 0; i < c->v_dim; i++) *sqm__panel_at(head->values, c->near, p % c->near, i) = v[i];
     sqm__codebook_weigh(c, k, head, work, scores, relative,
                         c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
-    k->product(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
+    SQM__CALL(k, product)(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
                panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
-    k->product(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1, (const uint8_t *)(const void *)head->values,
+    SQM__CALL(k, product)(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1,
+                          (const uint8_t *)(const void *)head->values,
                panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
     for (int32_t i = 0; i < c->v_dim; i++) out[i] = acc[i] / acc[c->v_dim];
 }
@@ -8237,7 +8698,7 @@ static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k,
 {
     const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
     const size_t panels = (size_t)(outputs / SQM__LANES);
-    k->product(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
+    SQM__CALL(k, product)(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
                (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
                t->dtype);
 }
@@ -8553,9 +9014,9 @@ static void sqm__outer_log_gates(const sqm__outer_job *job, const sqm_span *span
         least[t] = -now;
         *m = now;
     }
-    job->x->kernels->activate(decay, decay, (size_t)span->rows, SQM_ACT_EXP);
-    job->x->kernels->activate(gate, gate, (size_t)span->rows, SQM_ACT_EXP);
-    job->x->kernels->activate(least, least, (size_t)span->rows, SQM_ACT_EXP);
+    SQM__CALL(job->x->kernels, activate)(decay, decay, (size_t)span->rows, SQM_ACT_EXP);
+    SQM__CALL(job->x->kernels, activate)(gate, gate, (size_t)span->rows, SQM_ACT_EXP);
+    SQM__CALL(job->x->kernels, activate)(least, least, (size_t)span->rows, SQM_ACT_EXP);
 }
 
 static void sqm__outer_sums_task(void *arg, int32_t piece)
@@ -8572,7 +9033,8 @@ static void sqm__outer_sums_task(void *arg, int32_t piece)
             if (unit++ % job->pieces != piece) continue;
             sqm__outer_open(&o, job, &job->spans[s], h);
             if (a->log_gates) sqm__outer_log_gates(job, &job->spans[s], h, last - 2 * all, last - all, last);
-            job->x->kernels->outer_sums(&o, a->eps, a->normalizer == SQM__NORMALIZER_MAX ? last : NULL);
+            SQM__CALL(job->x->kernels, outer_sums)(&o, a->eps,
+                                                   a->normalizer == SQM__NORMALIZER_MAX ? last : NULL);
         }
 }
 static void sqm__outer_task(void *arg, int32_t piece)
@@ -8585,7 +9047,7 @@ static void sqm__outer_task(void *arg, int32_t piece)
                 sqm__outer o;
                 if (unit++ % job->pieces != piece) continue;
                 sqm__outer_open(&o, job, &job->spans[s], h);
-                job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
+                SQM__CALL(job->x->kernels, outer)(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
             }
 }
 /* Rows up to the last one of any span */
@@ -8685,14 +9147,14 @@ static void sqm__outer_whole(const sqm__outer_job *job, const sqm_span *span, in
     sqm__outer_open(&o, job, &own, h);
     o.state = memory;
     o.read = SQM__OUTER_UNREAD;
-    job->x->kernels->outer(&o, 0, a->tiles);
+    SQM__CALL(job->x->kernels, outer)(&o, 0, a->tiles);
     memset(&g, 0, sizeof(g));
     g.y = o.out; g.y_stride = o.out_stride; g.x = o.q; g.x_stride = o.stride;
     g.panels = (const uint8_t *)(const void *)memory;
     g.panel_bytes = (size_t)a->key_dim * SQM__LANES * sizeof(float);
     g.scale = a->normalizer ? 1.0f : a->scale;
     g.n_tokens = span->rows; g.n_rows = a->v_dim; g.n_cols = a->key_dim; g.dtype = SQM_F32;
-    job->x->kernels->gemm(&g, 0, a->tiles, work);
+    SQM__CALL(job->x->kernels, gemm)(&g, 0, a->tiles, work);
     if (!a->normalizer) return;
     o.key_sum = memory + sqm__outer_head(a);
     for (size_t t = 0; t < (size_t)span->rows; t++)
@@ -8700,7 +9162,7 @@ static void sqm__outer_whole(const sqm__outer_job *job, const sqm_span *span, in
     o.factor = factors;
     o.gate = &nothing;                  /* adds nothing to the sum, which is complete */
     o.gate_stride = 0;
-    job->x->kernels->outer_sums(&o, a->eps, NULL);
+    SQM__CALL(job->x->kernels, outer_sums)(&o, a->eps, NULL);
     for (size_t t = 0; t < (size_t)span->rows; t++)
         for (int32_t i = 0; i < a->v_dim; i++) o.out[t * o.out_stride + (size_t)i] *= factors[t];
 }
@@ -8846,7 +9308,7 @@ static void sqm__running_task(void *arg, int32_t piece)
     r.n_rows = job->span->rows;
     r.channels = a->channels;
     r.spread = a->v_dim;
-    job->x->kernels->running(&r, first, last);
+    SQM__CALL(job->x->kernels, running)(&r, first, last);
 }
 static void sqm__running_run(const void *bound, sqm_exec *x, float *out, const float *in,
                              const sqm_span *spans, int32_t n_spans)
@@ -8963,7 +9425,7 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         s.out_stride = width;
         s.n_rows = job->span->rows;
         s.dim = job->a->dim;
-        job->x->kernels->slstm(&s);
+        SQM__CALL(job->x->kernels, slstm)(&s);
     }
 }
 static void sqm__slstm_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
@@ -9069,7 +9531,7 @@ static void sqm__shift_task(void *arg, int32_t piece)
             continue;
         }
         for (size_t i = 0; i < (size_t)a->mixes; i++)
-            job->x->kernels->lerp(out + i * width, x, before, a->w ? a->w + i * width : NULL,
+            SQM__CALL(job->x->kernels, lerp)(out + i * width, x, before, a->w ? a->w + i * width : NULL,
                                   a->dynamic ? x + (1 + i) * width : NULL, a->width);
     }
 }
@@ -9146,7 +9608,7 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
             }
         }
         for (size_t g = 0; g < groups; g++) {
-            to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
+            to[g] = SQM__CALL(x->kernels, reduce)(all + g * part, (int32_t)part, a->kind);
             if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
         }
         for (size_t t = 1; t < (size_t)spans[s].rows; t++)
@@ -9472,11 +9934,12 @@ static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, f
     const int32_t rate = m->has_rate ? m->heads : 0;
     for (int32_t t = 0; t < n; t++) {
         float *row = rows + (size_t)t * (size_t)c->columns;
-        x->kernels->normalize(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
-        if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        SQM__CALL(x->kernels, normalize)(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (all) SQM__CALL(x->kernels, normalize)(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL,
+                                                  1e-6f);
         if (!all) continue;
-        x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
-        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
+        SQM__CALL(x->kernels, activate)(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
+        SQM__CALL(x->kernels, activate)(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
                              SQM_ACT_SIGMOID);
     }
 }
@@ -9875,7 +10338,7 @@ static void sqm__scan_unit(const sqm__scan_job *job, float *scratch, const sqm_s
                 k.c = in + s->c_at + at;
                 k.b_step = k.c_step = k.x_step;
             }
-            job->x->kernels->scan(&k);
+            SQM__CALL(job->x->kernels, scan)(&k);
         }
     }
 }
@@ -10046,7 +10509,7 @@ static void sqm__step_sizes(float *dt, const sqm_exec *x, const sqm__step_size *
     const float bias = s->bias ? s->bias[head] : 0.0f;
     int32_t i = 0;
     do dt[i] = in[(ptrdiff_t)i * step] + bias; while (++i < rows);
-    x->kernels->activate(dt, dt, (size_t)rows, s->act);
+    SQM__CALL(x->kernels, activate)(dt, dt, (size_t)rows, s->act);
     for (int32_t t = 0; t < rows; t++) {
         if (!(dt[t] > s->low)) dt[t] = s->low;
         if (dt[t] > s->high) dt[t] = s->high;
@@ -10090,7 +10553,7 @@ static void sqm__ssd_rows(const sqm__ssd_job *job, float *state, ptrdiff_t row, 
     k.width = s->head_dim;
     k.n = s->n;
     k.rows = rows;
-    job->x->kernels->ssd(&k);
+    SQM__CALL(job->x->kernels, ssd)(&k);
 }
 static void sqm__ssd_unit(const sqm__ssd_job *job, float *scratch, const sqm_span *span, int32_t head)
 {
@@ -10309,13 +10772,13 @@ static void sqm__trapezoid_weights(const sqm__trapezoid_job *job, const sqm__tra
         w->now[t] = in[t * step + s->trap_at + head];
         w->log_decay[t] = s->a_act ? a : a >= 0.0f ? 1.0f + a : 1.0f / (1.0f - a);
     }
-    if (s->a_act) kernels->activate(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
+    if (s->a_act) SQM__CALL(kernels, activate)(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
     for (int32_t t = 0; t < rows; t++) {
         const float size = w->log_decay[t] > s->a_floor ? w->log_decay[t] : s->a_floor;
         w->log_decay[t] = -size * w->dt[t];
     }
-    kernels->activate(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
-    kernels->activate(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
+    SQM__CALL(kernels, activate)(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
+    SQM__CALL(kernels, activate)(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
     for (int32_t t = 0; t < rows; t++) {
         w->past[t] *= (1.0f - w->now[t]) * w->dt[t];
         w->now[t] *= w->dt[t];
@@ -10350,8 +10813,9 @@ static void sqm__trapezoid_rows(const sqm__trapezoid_job *job, const sqm__trapez
         const float *row = t ? in + (t - 1) * (size_t)s->in_width : NULL;
         const float *x = t ? row + s->x_at + (size_t)head * dim : last_x;
         if (t) {
-            job->x->kernels->activate(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
-            job->x->kernels->turn(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1], s->angles);
+            SQM__CALL(job->x->kernels, activate)(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
+            SQM__CALL(job->x->kernels, turn)(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1],
+                                             s->angles);
         }
         for (size_t r = 0; r < rank; r++) {
             const size_t bias = ((size_t)head * rank + r) * n, key = (r * groups + group) * n;
@@ -10402,7 +10866,7 @@ static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trape
     k.width = s->head_dim;
     k.n = s->n;
     k.rows = rows;
-    job->x->kernels->ssd(&k);
+    SQM__CALL(job->x->kernels, ssd)(&k);
 }
 static void sqm__trapezoid_task(void *arg, int32_t piece)
 {
@@ -10602,7 +11066,7 @@ static void sqm__lti_group(const sqm__groups_job *job, const sqm_span *span, int
     s.states = l->states;
     s.n_tokens = span->rows;
     s.lanes = sqm__min(SQM__LANES, l->channels - (int32_t)first);
-    job->x->kernels->lti(&s);
+    SQM__CALL(job->x->kernels, lti)(&s);
 }
 static void sqm__lti_task(void *arg, int32_t piece)
 {
@@ -10715,12 +11179,12 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
             part.x += k;
             part.panels += (size_t)k * SQM__LANES * sizeof(float);
             part.n_cols = sqm__min(columns, r->states - k);
-            job->x->kernels->gemm(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+            SQM__CALL(job->x->kernels, gemm)(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
         }
         for (size_t i = 0; r->residual && i < width; i++) g.y[i] += g.x[i];
         for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
             float *part = g.y + (size_t)i * (size_t)r->states + r->first;
-            job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
+            SQM__CALL(job->x->kernels, activate)(part, part, (size_t)(r->states - r->first), r->act);
         }
         g.x = g.y;
     }
@@ -10829,7 +11293,7 @@ static void sqm__legs_task(void *arg, int32_t piece)
             s.lanes = sqm__min(SQM__LANES, l->signals - g * SQM__LANES);
             s.n_tokens = span->rows;
             s.position = span->position;
-            job->x->kernels->legs(&s);
+            SQM__CALL(job->x->kernels, legs)(&s);
         }
 }
 static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const float *in,
@@ -10981,7 +11445,7 @@ static void sqm__long_conv_spectrum(const sqm__long_conv_work *k, int32_t n)
         const float *from = k->w + (size_t)l * (size_t)k->c->channels;
         for (int32_t i = 0; i < k->lanes; i++) to[i] = from[i] * scale;
     }
-    k->kernels->transform(k->g, k->roots, n, 0);
+    SQM__CALL(k->kernels, transform)(k->g, k->roots, n, 0);
 }
 /* What inputs end - n .. end - 1 give to the n rows behind them; first: nothing was given to those before. */
 static void sqm__long_conv_tile(const sqm__long_conv_work *k, int32_t end, int32_t n, int first)
@@ -10991,9 +11455,9 @@ static void sqm__long_conv_tile(const sqm__long_conv_work *k, int32_t end, int32
     memset(k->z, 0, (size_t)n * 2 * SQM__LANES * sizeof(float));
     for (size_t t = 0; t < (size_t)n; t++)
         memcpy(k->z + t * 2 * SQM__LANES, inputs + t * SQM__LANES, SQM__LANES * sizeof(float));
-    k->kernels->transform(k->z, k->roots, n, 0);
-    k->kernels->multiply(k->z, k->g, n);
-    k->kernels->transform(k->z, k->roots, n, 1);
+    SQM__CALL(k->kernels, transform)(k->z, k->roots, n, 0);
+    SQM__CALL(k->kernels, multiply)(k->z, k->g, n);
+    SQM__CALL(k->kernels, transform)(k->z, k->roots, n, 1);
     for (size_t t = 0; t < (size_t)n; t++) {
         const float *from = k->z + (t * 2 + 1) * SQM__LANES;
         float *to = sums + t * SQM__LANES;
@@ -11023,7 +11487,8 @@ static void sqm__long_conv_rows(const sqm__long_conv_work *k, float *out, const 
     }
     for (int32_t t = at; t < end;) {
         const int32_t past = t % SQM__DIRECT, n = sqm__min(SQM__DIRECT - past, end - t);
-        k->kernels->convolve(out + (size_t)(t - at) * width, width, k->sums + (size_t)t * SQM__LANES,
+        SQM__CALL(k->kernels, convolve)(out + (size_t)(t - at) * width, width,
+                                        k->sums + (size_t)t * SQM__LANES,
                              k->inputs + (size_t)t * SQM__LANES, k->w, width, k->c->taps, n, past, k->lanes);
         t += n;
     }
@@ -11380,7 +11845,7 @@ static void sqm__spike_task(void *arg, int32_t piece)
             s.y = job->out + at;
             s.n_tokens = job->spans[i].rows;
             s.lanes = sqm__min(SQM__LANES, n->width - (int32_t)first);
-            job->x->kernels->spike(&s);
+            SQM__CALL(job->x->kernels, spike)(&s);
         }
 }
 static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const float *in,
@@ -11516,7 +11981,7 @@ static void sqm__select_row(const sqm__select_job *job, const sqm_span *span, in
     for (int32_t key = 0; key < n; key += SQM__TILE_KEYS) {
         const int32_t here = sqm__min(SQM__TILE_KEYS, n - key);
         float *sums = scores + key;
-        job->x->kernels->product(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
+        SQM__CALL(job->x->kernels, product)(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
                                  sqm__kv_tile(a, span->state, key, 0), panel,
                                  sqm__ceil_div(here, SQM__LANES), a->head_dim, 0, dtype);
         for (int32_t j = 0; j < here; j++) sums[j] = 0.0f;
@@ -11651,7 +12116,7 @@ static void sqm__compress_block(const sqm__compress *c, const sqm__kernels *kern
     }
     for (size_t k = 0; k < n; k += width)
         for (size_t i = 0; i < width; i++) work[k + i] -= top[i];
-    kernels->activate(work, work, n, SQM_ACT_EXP);
+    SQM__CALL(kernels, activate)(work, work, n, SQM_ACT_EXP);
     for (size_t i = 0; i < width; i++) y[i] = sum[i] = 0.0f;
     n = 0;
     for (int32_t back = first; back <= 0; back++, n += width) {
@@ -11850,7 +12315,7 @@ static void sqm__lsh_row(const sqm__lsh_work *w, int32_t slot, int32_t first, in
         if (s > most) most = s;
     }
     for (int32_t k = 0; k < n; k++) w->scores[k] -= most;
-    w->x->kernels->activate(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
+    SQM__CALL(w->x->kernels, activate)(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
     for (int32_t k = 0; k < n; k++) sum += w->scores[k];
     level = most + (float)log((double)sum);
     now = level > w->most[row] ? level : w->most[row];
@@ -15832,7 +16297,7 @@ static void sqm__sparse_mixer(float *y, const float *x, const sqm__route *r, int
             if (key[i] > -3.0e38f && (best < 0 || key[i] > key[best])) best = i;
         if (best < 0) return;
         for (int32_t i = 0; i < n; i++) e[i] = key[i] > -3.0e38f ? x[i] - x[best] : -3.0e38f;
-        kernels->activate(e, e, (size_t)n, SQM_ACT_EXP);
+        SQM__CALL(kernels, activate)(e, e, (size_t)n, SQM_ACT_EXP);
         for (int32_t i = 0; i < n; i++) {
             const float size = x[i] < 0.0f ? -x[i] : x[i], factor = size > x[best] ? size : x[best];
             const int far = factor > 0.0f && (x[best] - x[i]) / factor > 2.0f * r->jitter;
@@ -15853,8 +16318,9 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
         if (r->score == SQM__SCORE_SPARSEMIXER) {
             sqm__sparse_mixer(y, x, r, n, key, s->exec.kernels);
         } else {
-            if (r->score == SQM__SCORE_SOFTMAX) s->exec.kernels->softmax(y, x, n, 1.0f);
-            else s->exec.kernels->activate(y, x, (size_t)n, r->score == SQM__SCORE_SIGMOID ? SQM_ACT_SIGMOID
+            if (r->score == SQM__SCORE_SOFTMAX) SQM__CALL(s->exec.kernels, softmax)(y, x, n, 1.0f);
+            else SQM__CALL(s->exec.kernels, activate)(y, x, (size_t)n, r->score == SQM__SCORE_SIGMOID
+                                                      ? SQM_ACT_SIGMOID
                                            : SQM_ACT_NONE);
             for (int32_t i = 0; i < n; i++) key[i] = (r->raw ? x[i] : y[i]) + (op->bias ? op->bias[i] : 0.0f);
             if (r->group_k < r->groups) sqm__route_groups(key, r, n);
@@ -15900,7 +16366,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
     sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
     if (!op->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->gating);
     for (size_t t = 0; t < (size_t)n; t++)
-        x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
+        SQM__CALL(x->kernels, glu)(r->inner + t * inner, r->hidden + t * hidden,
                         op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
     one = op->down;
     one.weights += e;
@@ -16201,9 +16667,10 @@ static void sqm__groups_task(void *arg, int32_t piece)
             const float *a = job->a + (size_t)t * job->a_stride + g * in;
             float *y = job->y + (size_t)t * job->y_stride + g * out;
             if (op->kind == SQM__OP_REDUCE) {
-                *y = job->x->kernels->reduce(a, (int32_t)in, op->choice);
+                *y = SQM__CALL(job->x->kernels, reduce)(a, (int32_t)in, op->choice);
             } else if (op->kind == SQM__OP_BLOCKS) {
-                job->x->kernels->block(y, a, op->gain + (op->own ? g * in * out : 0), NULL, (int32_t)in,
+                SQM__CALL(job->x->kernels, block)(y, a, op->gain + (op->own ? g * in * out : 0), NULL,
+                                                  (int32_t)in,
                                        (int32_t)out);
             } else if (op->kind == SQM__OP_MONOMIALS) {
                 sqm__monomials(y, a, in);
@@ -16264,7 +16731,7 @@ static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, con
     else
         memcpy(logits, rows, (size_t)n * (size_t)op->out_width * sizeof(float));
     if (op->number > 0.0f)
-        s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
+        SQM__CALL(s->exec.kernels, softcap)(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
 }
 
 /* The head runs only on rows whose logits someone can see; runs of consecutive sequences make one product. */
@@ -18126,6 +18593,11 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
+#undef SQM__HAVE_HELIUM
+#undef SQM__HAVE_DSP
+#undef SQM__SMALL
+#undef SQM__ONE_PASS
+#undef SQM__CALL
 #undef SQM__HAVE_TEAM
 #undef SQM__PAUSE
 #undef SQM__YIELD
@@ -18150,6 +18622,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__PASS_AVX2
 #undef SQM__PASS_AVX512
 #undef SQM__PASS_NEON
+#undef SQM__PASS_HELIUM
+#undef SQM__PASS_NARROW
 #undef SQM__LANEWISE
 #undef SQM__SPECIAL
 #undef SQM__WIDE
@@ -18157,6 +18631,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__CODE_ZERO
 #undef SQM__SUM_UNIT
 #undef SQM__PAIRS
+#undef SQM__BY_ROWS
 #undef SQM__CODE_P
 #undef SQM__CODE_T
 #undef SQM__EACH_CODED
