@@ -318,6 +318,8 @@ typedef struct sqm_mixer {
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer */
 /* one function each, so that linkers drop the others */
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
+/* the same without ALiBi, key biases, shared values, listed keys, entries and sums */
+SQMDEF const sqm_mixer *sqm_mixer_attention_plain(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory(void);
@@ -349,6 +351,40 @@ SQMDEF const sqm_mixer *sqm_mixer_select(void);
 SQMDEF const sqm_mixer *sqm_mixer_compress(void);
 SQMDEF const sqm_mixer *sqm_mixer_lsh(void);
 
+/* ---- ops of recipes ------------------------------------------------------------------------------------ */
+typedef struct sqm_op sqm_op;
+SQMDEF const sqm_op *const *sqm_all_ops(void);         /* NULL-terminated; naming it links every op */
+/* one function each, so that linkers drop the others; tools/sqm-embed writes down which ones a model needs */
+SQMDEF const sqm_op *sqm_op_embed(void);
+SQMDEF const sqm_op *sqm_op_norm(void);
+SQMDEF const sqm_op *sqm_op_linear(void);
+SQMDEF const sqm_op *sqm_op_rope(void);                /* with fixed frequencies */
+SQMDEF const sqm_op *sqm_op_rope_dynamic(void);        /* those that follow the length too */
+SQMDEF const sqm_op *sqm_op_mix(void);
+SQMDEF const sqm_op *sqm_op_act(void);
+SQMDEF const sqm_op *sqm_op_glu(void);
+SQMDEF const sqm_op *sqm_op_add(void);
+SQMDEF const sqm_op *sqm_op_mul(void);
+SQMDEF const sqm_op *sqm_op_scale(void);
+SQMDEF const sqm_op *sqm_op_copy(void);
+SQMDEF const sqm_op *sqm_op_softcap(void);
+SQMDEF const sqm_op *sqm_op_head(void);
+SQMDEF const sqm_op *sqm_op_input(void);
+SQMDEF const sqm_op *sqm_op_affine(void);
+SQMDEF const sqm_op *sqm_op_cat(void);
+SQMDEF const sqm_op *sqm_op_gate(void);
+SQMDEF const sqm_op *sqm_op_softmax(void);
+SQMDEF const sqm_op *sqm_op_monomials(void);
+SQMDEF const sqm_op *sqm_op_reduce(void);
+SQMDEF const sqm_op *sqm_op_mirror(void);
+SQMDEF const sqm_op *sqm_op_clip(void);
+SQMDEF const sqm_op *sqm_op_blocks(void);
+SQMDEF const sqm_op *sqm_op_route(void);
+SQMDEF const sqm_op *sqm_op_experts(void);
+SQMDEF const sqm_op *sqm_op_combine(void);
+SQMDEF const sqm_op *sqm_op_sinkhorn(void);
+SQMDEF const sqm_op *sqm_op_pick(void);
+
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
 typedef struct sqm_model_info {
@@ -372,6 +408,7 @@ typedef struct sqm_open_options {                      /* all zero = defaults */
     /* NULL-terminated. Required by sqm_open; NULL in sqm_load_*: all */
     const sqm_mixer *const *mixers;
     uint32_t                flags;
+    const sqm_op *const    *ops;                       /* like mixers */
 } sqm_open_options;
 
 /* Zero-copy: the image (8-byte aligned; flash, mapped file, array)
@@ -609,7 +646,7 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #  define SQM__HAVE_DSP 0
 #endif
 #if defined(__OPTIMIZE_SIZE__) || SQM__HAVE_HELIUM || SQM__HAVE_DSP
-#  define SQM__SMALL 1                  /* a microcontroller, most likely: code size before speed in batches */
+#  define SQM__SMALL 1                  /* a microcontroller: code size before the speed of batches */
 #else
 #  define SQM__SMALL 0
 #endif
@@ -1912,7 +1949,8 @@ enum {
     SQM__CODE_CHUNK = 256,              /* k of them, */
     SQM__CODE_TOKENS = 132,             /* and tokens that pass over them */
     SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
-    SQM__WORK_FLOATS = (256 + 2 * 128) * 16     /* `work` of gemm: a chunk and two panels of sums */
+    SQM__WORK_FLOATS = (256 + 2 * 128) * 16,    /* `work` of gemm: a chunk and two panels of sums; */
+    SQM__ROW_FLOATS = 4 * 16            /* for one row: sums of SQM__TILE_ROWS panels */
 };
 
 /* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
@@ -3155,17 +3193,30 @@ typedef struct { uint8x16_t v[4]; } b64;
 SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = vdupq_n_f32(x); return r; }
 SQM__INLINE v16 SQM__NAME(load)(const float *p) { v16 r; SQM__EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
 SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH vst1q_f32(p + 4 * i, a.v[i]); }
+/* float16 in the low halves of four lanes <-> float32. In register 0: the assembler of binutils 2.40 writes
+   another number for the others. */
+SQM__INLINE float32x4_t SQM__NAME(widen)(uint32x4_t h)
+{
+    register float32x4_t q __asm__("q0") = vreinterpretq_f32_u32(h);
+    __asm__("vcvtb.f32.f16 %q0, %q0" : "+w"(q));
+    return q;
+}
+SQM__INLINE uint32x4_t SQM__NAME(low_half)(float32x4_t x)
+{
+    register float32x4_t q __asm__("q0") = x;
+    __asm__("vcvtb.f16.f32 %q0, %q0" : "+w"(q));
+    return vreinterpretq_u32_f32(q);
+}
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
     const uint16_t *h = (const uint16_t *)(const void *)p;
     v16 r;
-    SQM__EACH r.v[i] = vcvtbq_f32_f16(vreinterpretq_f16_u32(vldrhq_u32(h + 4 * i)));
+    SQM__EACH r.v[i] = SQM__NAME(widen)(vldrhq_u32(h + 4 * i));
     return r;
 }
 SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
 {
-    const float16x8_t zero = vreinterpretq_f16_u32(vdupq_n_u32(0));
-    SQM__EACH vstrhq_u32(p + 4 * i, vreinterpretq_u32_f16(vcvtbq_f16_f32(zero, a.v[i])));
+    SQM__EACH vstrhq_u32(p + 4 * i, SQM__NAME(low_half)(a.v[i]));
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
@@ -3583,6 +3634,7 @@ static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_p
             SQM__NAME(finish)(g, sums + (size_t)i * stride + p * SQM__LANES, t + i, panel + p);
 }
 
+typedef char SQM__NAME(row_work_suffices)[SQM__TILE_ROWS * SQM__LANES <= SQM__ROW_FLOATS ? 1 : -1];
 /* One row of x with float weights: nothing to reuse, so panels are read as they are, several at once. */
 static void SQM__NAME(gemv_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
@@ -5818,21 +5870,27 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
     return (int32_t)((int64_t)n * i / pieces);
 }
 
+/* Work area of [KERN]'s gemm in floats: for one row panels are read as they are, unless quantised weights
+   have to become float32. */
+SQM__INLINE size_t sqm__work_floats(int32_t rows, int expands)
+{
+    return rows == 1 && !expands ? SQM__ROW_FLOATS : SQM__WORK_FLOATS;
+}
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
-static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
+static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads, sqm_precision precision)
 {
     const size_t padded = rows == 1 ? 1 : (size_t)rows + SQM__MAX_TILE - 1;
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
     return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4,
                                                                       64) + sqm__align_up(groups * 8,
             64) +
-           (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
+           (size_t)sqm__most_pieces(threads) * sqm__work_floats(rows, precision == SQM_EXACT) * sizeof(float);
 }
 
 SQMDEF size_t sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads)
 {
     if (max_rows < 1 || max_cols < 1) return 0;
-    return sqm__linear_scratch(max_rows, max_cols, threads > 0 ? threads : 1) + 64;
+    return sqm__linear_scratch(max_rows, max_cols, threads > 0 ? threads : 1, SQM_EXACT) + 64;
 }
 
 static int32_t sqm__default_threads(const sqm_parallel *parallel)
@@ -5889,6 +5947,7 @@ typedef struct sqm__linear_job {
     float             *code_scales;
     int32_t           *code_sums;
     float             *work;
+    size_t             work_floats;     /* of each piece */
 } sqm__linear_job;
 
 static void sqm__quantize_task(void *arg, int32_t piece)
@@ -5952,7 +6011,7 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.n_rows = w->shape[0];
             g.n_cols = w->shape[1];
             g.dtype = w->dtype;
-            SQM__CALL(job->x->kernels, gemm)(&g, from, to, job->work + (size_t)piece * SQM__WORK_FLOATS);
+            SQM__CALL(job->x->kernels, gemm)(&g, from, to, job->work + (size_t)piece * job->work_floats);
         }
         base += panels;
         column += w->shape[0];
@@ -5988,7 +6047,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
-    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
+    job.work_floats = sqm__work_floats(n, x->precision == SQM_EXACT);
+    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * job.work_floats *
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
@@ -6020,7 +6080,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     size_t need;
     if (!y || !a || n < 1) SQM__FAIL(&x->error, SQM_E_ARGUMENT, n, "matmul: no rows (n = %d)", n);
     SQM__TRY(sqm__check_panels(w, &x->error));
-    need = sqm__linear_scratch(n, w->shape[1], x->threads);
+    need = sqm__linear_scratch(n, w->shape[1], x->threads, x->precision);
     if (need > x->scratch_bytes)
         SQM__FAIL(&x->error, SQM_E_MEMORY, need, "matmul needs %z bytes of scratch, the context has %z",
                   (uint64_t)need,
@@ -6130,7 +6190,7 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
-    if ((int)kind < 0 || (int)kind > SQM_NORM_SUM)
+    if ((uint32_t)kind > SQM_NORM_SUM)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "norm %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     job.gain = gain;
@@ -6142,7 +6202,7 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 
 SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind)
 {
-    if (!y || !a || (int)kind < 0 || kind >= SQM_ACT_COUNT)
+    if (!y || !a || (uint32_t)kind >= SQM_ACT_COUNT)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown or there is no data",
                   (int32_t)kind);
     SQM__CALL(x->kernels, activate)(y, a, n, (int32_t)kind);
@@ -6153,7 +6213,7 @@ SQMDEF sqm_result sqm_glu(sqm_exec *x, float *y, const float *a, int32_t n, int3
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim * 2, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
-    if ((int)kind < 0 || kind >= SQM_ACT_COUNT)
+    if ((uint32_t)kind >= SQM_ACT_COUNT)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     sqm__rows_run(&job, sqm__glu_task);
@@ -6418,7 +6478,14 @@ typedef struct sqm__attention {
     int32_t      sums, out_width;
     float        scale, softcap, rounded;
     const float *sinks, *slopes;        /* [heads] or NULL */
+    const struct sqm__attention_more *more;
 } sqm__attention;
+/* What most models do without: programs that register sqm_mixer_attention_plain do not link it. */
+struct sqm__attention_part;
+typedef struct sqm__attention_more {
+    sqm_result (*bind)(sqm__attention *a, const sqm_param *params, int32_t n, sqm_error *err);
+    void       (*attend)(struct sqm__attention_part *p);
+} sqm__attention_more;
 
 /* first bytes of a state: its own shape, never copied between states */
 typedef struct sqm__kv_header {
@@ -6429,13 +6496,9 @@ typedef struct sqm__kv_header {
 } sqm__kv_header;
 
 /* Where keys and values come from */
-static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *params, int32_t n,
-                                           sqm_error *err)
+static sqm_result sqm__attention_bind_keys(sqm__attention *a, sqm_error *err)
 {
     int64_t row;
-    SQM__TRY(sqm__param_int(&a->shared, params, n, "shared", 0, 0, 1, err));
-    SQM__TRY(sqm__param_int(&a->every, params, n, "every", 0, 0, 1 << 20, err));
-    SQM__TRY(sqm__param_int(&a->selected, params, n, "selected", 0, 0, 1 << 20, err));
     if (a->shared && a->v_dim > a->head_dim)
         SQM__FAIL(err, SQM_E_SHAPE, a->v_dim, "%d columns of values cannot be in keys of %d", a->v_dim,
                   a->head_dim);
@@ -6447,14 +6510,13 @@ static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *p
     a->v_stored = a->shared ? 0 : a->v_pad;
     return SQM_OK;
 }
-/* Options that hide keys or add to scores. */
-static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *params, int32_t n,
-                                            sqm_error *err)
+static sqm_result sqm__attention_bind_more(sqm__attention *a, const sqm_param *params, int32_t n,
+                                           sqm_error *err)
 {
-    int32_t before;
-    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
-    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
-    a->reach = a->chunk * (before + 1);
+    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->shared, params, n, "shared", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->every, params, n, "every", 0, 0, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&a->selected, params, n, "selected", 0, 0, 1 << 20, err));
     SQM__TRY(sqm__param_vector(&a->slopes, params, n, "slopes", a->heads, err));
     SQM__TRY(sqm__param_float(&a->rounded, params, n, "rounded", 0.0, err));
     SQM__TRY(sqm__param_int(&a->key_bias, params, n, "key_bias", 0, 0, 1, err));
@@ -6468,24 +6530,28 @@ static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *
                   a->window);
     return SQM_OK;
 }
-static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
-                                      int32_t *out_width, sqm_error *err)
+static sqm_result sqm__attention_bind_as(sqm__attention *a, const sqm__attention_more *more,
+                                         const sqm_param *params, int32_t n, int32_t in_width,
+                                         int32_t *out_width, sqm_error *err)
 {
-    sqm__attention *a = (sqm__attention *)bound;
     int64_t width;
+    int32_t before;
     memset(a, 0, sizeof(*a));
+    a->more = more;
     SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->kv_heads, params, n, "kv_heads", a->heads, 1, a->heads, err));
     SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
     SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
-    SQM__TRY(sqm__attention_bind_keys(a, params, n, err));
-    SQM__TRY(sqm__attention_bind_masks(a, params, n, err));
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
+    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
+    a->reach = a->chunk * (before + 1);
+    if (more) SQM__TRY(more->bind(a, params, n, err));
+    SQM__TRY(sqm__attention_bind_keys(a, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
-    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
     if (a->sums && a->sinks) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->sums, "sums=1 does not go with sinks");
     if (a->heads % a->kv_heads)
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
@@ -6580,12 +6646,14 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a)
 {
     return sqm__max(1, (a->shared ? 64 : 24) / a->group);    /* tiles of shared values are turned for each */
 }
-static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
+/* Scratch of a block out of calls of `rows` rows at most, with `length` keys at most */
+static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length, int32_t rows)
 {
     /* most=: a number and an index of each key, and a bit for each row and key */
-    const size_t words = (length + 31) / 32 * (size_t)sqm__attention_block_rows(a);
+    const size_t block = (size_t)sqm__min(sqm__attention_block_rows(a), rows);
+    const size_t words = (length + 31) / 32 * block;
     const size_t select = a->most ? length * 2 + words : 0;
-    const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const size_t m = block * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
     return (a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0) +
@@ -6595,8 +6663,7 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
 {
-    (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context) *
+    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context, max_batch) *
            (size_t)sqm__most_pieces(threads);
 }
 
@@ -6819,7 +6886,7 @@ SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t posit
 static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats,
                                  const float *q_rows, int32_t n, int32_t start)
 {
-    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const size_t capacity = (size_t)n;
     int32_t *position, *oldest;
     memset(work, 0, sizeof(*work));
     work->panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
@@ -6875,6 +6942,9 @@ typedef struct sqm__attention_part {
     const sqm_span           *span;
     int32_t                  *positions, *oldest;   /* of work */
     uint8_t                  *tile;        /* room for gathered keys, with selected= */
+    float                    *bias;        /* of work, when there is one */
+    uint32_t                 *bits;        /* [rows][words] with most=: a bit for each key that counts */
+    size_t                    words;
     sqm__attend               work;
     int32_t                   kv_head, first, rows;
 } sqm__attention_part;
@@ -6886,7 +6956,7 @@ SQM__INLINE const float *sqm__attention_row(const sqm__attention_part *p, int32_
 static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
 {
     const sqm__attention *a = p->job->a;
-    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const size_t capacity = (size_t)p->rows * (size_t)a->group;
     p->tile = scratch;
     sqm__attention_begin(a, &p->work,
                          (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch),
@@ -6896,34 +6966,45 @@ static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
     p->positions = (int32_t *)(void *)(p->work.sum + capacity);
     p->oldest = p->positions + capacity;
 }
-static void sqm__attend_keys(sqm__attention_part *p)
+/* bias: writes work.bias for a tile of keys; NULL: there is none */
+static void sqm__attend_keys(sqm__attention_part *p,
+                             void (*bias)(const sqm__attention_part *p, uint8_t *keys, int32_t key))
 {
     const sqm__attention *a = p->job->a;
-    const sqm_span *span = p->span;
-    const int32_t start = span->position + p->first, last = start + p->rows - 1;
+    const int32_t start = p->span->position + p->first, last = start + p->rows - 1;
     const int32_t oldest = sqm__attention_oldest(a, start);
-    const int32_t length = sqm__max(span->total, span->position + span->rows);
-    const size_t words = ((size_t)length + 31) / 32;
-    float *bias = p->work.sum + 3 * (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    uint32_t *bits = NULL;
-    sqm__ranked ranked;
-    if (a->slopes || a->key_bias) p->work.bias = bias;             /* behind positions and oldest */
-    if (a->most) {
-        ranked.value = bias + (size_t)sqm__attention_block_rows(a) * (size_t)a->group * SQM__TILE_KEYS;
-        ranked.place = (int32_t *)(void *)(ranked.value + length);
-        bits = (uint32_t *)(void *)(ranked.place + length);
-        for (int32_t t = 0; t < p->rows; t++)
-            sqm__most_keys(a, span->state, p->kv_head, p->oldest[t * a->group], start + t, length, ranked,
-                           bits + (size_t)t * words);
-    }
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
-        uint8_t *keys = sqm__kv_tile(a, span->state, key, p->kv_head);
-        if (p->work.bias) sqm__attention_bias(a, &p->work, bias, keys, key, p->kv_head, bits, words);
-        SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, keys, key, sqm__min(SQM__TILE_KEYS,
-                                                   last + 1 - key));
+        uint8_t *keys = sqm__kv_tile(a, p->span->state, key, p->kv_head);
+        if (bias) bias(p, keys, key);
+        SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, keys, key,
+                                                   sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
+}
+static void sqm__part_bias(const sqm__attention_part *p, uint8_t *keys, int32_t key)
+{
+    sqm__attention_bias(p->job->a, &p->work, p->bias, keys, key, p->kv_head, p->bits, p->words);
+}
+static void sqm__attend_biased(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    const int32_t start = p->span->position + p->first;
+    const int32_t length = sqm__max(p->span->total, p->span->position + p->span->rows);
+    const size_t vectors = (size_t)p->rows * (size_t)a->group;
+    sqm__ranked ranked;
+    p->words = ((size_t)length + 31) / 32;
+    p->bias = p->work.sum + 3 * vectors;                           /* behind positions and oldest */
+    p->work.bias = p->bias;
+    if (a->most) {
+        ranked.value = p->bias + vectors * SQM__TILE_KEYS;
+        ranked.place = (int32_t *)(void *)(ranked.value + length);
+        p->bits = (uint32_t *)(void *)(ranked.place + length);
+        for (int32_t t = 0; t < p->rows; t++)
+            sqm__most_keys(a, p->span->state, p->kv_head, p->oldest[t * a->group], start + t, length, ranked,
+                           p->bits + (size_t)t * p->words);
+    }
+    sqm__attend_keys(p, sqm__part_bias);
 }
 static void sqm__attend_entries(sqm__attention_part *p)
 {
@@ -6974,6 +7055,14 @@ static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
         }
     }
 }
+static void sqm__attend_more(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    if (a->slopes || a->key_bias) sqm__attend_biased(p);
+    else if (!a->selected || a->every) sqm__attend_keys(p, NULL);
+    if (!a->selected && a->every) sqm__attend_entries(p);
+    for (int32_t t = 0; a->selected && t < p->rows; t++) sqm__attend_listed(p, t);
+}
 static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
                                  int32_t kv_head, int32_t first, int32_t rows)
 {
@@ -6982,9 +7071,8 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     memset(&p, 0, sizeof(p));
     p.job = job; p.span = span; p.kv_head = kv_head; p.first = first; p.rows = rows;
     sqm__attention_start(&p, scratch);
-    if (!a->selected || a->every) sqm__attend_keys(&p);
-    if (!a->selected && a->every) sqm__attend_entries(&p);
-    for (int32_t t = 0; a->selected && t < rows; t++) sqm__attend_listed(&p, t);
+    if (a->more) a->more->attend(&p);
+    else sqm__attend_keys(&p, NULL);
     for (int32_t m = 0; m < p.work.n_vectors; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
         sqm__attention_finish(a, &p.work, job->x, m, head, job->out +
@@ -7013,10 +7101,13 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     sqm__attention_job job;
     size_t work = 0, pieces_bytes;
     int32_t rows = 0, kept = 0, longest = 0;   /* spans with a state: all of them at once, after the others */
-    for (int32_t s = 0; s < n_spans; s++)
+    int32_t most_rows = 1;
+    for (int32_t s = 0; s < n_spans; s++) {
         longest = sqm__max(longest, sqm__max(spans[s].total, spans[s].position + spans[s].rows));
+        most_rows = sqm__max(most_rows, spans[s].rows);
+    }
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
-    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest);
+    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest, most_rows);
     pieces_bytes = job.piece_bytes * (size_t)sqm__most_pieces(x->threads);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -7053,6 +7144,18 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     return SQM_OK;
 }
 
+static const sqm__attention_more sqm__attention_all = { sqm__attention_bind_more, sqm__attend_more };
+static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    return sqm__attention_bind_as((sqm__attention *)bound, &sqm__attention_all, params, n, in_width,
+                                  out_width, err);
+}
+static sqm_result sqm__attention_bind_plain(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                            int32_t *out_width, sqm_error *err)
+{
+    return sqm__attention_bind_as((sqm__attention *)bound, NULL, params, n, in_width, out_width, err);
+}
 static const sqm_mixer sqm__attention_mixer = {
     "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
     "key_bias most shared every selected sums", sizeof(sqm__attention),
@@ -7061,6 +7164,13 @@ static const sqm_mixer sqm__attention_mixer = {
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
+static const sqm_mixer sqm__attention_plain_mixer = {
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before",
+    sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header),
+    sqm__attention_bind_plain, sqm__attention_state_bytes, sqm__attention_used_bytes,
+    sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_attention_plain(void) { return &sqm__attention_plain_mixer; }
 
 /* ---- [MIX.conv] short depthwise convolution ---------------------------------------------------------------
    y_t[c] = act(b[c] + sum_k w[k][c] x_(t + (k - K + 1 + future) * dilation)[c])           k = 0 .. K - 1
@@ -9893,7 +10003,7 @@ static size_t sqm__context_parts_bytes(const sqm__context *c, int32_t n, int32_t
 {
     const int32_t all = c->n_persistent + 2 * n, inner = c->attend[0].shape[0];
     const size_t needs[3] = {
-        sqm__linear_scratch(all, sqm__max(c->width, inner), threads) + 64,
+        sqm__linear_scratch(all, sqm__max(c->width, inner), threads, SQM_EXACT) + 64,
         sqm__memory_scratch_bytes(&c->memory, 0, 0, threads),
         sqm__align_up(sqm__attention_scratch_bytes(&c->attention, all, all, threads) +
                       sqm__attention_state_bytes(&c->attention, all, all, SQM_F32), 64)
@@ -11148,11 +11258,15 @@ static size_t sqm__rnn_used_bytes(const void *bound, const void *state, int32_t 
     (void)state; (void)position;
     return sqm__rnn_state_bytes(bound, 0, 0, SQM_F32);
 }
+SQM__INLINE size_t sqm__rnn_work(const sqm__rnn *r)
+{
+    return sqm__work_floats(r->copies, r->w.dtype >= SQM_Q8);
+}
 static size_t sqm__rnn_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                      int32_t threads)
 {
-    (void)bound; (void)max_context; (void)max_batch;
-    return (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+    (void)max_context; (void)max_batch;
+    return (size_t)threads * sqm__rnn_work((const sqm__rnn *)bound) * sizeof(float);
 }
 
 static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, float *work)
@@ -11196,7 +11310,8 @@ static void sqm__rnn_task(void *arg, int32_t piece)
     for (int32_t s = piece; s < job->n_spans; s += job->pieces)
         if (job->spans[s].state && job->spans[s].rows > 0)
             sqm__rnn_span(job, &job->spans[s],
-                          (float *)(void *)job->x->scratch + (size_t)piece * SQM__WORK_FLOATS);
+                          (float *)(void *)job->x->scratch +
+                          (size_t)piece * sqm__rnn_work((const sqm__rnn *)job->bound));
 }
 static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float *in,
                          const sqm_span *spans, int32_t n_spans)
@@ -12575,8 +12690,16 @@ static const uint8_t sqm__file_magic[8] = { 0x89, 'S', 'Q', 'M', '\r', '\n', 0x1
 #define SQM__CRC_4(i)  SQM__CRC_1(i), SQM__CRC_1((i) + 1), SQM__CRC_1((i) + 2), SQM__CRC_1((i) + 3)
 #define SQM__CRC_16(i) SQM__CRC_4(i), SQM__CRC_4((i) + 4), SQM__CRC_4((i) + 8), SQM__CRC_4((i) + 12)
 #define SQM__CRC_64(i) SQM__CRC_16(i), SQM__CRC_16((i) + 16), SQM__CRC_16((i) + 32), SQM__CRC_16((i) + 48)
+#if SQM__SMALL                          /* half bytes: every 16th entry, as few as there are */
+static const uint32_t sqm__crc_table[16] = {
+    SQM__CRC_1(0), SQM__CRC_1(16), SQM__CRC_1(32), SQM__CRC_1(48), SQM__CRC_1(64), SQM__CRC_1(80),
+    SQM__CRC_1(96), SQM__CRC_1(112), SQM__CRC_1(128), SQM__CRC_1(144), SQM__CRC_1(160), SQM__CRC_1(176),
+    SQM__CRC_1(192), SQM__CRC_1(208), SQM__CRC_1(224), SQM__CRC_1(240)
+};
+#else
 static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), SQM__CRC_64(128),
                                               SQM__CRC_64(192) };
+#endif
 #undef SQM__CRC_BIT
 #undef SQM__CRC_1
 #undef SQM__CRC_4
@@ -12603,7 +12726,14 @@ static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
     if (bytes >= 4096 && sqm_cpu_has(SQM_ISA_AVX2)) return ~sqm__crc32c_x86(~crc, p, bytes);
 #endif
     crc = ~crc;
+#if SQM__SMALL
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= p[i];
+        for (int half = 0; half < 2; half++) crc = sqm__crc_table[crc & 15u] ^ crc >> 4;
+    }
+#else
     for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
+#endif
     return ~crc;
 }
 
@@ -14940,37 +15070,18 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_SINKHORN, SQM__OP_PICK, SQM__OP_COUNT
 };
 
-static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
-    { "", "", 0 },
-    { "embed",   "w scale offset add divide period", 1 },
-    { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first apart precise", 1 },
-    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
-                 "divide period", 1 },
-    { "mix",     "", 1 },               /* the mixer knows its keys */
-    { "act",     "kind first count", 1 },
-    { "glu",     "act", 1 },
-    { "add",     "", 2 },
-    { "mul",     "", 2 },
-    { "scale",   "by first count grow every shift", 1 },
-    { "copy",    "first count", 1 },
-    { "softcap", "cap first count", 1 },
-    { "head",    "w b scale softcap", 1 },
-    { "input",   "width", 1 },
-    { "affine",  "w b first count", 1 },
-    { "cat",     "groups", 2 },
-    { "gate",    "act first", 2 },
-    { "softmax", "groups scale first count", 1 },
-    { "monomials", "groups", 1 },
-    { "reduce",  "kind groups", 1 },
-    { "mirror",  "groups", 1 },
-    { "clip",    "low high first count", 1 },
-    { "blocks",  "w out groups shared", 1 },
-    { "route",   "k score b raw groups group_k group_top renorm least eps scale jitter", 1 },
-    { "experts", "up down up_b down_b act add input limit alpha plus slots blocks", 2 },
-    { "combine", "out groups first add", 2 },
-    { "sinkhorn", "n iterations first eps", 1 },
-    { "pick",    "", 2 }
+struct sqm__binder;
+struct sqm__op;
+enum { SQM__PART_LINEAR = 1, SQM__PART_MOE = 2 };
+/* A kind of op: how it is bound and run. The kinds stand at the end of [SESS]. */
+struct sqm_op {
+    int32_t     kind;                   /* SQM__OP_*; of kinds that share a number the first one counts */
+    int32_t     n_sources, parts;       /* parts: SQM__PART_* that an op of this kind has */
+    const char *name, *keys;            /* "norm"; parameters it knows, others are refused */
+    sqm_result (*bind)(struct sqm__binder *b, struct sqm__op *op);
+    void       (*run)(sqm_session *s, const struct sqm__op *op);
+    /* bytes of scratch it needs besides what all have; NULL: none */
+    size_t     (*scratch)(const struct sqm__op *op, const sqm_model *m, const sqm_session_config *c);
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -14992,21 +15103,30 @@ typedef struct sqm__gating {            /* experts: limits on both halves, see [
 } sqm__gating;
 enum { SQM__MAX_EXPERTS = 4096 };
 
+/* What only ops with experts have */
+typedef struct sqm__moe {
+    sqm__linear down;                   /* a weight of each expert; up is op->linear */
+    sqm__route  route;
+    sqm__gating gating;
+} sqm__moe;
+
+/* There are many of them, and they are read-write memory of small machines: what few kinds have is apart. */
 typedef struct sqm__op {
-    int32_t          kind, dst, src, src2, line;
-    int32_t          in_width, out_width;
-    sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
-    sqm__route       route;
-    sqm__gating      gating;
-    sqm_tensor       table;             /* embed */
-    const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
-    float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip; scale: low is grow */
-    int32_t          divide, period;    /* embed; 0: none. scale: divide is every */
-    int32_t          choice;            /* norm or activation kind, rope style */
-    int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
-    const sqm_mixer *mixer;
-    void            *bound;
+    const sqm_op     *type;
+    uint8_t           kind, dst, src, src2;
+    int32_t           line;
+    int32_t           in_width, out_width;
+    sqm__linear      *linear;           /* linear, head, experts */
+    sqm__moe         *moe;              /* experts, route */
+    const sqm_tensor *table;            /* embed */
+    const float      *gain, *bias;      /* norm, affine; blocks: gain is w */
+    float             number;           /* eps, scale, by or cap */
+    float             low, high;        /* clip; scale: low is grow */
+    int32_t           divide, period;   /* embed; 0: none. scale: divide is every */
+    int32_t           choice;           /* norm or activation kind, rope style */
+    int32_t           first, count, groups, own, add, offset, rope, heads, head_dim, slot;
+    const sqm_mixer  *mixer;
+    void             *bound;
 } sqm__op;
 
 struct sqm_model {
@@ -15032,7 +15152,6 @@ static const sqm__tok *sqm__model_tok(const sqm_model *m) { return m && m->has_t
 /* ---- binding ------------------------------------------------------------------------------------------- */
 typedef struct sqm__binder {            /* what lives only while a recipe is bound */
     sqm_model               *m;
-    const sqm_mixer *const  *mixers;
     sqm_param               *params;    /* room for the longest op */
     int32_t                  n_params, line;
     int32_t                  width[SQM__REGISTERS];     /* current content; 0: nothing written yet */
@@ -15060,9 +15179,11 @@ static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *
 }
 
 /* The op's parameters by name, tensors resolved; unknown keys are errors. */
-static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const char *keys)
+static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const sqm_op *type,
+                                   const char *keys)
 {
     const sqm__file *f = &b->m->file;
+    (void)type;                         /* without error texts */
     b->n_params = (int32_t)op->n_params;
     for (int32_t i = 0; i < b->n_params; i++) {
         const sqm__file_param *from = &f->params[op->first_param + (uint32_t)i];
@@ -15071,7 +15192,7 @@ static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const
         to->key = sqm__file_text(f, from->key);
         if (!sqm__has_word(keys, to->key))
             SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d (%s): unknown option '%s'", b->line,
-                      sqm__op_kinds[op->op].name, to->key);
+                      type->name, to->key);
         if (from->type == 0) {
             int64_t v;
             memcpy(&v, &from->value, 8);
@@ -15088,7 +15209,7 @@ static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const
     return SQM_OK;
 }
 
-static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
+static sqm_result sqm__bind_weights(sqm__binder *b, sqm__op *op)
 {
     const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params,
             "b");
@@ -15096,12 +15217,12 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     int64_t width = 0;
     int32_t most, parts;
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-    SQM__TRY(sqm__param_int(&op->linear.apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
-    most = op->linear.apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
+    SQM__TRY(sqm__param_int(&op->linear->apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
+    most = op->linear->apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
     if (!w || w->n_tensors < 1 || w->n_tensors > most)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
                   most);
-    parts = op->linear.apart ? w->n_tensors : 1;
+    parts = op->linear->apart ? w->n_tensors : 1;
     if (bias && bias->n_tensors != w->n_tensors)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
@@ -15123,12 +15244,12 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     }
     if (width > INT32_MAX) SQM__FAIL(b->err, SQM_E_LIMIT, (uint64_t)width, "op %d: outputs are too wide",
                                      b->line);
-    op->linear.weights = b->m->views + (w->tensors - b->m->view_pointers);
-    op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
-    op->linear.n_weights = w->n_tensors;
-    op->linear.add = op->add;
-    SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
-    SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
+    op->linear->weights = b->m->views + (w->tensors - b->m->view_pointers);
+    op->linear->biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
+    op->linear->n_weights = w->n_tensors;
+    op->linear->add = op->add;
+    SQM__TRY(sqm__param_int(&op->linear->precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&op->linear->scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
 }
@@ -15164,7 +15285,7 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
 }
 static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
 {
-    sqm__gating *g = &op->gating;
+    sqm__gating *g = &op->moe->gating;
     SQM__TRY(sqm__param_int(&g->on_input, b->params, b->n_params, "input", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&g->limit, b->params, b->n_params, "limit", 0.0, b->err));
     SQM__TRY(sqm__param_float(&g->alpha, b->params, b->n_params, "alpha", 1.0, b->err));
@@ -15179,7 +15300,7 @@ static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
 static sqm_result sqm__bind_slots(sqm__binder *b, sqm__op *op)
 {
     static const char *const others[] = { "act", "add", "input", "limit", "alpha", "plus", "up_b", "down_b" };
-    sqm__gating *g = &op->gating;
+    sqm__gating *g = &op->moe->gating;
     const int32_t n = b->width[op->src2], down = sqm__param(b->params, b->n_params, "down") != NULL;
     int64_t all;
     for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
@@ -15191,15 +15312,15 @@ static sqm_result sqm__bind_slots(sqm__binder *b, sqm__op *op)
     if (down == (sqm__param(b->params, b->n_params, "up") != NULL) || (down && op->in_width % g->slots))
         SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: slots= needs up=, or down= that reads %d slots",
                   b->line, g->slots);
-    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, down ? "down" : "up", "", n, 0,
+    SQM__TRY(sqm__bind_expert_weights(op->linear, b, down ? "down" : "up", "", n, 0,
                                       down ? op->in_width / g->slots : op->in_width));
     g->merges = down;
-    op->linear.precise = !down;         /* they make queries */
-    all = (int64_t)op->linear.weights[0].shape[0] * (down ? 1 : g->slots);
-    if (op->linear.weights[0].shape[down] % g->blocks || all > INT32_MAX)
-        SQM__FAIL(b->err, SQM_E_SHAPE, op->linear.weights[0].shape[down],
+    op->linear->precise = !down;         /* they make queries */
+    all = (int64_t)op->linear->weights[0].shape[0] * (down ? 1 : g->slots);
+    if (op->linear->weights[0].shape[down] % g->blocks || all > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->linear->weights[0].shape[down],
                   "op %d: %d columns in %d slots do not divide into %d blocks", b->line,
-                  op->linear.weights[0].shape[down], g->slots, g->blocks);
+                  op->linear->weights[0].shape[down], g->slots, g->blocks);
     op->out_width = (int32_t)all;
     return SQM_OK;
 }
@@ -15211,16 +15332,16 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
         SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
     if (sqm__param(b->params, b->n_params, "slots")) return sqm__bind_slots(b, op);
     SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
-    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
-    SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
-    hidden = op->linear.weights[0].shape[0];
-    inner = op->down.weights[0].shape[1];
+    SQM__TRY(sqm__bind_expert_weights(op->linear, b, "up", "up_b", n, 0, op->in_width));
+    SQM__TRY(sqm__bind_expert_weights(&op->moe->down, b, "down", "down_b", n, 0, 0));
+    hidden = op->linear->weights[0].shape[0];
+    inner = op->moe->down.weights[0].shape[1];
     op->own = hidden == inner;          /* no gate */
     SQM__TRY(sqm__bind_gating(b, op));
     if (!op->own && hidden != 2 * (int64_t)inner)
         SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
                   inner);
-    op->out_width = op->down.weights[0].shape[0];
+    op->out_width = op->moe->down.weights[0].shape[0];
     return SQM_OK;
 }
 
@@ -15228,7 +15349,7 @@ enum { SQM__SCORE_SOFTMAX, SQM__SCORE_SIGMOID, SQM__SCORE_NONE, SQM__SCORE_SPARS
 static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none", "sparsemixer" };
 static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
 {
-    sqm__route *r = &op->route;
+    sqm__route *r = &op->moe->route;
     const int32_t n = op->in_width;
     op->out_width = n;
     SQM__TRY(sqm__param_int(&r->k, b->params, b->n_params, "k", 0, 1, n, b->err));
@@ -15271,7 +15392,7 @@ static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
                             op->src == SQM__REG_TOKENS ? 0 : INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&op->period, b->params, b->n_params, "period", 0, 0,
                             op->src == SQM__REG_TOKENS ? 0 : t->shape[0] - op->offset, b->err));
-    op->table = *t;
+    op->table = t;
     op->out_width = t->shape[1];
     if (op->src == SQM__REG_TOKENS) {
         if (m->n_tokens == 0 || t->shape[0] < m->n_tokens) m->n_tokens = t->shape[0];
@@ -15310,7 +15431,7 @@ static sqm_result sqm__bind_norm(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
-static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
+static sqm_result sqm__bind_rope_dynamic(sqm__binder *b, sqm__op *op)
 {
     sqm_model *m = b->m;
     sqm__rope_table r;
@@ -15340,12 +15461,23 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
                   b->line);
     for (rows = 0; rows < m->n_ropes; rows++)
         if (memcmp(&m->ropes[rows], &r, sizeof(r)) == 0) break;
-    if (rows == m->n_ropes) m->ropes[m->n_ropes++] = r;
+    op->own = rows == m->n_ropes;       /* the first op of a table fills it */
+    if (op->own) m->ropes[m->n_ropes++] = r;
     op->rope = rows;
     op->out_width = op->in_width;
     return SQM_OK;
 }
 
+static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
+{
+    const sqm__rope_table *r;
+    SQM__TRY(sqm__bind_rope_dynamic(b, op));
+    r = &b->m->ropes[op->rope];
+    if (r->freq_long || r->ntk_factor > 0.0f)
+        SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line,
+                  "op %d: frequencies that follow the length need sqm_op_rope_dynamic", b->line);
+    return SQM_OK;
+}
 static sqm_result sqm__bind_mix(sqm__binder *b, sqm__op *op)
 {
     sqm_result r;
@@ -15382,7 +15514,7 @@ static sqm_result sqm__bind_head(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "softcap", 0.0, b->err));
     op->out_width = op->in_width;
-    if (sqm__param(b->params, b->n_params, "w")) SQM__TRY(sqm__bind_linear(b, op));
+    if (sqm__param(b->params, b->n_params, "w")) SQM__TRY(sqm__bind_weights(b, op));
     else if (sqm__param(b->params, b->n_params, "b") || sqm__param(b->params, b->n_params, "scale"))
         SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: a head without w= has no b= and no scale=", b->line);
     b->m->vocab_size = op->out_width;
@@ -15476,110 +15608,114 @@ static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
     return sqm__bind_columns(b, op);
 }
 
-/* One op whose registers and parameters are already known. */
-static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
+static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
 {
-    switch (op->kind) {
-    case SQM__OP_EMBED:  return sqm__bind_embed(b, op);
-    case SQM__OP_NORM:   return sqm__bind_norm(b, op);
-    case SQM__OP_ROPE:   return sqm__bind_rope(b, op);
-    case SQM__OP_MIX:    return sqm__bind_mix(b, op);
-    case SQM__OP_LINEAR:
-        if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place",
-                                          b->line);
-        return sqm__bind_linear(b, op);
-    case SQM__OP_HEAD:   return sqm__bind_head(b, op);
-    case SQM__OP_INPUT:  return sqm__bind_input(b, op);
-    case SQM__OP_AFFINE:
-        SQM__TRY(sqm__bind_columns(b, op));
-        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->count));
-        return sqm__bind_vector(&op->bias, b, "b", op->count);
-    case SQM__OP_CAT:
-        if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
-        op->out_width = op->in_width + b->width[op->src2];
-        SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
-        if (op->in_width % op->groups || b->width[op->src2] % op->groups)
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->groups,
-                      "op %d: %d and %d columns do not divide into %d groups", b->line, op->in_width,
-                      b->width[op->src2], op->groups);
-        return SQM_OK;
-    case SQM__OP_ACT:
-        SQM__TRY(sqm__bind_columns(b, op));
-        return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
-    case SQM__OP_GLU:
-        op->out_width = op->in_width / 2;
-        if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
-                                        b->line, op->in_width);
-        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
-    case SQM__OP_GATE:
-        op->out_width = op->in_width;
-        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0,
-                                b->width[op->src2] - 1, b->err));
-        if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
-                      "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line,
-                      op->in_width, op->src2, op->first, b->width[op->src2]);
-        op->count = b->width[op->src2];
-        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
-    case SQM__OP_ADD: case SQM__OP_MUL:
-        op->out_width = op->in_width;
-        op->groups = b->width[op->src2];
-        if (op->in_width % op->groups || (op->groups != op->in_width && op->dst == op->src2))
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
-                      op->src,
-                      op->in_width, op->src2, b->width[op->src2]);
-        return SQM_OK;
-    case SQM__OP_SCALE:
-        SQM__TRY(sqm__bind_columns(b, op));
-        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
-        SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
-        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
-        return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
-    case SQM__OP_SOFTCAP:
-        SQM__TRY(sqm__bind_columns(b, op));
-        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
-        if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
-                                            b->line);
-        return SQM_OK;
-    case SQM__OP_SOFTMAX:
-        SQM__TRY(sqm__bind_columns(b, op));
-        return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
-    case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
-    case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
-    case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
-    case SQM__OP_COMBINE:  return sqm__bind_combine(b, op);
-    case SQM__OP_SINKHORN: return sqm__bind_sinkhorn(b, op);
-    case SQM__OP_PICK:
-        if (op->dst == op->src || op->dst == op->src2)
-            SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
-        op->count = b->width[op->src2];
-        op->out_width = op->in_width;
-        return SQM_OK;
-    case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
-        return sqm__bind_groups(b, op);
-    default:                            /* copy */
-        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-        SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
-                                op->in_width - op->first, b->err));
-        op->out_width = op->count;
-        if (op->dst == op->src && op->count != op->in_width) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
-                                                       "op %d: copy onto itself", b->line);
-        return SQM_OK;
-    }
+    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place",
+                                      b->line);
+    return sqm__bind_weights(b, op);
+}
+static sqm_result sqm__bind_affine(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->count));
+    return sqm__bind_vector(&op->bias, b, "b", op->count);
+}
+static sqm_result sqm__bind_cat(sqm__binder *b, sqm__op *op)
+{
+    if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
+    op->out_width = op->in_width + b->width[op->src2];
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+    if (op->in_width % op->groups || b->width[op->src2] % op->groups)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->groups, "op %d: %d and %d columns do not divide into %d groups",
+                  b->line, op->in_width, b->width[op->src2], op->groups);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_act(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
+}
+static sqm_result sqm__bind_glu(sqm__binder *b, sqm__op *op)
+{
+    op->out_width = op->in_width / 2;
+    if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
+                                    b->line, op->in_width);
+    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+}
+static sqm_result sqm__bind_gate(sqm__binder *b, sqm__op *op)
+{
+    op->out_width = op->in_width;
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, b->width[op->src2] - 1,
+                            b->err));
+    if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                  "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line, op->in_width,
+                  op->src2, op->first, b->width[op->src2]);
+    op->count = b->width[op->src2];
+    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+}
+/* add, mul */
+static sqm_result sqm__bind_pair(sqm__binder *b, sqm__op *op)
+{
+    op->out_width = op->in_width;
+    op->groups = b->width[op->src2];
+    if (op->in_width % op->groups || (op->groups != op->in_width && op->dst == op->src2))
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
+                  op->src, op->in_width, op->src2, b->width[op->src2]);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_scale(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
+    SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
+    return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
+}
+static sqm_result sqm__bind_softcap(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
+    if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
+                                        b->line);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_softmax(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
+}
+static sqm_result sqm__bind_pick(sqm__binder *b, sqm__op *op)
+{
+    if (op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
+    op->count = b->width[op->src2];
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+static sqm_result sqm__bind_copy(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
+                            op->in_width - op->first, b->err));
+    op->out_width = op->count;
+    if (op->dst == op->src && op->count != op->in_width)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: copy onto itself", b->line);
+    return SQM_OK;
 }
 
 /* Sources must hold something; then width of the first is the op's input width. */
 static sqm_result sqm__bind_sources(sqm__binder *b, sqm__op *op)
 {
-    const int32_t n = sqm__op_kinds[op->kind].n_sources;
+    const int32_t n = op->type->n_sources;
     if (op->kind == SQM__OP_EMBED || op->kind == SQM__OP_INPUT) return SQM_OK;
     for (int32_t i = 0; i < n; i++) {
         const int32_t reg = i ? op->src2 : op->src;
         if (reg < 0 || reg >= SQM__REGISTERS || b->width[reg] == 0)
             SQM__FAIL(b->err, SQM_E_FORMAT, reg, "op %d (%s): reads register %d, which nothing has written",
                       b->line,
-                      sqm__op_kinds[op->kind].name, reg);
+                      op->type->name, reg);
     }
     op->in_width = b->width[op->src];
     return SQM_OK;
@@ -15589,21 +15725,20 @@ static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op
 {
     sqm_model *m = b->m;
     const int is_head = from->op == SQM__OP_HEAD;
-    op->kind = from->op;
+    op->kind = (uint8_t)from->op;
     op->dst = from->dst;
     op->src = from->src;
     op->src2 = from->src2;
     op->line = b->line;
     if (is_head ? op->dst != SQM__REG_LOGITS : op->dst >= SQM__REGISTERS)
         SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d (%s): cannot write register %d", b->line,
-                  sqm__op_kinds[op->kind].name, op->dst);
+                  op->type->name, op->dst);
     if (m->vocab_size) SQM__FAIL(b->err, SQM_E_FORMAT, b->line, "op %d: nothing may follow the head",
                                  b->line);
     SQM__TRY(sqm__bind_sources(b, op));
-    SQM__TRY(sqm__bind_params(b, from, op->kind == SQM__OP_MIX ? op->mixer->keys
-                              : sqm__op_kinds[op->kind].keys));
+    SQM__TRY(sqm__bind_params(b, from, op->type, op->mixer ? op->mixer->keys : op->type->keys));
     SQM__TRY(sqm__param_int(&op->add, b->params, b->n_params, "add", 0, 0, 1, b->err));
-    SQM__TRY(sqm__bind_kind(b, op));
+    SQM__TRY(op->type->bind(b, op));
     if (op->add && b->width[op->dst] != op->out_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: adds %d columns to r%d, which has %d", b->line,
                   op->out_width,
@@ -15616,18 +15751,24 @@ static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op
 }
 
 /* Messages of mixers and about single parameters do not know their op: puts it in front. */
-static sqm_result sqm__name_op(sqm_error *err, sqm_result r, int32_t line, int32_t kind)
+static sqm_result sqm__name_op(sqm_error *err, sqm_result r, int32_t line, const sqm_op *type)
 {
 #if SQM__HAVE_ERROR_TEXT
     if (err && strncmp(err->text, "op ", 3) != 0) {
         const sqm_error from = *err;
-        sqm__fail(err, r, from.line, from.value, "op %d (%s): %s", line, sqm__op_kinds[kind].name, from.text);
+        sqm__fail(err, r, from.line, from.value, "op %d (%s): %s", line, type->name, from.text);
     }
 #endif
-    (void)err; (void)line; (void)kind;
+    (void)err; (void)line; (void)type;
     return r;
 }
 
+static const sqm_op *sqm__find_op(const sqm_op *const *ops, int32_t kind)
+{
+    for (; ops && *ops; ops++)
+        if ((*ops)->kind == kind) return *ops;
+    return NULL;
+}
 static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const char *name)
 {
     for (; mixers && *mixers; mixers++)
@@ -15636,43 +15777,74 @@ static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const ch
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
+/* Sizes of what a model lays out: of this build, or of another machine (tools/sqm-info --target). */
+typedef struct sqm__bound_size {
+    const char *mixer;
+    size_t      bytes;
+} sqm__bound_size;
+typedef struct sqm__model_sizes {
+    size_t pointer, model, op, linear, moe, rope_table, tensor, param;
+    const sqm__bound_size *bound;       /* [n] of mixers, the last one without name; NULL: they know it */
+} sqm__model_sizes;
+static const sqm__model_sizes sqm__own_model_sizes = {
+    sizeof(void *), sizeof(sqm_model), sizeof(sqm__op), sizeof(sqm__linear), sizeof(sqm__moe),
+    sizeof(sqm__rope_table), sizeof(sqm_tensor), sizeof(sqm_param), NULL
+};
+static size_t sqm__bound_bytes(const sqm__model_sizes *sizes, const sqm_mixer *mixer)
+{
+    const sqm__bound_size *b = sizes->bound;
+    while (b && b->mixer && !sqm__same_text(b->mixer, mixer->name)) b++;
+    return b ? b->bytes : mixer->bound_bytes;
+}
 /* Lays a model out in the arena; with a counting arena only its size comes out. */
 static sqm_result sqm__model_layout(sqm_model **out, sqm_param **params, sqm__arena *arena,
-                                    const sqm__file *f,
-                                    const sqm_mixer *const *mixers, sqm_error *err)
+                                    const sqm__file *f, const sqm_open_options *o,
+                                    const sqm__model_sizes *sizes, sqm_error *err)
 {
-    sqm_model *m = (sqm_model *)sqm__arena_push(arena, sizeof(sqm_model), 16), empty;
+    sqm_model *m = (sqm_model *)sqm__arena_push(arena, sizes->model, 16), empty;
+    const size_t n_ops = (size_t)f->n_ops, n_lists = (size_t)f->n_lists;
+    size_t n_ropes = 0;
     int32_t most = 1;
     if (!m) m = &empty;
     memset(m, 0, sizeof(*m));
     m->file = *f;
     m->n_ops = f->n_ops;
-    m->ops = (sqm__op *)sqm__arena_push(arena, (size_t)f->n_ops * sizeof(sqm__op), 16);
-    m->ropes = (sqm__rope_table *)sqm__arena_push(arena, (size_t)f->n_ops * sizeof(sqm__rope_table), 16);
-    m->views = (sqm_tensor *)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(sqm_tensor), 16);
-    m->view_pointers = (const sqm_tensor **)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(void *), 16);
-    m->vectors = (const float **)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(void *), 16);
+    m->ops = (sqm__op *)sqm__arena_push(arena, n_ops * sizes->op, 8);
+    for (int32_t i = 0; i < f->n_ops; i++) n_ropes += f->ops[i].op == SQM__OP_ROPE;
+    m->ropes = (sqm__rope_table *)sqm__arena_push(arena, n_ropes * sizes->rope_table, 8);
+    m->views = (sqm_tensor *)sqm__arena_push(arena, n_lists * sizes->tensor, 8);
+    m->view_pointers = (const sqm_tensor **)sqm__arena_push(arena, n_lists * sizes->pointer, 8);
+    m->vectors = (const float **)sqm__arena_push(arena, n_lists * sizes->pointer, 8);
     for (int32_t i = 0; i < f->n_ops; i++) {
         const sqm__file_op *op = &f->ops[i];
+        const sqm_op *type = sqm__find_op(o ? o->ops : NULL, op->op);
         const sqm_mixer *mixer = NULL;
-        void *bound = NULL;
-        if (op->op < 1 || op->op >= SQM__OP_COUNT)
-            SQM__FAIL(err, SQM_E_UNSUPPORTED, op->op, "op %d has the unknown number %d", i, (int32_t)op->op);
+        void *bound = NULL, *linear, *moe;
+        if (!type)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, op->op, "op %d has number %d, which is not among those given",
+                      i, (int32_t)op->op);
         if (op->op == SQM__OP_MIX) {
-            mixer = sqm__find_mixer(mixers, sqm__file_text(f, op->mixer));
+            mixer = sqm__find_mixer(o->mixers, sqm__file_text(f, op->mixer));
             if (!mixer)
                 SQM__FAIL(err, SQM_E_UNSUPPORTED, i, "op %d: mixer '%s' is not among those given", i,
                           sqm__file_text(f, op->mixer));
-            bound = sqm__arena_push(arena, mixer->bound_bytes, 16);
+            bound = sqm__arena_push(arena, sqm__bound_bytes(sizes, mixer), 8);
         }
+        linear = type->parts & SQM__PART_LINEAR ? sqm__arena_push(arena, sizes->linear, 8) : NULL;
+        moe = type->parts & SQM__PART_MOE ? sqm__arena_push(arena, sizes->moe, 8) : NULL;
         if (m->ops && !arena->full) {
             memset(&m->ops[i], 0, sizeof(sqm__op));
+            m->ops[i].linear = (sqm__linear *)linear;
+            m->ops[i].moe = (sqm__moe *)moe;
+            if (linear) memset(linear, 0, sizeof(sqm__linear));
+            if (moe) memset(moe, 0, sizeof(sqm__moe));
+            m->ops[i].type = type;
             m->ops[i].mixer = mixer;
             m->ops[i].bound = bound;
         }
         most = sqm__max(most, (int32_t)op->n_params);
     }
-    *params = (sqm_param *)sqm__arena_push(arena, (size_t)most * sizeof(sqm_param), 16);
+    *params = (sqm_param *)sqm__arena_push(arena, (size_t)most * sizes->param, 8);
     *out = m == &empty ? NULL : m;
     return SQM_OK;
 }
@@ -15700,13 +15872,11 @@ static int32_t sqm__parse_count(const char *text)
     return v <= INT32_MAX ? (int32_t)v : 0;
 }
 
-static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mixer *const *mixers,
-                                  sqm_error *err)
+static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, sqm_error *err)
 {
     sqm__binder b;
     memset(&b, 0, sizeof(b));
     b.m = m;
-    b.mixers = mixers;
     b.params = params;
     b.err = err;
     m->max_context = sqm__parse_count(sqm_model_meta(m, "max_context"));
@@ -15714,7 +15884,7 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
     for (int32_t i = 0; i < m->n_ops; i++) {
         b.line = i;
         const sqm_result r = sqm__bind_op(&b, &m->file.ops[i], &m->ops[i]);
-        if (r != SQM_OK) return sqm__name_op(err, r, i, m->file.ops[i].op);
+        if (r != SQM_OK) return sqm__name_op(err, r, i, m->ops[i].type);
     }
     if (m->n_tokens == 0 && m->input_width == 0)
         SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe reads no input: no embed of tokens, no input");
@@ -15728,7 +15898,8 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
     return SQM_OK;
 }
 
-SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+static size_t sqm__model_size(const void *image, size_t image_bytes, const sqm_open_options *o,
+                              const sqm__model_sizes *sizes, sqm_error *err)
 {
     sqm__file f;
     sqm__arena arena;
@@ -15736,12 +15907,16 @@ SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_ope
     sqm_param *params;
     memset(&arena, 0, sizeof(arena));
     if (sqm__file_open(&f, image, image_bytes, 0, err) != SQM_OK) return 0;
-    if (sqm__model_layout(&m, &params, &arena, &f, o ? o->mixers : NULL, err) != SQM_OK) return 0;
+    if (sqm__model_layout(&m, &params, &arena, &f, o, sizes, err) != SQM_OK) return 0;
     if (arena.full) {
         (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, 0, "the model index does not fit the address space");
         return 0;
     }
     return sqm__align_up(arena.used, 16);
+}
+SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+{
+    return sqm__model_size(image, image_bytes, o, &sqm__own_model_sizes, err);
 }
 
 SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
@@ -15764,8 +15939,8 @@ SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_byte
     arena.base = (uint8_t *)memory;
     arena.size = memory_bytes;
     SQM__TRY(sqm__file_open(&f, image, image_bytes, o ? o->flags : 0, err));
-    SQM__TRY(sqm__model_layout(&m, &params, &arena, &f, o ? o->mixers : NULL, err));
-    SQM__TRY(sqm__model_bind(m, params, o ? o->mixers : NULL, err));
+    SQM__TRY(sqm__model_layout(&m, &params, &arena, &f, o, &sqm__own_model_sizes, err));
+    SQM__TRY(sqm__model_bind(m, params, err));
     *out = m;
     return SQM_OK;
 }
@@ -15781,6 +15956,7 @@ SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const s
     memset(&all, 0, sizeof(all));
     if (o) all = *o;
     if (!all.mixers) all.mixers = sqm_all_mixers();
+    if (!all.ops) all.ops = sqm_all_ops();
     need = sqm_open_size(image, image_bytes, &all, err);
     if (!need) return NULL;
     memory = malloc(need);
@@ -15888,8 +16064,8 @@ static void sqm__count_products(sqm_model_info *info, const sqm_model *m)
     for (int32_t i = 0; i < m->n_ops; i++) {
         const sqm__op *op = &m->ops[i];
         if (op->kind != SQM__OP_LINEAR && op->kind != SQM__OP_HEAD) continue;
-        for (int32_t k = 0; k < op->linear.n_weights; k++) {
-            const sqm_tensor *w = &op->linear.weights[k];
+        for (int32_t k = 0; k < op->linear->n_weights; k++) {
+            const sqm_tensor *w = &op->linear->weights[k];
             const uint64_t products = (uint64_t)w->shape[0] * (uint64_t)w->shape[1];
             *(op->kind == SQM__OP_HEAD ? &info->head_products : &info->token_products) += products;
             if (w->dtype >= SQM_Q8) info->coded_products += products;
@@ -15969,15 +16145,16 @@ typedef struct sqm__expert_rows {       /* the rows of one expert while it runs;
     size_t   linear_bytes;              /* scratch of products, in front of all this */
 } sqm__expert_rows;
 /* Bytes for the rows of an expert; where they lie when there is a base. */
-static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
+static size_t sqm__experts_scratch(const sqm__op *op, const sqm_session_config *c, uint8_t *base)
 {
+    const int32_t rows = c->max_batch;
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
-    const int32_t hidden = op->linear.weights[0].shape[0];
-    const int32_t inner = op->gating.slots ? 0 : op->down.weights[0].shape[1];
+    const int32_t hidden = op->linear->weights[0].shape[0];
+    const int32_t inner = op->moe->gating.slots ? 0 : op->moe->down.weights[0].shape[1];
     const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
                                                  (size_t)op->out_width };
     const size_t head = sqm__align_up(sizeof(*r), 64), linear =
-        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), threads), 64);
+        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), c->threads, c->precision), 64);
     float *at[4] = { NULL, NULL, NULL, NULL };
     size_t used = head + linear;
     for (int i = 0; i < 4; i++) {
@@ -15994,26 +16171,48 @@ static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t thre
 /* Columns that a linear op rounds: all of its input; weights apart begin groups of their own. */
 static int32_t sqm__linear_columns(const sqm__op *op)
 {
-    const int64_t each = op->linear.n_weights ? op->linear.weights[0].shape[1] : 0;
-    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear.n_weights;
-    if (!op->linear.apart) return op->in_width;
+    const int64_t each = op->linear->n_weights ? op->linear->weights[0].shape[1] : 0;
+    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear->n_weights;
+    if (!op->linear->apart) return op->in_width;
     return all < INT32_MAX - SQM__GROUP ? (int32_t)all : INT32_MAX - SQM__GROUP;
+}
+static size_t sqm__linear_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m;
+    return sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op), c->threads,
+                               c->precision);
+}
+static size_t sqm__experts_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m;
+    return sqm__experts_scratch(op, c, NULL);
+}
+static size_t sqm__route_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m; (void)c;
+    return (size_t)op->in_width * 2 * sizeof(float);
+}
+static size_t sqm__embed_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m; (void)c;
+    return op->add ? (size_t)op->out_width * sizeof(float) : 0;
+}
+static size_t sqm__rope_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)c;
+    return m->ropes[op->rope].ntk_factor > 0.0f ? (size_t)m->ropes[op->rope].dims * sizeof(float) : 0;
+}
+static size_t sqm__mix_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m;
+    return op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch, c->threads);
 }
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
-    size_t most = sqm_sample_size(m->vocab_size) + 1024;
+    size_t most = m->n_tokens ? sqm_sample_size(m->vocab_size) + 1024 : 0;     /* for [GEN] */
     for (int32_t i = 0; i < m->n_ops; i++) {
         const sqm__op *op = &m->ops[i];
-        size_t need = 0;
-        if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
-            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op),
-                                       c->threads);
-        if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
-        if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
-        if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
-        if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
-        if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch,
-                c->threads);
+        const size_t need = op->type->scratch ? op->type->scratch(op, m, c) : 0;
         if (need > most) most = need;
     }
     return sqm__align_up(most, 64);
@@ -16050,25 +16249,31 @@ static void *sqm__push_product(sqm__arena *a, size_t n, size_t each, size_t alig
     return sqm__arena_push(a, n * each, align);
 }
 
+typedef struct sqm__session_sizes {     /* like sqm__model_sizes */
+    size_t pointer, size, session, span;
+} sqm__session_sizes;
+static const sqm__session_sizes sqm__own_session_sizes = {
+    sizeof(void *), sizeof(size_t), sizeof(sqm_session), sizeof(sqm_span)
+};
 static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sqm_model *m,
-                                      const sqm_session_config *c,
+                                      const sqm_session_config *c, const sqm__session_sizes *sizes,
                                       sqm_error *err)
 {
-    sqm_session empty, *s = (sqm_session *)sqm__arena_push(a, sizeof(sqm_session), 64);
+    sqm_session empty, *s = (sqm_session *)sqm__arena_push(a, sizes->session, 64);
     const size_t rows = (size_t)c->max_batch, seqs = (size_t)c->n_sequences;
     if (!s) s = &empty;
     memset(s, 0, sizeof(*s));
     s->model = m;
     s->config = *c;
-    s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizeof(size_t), 16);
+    s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizes->size, 16);
     s->position = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
     s->has_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
     s->wants_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
-    s->spans = (sqm_span *)sqm__push_product(a, seqs, sizeof(sqm_span), 16);
+    s->spans = (sqm_span *)sqm__push_product(a, seqs, sizes->span, 16);
     s->span_seq = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
-    s->row_tokens = (const int32_t **)sqm__push_product(a, seqs, sizeof(int32_t *), 16);
-    s->row_values = (const float **)sqm__push_product(a, seqs, sizeof(float *), 16);
-    s->rope_tables = (float **)sqm__arena_push(a, (size_t)m->n_ropes * sizeof(float *), 16);
+    s->row_tokens = (const int32_t **)sqm__push_product(a, seqs, sizes->pointer, 16);
+    s->row_values = (const float **)sqm__push_product(a, seqs, sizes->pointer, 16);
+    s->rope_tables = (float **)sqm__arena_push(a, (size_t)m->n_ropes * sizes->pointer, 16);
     for (int32_t i = 0; i < m->n_ropes; i++) {
         float *table = (float *)sqm__push_product(a, rows * (size_t)m->ropes[i].dims, sizeof(float), 64);
         if (s->rope_tables && !a->full) s->rope_tables[i] = table;
@@ -16125,21 +16330,26 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if ((int32_t)to->kv < 0 || to->kv > SQM_KV_Q8)
+    if ((uint32_t)to->kv > SQM_KV_Q8)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
     if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
 }
 
-SQMDEF size_t sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err)
+static size_t sqm__session_size(const sqm_model *m, const sqm_session_config *c,
+                                const sqm__session_sizes *sizes, sqm_error *err)
 {
     sqm_session_config config;
     sqm__arena a;
     sqm_session *s;
     memset(&a, 0, sizeof(a));
     if (sqm__session_defaults(&config, m, c, err) != SQM_OK) return 0;
-    if (sqm__session_layout(&s, &a, m, &config, err) != SQM_OK) return 0;
+    if (sqm__session_layout(&s, &a, m, &config, sizes, err) != SQM_OK) return 0;
     return a.used;
+}
+SQMDEF size_t sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err)
+{
+    return sqm__session_size(m, c, &sqm__own_session_sizes, err);
 }
 
 SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c,
@@ -16161,7 +16371,7 @@ SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const 
     memset(&a, 0, sizeof(a));
     a.base = (uint8_t *)memory;
     a.size = memory_bytes;
-    SQM__TRY(sqm__session_layout(&s, &a, m, &config, err));
+    SQM__TRY(sqm__session_layout(&s, &a, m, &config, &sqm__own_session_sizes, err));
     s->exec.kernels = sqm__kernels_of(config.isa);
     s->exec.parallel = config.parallel;
     s->exec.threads = config.threads;
@@ -16235,7 +16445,7 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
             if (op->period) index %= op->period;
             index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : index + op->offset;
             float *to = op->add ? (float *)(void *)s->exec.scratch : row;
-            sqm__tensor_row(to, &op->table, index);
+            sqm__tensor_row(to, op->table, index);
             for (size_t k = 0; k < width; k++) to[k] *= op->number;
             if (op->add) for (size_t k = 0; k < width; k++) row[k] += to[k];
         }
@@ -16309,7 +16519,7 @@ static void sqm__sparse_mixer(float *y, const float *x, const sqm__route *r, int
 }
 static void sqm__run_route(sqm_session *s, const sqm__op *op)
 {
-    const sqm__route *r = &op->route;
+    const sqm__route *r = &op->moe->route;
     const int32_t n = op->in_width;
     float *key = (float *)(void *)s->exec.scratch;
     for (int32_t t = 0; t < s->n_rows; t++) {
@@ -16357,18 +16567,18 @@ static void sqm__apply_gating(float *hidden, size_t inner, size_t n, const sqm__
 static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
                             int32_t n)
 {
-    const size_t hidden = (size_t)op->linear.weights[0].shape[0];
-    const size_t inner = (size_t)op->down.weights[0].shape[1];
-    sqm__linear one = op->linear;
+    const size_t hidden = (size_t)op->linear->weights[0].shape[0];
+    const size_t inner = (size_t)op->moe->down.weights[0].shape[1];
+    sqm__linear one = *op->linear;
     one.weights += e;
     if (one.biases) one.biases += e;
     one.n_weights = 1;
     sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
-    if (!op->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->gating);
+    if (!op->moe->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->moe->gating);
     for (size_t t = 0; t < (size_t)n; t++)
         SQM__CALL(x->kernels, glu)(r->inner + t * inner, r->hidden + t * hidden,
                         op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
-    one = op->down;
+    one = op->moe->down;
     one.weights += e;
     if (one.biases) one.biases += e;
     one.n_weights = 1;
@@ -16396,14 +16606,15 @@ static void sqm__copy_slot(float *row, float *one, const sqm__gating *g, int32_t
 static int32_t sqm__gather_slot(sqm_session *s, const sqm__op *op, const sqm__expert_rows *r, size_t e,
                                 size_t in)
 {
-    const size_t n = (size_t)op->linear.n_weights;
+    const size_t n = (size_t)op->linear->n_weights;
     int32_t count = 0;
     for (int32_t t = 0; t < s->n_rows; t++) {
-        const int32_t slot = sqm__expert_slot(s->registers[op->src2] + (size_t)t * n, e, op->gating.slots);
+        const int32_t slot = sqm__expert_slot(s->registers[op->src2] + (size_t)t * n, e,
+                                              op->moe->gating.slots);
         float *row = s->registers[op->src] + (size_t)t * (size_t)op->in_width;
         float *to = r->in + (size_t)count * in;
         if (slot < 0) continue;
-        if (op->gating.merges) sqm__copy_slot(row, to, &op->gating, slot, in, 0);
+        if (op->moe->gating.merges) sqm__copy_slot(row, to, &op->moe->gating, slot, in, 0);
         else memcpy(to, row, in * sizeof(float));
         r->row[count++] = t;
     }
@@ -16412,13 +16623,13 @@ static int32_t sqm__gather_slot(sqm_session *s, const sqm__op *op, const sqm__ex
 /* experts with slots; x: scratch of products only */
 static void sqm__run_slots(sqm_session *s, const sqm__op *op, const sqm_exec *x, const sqm__expert_rows *r)
 {
-    const size_t n = (size_t)op->linear.n_weights, in = (size_t)op->linear.weights[0].shape[1];
-    const size_t out = (size_t)op->linear.weights[0].shape[0], width = (size_t)op->out_width;
+    const size_t n = (size_t)op->linear->n_weights, in = (size_t)op->linear->weights[0].shape[1];
+    const size_t out = (size_t)op->linear->weights[0].shape[0], width = (size_t)op->out_width;
     float *y = s->registers[op->dst];
     memset(y, 0, (size_t)s->n_rows * width * sizeof(float));
     for (size_t e = 0; e < n; e++) {
         const int32_t count = sqm__gather_slot(s, op, r, e, in);
-        sqm__linear one = op->linear;
+        sqm__linear one = *op->linear;
         if (!count) continue;
         one.weights += e;
         one.n_weights = 1;
@@ -16426,30 +16637,31 @@ static void sqm__run_slots(sqm_session *s, const sqm__op *op, const sqm_exec *x,
         for (int32_t i = 0; i < count; i++) {
             const float *w = s->registers[op->src2] + (size_t)r->row[i] * n;
             float *to = y + (size_t)r->row[i] * width, *from = r->hidden + (size_t)i * out;
-            if (!op->gating.merges)
-                sqm__copy_slot(to, from, &op->gating, sqm__expert_slot(w, e, op->gating.slots), out, 1);
-            for (size_t k = 0; op->gating.merges && k < out; k++) to[k] += w[e] * from[k];
+            if (!op->moe->gating.merges)
+                sqm__copy_slot(to, from, &op->moe->gating, sqm__expert_slot(w, e, op->moe->gating.slots), out,
+                               1);
+            for (size_t k = 0; op->moe->gating.merges && k < out; k++) to[k] += w[e] * from[k];
         }
     }
 }
 /* Expert by expert in their order, each with the rows of the batch that chose it. */
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
 {
-    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
+    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear->n_weights;
     const float *x_rows = s->registers[op->src], *weights = s->registers[op->src2];
     float *y = s->registers[op->dst];
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
     sqm_exec x = s->exec;
-    (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
+    (void)sqm__experts_scratch(op, &s->config, s->exec.scratch);
     x.scratch += sqm__align_up(sizeof(*r), 64);
     x.scratch_bytes = r->linear_bytes;
-    if (op->gating.slots) { sqm__run_slots(s, op, &x, r); return; }
+    if (op->moe->gating.slots) { sqm__run_slots(s, op, &x, r); return; }
     if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
     for (size_t e = 0; e < n; e++) {
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                const float weight = op->gating.on_input ? weights[(size_t)t * n + e] : 1.0f;
+                const float weight = op->moe->gating.on_input ? weights[(size_t)t * n + e] : 1.0f;
                 const float *from = x_rows + (size_t)t * in;
                 float *to = r->in + (size_t)count * in;
                 for (size_t k = 0; k < in; k++) to[k] = weight * from[k];
@@ -16458,7 +16670,7 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
         if (!count) continue;
         sqm__run_expert(&x, op, r, (int32_t)e, count);
         for (int32_t i = 0; i < count; i++) {
-            const float weight = op->gating.on_input ? 1.0f : weights[(size_t)r->row[i] * n + e];
+            const float weight = op->moe->gating.on_input ? 1.0f : weights[(size_t)r->row[i] * n + e];
             float *to = y + (size_t)r->row[i] * out;
             const float *from = r->out + (size_t)i * out;
             for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
@@ -16499,32 +16711,45 @@ static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
         sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
-/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on
-   the length the sequence reaches with this call. */
-static void sqm__rope_prepare(sqm_session *s)
+/* Angles of every row of the batch, with frequencies that are fixed or, in scratch, those of a span. */
+typedef const float *(*sqm__frequencies)(const sqm__rope_table *r, const sqm_span *span, float *scaled);
+static void sqm__rope_prepare(sqm_session *s, const sqm__op *op, sqm__frequencies frequencies)
 {
-    for (int32_t i = 0; i < s->model->n_ropes; i++) {
-        const sqm__rope_table *r = &s->model->ropes[i];
-        float *scaled = (float *)(void *)s->exec.scratch;
-        for (int32_t j = 0; j < s->n_spans; j++) {
-            const sqm_span *span = &s->spans[j];
-            const float *freq = r->freq_long && span->total > r->long_from ? r->freq_long : r->freq;
-            if (r->ntk_factor > 0.0f && span->total > r->ntk_length) {
-                const double growth =
-                    (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
-                for (int32_t k = 0; k < r->dims / 2; k++)
-                    scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
-                freq = scaled;
-            }
-            for (int32_t t = 0; t < span->rows; t++) {
-                int32_t at = span->position + t;
-                if (r->divide) at /= r->divide;
-                if (r->period) at %= r->period;
-                sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
-                                 at, freq, r->dims, r->attn_factor);
-            }
+    const sqm__rope_table *r = &s->model->ropes[op->rope];
+    for (int32_t j = 0; j < s->n_spans; j++) {
+        const sqm_span *span = &s->spans[j];
+        const float *freq = frequencies ? frequencies(r, span, (float *)(void *)s->exec.scratch) : r->freq;
+        for (int32_t t = 0; t < span->rows; t++) {
+            int32_t at = span->position + t;
+            if (r->divide) at /= r->divide;
+            if (r->period) at %= r->period;
+            sqm__rope_angles(s->rope_tables[op->rope] + (size_t)(span->first_row + t) * (size_t)r->dims, at,
+                             freq, r->dims, r->attn_factor);
         }
     }
+}
+static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+{
+    if (op->own) sqm__rope_prepare(s, op, NULL);
+    sqm__run_by_rows(s, op, sqm__rope_row);
+}
+/* Dynamic NTK and LongRoPE depend on the length the sequence reaches with this call. */
+static const float *sqm__rope_frequencies(const sqm__rope_table *r, const sqm_span *span, float *scaled)
+{
+    const float *freq = r->freq_long && span->total > r->long_from ? r->freq_long : r->freq;
+    if (r->ntk_factor > 0.0f && span->total > r->ntk_length) {
+        const double growth =
+            (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
+        for (int32_t k = 0; k < r->dims / 2; k++)
+            scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
+        freq = scaled;
+    }
+    return freq;
+}
+static void sqm__run_rope_dynamic(sqm_session *s, const sqm__op *op)
+{
+    if (op->own) sqm__rope_prepare(s, op, sqm__rope_frequencies);
+    sqm__run_by_rows(s, op, sqm__rope_row);
 }
 
 /* a * gain + bias */
@@ -16627,23 +16852,28 @@ static float sqm__scale_of(const sqm_session *s, const sqm__op *op, size_t t)
                    log(1.0 + floor(((double)row + op->offset) / op->divide))));
 }
 
-/* scale, clip, copy */
-static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
+static void sqm__scale_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
-    float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
-    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
-    if (op->kind == SQM__OP_SCALE) {
-        const float by = sqm__scale_of(s, op, t);
-        for (size_t i = 0; i < n; i++) y[i] = a[i] * by;
-    } else if (op->kind == SQM__OP_CLIP) {
-        for (size_t i = 0; i < n; i++) {
-            const float high = a[i] > op->high ? op->high : a[i];
-            y[i] = high < op->low ? op->low : high;
-        }
-    } else if (y != a) {
-        memcpy(y, a, n * sizeof(float));
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    const float *a = s->registers[op->src] + at, by = sqm__scale_of(s, op, t);
+    float *y = s->registers[op->dst] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) y[i] = a[i] * by;
+}
+static void sqm__clip_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    const float *a = s->registers[op->src] + at;
+    float *y = s->registers[op->dst] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) {
+        const float high = a[i] > op->high ? op->high : a[i];
+        y[i] = high < op->low ? op->low : high;
     }
+}
+static void sqm__copy_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width;
+    if (y != a) memcpy(y, a, (size_t)op->count * sizeof(float));
 }
 
 /* y = 1, x_i, x_i x_j for i <= j */
@@ -16680,40 +16910,74 @@ static void sqm__groups_task(void *arg, int32_t piece)
         }
 }
 
-static void sqm__run_rows(sqm_session *s, const sqm__op *op)
+/* What ops on the columns of their rows have in common */
+static sqm__rows_job sqm__op_rows(sqm_session *s, const sqm__op *op)
 {
-    const size_t y_stride = (size_t)op->out_width, a_stride = (size_t)op->in_width;
-    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, y_stride,
-                                  s->registers[op->src] + op->first, a_stride, s->n_rows,
+    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, (size_t)op->out_width,
+                                  s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows,
                                   op->count ? op->count : op->out_width);
     job.kind = op->choice;
     job.number = op->number;
-    switch (op->kind) {
-    case SQM__OP_NORM:
-        job.dim = op->count / op->groups;
-        job.groups = op->groups;
-        job.own = op->own;
-        job.gain = op->gain;
-        job.bias = op->bias;
-        sqm__rows_run(&job, sqm__normalize_task);
-        break;
-    case SQM__OP_ACT: sqm__rows_run(&job, sqm__activate_task); break;
-    case SQM__OP_GLU: sqm__rows_run(&job, sqm__glu_task); break;
-    case SQM__OP_SOFTMAX:
-        job.dim = op->count / op->groups;
-        job.groups = op->groups;
-        sqm__rows_run(&job, sqm__softmax_task);
-        break;
-    case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
-    default:
-        job.op = op;
-        job.groups = op->groups;
-        job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
-        if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
-        sqm__rows_run(&job, sqm__groups_task);
-        break;
-    }
+    return job;
 }
+static void sqm__run_norm(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    job.dim = op->count / op->groups;
+    job.groups = op->groups;
+    job.own = op->own;
+    job.gain = op->gain;
+    job.bias = op->bias;
+    sqm__rows_run(&job, sqm__normalize_task);
+}
+static void sqm__run_act(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    sqm__rows_run(&job, sqm__activate_task);
+}
+static void sqm__run_glu(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    sqm__rows_run(&job, sqm__glu_task);
+}
+static void sqm__run_softmax(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    job.dim = op->count / op->groups;
+    job.groups = op->groups;
+    sqm__rows_run(&job, sqm__softmax_task);
+}
+static void sqm__run_softcap(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    sqm__rows_run(&job, sqm__softcap_task);
+}
+static void sqm__run_groups_op(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    job.op = op;
+    job.groups = op->groups;
+    job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
+    if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
+    sqm__rows_run(&job, sqm__groups_task);
+}
+static void sqm__run_linear(sqm_session *s, const sqm__op *op)
+{
+    sqm__linear_run(&s->exec, op->linear, s->registers[op->dst], (size_t)op->out_width,
+                    s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
+}
+static void sqm__run_pair(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__pair_row); }
+static void sqm__run_affine(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__affine_row); }
+static void sqm__run_cat(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__cat_row); }
+static void sqm__run_combine(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__combine_row); }
+static void sqm__run_sinkhorn(sqm_session *s, const sqm__op *op)
+{
+    sqm__run_by_rows(s, op, sqm__sinkhorn_row);
+}
+static void sqm__run_pick(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__pick_row); }
+static void sqm__run_scale(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__scale_row); }
+static void sqm__run_clip(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__clip_row); }
+static void sqm__run_copy(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__copy_row); }
 
 static void sqm__run_mix(sqm_session *s, const sqm__op *op)
 {
@@ -16726,8 +16990,8 @@ static void sqm__run_mix(sqm_session *s, const sqm__op *op)
 /* Logits of n rows that follow one another, to n rows of logits that do. */
 static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, const float *rows, int32_t n)
 {
-    if (op->linear.n_weights)
-        sqm__linear_run(&s->exec, &op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
+    if (op->linear->n_weights)
+        sqm__linear_run(&s->exec, op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
     else
         memcpy(logits, rows, (size_t)n * (size_t)op->out_width * sizeof(float));
     if (op->number > 0.0f)
@@ -16761,35 +17025,7 @@ static void sqm__run_ops(void *session)
 {
     sqm_session *s = (sqm_session *)session;
     const sqm_model *m = s->model;
-    sqm__rope_prepare(s);
-    for (int32_t i = 0; i < m->n_ops; i++) {
-        const sqm__op *op = &m->ops[i];
-        switch (op->kind) {
-        case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
-        case SQM__OP_LINEAR:
-            sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
-                            s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
-            break;
-        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
-        case SQM__OP_MIX:    sqm__run_mix(s, op); break;
-        case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
-        case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
-        case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
-        case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
-            sqm__run_rows(s, op);
-            break;
-        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_by_rows(s, op, sqm__pair_row); break;
-        case SQM__OP_HEAD:   sqm__run_head(s, op); break;
-        case SQM__OP_INPUT:  sqm__run_input(s, op); break;
-        case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
-        case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
-        case SQM__OP_COMBINE:  sqm__run_by_rows(s, op, sqm__combine_row); break;
-        case SQM__OP_SINKHORN: sqm__run_by_rows(s, op, sqm__sinkhorn_row); break;
-        case SQM__OP_PICK:     sqm__run_by_rows(s, op, sqm__pick_row); break;
-        case SQM__OP_GATE:   sqm__run_gate(s, op); break;
-        default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
-        }
-    }
+    for (int32_t i = 0; i < m->n_ops; i++) m->ops[i].type->run(s, &m->ops[i]);
 }
 
 static void sqm__run_batch(sqm_session *s)
@@ -16799,6 +17035,167 @@ static void sqm__run_batch(sqm_session *s)
     s->n_spans = 0;
     s->n_rows = 0;
 }
+
+/* ---- the kinds of ops ---------------------------------------------------------------------------------- */
+static const sqm_op sqm__op_embed = {
+    SQM__OP_EMBED, 1, 0, "embed", "w scale offset add divide period",
+    sqm__bind_embed, sqm__run_embed, sqm__embed_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_embed(void) { return &sqm__op_embed; }
+static const sqm_op sqm__op_norm = {
+    SQM__OP_NORM, 1, 0, "norm", "kind eps w b first count groups",
+    sqm__bind_norm, sqm__run_norm, NULL
+};
+SQMDEF const sqm_op *sqm_op_norm(void) { return &sqm__op_norm; }
+static const sqm_op sqm__op_linear = {
+    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", "w b scale add first apart precise",
+    sqm__bind_linear, sqm__run_linear, sqm__linear_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
+static const char sqm__rope_keys[] =
+    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length divide "
+    "period";
+static const sqm_op sqm__op_rope = {
+    SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
+    sqm__bind_rope, sqm__run_rope, NULL
+};
+SQMDEF const sqm_op *sqm_op_rope(void) { return &sqm__op_rope; }
+static const sqm_op sqm__op_rope_dynamic = {
+    SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
+    sqm__bind_rope_dynamic, sqm__run_rope_dynamic, sqm__rope_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_rope_dynamic(void) { return &sqm__op_rope_dynamic; }
+static const sqm_op sqm__op_mix = {                      /* the mixer knows its keys */
+    SQM__OP_MIX, 1, 0, "mix", "",
+    sqm__bind_mix, sqm__run_mix, sqm__mix_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_mix(void) { return &sqm__op_mix; }
+static const sqm_op sqm__op_act = {
+    SQM__OP_ACT, 1, 0, "act", "kind first count",
+    sqm__bind_act, sqm__run_act, NULL
+};
+SQMDEF const sqm_op *sqm_op_act(void) { return &sqm__op_act; }
+static const sqm_op sqm__op_glu = {
+    SQM__OP_GLU, 1, 0, "glu", "act",
+    sqm__bind_glu, sqm__run_glu, NULL
+};
+SQMDEF const sqm_op *sqm_op_glu(void) { return &sqm__op_glu; }
+static const sqm_op sqm__op_add = {
+    SQM__OP_ADD, 2, 0, "add", "",
+    sqm__bind_pair, sqm__run_pair, NULL
+};
+SQMDEF const sqm_op *sqm_op_add(void) { return &sqm__op_add; }
+static const sqm_op sqm__op_mul = {
+    SQM__OP_MUL, 2, 0, "mul", "",
+    sqm__bind_pair, sqm__run_pair, NULL
+};
+SQMDEF const sqm_op *sqm_op_mul(void) { return &sqm__op_mul; }
+static const sqm_op sqm__op_scale = {
+    SQM__OP_SCALE, 1, 0, "scale", "by first count grow every shift",
+    sqm__bind_scale, sqm__run_scale, NULL
+};
+SQMDEF const sqm_op *sqm_op_scale(void) { return &sqm__op_scale; }
+static const sqm_op sqm__op_copy = {
+    SQM__OP_COPY, 1, 0, "copy", "first count",
+    sqm__bind_copy, sqm__run_copy, NULL
+};
+SQMDEF const sqm_op *sqm_op_copy(void) { return &sqm__op_copy; }
+static const sqm_op sqm__op_softcap = {
+    SQM__OP_SOFTCAP, 1, 0, "softcap", "cap first count",
+    sqm__bind_softcap, sqm__run_softcap, NULL
+};
+SQMDEF const sqm_op *sqm_op_softcap(void) { return &sqm__op_softcap; }
+static const sqm_op sqm__op_head = {
+    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", "w b scale softcap",
+    sqm__bind_head, sqm__run_head, sqm__linear_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_head(void) { return &sqm__op_head; }
+static const sqm_op sqm__op_input = {
+    SQM__OP_INPUT, 1, 0, "input", "width",
+    sqm__bind_input, sqm__run_input, NULL
+};
+SQMDEF const sqm_op *sqm_op_input(void) { return &sqm__op_input; }
+static const sqm_op sqm__op_affine = {
+    SQM__OP_AFFINE, 1, 0, "affine", "w b first count",
+    sqm__bind_affine, sqm__run_affine, NULL
+};
+SQMDEF const sqm_op *sqm_op_affine(void) { return &sqm__op_affine; }
+static const sqm_op sqm__op_cat = {
+    SQM__OP_CAT, 2, 0, "cat", "groups",
+    sqm__bind_cat, sqm__run_cat, NULL
+};
+SQMDEF const sqm_op *sqm_op_cat(void) { return &sqm__op_cat; }
+static const sqm_op sqm__op_gate = {
+    SQM__OP_GATE, 2, 0, "gate", "act first",
+    sqm__bind_gate, sqm__run_gate, NULL
+};
+SQMDEF const sqm_op *sqm_op_gate(void) { return &sqm__op_gate; }
+static const sqm_op sqm__op_softmax = {
+    SQM__OP_SOFTMAX, 1, 0, "softmax", "groups scale first count",
+    sqm__bind_softmax, sqm__run_softmax, NULL
+};
+SQMDEF const sqm_op *sqm_op_softmax(void) { return &sqm__op_softmax; }
+static const sqm_op sqm__op_monomials = {
+    SQM__OP_MONOMIALS, 1, 0, "monomials", "groups",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_monomials(void) { return &sqm__op_monomials; }
+static const sqm_op sqm__op_reduce = {
+    SQM__OP_REDUCE, 1, 0, "reduce", "kind groups",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_reduce(void) { return &sqm__op_reduce; }
+static const sqm_op sqm__op_mirror = {
+    SQM__OP_MIRROR, 1, 0, "mirror", "groups",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_mirror(void) { return &sqm__op_mirror; }
+static const sqm_op sqm__op_clip = {
+    SQM__OP_CLIP, 1, 0, "clip", "low high first count",
+    sqm__bind_clip, sqm__run_clip, NULL
+};
+SQMDEF const sqm_op *sqm_op_clip(void) { return &sqm__op_clip; }
+static const sqm_op sqm__op_blocks = {
+    SQM__OP_BLOCKS, 1, 0, "blocks", "w out groups shared",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_blocks(void) { return &sqm__op_blocks; }
+static const sqm_op sqm__op_route = {
+    SQM__OP_ROUTE, 1, SQM__PART_MOE, "route",
+    "k score b raw groups group_k group_top renorm least eps scale jitter",
+    sqm__bind_route, sqm__run_route, sqm__route_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_route(void) { return &sqm__op_route; }
+static const sqm_op sqm__op_experts = {
+    SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts",
+    "up down up_b down_b act add input limit alpha plus slots blocks",
+    sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_experts(void) { return &sqm__op_experts; }
+static const sqm_op sqm__op_combine = {
+    SQM__OP_COMBINE, 2, 0, "combine", "out groups first add",
+    sqm__bind_combine, sqm__run_combine, NULL
+};
+SQMDEF const sqm_op *sqm_op_combine(void) { return &sqm__op_combine; }
+static const sqm_op sqm__op_sinkhorn = {
+    SQM__OP_SINKHORN, 1, 0, "sinkhorn", "n iterations first eps",
+    sqm__bind_sinkhorn, sqm__run_sinkhorn, NULL
+};
+SQMDEF const sqm_op *sqm_op_sinkhorn(void) { return &sqm__op_sinkhorn; }
+static const sqm_op sqm__op_pick = {
+    SQM__OP_PICK, 2, 0, "pick", "",
+    sqm__bind_pick, sqm__run_pick, NULL
+};
+SQMDEF const sqm_op *sqm_op_pick(void) { return &sqm__op_pick; }
+/* in the order of their numbers */
+static const sqm_op *const sqm__ops[SQM__OP_COUNT] = {
+    &sqm__op_embed, &sqm__op_norm, &sqm__op_linear, &sqm__op_rope_dynamic, &sqm__op_mix, &sqm__op_act,
+    &sqm__op_glu, &sqm__op_add, &sqm__op_mul, &sqm__op_scale, &sqm__op_copy, &sqm__op_softcap,
+    &sqm__op_head, &sqm__op_input, &sqm__op_affine, &sqm__op_cat, &sqm__op_gate, &sqm__op_softmax,
+    &sqm__op_monomials, &sqm__op_reduce, &sqm__op_mirror, &sqm__op_clip, &sqm__op_blocks, &sqm__op_route,
+    &sqm__op_experts, &sqm__op_combine, &sqm__op_sinkhorn, &sqm__op_pick, NULL
+};
+SQMDEF const sqm_op *const *sqm_all_ops(void) { return sqm__ops; }
 
 /* ---- feeding ------------------------------------------------------------------------------------------- */
 static sqm_result sqm__check_seq(sqm_session *s, int32_t seq)
@@ -17882,8 +18279,8 @@ SQM__UNUSED static size_t sqm__op_text(const sqm__file *f, int32_t i, char *dst,
     char name[24];
     size_t used = 0;
     snprintf(name, sizeof(name), "op%d", (int)o->op);
-    sqm__append_text(dst, room, &used, known ? sqm__op_kinds[o->op].name : name);
-    for (int32_t k = 0; k < (known ? 1 + sqm__op_kinds[o->op].n_sources : 3); k++) {
+    sqm__append_text(dst, room, &used, known ? sqm__ops[o->op - 1]->name : name);
+    for (int32_t k = 0; k < (known ? 1 + sqm__ops[o->op - 1]->n_sources : 3); k++) {
         sqm__register_name(name, registers[k]);
         sqm__append_text(dst, room, &used, " ");
         sqm__append_text(dst, room, &used, name);
@@ -18340,7 +18737,7 @@ static void sqm__writer_param(sqm_writer *w, sqm__token token, uint32_t first, i
 static uint16_t sqm__op_number(sqm__token token)
 {
     for (int32_t i = 1; i < SQM__OP_COUNT; i++) {
-        if (sqm__token_is(token, sqm__op_kinds[i].name)) return (uint16_t)i;
+        if (sqm__token_is(token, sqm__ops[i - 1]->name)) return (uint16_t)i;
     }
     return 0;
 }
@@ -18358,8 +18755,8 @@ static void sqm__writer_line(sqm_writer *w, const char *at, const char *end, int
                          sqm__token_text(text, token));
         return;
     }
-    const char *name = sqm__op_kinds[op.op].name;
-    const int32_t n_registers = 1 + sqm__op_kinds[op.op].n_sources;
+    const char *name = sqm__ops[op.op - 1]->name;
+    const int32_t n_registers = 1 + sqm__ops[op.op - 1]->n_sources;
     uint8_t registers[3] = { SQM__REG_NONE, SQM__REG_NONE, SQM__REG_NONE };
     for (int32_t i = 0; i < n_registers; i++) {
         token = sqm__next_token(&at, end);
