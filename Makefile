@@ -30,14 +30,17 @@ share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$
 build    = $(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS) $(share) $< $(filter %.o,$^) -o $@ -lm
 
 tools    := $(patsubst tools/%.c,$(BUILD)/%,$(wildcard tools/sqm-*.c))
-examples := $(patsubst examples/%.c,$(BUILD)/%,$(wildcard examples/*.c))
+# examples/01_story.c is built as story
+example   = $(lastword $(subst _, ,$(basename $(notdir $(1)))))
+examples := $(foreach source,$(wildcard examples/*.c),$(BUILD)/$(call example,$(source)))
 tests    := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/test_*.c))
 fuzzers  := $(patsubst tests/%.c,$(BUILD)/tests/%,$(wildcard tests/fuzz_*.c))
 programs := $(tools) $(examples) $(tests) $(fuzzers)
-objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs)))
+objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs))) $(examples)
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run web programs test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean help force
+.PHONY: all run web programs test examples-test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean \
+        help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
@@ -54,7 +57,8 @@ $(BUILD)/sqm-convert $(BUILD)/sqm-check: $(BUILD)/convert.o
 $(tools): $(BUILD)/%: tools/%.c seqmodel.h $(tool_headers) $(BUILD)/flags
 	$(build)
 
-$(examples): $(BUILD)/%: examples/%.c seqmodel.h $(BUILD)/flags
+.SECONDEXPANSION:
+$(examples): $(BUILD)/%: $$(wildcard examples/*_%.c examples/%.c) seqmodel.h $(BUILD)/flags
 	$(build)
 
 $(tests) $(fuzzers): $(BUILD)/tests/%: tests/%.c seqmodel.h $(wildcard tests/*.h) $(tool_headers) $(BUILD)/flags
@@ -99,6 +103,9 @@ test: all programs
 tokenizers: $(BUILD)/tests/test_tok
 	BUILD=$(BUILD) DATA="$(DATA)" sh tests/run.sh tokenizers
 
+examples-test: all
+	MODELS="$(MODELS)" sh tests/examples.sh $(BUILD)
+
 matrix:
 	BUILD=$(BUILD) sh tests/matrix.sh
 
@@ -133,6 +140,7 @@ help:
 	@echo 'make run           text from the small model in examples/models   (PROMPT="JULIET:" MODEL=other.sqm)'
 	@echo 'make web           a page with MODEL in $(BUILD)/web: python3 -m http.server -d $(BUILD)/web   (needs zig)'
 	@echo 'make test          the self-contained test suite; DATA=dir adds the larger data, MODELS=dir real models'
+	@echo 'make examples-test only the examples: what they print'
 	@echo 'make tokenizers    only the reference tokenizers: DATA=dir, and SQM_TOKENIZERS=dir in the environment'
 	@echo 'make matrix        only the build matrix: compilers, standards, switches, symbols, other processors'
 	@echo 'make bench         speed of MODEL, with the roofline of this machine'

@@ -1,5 +1,5 @@
 /* Shows every setting of text generation, as a command-line program.
-   Build  cc -O2 generate.c -o generate -lm   (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 02_generate.c -o generate -lm   (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./generate MODEL.sqm "Once upon a time" -n 100 --temp 0.8 --top-p 0.95 --seed 7 --stats
    Prints the continuation on stdout as it comes. Exit status: 0 done, 1 an error, 2 wrong arguments. */
 #define _POSIX_C_SOURCE 200112L                        /* clock_gettime, also with -std=c99 */

@@ -1,5 +1,5 @@
 /* Shows a conversation: the state stays between turns, so a turn costs only its own tokens.
-   Build  cc -O2 chat.c -o chat -lm          (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 03_chat.c -o chat -lm          (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./chat MODEL.sqm [--system TEXT] [--temp T] [--frame KEY=TEXT]... [--show 1]
    Prints the answers to the lines typed; /reset begins anew, /quit ends; --show prints what is fed.
    The frame around questions and answers comes from the file, if sqm-convert knew the template. By hand:

@@ -1,6 +1,6 @@
 /* Shows states: one prompt is read once, forked into three sequences that go different ways, and saved, so
    that another session continues where this one stood without reading the prompt again.
-   Build  cc -O2 state.c -o state -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 06_state.c -o state -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./state MODEL.sqm ["Once upon a time"]
    Prints three continuations, then the first one again out of the saved state. */
 #define SEQMODEL_IMPLEMENTATION
