@@ -254,12 +254,12 @@ list() {
         echo "$system crossed $system"
     done
     echo "windows-logits logits wine zig cc --target=x86_64-windows-gnu -O0"
-    echo "wasm-logits logits '$wasi' zig cc $wasm -O0"
-    echo "wasm tests '$wasi' test_kern zig cc $wasm -O0"
+    echo "wasm tests '$wasi' test_kern zig cc $wasm -O1"
     echo "sanitized tests '' 'test_file' gcc $san -DSEQMODEL_NO_SIMD"
     [ "$MATRIX" = full ] || return
     echo "gcc-O3 optimized gcc -O3"
     echo "clang-O2 optimized clang -O2"
+    echo "wasm-logits logits '$wasi' zig cc $wasm -O1"
     echo "fast-math tests '' 'test_sess test_gen' gcc -O2 -ffast-math"
     echo "m32-all tests '' '$every_test' gcc $m32 -O1"
     echo "aarch64 tests qemu-aarch64 'test_type test_kern test_ops test_sess' aarch64-linux-gnu-gcc -O2 -static"
