@@ -42,6 +42,7 @@
    Threads    OpenMP when the compiler has it on, or the caller's pool (sqm_parallel), else serial.
    Firmware   sqm_open with a list of the mixers you use; the linker drops the others (-ffunction-sections
               -Wl,--gc-sections, or SEQMODEL_STATIC). Weights stay in flash (tools/sqm-embed makes a C array).
+   Web        clang's --target=wasm32 with -msimd128; examples/web is a page that runs models.
 
    Macros, defined before the implementation
      SEQMODEL_IMPLEMENTATION   compile the code here
