@@ -2,8 +2,8 @@
    trained on, and what a long text costs them. Nothing here depends on the architecture.
    Build  cc -O2 compare.c -o compare -lm    (seqmodel.h is one directory up)
    Run    ./compare [--text FILE] [MODEL.sqm ...]       without models: in the repository, the bundled ones
-   Prints a row a model: thousand parameters, size, loss in pieces of 512 tokens, tokens a second of a processor
-   and size of the state at 100 and 10,000 tokens (dashes: not made for it); what each writes after a prompt. */
+   Prints a row a model: thousand parameters, size, loss in pieces of 512 tokens, tokens/s of a processor and
+   size of the state at 100 and 10,000 tokens (dashes: not made for it); what each writes after a prompt. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include <math.h>
@@ -105,7 +105,7 @@ int main(int argc, char **argv)
     int failed = 0;
     FILE *f = fopen(path, "rb");
     const int32_t bytes = f ? (int32_t)fread(text, 1, sizeof(text), f) : 0;
-    if (bytes <= PIECE || fclose(f) != 0) { fprintf(stderr, "compare: %s has no %d bytes of text\n", path, PIECE); return 1; }
+    if (bytes <= PIECE || fclose(f) != 0) { fprintf(stderr, "compare: %s: too short\n", path); return 1; }
     printf("%-20s %7s %7s %9s %10s %7s %10s %7s\n", "model", "params", "KB", "nats/byte", "at 100: /s", "KB",
            "10,000: /s", "KB");
     for (int i = 0; i < 2 * n; i++) {
