@@ -58,10 +58,10 @@ done
 logits "$work/other" --exact --isa scalar
 expect "exact logits change with --isa scalar" cmp "$work/exact" "$work/other"
 
-# quality: PyTorch in float64 with the float32 weights says 2.774681
+# quality: PyTorch in float64 with the float32 weights says 2.796481
 for options in "--exact" ""; do
     perplexity=$("$build/sqm-eval" "$model" --ids "$ids" --perplexity $options | sed 's/perplexity \([0-9.]*\) .*/\1/')
-    expect "perplexity is $perplexity ($options)" awk -v p="$perplexity" 'BEGIN { exit !(p > 2.76 && p < 2.79) }'
+    expect "perplexity is $perplexity ($options)" awk -v p="$perplexity" 'BEGIN { exit !(p > 2.78 && p < 2.81) }'
 done
 
 # generation
@@ -81,7 +81,7 @@ expect "the story example fails" sh -c '"$0" "$1" "First Citizen:" | head -c 100
 fails 'absent.sqm' "$build/generate" "$work/absent.sqm" "x"
 head -c 5000 "$model" > "$work/short.sqm"
 fails 'truncated' "$build/generate" "$work/short.sqm" "x"
-fails '[0-9]' "$build/generate" "$model" "$(printf '%3000s' x)"
+fails '[0-9]' "$build/generate" "$model" "$(printf '%5000s' x)"
 
 echo "test_model: $count checks, $failed failed"
 [ $failed = 0 ]

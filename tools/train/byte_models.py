@@ -16,7 +16,7 @@ import torch.nn as nn
 import torch.nn.functional as F
 
 
-# ---- parts ------------------------------------------------------------------------------------------------------------
+# ---- parts ---------------------------------------------------------------------------------------------------------
 class Norm(nn.Module):
     """RMSNorm; plus = 1: the weight is stored as w - 1."""
 
@@ -109,7 +109,7 @@ class Mlp(nn.Module):
         return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
 
 
-# ---- attention --------------------------------------------------------------------------------------------------------
+# ---- attention -----------------------------------------------------------------------------------------------------
 def rotate(x, rotary, theta):
     """x [B, H, T, K]: pairs (i, i + rotary/2) of the first `rotary` columns turned by their positions."""
     t = torch.arange(x.shape[2], device=x.device, dtype=torch.float64)
@@ -153,7 +153,7 @@ class Attention(nn.Module):
         return self.o_proj(y.flatten(2))
 
 
-# ---- matrix-valued states ---------------------------------------------------------------------------------------------
+# ---- matrix-valued states ------------------------------------------------------------------------------------------
 def unit_lower_inverse(a):
     """(I - a)^-1 of strictly lower triangular a [..., C, C], C a power of two: blocks of 1, 2, 4, ... at a time."""
     n = a.shape[-1]
@@ -349,7 +349,7 @@ class RwkvChannels(nn.Module):
         return self.value(F.relu(self.key(x + (before(x) - x) * self.x_k)).square())
 
 
-# ---- Mamba: a decay for every channel and state -----------------------------------------------------------------------
+# ---- Mamba: a decay for every channel and state --------------------------------------------------------------------
 def scan(a, b, backwards=False):
     """h_t = a_t h_{t-1} + b_t along dimension 1 of [B, T, ...], or h_t = a_t h_{t+1} + b_t: chunks side by side, then
     what comes into each chunk from the one before, one by one."""
@@ -406,7 +406,7 @@ class Mamba(nn.Module):
         return self.out_proj(y * F.silu(z))
 
 
-# ---- whole models -----------------------------------------------------------------------------------------------------
+# ---- whole models --------------------------------------------------------------------------------------------------
 class Model(nn.Module):
     """config: config.json as a dictionary. The names of parameters are those of the checkpoint."""
 
@@ -414,7 +414,6 @@ class Model(nn.Module):
         super().__init__()
         body, embed, norm, final, block = FAMILIES[config["model_type"]](config, dropout)
         n, dim = config["num_hidden_layers"], config["hidden_size"]
-        self.body = body
         self.add_module(body, nn.Module())
         inner = getattr(self, body)
         inner.add_module(embed, nn.Embedding(config["vocab_size"], dim))
@@ -486,7 +485,7 @@ FAMILIES = {"llama": transformer, "mistral": transformer, "qwen3_5_text": qwen_h
             "gated_deltanet": gated_deltanet, "rwkv7": rwkv7}
 
 
-# ---- comparison with reference logits ---------------------------------------------------------------------------------
+# ---- comparison with reference logits ------------------------------------------------------------------------------
 def check(case):
     from safetensors.torch import load_file
     with open(os.path.join(case, "config.json")) as f:

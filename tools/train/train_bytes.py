@@ -29,9 +29,9 @@ FLA = {"head_dim": 32, "norm_eps": 1e-5, "num_hidden_layers": 6, "max_position_e
 PRESETS = {
     "transformer": dict(LLAMA, architectures=["LlamaForCausalLM"], model_type="llama", max_position_embeddings=10240),
     "window": dict(LLAMA, architectures=["MistralForCausalLM"], model_type="mistral", sliding_window=256,
-                   max_position_embeddings=1 << 20),
-    "mamba": dict(architectures=["MambaForCausalLM"], model_type="mamba", intermediate_size=256, expand=2, state_size=16,
-                  time_step_rank=8, conv_kernel=4, layer_norm_epsilon=1e-5, num_hidden_layers=7),
+                   max_position_embeddings=16384),
+    "mamba": dict(architectures=["MambaForCausalLM"], model_type="mamba", intermediate_size=256, expand=2,
+                  state_size=16, time_step_rank=8, conv_kernel=4, layer_norm_epsilon=1e-5, num_hidden_layers=7),
     "mamba2": dict(architectures=["Mamba2ForCausalLM"], model_type="mamba2", num_heads=8, head_dim=32, expand=2,
                    n_groups=1, state_size=32, conv_kernel=4, layer_norm_epsilon=1e-5, num_hidden_layers=8),
     "gated_deltanet": dict(FLA, architectures=["GatedDeltaNetForCausalLM"], model_type="gated_deltanet", num_heads=4,
@@ -183,8 +183,8 @@ def train(c):
                 save(config, averaged, c.out)
     averaged.load_state_dict(load_file(os.path.join(c.out, "model.safetensors")))
     far = held_out_loss(averaged, held_out, min(c.long, len(held_out)))
-    result = (f"{c.model}: {n_parameters} parameters, {step} steps, {time.time() - start:.0f} s, last held-out {h:.4f}, "
-              f"best {best:.5f} nats a byte, in pieces of {c.long} bytes {far:.5f}")
+    result = (f"{c.model}: {n_parameters} parameters, {step} steps, {time.time() - start:.0f} s, last held-out "
+              f"{h:.4f}, best {best:.5f} nats a byte, in pieces of {c.long} bytes {far:.5f}")
     log.write(result + "\n")
     print(result, flush=True)
 
