@@ -4,21 +4,7 @@
 build=${1:-build}
 model=${2:-examples/models/shakespeare.sqm}
 ids=$(dirname "$0")/data/shakespeare.ids              # the first 512 bytes of the held-out text, tools/train/README.md
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-failed=0
-count=0
-
-# expect WHAT COMMAND...: the command succeeds
-expect() {
-    what=$1
-    shift
-    count=$((count + 1))
-    "$@" > "$work/out" 2>&1 && return
-    echo "test_model: $what"
-    head -n 5 "$work/out"
-    failed=$((failed + 1))
-}
+. "$(dirname "$0")/expect.sh"
 
 # fails PATTERN COMMAND...: exit status 1 and a message that matches
 fails() {
@@ -83,5 +69,4 @@ head -c 5000 "$model" > "$work/short.sqm"
 fails 'truncated' "$build/generate" "$work/short.sqm" "x"
 fails '[0-9]' "$build/generate" "$model" "$(printf '%5000s' x)"
 
-echo "test_model: $count checks, $failed failed"
-[ $failed = 0 ]
+finish

@@ -4,21 +4,7 @@
 build=${1:-build}
 models=$(dirname "${2:-examples/models/shakespeare.sqm}")
 ids=$(dirname "$0")/data/shakespeare.ids              # the first 512 bytes of the held-out text, tools/train/README.md
-work=$(mktemp -d) || exit 1
-trap 'rm -rf "$work"' EXIT
-failed=0
-count=0
-
-# expect WHAT COMMAND...: the command succeeds
-expect() {
-    what=$1
-    shift
-    count=$((count + 1))
-    "$@" > "$work/out" 2>&1 && return
-    echo "test_models: $what"
-    head -n 5 "$work/out"
-    failed=$((failed + 1))
-}
+. "$(dirname "$0")/expect.sh"
 
 perplexity() { "$build/sqm-eval" "$@" --perplexity --threads 1 | sed 's/perplexity \([0-9.]*\) .*/\1/'; }
 near() { awk -v a="$1" -v b="$2" -v most="$3" 'BEGIN { exit !(a > b * (1 - most) && a < b * (1 + most)) }'; }
@@ -63,5 +49,4 @@ expect "no state of growing size in sqm-plot's table" awk '
 expect "sqm-plot's picture is not complete" sh -c 'grep -q "</svg>" "$0" && [ "$(grep -c polyline "$0")" = 4 ]' \
     "$work/plot.svg"
 
-echo "test_models: $count checks, $failed failed"
-[ $failed = 0 ]
+finish
