@@ -105,7 +105,7 @@ int main(int argc, char **argv)
     int failed = 0;
     FILE *f = fopen(path, "rb");
     const int32_t bytes = f ? (int32_t)fread(text, 1, sizeof(text), f) : 0;
-    if (bytes <= PIECE || fclose(f) != 0) { fprintf(stderr, "compare: %s: too short\n", path); return 1; }
+    if (bytes <= PIECE || fclose(f) != 0) { fprintf(stderr, "compare: no text in %s\n", path); return 1; }
     printf("%-20s %7s %7s %9s %10s %7s %10s %7s\n", "model", "params", "KB", "nats/byte", "at 100: /s", "KB",
            "10,000: /s", "KB");
     for (int i = 0; i < 2 * n; i++) {

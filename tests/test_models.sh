@@ -48,5 +48,8 @@ expect "no state of growing size in sqm-plot's table" awk '
     END { exit !(flat == 0 && grown > 5000000) }' "$work/table"
 expect "sqm-plot's picture is not complete" sh -c 'grep -q "</svg>" "$0" && [ "$(grep -c polyline "$0")" = 4 ]' \
     "$work/plot.svg"
+expect "sqm-plot --help fails" "$build/sqm-plot" --help
+expect "sqm-plot accepts no model" sh -c '"$0" out.svg 2> /dev/null; [ $? = 2 ]' "$build/sqm-plot"
+expect "sqm-plot accepts an absent model" sh -c '"$0" out.svg absent.sqm; [ $? = 1 ]' "$build/sqm-plot"
 
 finish
