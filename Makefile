@@ -39,8 +39,8 @@ programs := $(tools) $(examples) $(tests) $(fuzzers)
 objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs))) $(examples)
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run web programs test examples-test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean \
-        help force
+.PHONY: all run compare web programs test examples-test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs \
+        clean help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
@@ -95,6 +95,9 @@ $(BUILD)/web/embedded.js: $(BUILD)/web/seqmodel.wasm $(BUILD)/web/model.sqm
 run: $(BUILD)/generate
 	$(BUILD)/generate $(MODEL) "$(PROMPT)" -n 400 --temp 0.8 --echo
 
+compare: $(BUILD)/compare
+	$(BUILD)/compare
+
 programs: $(tests)
 
 test: all programs
@@ -109,8 +112,13 @@ examples-test: all
 matrix:
 	BUILD=$(BUILD) sh tests/matrix.sh
 
+models := examples/models
 bench: all
 	$(BUILD)/sqm-bench $(MODEL)
+	$(BUILD)/sqm-plot $(BUILD)/speed.svg Transformer=$(models)/transformer.sqm \
+	    "Transformer, window 256=$(models)/shakespeare.sqm" "Gated DeltaNet, attention=$(models)/hybrid.sqm" \
+	    "Gated DeltaNet=$(models)/gated_deltanet.sqm" RWKV-7=$(models)/rwkv7.sqm Mamba-2=$(models)/mamba2.sqm \
+	    Mamba=$(models)/mamba.sqm
 
 lint:
 	BUILD=$(BUILD) sh tests/lint.sh
@@ -139,11 +147,13 @@ help:
 	@echo 'make               every tool and example into $(BUILD)/   (CC=$(CC) CFLAGS="$(CFLAGS)" OPENMP=$(OPENMP))'
 	@echo 'make run           text from the small model in examples/models   (PROMPT="JULIET:" MODEL=other.sqm)'
 	@echo 'make web           a page with MODEL in $(BUILD)/web: python3 -m http.server -d $(BUILD)/web   (needs zig)'
+	@echo 'make compare       the models of examples/models side by side: text, loss, speed, memory'
 	@echo 'make test          the self-contained test suite; DATA=dir adds the larger data, MODELS=dir real models'
 	@echo 'make examples-test only the examples: what they print'
 	@echo 'make tokenizers    only the reference tokenizers: DATA=dir, and SQM_TOKENIZERS=dir in the environment'
 	@echo 'make matrix        only the build matrix: compilers, standards, switches, symbols, other processors'
-	@echo 'make bench         speed of MODEL, with the roofline of this machine'
+	@echo 'make bench         speed of MODEL, with the roofline of this machine; $(BUILD)/speed.svg: speed and memory'
+	@echo '                   of the models in examples/models against the length of the context'
 	@echo 'make lint          layout of the sources, and every warning as an error'
 	@echo 'make asan ubsan    the test programs under a sanitizer'
 	@echo 'make fuzz          damaged weight files; N=$(N) of them'
