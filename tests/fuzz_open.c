@@ -82,7 +82,7 @@ static void seed_weights(void)
 }
 
 /* ---- saved sequences ----------------------------------------------------------------------------------- */
-/* The model of toy.h with room for 64 tokens, made at the first call. */
+/* The model of toy.h with room for 16 tokens, made at the first call. */
 static sqm_session *toy_session(void)
 {
     static sqm_session *s;
@@ -92,7 +92,7 @@ static sqm_session *toy_session(void)
     sqm_model *m;
     if (s) return s;
     memset(&c, 0, sizeof c);
-    c.max_context = 64;
+    c.max_context = 16;
     c.max_batch = 8;
     c.threads = 1;
     m = toy_write(path, SQM_F32, &err) == SQM_OK ? sqm_load_file(path, NULL, &err) : NULL;
@@ -116,7 +116,7 @@ static void run_sequence(const uint8_t *data, size_t size)
     if (sqm_state_load(s, 0, saved, size) == SQM_OK) {
         size_t bytes;
         uint8_t *again;
-        feed_some(s, 3);
+        feed_some(s, 1);
         bytes = sqm_state_size(s, 0);
         again = (uint8_t *)malloc(bytes);
         if (!again) exit(2);
@@ -130,7 +130,7 @@ static void run_sequence(const uint8_t *data, size_t size)
 
 static void seed_sequences(void)
 {
-    static const int32_t lengths[] = { 0, 5, 30, 64 };
+    static const int32_t lengths[] = { 0, 5, 16 };
     sqm_session *s = toy_session();
     for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
         char name[16];

@@ -1,6 +1,6 @@
 /* Fuzz target of tokenizers (see fuzz.h): the blob of a weight file, and every tokenizer file that is
-   imported. The first bytes of an input are a text; what opens must encode and decode it within its memory, to
-   ids that exist. */
+   imported. The first bytes of an input are a text; what opens must encode and decode it within its memory,
+   to ids that exist. */
 #define _POSIX_C_SOURCE 200809L
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"

@@ -137,6 +137,8 @@ static void test_configurations(void)
     save_config(", \"use_flux_capacitor\": 3");          REFUSE("", "use_flux_capacitor");
     save_config(", \"unknown_but_null\": null");         ACCEPT("");
     save_config(", \"rope_scaling\": {\"rope_type\": \"spiral\", \"factor\": 2.0}");   REFUSE("", "spiral");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"factors\", \"factor\": 2.0}");
+    REFUSE("", "\"factors\" is not known");
     save_config(", \"rope_scaling\": {\"rope_type\": \"linear\"}");
     REFUSE("", "linear|factor");
     save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -1}");    REFUSE("", "factor");

@@ -127,7 +127,7 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
                              conv__rope_mscale(s->factor, s->mscale_all_dim);
     } else if (strcmp(s->type, "longrope") == 0) {
         ok = conv__rope_longrope(c, s, r);
-    } else if (strcmp(s->type, "factors") == 0) {
+    } else if (strcmp(s->type, "factors") == 0 && s->short_factor) {       /* of GGUF files only */
         for (int32_t i = 0; i < r->dims / 2; i++)
             r->freq[i] = (float)(conv__rope_theta(s, i) / (double)s->short_factor[i]);
     } else if (strcmp(s->type, "default") != 0) {
