@@ -684,8 +684,8 @@ static CONV_UNUSED void conv_gguf_windows(conv *c, const conv_decoder *d, int32_
     }
 }
 
-/* GGUF keys and tensor names of llama.cpp.                                                                 */
-static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
+/* GGUF keys and tensor names of llama.cpp, but for the width of values.                                    */
+static CONV_UNUSED int conv_gguf_base(conv *c, conv_decoder *d)
 {
     const conv_tensor *embed = conv_source_find(&c->source, "token_embd.weight");
     memset(d, 0, sizeof *d);
@@ -695,8 +695,6 @@ static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
     d->kv_heads = conv_gguf_size(c, "attention.head_count_kv", d->heads);
     d->head_dim = conv_gguf_size(c, "attention.key_length", d->dim / d->heads > 0 ? d->dim / d->heads : 1);
     if (!conv_gguf_key(c, "attention.key_length")) d->head_dim = conv_head_dim(c, d->dim, d->heads);
-    if (conv_gguf_size(c, "attention.value_length", d->head_dim) != d->head_dim)
-        conv_fail(c->env, "%s: values of another width than keys are not supported", c->gguf->file->path);
     d->ffn = conv_gguf_size(c, "feed_forward_length", 0);
     d->vocab = embed && embed->ndim == 2 && embed->shape[0] <= INT32_MAX ? (int32_t)embed->shape[0] : 1;
     c->max_context = conv_gguf_size(c, "context_length", 0);
@@ -726,6 +724,14 @@ static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
     if (!c->env->failed && !(d->norm_eps > 0.0))
         conv_fail(c->env, "%s: the norm's epsilon is missing", c->gguf->file->path);
     return conv_decoder_defaults(c, d);
+}
+
+static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
+{
+    if (!conv_gguf_base(c, d)) return 0;
+    if (conv_gguf_size(c, "attention.value_length", d->head_dim) != d->head_dim)
+        conv_fail(c->env, "%s: values of another width than keys are not supported", c->gguf->file->path);
+    return !c->env->failed;
 }
 
 #endif /* CONV_DECODER_H_INCLUDED */

@@ -171,6 +171,7 @@ static const conv_arch conv_gguf_archs[] = {
     { "bloom", NULL, arch_gguf_bloom },
     { "cohere2", NULL, arch_gguf_command_r },
     { "command-r", NULL, arch_gguf_command_r },
+    { "deepseek2", NULL, arch_gguf_deepseek2 },
     { "falcon", NULL, arch_gguf_falcon },
     { "gemma", NULL, arch_gguf_gemma },
     { "gemma2", NULL, arch_gguf_gemma2 },
