@@ -19,7 +19,7 @@ typedef struct conv_mla {
     const char *k_b, *v_b;
 } conv_mla;
 
-/* The map of head h out of kv_b [heads, plain + v_dim, rank], whose values are `all`, or out of k_b or v_b   */
+/* The map of head h out of kv_b [heads, plain + v_dim, rank], whose values are `all`, or of k_b or v_b     */
 static void conv__mla_head(conv *c, const conv_mla *m, const char *out, const char *name, const float *all,
                            int32_t h, int values)
 {

@@ -12,6 +12,7 @@
 #include "moe_hybrid.h"
 #include "bert.h"
 #include "gguf_more.h"
+#include "gguf_rwkv.h"
 #include "reformer.h"
 #include "xlnet.h"
 #include "gemma_nested.h"
@@ -168,6 +169,7 @@ static const conv_arch conv_hf_archs[] = {
 };
 
 static const conv_arch conv_gguf_archs[] = {
+    { "arwkv7", NULL, arch_gguf_rwkv_qwen2 },
     { "bloom", NULL, arch_gguf_bloom },
     { "cohere2", NULL, arch_gguf_command_r },
     { "command-r", NULL, arch_gguf_command_r },
@@ -191,6 +193,9 @@ static const conv_arch conv_gguf_archs[] = {
     { "qwen2moe", NULL, arch_gguf_moe },
     { "qwen3", NULL, arch_gguf_qwen3 },
     { "qwen3moe", NULL, arch_gguf_moe },
+    { "rwkv6", NULL, arch_gguf_rwkv },
+    { "rwkv6qwen2", NULL, arch_gguf_rwkv_qwen2 },
+    { "rwkv7", NULL, arch_gguf_rwkv },
     { "smollm3", NULL, arch_gguf_smollm3 },
     { "stablelm", NULL, arch_gguf_stablelm },
     { "starcoder", NULL, arch_gguf_starcoder },
