@@ -24,7 +24,8 @@ made() {
 
 for name in llama mistral qwen2 qwen3 gemma gemma2 gemma3 phi phi3 gpt2 gpt_neox gpt_neox-seq falcon-old falcon-new \
     falcon-11b bloom mpt starcoder2 gpt_bigcode stablelm stablelm-par olmo olmo2 olmo3 cohere cohere-qkn cohere2 \
-    deepseek_v2 deepseek_v2-lite-grp deepseek_v3 deepseek_v3-yarn glm4_moe_lite youtu; do
+    deepseek_v2 deepseek_v2-lite-grp deepseek_v3 deepseek_v3-yarn glm4_moe_lite youtu \
+    mixtral qwen3_moe olmoe mamba mamba2; do
     made "$name"
 done
 for name in deepseek_v2-lite-grp deepseek_v3-yarn youtu; do made "$name" --old; done

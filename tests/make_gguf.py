@@ -19,7 +19,8 @@ ARCHS = {"llama": "LLAMA", "mistral": "LLAMA", "qwen2": "QWEN2", "qwen3": "QWEN3
          "gpt_neox": "GPTNEOX", "falcon": "FALCON", "bloom": "BLOOM", "mpt": "MPT", "starcoder2": "STARCODER2",
          "gpt_bigcode": "STARCODER", "stablelm": "STABLELM", "olmo": "OLMO", "olmo2": "OLMO2", "olmo3": "OLMO2",
          "cohere": "COMMAND_R", "cohere2": "COHERE2", "deepseek_v2": "DEEPSEEK2", "deepseek_v3": "DEEPSEEK2",
-         "glm4_moe_lite": "DEEPSEEK2", "youtu": "DEEPSEEK2"}
+         "glm4_moe_lite": "DEEPSEEK2", "youtu": "DEEPSEEK2", "mixtral": "LLAMA", "qwen3_moe": "QWEN3MOE",
+         "olmoe": "OLMOE", "mamba": "MAMBA", "mamba2": "MAMBA2"}
 OLD = "--old" in sys.argv
 TEMPLATE = "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}{% endfor %}"
 
@@ -33,7 +34,7 @@ def first(config, *keys, default=None):
 
 def sizes(config):
     dim = first(config, "hidden_size", "n_embd", "d_model")
-    heads = first(config, "num_attention_heads", "n_head", "n_heads")
+    heads = first(config, "num_attention_heads", "n_head", "n_heads", default=1)
     kv = first(config, "num_kv_heads", "num_key_value_heads", default=heads)
     kind = config["model_type"]
     if kind == "falcon" and not config["new_decoder_architecture"]:
@@ -94,7 +95,30 @@ def latent_keys(w, config):
     rope_keys(w, {**config, "rotary_pct": 1.0}, rotated)
 
 
-def expert_keys(w, config, layers):
+def state_space_keys(w, config, layers):
+    second = config["model_type"] == "mamba2"
+    w.add_block_count(layers)
+    w.add_context_length(1 << 20)
+    w.add_embedding_length(config["hidden_size"])
+    w.add_feed_forward_length(0)
+    w.add_head_count(0)
+    w.add_ssm_conv_kernel(config["conv_kernel"])
+    w.add_ssm_inner_size(config["expand"] * config["hidden_size"])
+    w.add_ssm_state_size(config["state_size"])
+    w.add_ssm_time_step_rank(config["num_heads" if second else "time_step_rank"])
+    if second:
+        w.add_ssm_group_count(config["n_groups"])
+    w.add_layer_norm_rms_eps(config["layer_norm_epsilon"])
+
+
+def expert_keys(w, config):
+    w.add_expert_count(first(config, "num_local_experts", "num_experts"))
+    w.add_expert_used_count(config["num_experts_per_tok"])
+    if "moe_intermediate_size" in config:
+        w.add_expert_feed_forward_length(config["moe_intermediate_size"])
+
+
+def latent_expert_keys(w, config, layers):
     experts = config.get("n_routed_experts")
     w.add_leading_dense_block_count(config.get("first_k_dense_replace", 1) if experts else layers)
     w.add_expert_feed_forward_length(first(config, "moe_intermediate_size", "intermediate_size"))
@@ -123,9 +147,11 @@ def keys(w, config, layers):
     w.add_head_count(heads)
     if "kv_lora_rank" in config:
         latent_keys(w, config)
-        expert_keys(w, config, layers)
+        latent_expert_keys(w, config, layers)
     else:
         w.add_head_count_kv(kv)
+        if config.get("num_local_experts") or config.get("num_experts"):
+            expert_keys(w, config)
     if "rms_norm_eps" in config:
         w.add_layer_norm_rms_eps(config["rms_norm_eps"])
     else:
@@ -159,10 +185,18 @@ def change(name, x, config):
     """What the converter changes in a tensor, by its name in the checkpoint."""
     dim, heads, kv, head_dim = sizes(config)
     kind = config["model_type"]
-    if kind in ("llama", "mistral", "olmo") and "_proj." in name and (".q_" in name or ".k_" in name):
+    if kind in ("llama", "mistral", "mixtral", "olmo") and "_proj." in name and (".q_" in name or ".k_" in name):
         x = permute(x, heads if ".q_" in name else kv)
     if kind == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
         x = x.T
+    if name.endswith("A_log"):
+        x = -np.exp(x)
+    if name.endswith("conv1d.weight"):
+        x = x[:, 0]
+    if kind == "mamba2" and name.endswith(("A_log", ".D")):
+        x = x[:, None]
+    if kind == "mamba2" and name.endswith("mixer.norm.weight"):
+        x = x.reshape(config["n_groups"], -1)
     if kind.startswith("gemma") and name.endswith("norm.weight"):
         x = x + 1
     scalar = config.get("query_pre_attn_scalar")
@@ -190,11 +224,15 @@ def split(weights, config, layers):
             x = x.reshape(heads, plain + config["v_head_dim"], x.shape[1])
             out[name.replace("kv_b_proj", "k_b_proj")] = x[:, :plain].swapaxes(1, 2)
             out[name.replace("kv_b_proj", "v_b_proj")] = x[:, plain:]
-        elif ".mlp.experts." in name:   # one tensor a map and expert becomes one a map
+        elif ".experts." in name:       # one tensor a map and expert becomes one a map
             stem, number, rest = re.match(r"(.*experts\.)(\d+)\.(.*)", name).groups()
             if number == "0":
-                out[stem + rest] = np.stack([weights["%s%d.%s" % (stem, e, rest)]
-                                             for e in range(config["n_routed_experts"])])
+                n = sum(other.startswith(stem) and other.endswith(rest) for other in weights)
+                new = stem.replace("model.", "").replace("block_sparse_moe", "feed_forward") \
+                    if "block_sparse_moe" in stem else stem
+                out[new + rest] = np.stack([weights["%s%d.%s" % (stem, e, rest)] for e in range(n)])
+        elif name.endswith(".dt_bias"):
+            out[name.replace(".dt_bias", ".dt_proj.bias")] = x
         elif name.endswith("e_score_correction_bias"):
             out[name.replace("_correction_bias", "_correction.bias")] = x
         else:
@@ -255,7 +293,7 @@ def main():
         arch = MODEL_ARCH[ARCHS[config["model_type"]]]
         w = GGUFWriter(os.path.join(sys.argv[-1], name + ".gguf"), MODEL_ARCH_NAMES[arch])
         w.add_name(name)
-        keys(w, config, layers)
+        (state_space_keys if "mamba" in config["model_type"] else keys)(w, config, layers)
         tokenizer(w, config["vocab_size"])
         tensors(w, config, load_file(os.path.join(case, "model.safetensors")), layers, arch)
         w.write_header_to_file()
