@@ -167,6 +167,35 @@ static void test_configurations(void)
     clear(&b);
 }
 
+/* Two factors of attention for two lengths stand in the recipe; the same one does not stand there twice. */
+static void test_rope_of_two_lengths(void)
+{
+    static const char rope[] = ", \"rope_scaling\": {\"rope_type\": \"longrope\", \"short_factor\": [1, 1.5],"
+        " \"long_factor\": [2, 3], \"original_max_position_embeddings\": 16, \"short_mscale\": 1.25,"
+        " \"long_mscale\": %s}";
+    convert_report report;
+    char text[400];
+    for (int same = 0; same < 2; same++) {
+        sqm_error err;
+        sqm_model *m;
+        int found = 0;
+        snprintf(text, sizeof text, rope, same ? "1.25" : "1.5");
+        save_config(text);
+        CHECK(run("", &report, CONV_KEEP));
+        m = sqm_load_file(out_path, NULL, &err);
+        for (int32_t i = 0; m && i < m->file.n_ops; i++) {
+            sqm__op_text(&m->file, i, text, sizeof text);
+            found += strstr(text, "attn_factor=1.25") && (strstr(text, "attn_long=1.5") == NULL) == same;
+        }
+        CHECK(found == 1);
+        sqm_model_free(m);
+    }
+    snprintf(text, sizeof text, rope, "-1");
+    save_config(text);
+    REFUSE("", "long_mscale");
+    save_config("");
+}
+
 static void test_wrong_tensors(void)
 {
     buffer b = { NULL, 0, 0 };
@@ -238,6 +267,129 @@ static void test_safetensors_headers(void)
     REFUSE("h.safetensors", "JSON");
     free(deep);
     clear(&b);
+}
+
+/* ---- 8-bit and 4-bit floats with scales ---------------------------------------------------------------- */
+/* A source of one safetensors file with this header and these bytes. */
+static void open_packed(conv *c, const char *header, const uint8_t *data, size_t n)
+{
+    buffer b = { NULL, 0, 0 };
+    put_int(&b, strlen(header), 8);
+    put_text(&b, header);
+    put(&b, data, n);
+    save("h.safetensors", b.at, b.n);
+    clear(&b);
+    memset(c, 0, sizeof *c);
+    c->env = (conv_env *)calloc(1, sizeof *c->env);
+    if (!c->env) abort();
+    c->source.env = c->env;
+    CHECK(conv_read_safetensors(&c->source, path_of("h.safetensors")));
+}
+static void close_packed(conv *c)
+{
+    conv_source_close(&c->source);
+    conv_env_close(c->env);
+    free(c->env);
+}
+
+/* 15 times the number 1 in FP8 with `scales` floats beside it (0: eight that are none of its scales), and
+   blocks of this size; words NULL: it must work. */
+static void try_fp8(const char *shape, const char *scale_shape, int scales, const char *size,
+                    const char *words)
+{
+    uint8_t data[15 + 4 * 8];
+    char header[300], config[200];
+    conv c;
+    json_doc doc;
+    uint8_t seen[4] = { 0 };
+    memset(data, 0x38, 15);
+    for (int i = 0; i < 8; i++) {
+        const float f = (float)(i + 1);
+        memcpy(data + 15 + 4 * i, &f, 4);
+    }
+    snprintf(header, sizeof header,
+             "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": %s, \"data_offsets\": [0, 15]}, \"%s\": {\"dtype\": \"F32\", \"shape\": %s, \"data_offsets\": [15, %d]}}", shape,
+             scales ? "a_scale_inv" : "b", scale_shape, 15 + 4 * (scales ? scales : 8));
+    snprintf(config, sizeof config, "{\"quantization_config\": {\"quant_method\": \"fp8\","
+             " \"weight_block_size\": %s}}", size);
+    open_packed(&c, header, data, 15 + 4 * (size_t)(scales ? scales : 8));
+    CHECK(json_parse(&doc, config, strlen(config)));
+    c.config = doc.root;
+    c.config_seen = seen;
+    conv_fp8(&c);
+    if (words) {
+        if (check_note(c.env->failed && strstr(c.env->error, words), __FILE__, __LINE__))
+            printf("\"%s\" does not say \"%s\"\n", c.env->error, words);
+    } else {
+        const float *values = conv_read(&c, "a", 15);
+        CHECK(values != NULL);
+        for (int i = 0; values && i < 15; i++) CHECK(values[i] == (float)(i / 5 / 2 * 2 + i % 5 / 3 + 1));
+    }
+    json_free(&doc);
+    close_packed(&c);
+}
+
+static void test_fp8(void)
+{
+    try_fp8("[3, 5]", "[2, 2]", 4, "[2, 3]", NULL);                     /* blocks that stick out            */
+    try_fp8("[3, 5]", "[4]", 4, "[2, 3]", "scales of shape [4]");
+    try_fp8("[3, 5]", "[2, 3]", 6, "[2, 3]", "scales of shape [2, 3]");
+    try_fp8("[3, 5]", "[1, 1]", 1, "[2, 3]", "scales of shape [1, 1]");
+    try_fp8("[15]", "[2, 2]", 4, "[2, 3]", "shape [15]");
+    try_fp8("[1, 3, 5]", "[2, 2]", 4, "[2, 3]", "shape [1, 3, 5]");
+    try_fp8("[3, 5]", "[8]", 0, "[2, 3]", "a_scale_inv is missing");
+    try_fp8("[3, 5]", "[2, 2]", 4, "[2]", "weight_block_size");
+    try_fp8("[3, 5]", "[2, 2]", 4, "[0, -3]", "weight_block_size");
+    try_fp8("[3, 5]", "[2, 2]", 4, "null", "weight_block_size");
+    try_fp8("[3, 5]", "[2, 2]", 4, "[1e300, 3]", "weight_block_size");
+}
+
+/* Blocks and scales of these types and shapes, for two rows of 64 values; words NULL: it must work. */
+static void try_mxfp4(const char *blocks, const char *scales, const char *type, const char *words)
+{
+    uint8_t data[64 + 4];
+    char header[300];
+    conv c;
+    for (int i = 0; i < 64; i++) data[i] = (uint8_t)(i % 8 | (i % 8 + 8) << 4);        /* x, then -x        */
+    for (int i = 0; i < 4; i++) data[64 + i] = (uint8_t)(126 + i);     /* 1/2, 1, 2, 4                     */
+    snprintf(header, sizeof header,
+             "{\"a_blocks\": {\"dtype\": \"%s\", \"shape\": %s, \"data_offsets\": [0, 64]},"
+             " \"a_scales\": {\"dtype\": \"U8\", \"shape\": %s, \"data_offsets\": [64, 68]}}",
+             type, blocks, scales);
+    open_packed(&c, header, data, sizeof data);
+    if (words) {
+        CHECK(!conv_mxfp4(&c, "a"));
+        if (check_note(c.env->failed && strstr(c.env->error, words), __FILE__, __LINE__))
+            printf("\"%s\" does not say \"%s\"\n", c.env->error, words);
+    } else {
+        static const float numbers[8] = { 0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f };
+        const conv_tensor *t;
+        float row[64];
+        CHECK(conv_mxfp4(&c, "a"));
+        t = conv_source_find(&c.source, "a");
+        CHECK(t && t->ndim == 2 && t->shape[0] == 2 && t->shape[1] == 64);
+        for (int r = 0; t && r < 2; r++) {
+            conv_mxfp4_row(row, conv_tensor_data(&c.source, t), t, r);
+            for (int i = 0; i < 64; i++) {
+                const float scale = 0.5f * (float)(1 << (2 * r + i / 32));
+                CHECK(row[i] == numbers[i / 2 % 8] * (i % 2 ? -scale : scale));
+            }
+        }
+        CHECK(!conv_mxfp4(&c, "absent") && !c.env->failed);
+    }
+    close_packed(&c);
+}
+
+static void test_mxfp4(void)
+{
+    try_mxfp4("[2, 2, 16]", "[2, 2]", "U8", NULL);
+    try_mxfp4("[2, 2, 16]", "[2, 2]", "I8", "a_scales");
+    try_mxfp4("[4, 16]", "[2, 2]", "U8", "a_scales");
+    try_mxfp4("[2, 2, 16]", "[4]", "U8", "a_scales");
+    try_mxfp4("[2, 2, 16]", "[4, 1]", "U8", "a_scales");
+    try_mxfp4("[2, 4, 8]", "[2, 2]", "U8", "a_scales");
+    try_mxfp4("[2, 4, 8]", "[2, 2, 1]", "U8", "a_scales");
+    try_mxfp4("[64]", "[4]", "U8", "a_scales");
 }
 
 static void test_shards(void)
@@ -463,8 +615,11 @@ int main(void)
     test_good_checkpoints();
     test_output_is_deterministic();
     test_configurations();
+    test_rope_of_two_lengths();
     test_wrong_tensors();
     test_safetensors_headers();
+    test_fp8();
+    test_mxfp4();
     test_shards();
     test_pickles();
     test_zips();

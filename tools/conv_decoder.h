@@ -351,6 +351,7 @@ static CONV_UNUSED void conv_put_rope_lengths(conv *c, const conv_rope *r)
         const char *name = conv_format(c->env, "%s_long", r->name);
         if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
         conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
+        conv_put_real(c, "attn_long", r->attn_long, 0.0);
     }
     if (r->ntk_length)
         conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
