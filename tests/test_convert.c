@@ -308,7 +308,8 @@ static void try_fp8(const char *shape, const char *scale_shape, int scales, cons
         memcpy(data + 15 + 4 * i, &f, 4);
     }
     snprintf(header, sizeof header,
-             "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": %s, \"data_offsets\": [0, 15]}, \"%s\": {\"dtype\": \"F32\", \"shape\": %s, \"data_offsets\": [15, %d]}}", shape,
+             "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": %s, \"data_offsets\": [0, 15]},"
+             " \"%s\": {\"dtype\": \"F32\", \"shape\": %s, \"data_offsets\": [15, %d]}}", shape,
              scales ? "a_scale_inv" : "b", scale_shape, 15 + 4 * (scales ? scales : 8));
     snprintf(config, sizeof config, "{\"quantization_config\": {\"quant_method\": \"fp8\","
              " \"weight_block_size\": %s}}", size);

@@ -893,8 +893,8 @@ static void test_real_tokenizers(const char *shared, const char *where)
 /* Each fixture holds its cases, or stands beside them. */
 static void test_fixtures(void)
 {
-    static const char *const names[] = { "bytes", "prefix", "spm", "meta", "split", "word", "unigram", "forms",
-                                         "tekken" };
+    static const char *const names[] = { "bytes", "prefix", "spm", "meta", "split", "word", "unigram",
+                                         "forms", "tekken" };
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
         char path[64];
         snprintf(path, sizeof path, "tests/data/tok_%s.json", names[i]);

@@ -1,5 +1,5 @@
-/* toy_checkpoint.h: a Llama of one layer as a checkpoint of every format, written byte by byte: for the tests of
-   the converter and as seeds of its fuzzing. After tools/convert.h; needs _POSIX_C_SOURCE 200809L. */
+/* toy_checkpoint.h: a Llama of one layer as a checkpoint of every format, written byte by byte: for the tests
+   of the converter and as seeds of its fuzzing. After tools/convert.h; needs _POSIX_C_SOURCE 200809L. */
 #ifndef TOY_CHECKPOINT_H
 #define TOY_CHECKPOINT_H
 #include <stdlib.h>

@@ -592,7 +592,26 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
     conv_put_head(c, d);
 }
 
-/* ---- the two usual sources of sizes and names ---------------------------------------------------------- */
+/* ---- the usual sources of sizes and names -------------------------------------------------------------- */
+typedef struct conv_size_keys {       /* usual_context: without the key, or CONV_REQUIRED                   */
+    const char *dim, *layers, *heads, *context;
+    int64_t     usual_context;
+} conv_size_keys;
+
+/* Clears the decoder and reads its sizes under these keys: keys and values for every head; the width of the
+   feed-forward part is left to the caller. tied: as below.                                                 */
+static CONV_UNUSED void conv_hf_sizes(conv *c, conv_decoder *d, const conv_size_keys *k, int tied)
+{
+    memset(d, 0, sizeof *d);
+    d->dim = conv_size(c, k->dim, CONV_REQUIRED);
+    d->layers = conv_size(c, k->layers, CONV_REQUIRED);
+    d->heads = d->kv_heads = conv_size(c, k->heads, CONV_REQUIRED);
+    d->head_dim = conv_head_dim(c, d->dim, d->heads);
+    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    c->max_context = conv_size(c, k->context, k->usual_context);
+    d->tied = conv_bool(c, "tie_word_embeddings", tied);
+}
+
 /* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of
    tie_word_embeddings; head_key, head_dim: key of the channels of a head, and what they are without it (0:
    dim / heads). The activation is left to the caller.                                                      */
