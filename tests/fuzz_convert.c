@@ -78,7 +78,7 @@ static void read_values(const char *name, file_reader *reader)
             const conv_tensor *t = &c.source.tensors[i];
             uint64_t n = 1;
             for (int32_t k = 0; k < t->ndim; k++) n = conv_times(n, (uint64_t)t->shape[k]);
-            if (n < 1 << 16 && t->type < CONV_GGML) (void)conv_read(&c, t->name, (int64_t)n);
+            if (n < 1 << 16 && t->type <= CONV_GGML) (void)conv_read(&c, t->name, (int64_t)n);
         }
     }
     conv_source_close(&c.source);

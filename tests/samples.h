@@ -103,20 +103,20 @@ typedef struct rig {
     uint64_t          bound[200];
 } rig;
 static float values[1 << 16];           /* of every tensor: small and positive */
-static void fill_values(void)
+static inline void fill_values(void)
 {
     for (size_t i = 0; i < sizeof(values) / sizeof(values[0]); i++)
         values[i] = 0.01f + (float)(i * 7919u % 1000u) / 5000.0f;
 }
 
-static const sqm_mixer *find(const char *name)
+static inline const sqm_mixer *find(const char *name)
 {
     const sqm_mixer *const *all = sqm_all_mixers();
     while (*all && strcmp((*all)->name, name) != 0) all++;
     return *all;
 }
 /* One tensor of a list; returns what follows it. */
-static char *read_tensor(rig *r, char *at)
+static inline char *read_tensor(rig *r, char *at)
 {
     const int panels = at[0] == '@' && at[1] == 'P';
     sqm_tensor *t = &r->tensors[r->n_tensors];
@@ -130,7 +130,7 @@ static char *read_tensor(rig *r, char *at)
               : sqm_tensor_1d(values, SQM_F32, rows);
     return at;
 }
-static void rig_open(rig *r, const sample *s)
+static inline void rig_open(rig *r, const sample *s)
 {
     memset(r, 0, sizeof(*r));
     r->s = s;
@@ -155,7 +155,7 @@ static void rig_open(rig *r, const sample *s)
         }
     }
 }
-static sqm_result rig_bind(rig *r, sqm_error *err)
+static inline sqm_result rig_bind(rig *r, sqm_error *err)
 {
     memset(err, 0, sizeof(*err));
     return r->mixer->bind(r->bound, r->params, r->n_params, r->width, &r->out, err);

@@ -8,7 +8,7 @@
 static char root[64];                 /* temporary directory                                                */
 
 /* Makes it, in memory where there is such a place: many small files. Returns 0 if it cannot. */
-static int make_root(void)
+static inline int make_root(void)
 {
     const char *places[3] = { getenv("TMPDIR"), "/dev/shm", "/tmp" };
     int made = 0;
@@ -24,7 +24,7 @@ static int make_root(void)
 /* ---- bytes --------------------------------------------------------------------------------------------- */
 typedef struct buffer { uint8_t *at; size_t n, room; } buffer;
 
-static void put(buffer *b, const void *p, size_t n)
+static inline void put(buffer *b, const void *p, size_t n)
 {
     if (b->n + n > b->room) {
         b->room = (b->n + n) * 2 + 256;
@@ -34,31 +34,31 @@ static void put(buffer *b, const void *p, size_t n)
     if (n) memcpy(b->at + b->n, p, n);
     b->n += n;
 }
-static void put_text(buffer *b, const char *s) { put(b, s, strlen(s)); }
-static void put_int(buffer *b, uint64_t v, int n)
+static inline void put_text(buffer *b, const char *s) { put(b, s, strlen(s)); }
+static inline void put_int(buffer *b, uint64_t v, int n)
 {
     for (int i = 0; i < n; i++) {
         const uint8_t c = (uint8_t)(i < 8 ? v >> 8 * i : 0);
         put(b, &c, 1);
     }
 }
-static void clear(buffer *b) { free(b->at); memset(b, 0, sizeof *b); }
+static inline void clear(buffer *b) { free(b->at); memset(b, 0, sizeof *b); }
 
-static const char *path_of(const char *name)
+static inline const char *path_of(const char *name)
 {
     static char path[160];
     snprintf(path, sizeof path, "%s/%s", root, name);
     return path;
 }
 
-static void save(const char *name, const void *p, size_t n)
+static inline void save(const char *name, const void *p, size_t n)
 {
     FILE *f = fopen(path_of(name), "wb");
     if (!f || fwrite(p, 1, n, f) != n) abort();
     fclose(f);
 }
 
-static void save_text(const char *name, const char *text) { save(name, text, strlen(text)); }
+static inline void save_text(const char *name, const char *text) { save(name, text, strlen(text)); }
 
 /* ---- the model: a Llama of one layer ------------------------------------------------------------------- */
 enum { DIM = 8, FFN = 12, VOCAB = 10, N_MODEL = 12, MAX_MODEL = 16 };
@@ -84,17 +84,17 @@ static const char good_config[] =
     " \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"rope_theta\": 10000.0%s}";
 
 /* Number i of tensor t, exact in half precision too.                                                       */
-static float value_of(int t, int i) { return (float)((t * 37 + i * 11) % 61 - 30) / 32.0f; }
-static int count_of(const toy *t) { return t->rows * (t->cols ? t->cols : 1); }
+static inline float value_of(int t, int i) { return (float)((t * 37 + i * 11) % 61 - 30) / 32.0f; }
+static inline int count_of(const toy *t) { return t->rows * (t->cols ? t->cols : 1); }
 
-static void save_config(const char *more)
+static inline void save_config(const char *more)
 {
     char text[900];
     snprintf(text, sizeof text, good_config, more);
     save("config.json", text, strlen(text));
 }
 
-static void put_values(buffer *b, int t)
+static inline void put_values(buffer *b, int t)
 {
     for (int i = 0; i < count_of(&model_tensors[t]); i++) {
         const float v = value_of(t, i);
@@ -103,8 +103,8 @@ static void put_values(buffer *b, int t)
 }
 
 /* ---- safetensors --------------------------------------------------------------------------------------- */
-static void header_entry(buffer *h, const char *name, const char *dtype, int rows, int cols, size_t first,
-                         size_t end)
+static inline void header_entry(buffer *h, const char *name, const char *dtype, int rows, int cols,
+                                size_t first, size_t end)
 {
     char text[300];
     snprintf(text, sizeof text,
@@ -114,7 +114,7 @@ static void header_entry(buffer *h, const char *name, const char *dtype, int row
     put_text(h, text);
 }
 
-static void join_safetensors(buffer *file, const buffer *header, const buffer *data)
+static inline void join_safetensors(buffer *file, const buffer *header, const buffer *data)
 {
     clear(file);
     put_int(file, header->n, 8);
@@ -123,7 +123,7 @@ static void join_safetensors(buffer *file, const buffer *header, const buffer *d
 }
 
 /* skip: a tensor to leave out (-1: none); extra: text of more header entries.                              */
-static void make_safetensors(buffer *file, int skip, const char *extra)
+static inline void make_safetensors(buffer *file, int skip, const char *extra)
 {
     buffer header = { NULL, 0, 0 }, data = { NULL, 0, 0 };
     put_text(&header, "{");
@@ -151,15 +151,15 @@ static void make_safetensors(buffer *file, int skip, const char *extra)
 }
 
 /* ---- PyTorch ------------------------------------------------------------------------------------------- */
-static void pickle_text(buffer *b, const char *s)
+static inline void pickle_text(buffer *b, const char *s)
 {
     put_text(b, "X");
     put_int(b, strlen(s), 4);
     put_text(b, s);
 }
-static void pickle_int(buffer *b, int v) { put_text(b, "J"); put_int(b, (uint32_t)v, 4); }
+static inline void pickle_int(buffer *b, int v) { put_text(b, "J"); put_int(b, (uint32_t)v, 4); }
 
-static void pickle_tensor(buffer *b, int t, int old)
+static inline void pickle_tensor(buffer *b, int t, int old)
 {
     const toy *m = &model_tensors[t];
     char key[16];
@@ -181,7 +181,7 @@ static void pickle_tensor(buffer *b, int t, int old)
     put(b, "\x89" "ccollections\nOrderedDict\n)RtR", 30);
 }
 
-static void pickle_model(buffer *b, int old)
+static inline void pickle_model(buffer *b, int old)
 {
     put(b, "\x80\x02", 2);
     put_text(b, "ccollections\nOrderedDict\n)R(");
@@ -196,7 +196,7 @@ static void pickle_model(buffer *b, int old)
 
 typedef struct zip_writer { buffer file, directory; int n; } zip_writer;
 
-static void zip_add(zip_writer *z, const char *name, const buffer *data, size_t claimed)
+static inline void zip_add(zip_writer *z, const char *name, const buffer *data, size_t claimed)
 {
     const uint32_t crc = conv_crc32(data->at, data->n);
     const size_t at = z->file.n;
@@ -221,7 +221,7 @@ static void zip_add(zip_writer *z, const char *name, const buffer *data, size_t 
     z->n++;
 }
 
-static void zip_end(zip_writer *z, buffer *file)
+static inline void zip_end(zip_writer *z, buffer *file)
 {
     const size_t at = z->file.n;
     put(&z->file, z->directory.at, z->directory.n);
@@ -238,7 +238,7 @@ static void zip_end(zip_writer *z, buffer *file)
 }
 
 /* more: what the directory claims beyond the real size of tensor 2's data.                                 */
-static void make_zip(buffer *file, const buffer *pickle, size_t more)
+static inline void make_zip(buffer *file, const buffer *pickle, size_t more)
 {
     zip_writer z;
     memset(&z, 0, sizeof z);
@@ -254,7 +254,7 @@ static void make_zip(buffer *file, const buffer *pickle, size_t more)
     zip_end(&z, file);
 }
 
-static void make_torch(buffer *file)
+static inline void make_torch(buffer *file)
 {
     buffer pickle = { NULL, 0, 0 };
     pickle_model(&pickle, 0);
@@ -264,7 +264,7 @@ static void make_torch(buffer *file)
 
 /* ---- NumPy --------------------------------------------------------------------------------------------- */
 /* An array's header with this dictionary, then the values of tensor t. */
-static void npy_values(buffer *b, const char *dictionary, int t)
+static inline void npy_values(buffer *b, const char *dictionary, int t)
 {
     clear(b);
     put(b, "\x93NUMPY\x01\x00", 8);
@@ -273,7 +273,7 @@ static void npy_values(buffer *b, const char *dictionary, int t)
     put_values(b, t);
 }
 /* The model as arrays; tensor `odd` with another dictionary. */
-static void make_npz(buffer *file, int odd, const char *dictionary)
+static inline void make_npz(buffer *file, int odd, const char *dictionary)
 {
     zip_writer z;
     memset(&z, 0, sizeof z);
@@ -292,7 +292,7 @@ static void make_npz(buffer *file, int odd, const char *dictionary)
     zip_end(&z, file);
 }
 
-static void make_torch_old(buffer *file)
+static inline void make_torch_old(buffer *file)
 {
     clear(file);
     put(file, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
@@ -313,8 +313,8 @@ static void make_torch_old(buffer *file)
 }
 
 /* ---- GGUF ---------------------------------------------------------------------------------------------- */
-static void gguf_name(buffer *b, const char *s) { put_int(b, strlen(s), 8); put_text(b, s); }
-static void gguf_u32(buffer *b, const char *key, uint32_t v)
+static inline void gguf_name(buffer *b, const char *s) { put_int(b, strlen(s), 8); put_text(b, s); }
+static inline void gguf_u32(buffer *b, const char *key, uint32_t v)
 {
     gguf_name(b, key);
     put_int(b, GGUF_U32, 4);
@@ -322,7 +322,7 @@ static void gguf_u32(buffer *b, const char *key, uint32_t v)
 }
 
 /* Counts of the header, one more key and the last tensor's offset can be wrong on purpose (0: right).      */
-static void make_gguf(buffer *file, uint64_t n_tensors, uint64_t n_keys, const char *more_key,
+static inline void make_gguf(buffer *file, uint64_t n_tensors, uint64_t n_keys, const char *more_key,
                       uint64_t wrong_offset, uint32_t wrong_type)
 {
     const float eps = 1e-5f;
@@ -363,7 +363,7 @@ static void make_gguf(buffer *file, uint64_t n_tensors, uint64_t n_keys, const c
     }
 }
 
-static void make_llama2c(buffer *file)
+static inline void make_llama2c(buffer *file)
 {
     static const int order[11] = { 0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 10 };
     const int32_t head[7] = { DIM, FFN, 1, 2, 1, -VOCAB, 16 };
