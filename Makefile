@@ -25,7 +25,7 @@ linked  := $(filter-out tools/sqm-vectors.c $(shell grep -l 'sqm__\|include "../
              $(wildcard tools/sqm-*.c examples/*.c tests/test_*.c tests/fuzz_*.c))
 scalar  := $(addprefix tools/sqm-,info.c embed.c tokenize.c) \
            $(addprefix tests/test_,convert.c file.c gen.c mix_bias.c mixers.c soak.c tok.c type.c) \
-           tests/fuzz_open.c tests/fuzz_tok.c
+           $(wildcard tests/fuzz_*.c)
 share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$(scalar)),-DSEQMODEL_NO_SIMD -O1))
 build    = $(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS) $(share) $< $(filter %.o,$^) -o $@ -lm
 
@@ -132,11 +132,18 @@ ubsan:
 	$(MAKE) BUILD=$(BUILD)/ubsan CFLAGS="-O1 -g -fsanitize=undefined -fno-sanitize-recover=all" programs
 	BUILD=$(BUILD)/ubsan sh tests/run.sh programs
 
-# N randomly damaged copies of a weight file, under both sanitizers
-N ?= 2000
+# every reader on damaged inputs, under both sanitizers: with libFuzzer, TIME seconds each, when clang has it, else
+# with N damaged copies of each seed; READERS=names leaves the others out
+TIME    ?= 60
+N       ?= 300
+READERS ?=
+libfuzzer = $(shell echo 'int LLVMFuzzerTestOneInput(void) { return 0; }' | \
+              clang -fsanitize=fuzzer -x c - -o /dev/null 2>/dev/null && echo yes)
+sanitize  = -fsanitize=address,undefined,float-cast-overflow -fno-sanitize-recover=all
 fuzz:
-	$(MAKE) BUILD=$(BUILD)/fuzz CFLAGS="-O1 -g -fsanitize=address,undefined -fno-sanitize-recover=all" fuzz-programs
-	for f in $(notdir $(fuzzers)); do $(BUILD)/fuzz/tests/$$f --mutate $(N) $(MODEL) || exit 1; done
+	$(MAKE) BUILD=$(BUILD)/fuzz OPENMP= CFLAGS="-O1 -g $(sanitize)$(if $(libfuzzer), -fsanitize=fuzzer -DFUZZ_LIBFUZZER)" \
+	    $(if $(libfuzzer),CC=clang) fuzz-programs
+	BUILD=$(BUILD)/fuzz TIME=$(TIME) N=$(N) DATA="$(DATA)" sh tests/fuzz.sh $(READERS)
 
 fuzz-programs: $(fuzzers)
 
@@ -156,5 +163,5 @@ help:
 	@echo '                   of the models in examples/models against the length of the context'
 	@echo 'make lint          layout of the sources, and every warning as an error'
 	@echo 'make asan ubsan    the test programs under a sanitizer'
-	@echo 'make fuzz          damaged weight files; N=$(N) of them'
+	@echo 'make fuzz          damaged inputs for every reader; TIME=$(TIME) seconds each (without libFuzzer: N=$(N) of each)'
 	@echo 'make clean         removes $(BUILD)/'

@@ -15353,7 +15353,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              apart: each weight reads columns of its own, those behind the columns of the one before it
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
+             attn_long= long_from= ntk_factor= ntk_length= divide= period=]
+             turned by position / divide % period; attn_long: attn_factor of freq_long, if it is another
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -15418,7 +15419,7 @@ struct sqm_op {
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
     /* [dims / 2]; freq_long used when the sequence is longer than long_from */
     const float *freq, *freq_long;
-    float        attn_factor, ntk_factor;
+    float        attn_factor, attn_long, ntk_factor;
     int32_t      dims, long_from, ntk_length;
     int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
@@ -15781,6 +15782,8 @@ static sqm_result sqm__bind_rope_dynamic(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_vector(&r.freq, b->params, b->n_params, "freq", r.dims / 2, b->err));
     SQM__TRY(sqm__param_vector(&r.freq_long, b->params, b->n_params, "freq_long", r.dims / 2, b->err));
     SQM__TRY(sqm__param_float(&r.attn_factor, b->params, b->n_params, "attn_factor", 1.0, b->err));
+    SQM__TRY(sqm__param_float(&r.attn_long, b->params, b->n_params, "attn_long", (double)r.attn_factor,
+                              b->err));
     SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
@@ -17054,12 +17057,13 @@ static void sqm__rope_prepare(sqm_session *s, const sqm__op *op, sqm__frequencie
     for (int32_t j = 0; j < s->n_spans; j++) {
         const sqm_span *span = &s->spans[j];
         const float *freq = frequencies ? frequencies(r, span, (float *)(void *)s->exec.scratch) : r->freq;
+        const float attn = r->freq_long && span->total > r->long_from ? r->attn_long : r->attn_factor;
         for (int32_t t = 0; t < span->rows; t++) {
             int32_t at = span->position + t;
             if (r->divide) at /= r->divide;
             if (r->period) at %= r->period;
             sqm__rope_angles(s->rope_tables[op->rope] + (size_t)(span->first_row + t) * (size_t)r->dims, at,
-                             freq, r->dims, r->attn_factor);
+                             freq, r->dims, attn);
         }
     }
 }
@@ -17388,8 +17392,8 @@ static const sqm_op sqm__op_linear = {
 };
 SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
 static const char sqm__rope_keys[] =
-    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length divide "
-    "period";
+    "first heads head_dim dims style freq attn_factor freq_long attn_long long_from ntk_factor ntk_length "
+    "divide period";
 static const sqm_op sqm__op_rope = {
     SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
     sqm__bind_rope, sqm__run_rope, NULL
