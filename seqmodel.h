@@ -74,7 +74,8 @@
      [RECIPE] models as lists of ops: binding, opening
      [SESS] sessions: feeding, states
      [TEXT] text and tokens of a model
-     [GEN] sampling and generation
+     [GRAM] grammars for output, masks of tokens
+     [GEN] sampling, generation, speculation
      [WRITE] weight file writer
      [LIC] revisions and licence
 */
@@ -287,7 +288,10 @@ typedef struct sqm_param {
 
 enum { SQM_MIXER_CAUSAL = 1,        /* row t depends on rows <= t only: forward(T) == T x forward(1) */
        SQM_MIXER_WHOLE_ONLY = 2,    /* needs the whole sequence at once */
-       SQM_MIXER_STATE_GROWS = 4 }; /* state size depends on max_context */
+       SQM_MIXER_STATE_GROWS = 4,   /* state size depends on max_context */
+       /* up to max_batch tokens back, the state still is what it was: later entries are only added to it; any
+          number, if the state would not be larger with a longer batch */
+       SQM_MIXER_REWINDS = 8 };
 
 typedef struct sqm_mixer {
     const char *name;         /* "attention" */
@@ -449,6 +453,11 @@ SQMDEF sqm_result   sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int3
 SQMDEF const float *sqm_logits(const sqm_session *s, int32_t seq);
 
 SQMDEF sqm_result   sqm_fork(sqm_session *s, int32_t from, int32_t to);    /* `to` becomes a copy of `from` */
+/* Takes seq back to an earlier position, as if what came after it had never been fed; logits come with the
+   next feed. SQM_E_UNSUPPORTED when a mixer keeps no past (recurrent states: fork or save before, instead);
+   SQM_E_LIMIT more than max_batch tokens back from the furthest position, when attention has a window. A
+   refused call changes nothing. */
+SQMDEF sqm_result   sqm_rewind(sqm_session *s, int32_t seq, int32_t position);
 /* bytes sqm_state_save writes now */
 SQMDEF size_t       sqm_state_size(const sqm_session *s, int32_t seq);
 SQMDEF sqm_result   sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t bytes);
@@ -486,7 +495,55 @@ SQMDEF int32_t     sqm_token_find(const sqm_model *m, const char *role_or_text);
 /* does it end a text or a chat turn */
 SQMDEF int         sqm_token_is_end(const sqm_model *m, int32_t token);
 
+/* ---- grammars: output that keeps to rules -------------------------------------------------------------- */
+/* A text that describes texts, as rules on characters; what a token prints counts, whatever the tokenizer.
+       root   ::= "[" ( number ( ", " number )* )? "]"      # the rule that a whole output follows
+       number ::= "-"? [0-9]{1,9} | "pi"
+   Elements: "text", [a-z_] or [^a-z] one character in or out of a class, . any character, a rule's name,
+   ( ). After one: ? * + {2} {2,} {2,5}. Side by side: in sequence; | parts alternatives, which may be empty.
+   Escapes: \n \r \t \\ \" \[ \] \^ \- and \x41 \u00e9 \U0001f600 (characters by number). Rules may use each
+   other, also recursively, but none may begin with itself. A rule ends where the next "name ::=" begins.
+   A sqm_grammar is such a text, compiled for the vocabulary of a model, with what has been computed for it:
+   one thread at a time. It follows n_sequences outputs, numbered from 0. */
+typedef struct sqm_grammar sqm_grammar;
+typedef struct sqm_grammar_config {                    /* all zero = defaults */
+    int32_t n_sequences;                               /* outputs followed (one a beam); 0: 1 */
+    int32_t max_states;                                /* kept; others are computed when met again; 0: 1024 */
+    int32_t max_masks;                                 /* the same, of vocab_size / 8 bytes each; 0: 32 */
+    /* rules inside rules that have not ended; deeper ones are not allowed; 0: 256 */
+    int32_t max_depth;
+    /* NULL-terminated texts that must not appear in the output, wherever its tokens begin; NULL: none */
+    const char *const *banned;
+} sqm_grammar_config;
+/* Bytes for a grammar; 0 on error. text NULL: any output, but for the banned texts.
+   Errors: SQM_E_FORMAT with the line, SQM_E_LIMIT too large, SQM_E_UNSUPPORTED no tokenizer. */
+SQMDEF size_t       sqm_grammar_size(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                                     sqm_error *err);
+/* memory: aligned to 64; the text and the banned texts need not stay. */
+SQMDEF sqm_result   sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
+                                     const sqm_grammar_config *c, void *memory, size_t memory_bytes,
+                                     sqm_error *err);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_grammar *sqm_grammar_create(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                                       sqm_error *err);
+SQMDEF void         sqm_grammar_free(sqm_grammar *g);  /* only from sqm_grammar_create; NULL is fine */
+#endif
+/* Text of a grammar: an object or an array of RFC 8259, with at most one space or new line between parts. */
+SQMDEF const char  *sqm_json_grammar(void);
+SQMDEF sqm_result   sqm_grammar_reset(sqm_grammar *g, int32_t seq);                 /* to the beginning */
+SQMDEF sqm_result   sqm_grammar_fork(sqm_grammar *g, int32_t from, int32_t to);     /* `to` stands where `from` does */
+/* One bit a token, bit t % 32 of word t / 32: can it come next? Tokens that end texts can where the grammar
+   can end. Valid until the next call with g; NULL on error: no such seq, or SQM_E_LIMIT max_states too few. */
+SQMDEF const uint32_t *sqm_grammar_mask(sqm_grammar *g, int32_t seq, sqm_error *err);
+/* Goes on by a token, or by a text. SQM_E_ARGUMENT when it is not allowed here: nothing happens. */
+SQMDEF sqm_result   sqm_grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, sqm_error *err);
+SQMDEF sqm_result   sqm_grammar_accept_text(sqm_grammar *g, int32_t seq, const char *text, size_t bytes,
+                                            sqm_error *err);
+SQMDEF int          sqm_grammar_can_end(const sqm_grammar *g, int32_t seq);         /* is the output whole */
+
 /* ---- sampling and generation --------------------------------------------------------------------------- */
+/* What is added to the logit of a token; -INFINITY bans it. */
+typedef struct sqm_bias { int32_t token; float bias; } sqm_bias;
 typedef struct sqm_sampler {                           /* plain data: copy it to fork it. All zero: greedy */
     float    temperature;                              /* 0: greedy */
     int32_t  top_k;                                    /* 0: off */
@@ -496,6 +553,10 @@ typedef struct sqm_sampler {                           /* plain data: copy it to
     float    frequency_penalty, presence_penalty;      /* subtracted from logits of recent tokens; 0: off */
     int32_t  penalty_window;                           /* how many recent tokens count; 0: 64 */
     uint64_t rng[2];                                   /* set by sqm_sampler_seed */
+    /* [n_biases] added to logits before all the rest, also when greedy; NULL: none */
+    const sqm_bias *biases;
+    int32_t  n_biases;
+    const uint32_t *allowed;                           /* one bit a token, as sqm_grammar_mask; NULL: all */
 } sqm_sampler;
 SQMDEF void    sqm_sampler_seed(sqm_sampler *p, uint64_t seed);
 /* Scratch bytes sqm_sample needs for n logits. */
@@ -505,6 +566,31 @@ SQMDEF size_t  sqm_sample_size(int32_t n);
 SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent,
                           int32_t n_recent,
                           void *scratch, size_t scratch_bytes);
+
+/* Speculation: guesses what comes next and feeds it in one go with the last token. The text, the logits and
+   the random numbers stay those of plain generation, to the bit; only the speed changes. Guesses are what
+   followed the same tokens earlier in the sequence (look-up: good where answers repeat their prompt), or come
+   from a smaller model with the same vocabulary. A speculator belongs to one sequence of a session. */
+typedef struct sqm_speculator sqm_speculator;
+typedef struct sqm_speculator_config {                 /* all zero = defaults */
+    int32_t      n_guesses;                            /* at most so many at once, < max_batch; 0: 8 */
+    int32_t      least;                                /* look-up: tokens that must agree, 1 to 16; 0: 2 */
+    /* A sequence of the session, not 0, to overwrite; needed by models whose states keep no past (see
+       sqm_rewind). It is empty after a generation. */
+    int32_t      spare;
+    sqm_session *draft;                                /* session of the smaller model; NULL: look-up */
+    /* its sequence, which must have read what the speculator's has, and one to overwrite, as `spare` */
+    int32_t      draft_seq, draft_spare;
+} sqm_speculator_config;
+/* Exact bytes for sqm_speculator_init; 0 on error. SQM_E_ARGUMENT: a number out of range, a draft model with
+   other tokens. */
+SQMDEF size_t          sqm_speculator_size(const sqm_session *s, const sqm_speculator_config *c, sqm_error *err);
+SQMDEF sqm_result      sqm_speculator_init(sqm_speculator **out, sqm_session *s, const sqm_speculator_config *c,
+                                           void *memory, size_t memory_bytes, sqm_error *err);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err);
+SQMDEF void            sqm_speculator_free(sqm_speculator *p);     /* only from _create; NULL is fine */
+#endif
 
 /* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated.
    Non-zero return stops the generation.    */
@@ -516,12 +602,19 @@ typedef struct sqm_generate_options {                  /* all zero = defaults; N
     const char *const *stop;
     uint32_t           token_flags;                    /* SQM_TOKENS_*, for the prompt */
     int32_t            keep_special;                   /* 1: special tokens appear in the text */
+    /* Rules for the text, and which of its sequences to use. A prompt begins a new text; without a prompt
+       the text goes on. NULL: none. sampler->allowed does not count then. */
+    sqm_grammar       *grammar;
+    int32_t            grammar_seq;
+    sqm_speculator    *speculator;                     /* made for this session; NULL: none */
 } sqm_generate_options;
 typedef struct sqm_generate_stats {
     int32_t prompt_tokens, new_tokens;
     int32_t reason;                                    /* SQM_END_* */
+    int32_t feeds, guessed, accepted;                  /* of new tokens; with a speculator */
 } sqm_generate_stats;
-enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQM_END_CALLBACK };
+enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQM_END_CALLBACK,
+       SQM_END_GRAMMAR /* it allows nothing more */ };
 /* Feeds prompt after what sequence seq already holds and streams the continuation. stats may be NULL. */
 SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
                                sqm_on_text on_text, void *user, sqm_generate_stats *stats);
@@ -6600,7 +6693,7 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
 static const sqm_mixer sqm__attention_mixer = {
     "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
     "key_bias most shared every selected sums", sizeof(sqm__attention),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS | SQM_MIXER_REWINDS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
@@ -14405,6 +14498,15 @@ static int sqm__tok_is_end(const sqm__tok *t, int32_t id)
     return 0;
 }
 
+/* How many spaces decoding takes from the start of a text. */
+static int32_t sqm__tok_strips(const sqm__tok *t)
+{
+    const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_DECODERS);
+    for (uint32_t k = 0; k < t->count[SQM__A_DECODERS]; k++)
+        if (step[k].kind == SQM__DECODE_STRIP && step[k].a == ' ') return (int32_t)(step[k].flags & 0xffff);
+    return 0;
+}
+
 #undef SQM__TOK_NONE
 #else /* SEQMODEL_NO_TOKENIZER */
 typedef struct sqm__tok { int32_t none; } sqm__tok;
@@ -15486,6 +15588,7 @@ struct sqm_session {
     size_t             *slot_offset;    /* [n_slots + 1] within a sequence's states */
     size_t              state_bytes;
     int32_t            *position;       /* [n_sequences] tokens fed */
+    int32_t            *reached;        /* [n_sequences] furthest position whose tokens states may hold */
     uint8_t            *has_logits;     /* [n_sequences] */
     sqm_span           *spans;          /* [n_sequences] of the current batch */
     int32_t            *span_seq;       /* [n_sequences] whose spans they are */
@@ -15597,6 +15700,7 @@ static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sq
     s->config = *c;
     s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizeof(size_t), 16);
     s->position = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
+    s->reached = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
     s->has_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
     s->wants_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
     s->spans = (sqm_span *)sqm__push_product(a, seqs, sizeof(sqm_span), 16);
@@ -16328,7 +16432,11 @@ static void sqm__run_ops(void *session)
 static void sqm__run_batch(sqm_session *s)
 {
     sqm__with_team(&s->exec, sqm__run_ops, s);
-    for (int32_t i = 0; i < s->n_spans; i++) s->position[s->span_seq[i]] += s->spans[i].rows;
+    for (int32_t i = 0; i < s->n_spans; i++) {
+        const int32_t seq = s->span_seq[i];
+        s->position[seq] += s->spans[i].rows;
+        s->reached[seq] = sqm__max(s->reached[seq], s->position[seq]);
+    }
     s->n_spans = 0;
     s->n_rows = 0;
 }
@@ -16482,7 +16590,7 @@ SQMDEF sqm_result sqm_feed_rows_all(sqm_session *s, int32_t seq, const float *ro
 SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
 {
     SQM__TRY(sqm__check_seq(s, seq));
-    s->position[seq] = 0;
+    s->position[seq] = s->reached[seq] = 0;
     s->has_logits[seq] = 0;
     for (int32_t i = 0; i < s->model->n_ops; i++) {
         const sqm__op *op = &s->model->ops[i];
@@ -16509,6 +16617,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
         }
     }
     s->position[to] = s->position[from];
+    s->reached[to] = s->reached[from];
     s->has_logits[to] = s->has_logits[from];
     memcpy(s->logits + (size_t)to * vocab, s->logits + (size_t)from * vocab, vocab * sizeof(float));
     return SQM_OK;
@@ -16528,6 +16637,80 @@ static uint8_t *sqm__slot(const sqm_session *s, const sqm__op *op, int32_t seq)
     return s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot];
 }
 
+/* ---- going back ---- */
+/* How many tokens the state of an op can go back from the furthest one it has seen. */
+static int32_t sqm__op_rewinds(const sqm_session *s, const sqm__op *op)
+{
+    const sqm_session_config *c = &s->config;
+    size_t bytes, whole;
+    if (op->kind != SQM__OP_MIX) return INT32_MAX;
+    bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, sqm__kv_dtype(c));
+    if (bytes == 0) return INT32_MAX;
+    if (!(op->mixer->flags & SQM_MIXER_REWINDS)) return 0;
+    whole = op->mixer->state_bytes(op->bound, c->max_context, c->max_context, sqm__kv_dtype(c));
+    return bytes >= whole ? INT32_MAX : c->max_batch;
+}
+static int32_t sqm__session_rewinds(const sqm_session *s)
+{
+    int32_t least = INT32_MAX;
+    for (int32_t i = 0; i < s->model->n_ops; i++) least = sqm__min(least, sqm__op_rewinds(s, &s->model->ops[i]));
+    return least;
+}
+
+SQMDEF sqm_result sqm_rewind(sqm_session *s, int32_t seq, int32_t position)
+{
+    const int32_t rewinds = sqm__session_rewinds(s);
+    SQM__TRY(sqm__check_seq(s, seq));
+    if (position < 0 || position > s->position[seq])
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, position, "sequence %d: position %d is not 0 to %d", seq,
+                  position, s->position[seq]);
+    if (position == s->position[seq]) return SQM_OK;
+    if (position == 0) return sqm_reset(s, seq);
+    if (rewinds == 0)
+        SQM__FAIL(&s->exec.error, SQM_E_UNSUPPORTED, position,
+                  "sequence %d: a state of this model keeps no past; fork or save it before", seq);
+    if (s->reached[seq] - position > rewinds)
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, position,
+                  "sequence %d: position %d is more than max_batch = %d tokens back from %d", seq, position,
+                  rewinds, s->reached[seq]);
+    s->position[seq] = position;
+    s->has_logits[seq] = 0;
+    return SQM_OK;
+}
+
+/* For [GEN]: copies to another sequence what sqm_rewind could not bring back of this one. */
+static void sqm__checkpoint(sqm_session *s, int32_t seq, int32_t spare)
+{
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        const uint8_t *from = op->kind == SQM__OP_MIX ? sqm__slot(s, op, seq) : NULL;
+        if (sqm__op_rewinds(s, op) < s->config.max_batch)
+            memcpy(sqm__slot(s, op, spare), from, op->mixer->used_bytes(op->bound, from, s->position[seq]));
+    }
+    s->position[spare] = s->reached[spare] = s->position[seq];
+    s->has_logits[spare] = 0;
+}
+/* Takes seq back to where it was copied to `spare`, at most max_batch tokens ago. */
+static void sqm__restore(sqm_session *s, int32_t seq, int32_t spare)
+{
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        const uint8_t *from = op->kind == SQM__OP_MIX ? sqm__slot(s, op, spare) : NULL;
+        if (sqm__op_rewinds(s, op) < s->config.max_batch)
+            memcpy(sqm__slot(s, op, seq), from, op->mixer->used_bytes(op->bound, from, s->position[spare]));
+    }
+    s->position[seq] = s->position[spare];
+    s->has_logits[seq] = 0;
+}
+/* For [GEN]: gives seq the logits that a feed of several tokens wrote after its last one. */
+static void sqm__set_logits(sqm_session *s, int32_t seq, const float *logits)
+{
+    const size_t vocab = (size_t)s->model->vocab_size;
+    memcpy(s->logits + (size_t)seq * vocab, logits, vocab * sizeof(float));
+    s->has_logits[seq] = 1;
+}
+
+/* ---- saved states ---- */
 static size_t sqm__saved_bytes(const sqm_session *s, int32_t seq, int32_t position)
 {
     size_t bytes = sizeof(sqm__saved) + (size_t)s->model->vocab_size * sizeof(float);
@@ -16601,6 +16784,7 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
                   "the state has %z bytes; a state of %d tokens has another size in this "
                   "session (kv, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
+    s->reached[seq] = header.position + s->config.max_batch;        /* more it cannot have been */
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
     from += sizeof(header);
     memcpy(s->logits + (size_t)seq * (size_t)s->model->vocab_size, from, logits_bytes);
@@ -16644,6 +16828,7 @@ static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n,
 }
 static int32_t sqm__tok_find(const sqm__tok *t, const char *text) { (void)t; (void)text; return -1; }
 static int sqm__tok_is_end(const sqm__tok *t, int32_t id) { (void)t; (void)id; return 0; }
+static int32_t sqm__tok_strips(const sqm__tok *t) { (void)t; return 0; }
 #endif
 
 SQMDEF size_t sqm_tokenize_size(const sqm_model *m, size_t bytes)
@@ -16706,6 +16891,1116 @@ SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
     const sqm__tok *t = sqm__model_tok(m);
     return t && sqm__tok_is_end(t, token);
 }
+/* ==== [GRAM] Grammars ======================================================================================
+   A grammar becomes a program of ops that read bytes, choose, call rules and return. Where matching stands is
+   a set of ways: an op that reads and a stack of returns. Sets and stacks are kept once each under numbers
+   (states, frames), and a state knows the state that follows each byte once that was computed, so matching
+   is mostly a table look-up: an automaton that is built where texts lead. When the tables are full, what no
+   sequence needs is dropped. Bytes that all ops treat alike are one class.
+   Masks: tokens stand in the order of their texts with the number of bytes shared with the one before; a walk
+   reads each prefix once and passes over all that begins with a dead one. Masks are kept by state.
+   Banned texts are ways that always begin anew; one that gets to its end makes the state dead.
+   Calls [PLAT], [MEM], [TOK]. Tested by tests/test_grammar.c. */
+enum { SQM__GRAM_BYTES /* low..high, then the next op */, SQM__GRAM_SPLIT /* the next op or `to` */,
+       SQM__GRAM_JUMP, SQM__GRAM_CALL /* rule `to` */, SQM__GRAM_RETURN, SQM__GRAM_BANNED };
+enum { SQM__GRAM_MOST_OPS = 1 << 18, SQM__GRAM_MOST_RULES = 4096, SQM__GRAM_GROUPS = 24,
+       SQM__GRAM_RANGES = 64, SQM__GRAM_TOKEN_BYTES = 65535 };
+enum { SQM__RULE_EMPTY = 1, SQM__RULE_ENDS = 2, SQM__RULE_ORDERED = 4 };
+enum { SQM__GRAM_FULL = -1 };           /* in place of a state or frame */
+
+typedef struct sqm__gram_op {
+    uint8_t op, low, high, unused;
+    int32_t to;                         /* SPLIT, JUMP: ops from this one */
+} sqm__gram_op;
+typedef struct sqm__gram_rule {
+    const char *name;                   /* only while compiling */
+    int32_t     name_bytes, line, start;
+    int32_t     flags;                  /* SQM__RULE_* found so far */
+} sqm__gram_rule;
+typedef struct sqm__gram_way { int32_t op, stack; } sqm__gram_way;
+typedef struct sqm__gram_frame {        /* entry of a stack; 0: the bottom */
+    int32_t back, below, depth;         /* op to return to, frame under it */
+    int32_t next;                       /* of the same hash */
+    int32_t kept;
+} sqm__gram_frame;
+typedef struct sqm__gram_state {        /* 0: dead */
+    int32_t  first, n;                  /* its ways */
+    int32_t  can_end, mask;             /* number of its mask, or -1 */
+    int32_t  next, kept;
+} sqm__gram_state;
+
+struct sqm_grammar {
+    const sqm_model    *model;
+    const sqm__tok     *tok;
+    sqm_grammar_config  config;         /* with defaults filled in */
+    sqm__gram_op       *ops;
+    sqm__gram_rule     *rules;
+    int32_t             n_ops, most_ops, n_rules, root;
+    int32_t             first_banned;   /* op where banned texts begin */
+    uint8_t            *class_of;       /* [256] */
+    int32_t             n_classes;
+    int32_t            *order;          /* [n_order] tokens by their texts */
+    uint16_t           *common;         /* [n_order] bytes shared with the token before */
+    int32_t            *first;          /* [257] first token in order that begins with a byte or a greater one */
+    int32_t             vocab, n_order, most_bytes;
+    sqm__gram_frame    *frames;
+    sqm__gram_state    *states;
+    sqm__gram_way      *ways;           /* of all states */
+    int32_t            *frame_heads, *state_heads;             /* hash -> first */
+    int32_t             n_frames, n_states, n_ways, max_frames, max_ways, n_heads;
+    int32_t            *rows;           /* [max_states + 1, n_classes] state that follows; -1: not known */
+    int32_t            *sequences;      /* [n_sequences] states */
+    int32_t            *walk;           /* [most_bytes + 1] states on the way to the byte in hand */
+    int32_t             n_walk;
+    sqm__gram_way      *work;           /* ways of the set in hand */
+    int32_t            *work_next, *seen;                      /* [n_ops] first way in work with this op */
+    int32_t             n_work, max_work;
+    int32_t            *moved;          /* old -> new number while tables are cleared */
+    uint32_t           *masks;          /* [max_masks, mask_words] */
+    int32_t            *mask_state, *mask_any;                 /* [max_masks] */
+    int32_t             mask_words, next_mask;
+    void               *owned_memory;
+};
+
+/* ---- the text of a grammar -> ops ---------------------------------------------------------------------- */
+typedef struct sqm__gram_group {        /* alternatives: of a rule, of ( ), of a class */
+    int32_t option, last, jump, line;   /* first op of the alternative, of its last element; chain of jumps */
+    int32_t start;
+} sqm__gram_group;
+typedef struct sqm__gram_parse {
+    const char      *at;
+    int32_t          line;
+    sqm__gram_op    *ops;               /* NULL: only count */
+    sqm__gram_rule  *rules;             /* NULL: only count */
+    int32_t          n_ops, n_rules;
+    int32_t          peak;              /* most ops at any time */
+    int32_t          resolves;          /* every rule is in `rules` */
+    sqm_error       *err;
+    int32_t          depth;
+    uint32_t         edges[8];          /* bytes that begin a class */
+    sqm__gram_group  group[SQM__GRAM_GROUPS];
+} sqm__gram_parse;
+
+static int32_t sqm__gram_emit(sqm__gram_parse *p, int op, int32_t low, int32_t high, int32_t to)
+{
+    if (op == SQM__GRAM_BYTES) {
+        p->edges[low / 32] |= 1u << (low % 32);
+        if (high < 255) p->edges[(high + 1) / 32] |= 1u << ((high + 1) % 32);
+    }
+    if (p->ops) {
+        sqm__gram_op *o = &p->ops[p->n_ops];
+        o->op = (uint8_t)op;
+        o->low = (uint8_t)low;
+        o->high = (uint8_t)high;
+        o->unused = 0;
+        o->to = to;
+    }
+    p->n_ops++;
+    p->peak = sqm__max(p->peak, p->n_ops);
+    return p->n_ops - 1;
+}
+static void sqm__gram_insert_split(sqm__gram_parse *p, int32_t at, int32_t to)
+{
+    const int32_t end = sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, to);
+    if (!p->ops) return;
+    const sqm__gram_op split = p->ops[end];
+    memmove(p->ops + at + 1, p->ops + at, (size_t)(end - at) * sizeof(*p->ops));
+    p->ops[at] = split;
+}
+static sqm_result sqm__gram_open(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[p->depth];
+    if (p->depth == SQM__GRAM_GROUPS)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: more than %d ( inside each other", p->line,
+                  (int32_t)SQM__GRAM_GROUPS);
+    p->depth++;
+    g->start = g->option = p->n_ops;
+    g->last = g->jump = -1;
+    g->line = p->line;
+    return SQM_OK;
+}
+static void sqm__gram_option(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[p->depth - 1];
+    sqm__gram_insert_split(p, g->option, p->n_ops - g->option + 2);
+    g->jump = sqm__gram_emit(p, SQM__GRAM_JUMP, 0, 0, g->jump);
+    g->option = p->n_ops;
+    g->last = -1;
+}
+static void sqm__gram_close(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[--p->depth];
+    for (int32_t i = g->jump, next; p->ops && i >= 0; i = next) {
+        next = p->ops[i].to;
+        p->ops[i].to = p->n_ops - i;
+    }
+    if (p->depth) p->group[p->depth - 1].last = g->start;
+}
+
+/* UTF-8 of a character; returns its length */
+static int32_t sqm__gram_utf8(uint8_t b[4], uint32_t c)
+{
+    const int32_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
+    static const uint8_t lead[5] = { 0, 0, 0xc0, 0xe0, 0xf0 };
+    for (int32_t i = n; i-- > 1; c >>= 6) b[i] = (uint8_t)(0x80 | (c & 0x3f));
+    b[0] = (uint8_t)(lead[n] | c);
+    return n;
+}
+/* Characters low..high as alternatives, each a sequence of byte ranges. *any: there was one before. */
+static void sqm__gram_characters(sqm__gram_parse *p, uint32_t low, uint32_t high, int *any)
+{
+    static const uint32_t top[5] = { 0, 0x7f, 0x7ff, 0xffff, 0x10ffff };
+    while (low <= high) {
+        uint8_t a[4], b[4];
+        if (low >= 0xd800 && low <= 0xdfff) { low = 0xe000; continue; }
+        const int32_t n = sqm__gram_utf8(a, low);
+        uint32_t end = high < top[n] ? high : top[n], unit = 1;
+        int32_t free_bytes = 0;         /* last bytes that take all their values */
+        if (low < 0xd800 && end > 0xd7ff) end = 0xd7ff;
+        while (free_bytes < n - 1 && low % (unit * 64) == 0 && low + unit * 64 - 1 <= end) {
+            unit *= 64;
+            free_bytes++;
+        }
+        if (free_bytes < n - 1 && end > (low | (unit * 64 - 1))) end = low | (unit * 64 - 1);
+        end = low + (end - low + 1) / unit * unit - 1;
+        (void)sqm__gram_utf8(b, end);
+        if (*any) sqm__gram_option(p);
+        *any = 1;
+        for (int32_t i = 0; i < n; i++) (void)sqm__gram_emit(p, SQM__GRAM_BYTES, a[i], b[i], 0);
+        low = end + 1;
+    }
+}
+
+static int sqm__gram_is_name(char c, int first)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           (!first && ((c >= '0' && c <= '9') || c == '-'));
+}
+/* Past blanks and comments; *lines counts those that end. */
+static const char *sqm__gram_blanks(const char *at, int32_t *lines)
+{
+    for (;; at++) {
+        if (*at == '#') while (at[1] && at[1] != '\n') at++;
+        else if (*at == '\n') (*lines)++;
+        else if (*at != ' ' && *at != '\t' && *at != '\r') return at;
+    }
+}
+static void sqm__gram_skip(sqm__gram_parse *p) { p->at = sqm__gram_blanks(p->at, &p->line); }
+/* Bytes of the name of a rule that begins here; 0: none does. */
+static int32_t sqm__gram_head(const char *at)
+{
+    int32_t n = 0, lines = 0;
+    while (sqm__gram_is_name(at[n], n == 0) && n < 256) n++;
+    return n && strncmp(sqm__gram_blanks(at + n, &lines), "::=", 3) == 0 ? n : 0;
+}
+
+/* One character of a text or class: UTF-8 or an escape. */
+static sqm_result sqm__gram_character(sqm__gram_parse *p, uint32_t *c)
+{
+    static const char plain[] = "nrt\\\"[]^-", means[] = "\n\r\t\\\"[]^-";
+    const uint8_t *s = (const uint8_t *)p->at;
+    const char *found;
+    int32_t more = s[0] < 0x80 ? 0 : s[0] < 0xc2 ? 4 : s[0] < 0xe0 ? 1 : s[0] < 0xf0 ? 2 : s[0] < 0xf5 ? 3 : 4;
+    if (s[0] == 0 || s[0] == '\n')
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a text or class is not closed", p->line);
+    if (s[0] != '\\') {
+        *c = more == 1 ? s[0] & 0x1fu : more == 2 ? s[0] & 0x0fu : more == 3 ? s[0] & 0x07u : s[0];
+        for (int32_t i = 1; i <= more; i++) {
+            if (more > 3 || (s[i] & 0xc0) != 0x80)
+                SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: not UTF-8", p->line);
+            *c = *c << 6 | (s[i] & 0x3f);
+        }
+        p->at += 1 + more;
+        return SQM_OK;
+    }
+    found = s[1] ? strchr(plain, s[1]) : NULL;
+    more = s[1] == 'x' ? 2 : s[1] == 'u' ? 4 : s[1] == 'U' ? 8 : 0;
+    if (!found && !more)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: \\ before something unknown", p->line);
+    p->at += 2;
+    *c = found ? (uint8_t)means[found - plain] : 0;
+    for (; more > 0; more--, p->at++) {
+        const char h = *p->at;
+        const int digit = h >= '0' && h <= '9' ? h - '0' : h >= 'a' && h <= 'f' ? h - 'a' + 10
+            : h >= 'A' && h <= 'F' ? h - 'A' + 10 : -1;
+        if (digit < 0 || *c > 0x10ffff)
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no number of a character", p->line);
+        *c = *c << 4 | (uint32_t)digit;
+    }
+    if (*c > 0x10ffff || (*c >= 0xd800 && *c <= 0xdfff))
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no number of a character", p->line);
+    return SQM_OK;
+}
+static sqm_result sqm__gram_text(sqm__gram_parse *p)
+{
+    for (p->at++; *p->at != '"';) {
+        uint8_t b[4];
+        uint32_t c = 0;
+        SQM__TRY(sqm__gram_character(p, &c));
+        const int32_t n = sqm__gram_utf8(b, c);
+        for (int32_t i = 0; i < n; i++) (void)sqm__gram_emit(p, SQM__GRAM_BYTES, b[i], b[i], 0);
+    }
+    p->at++;
+    return SQM_OK;
+}
+
+/* Ranges [n][2] sorted and without overlaps; returns how many are left. */
+static int32_t sqm__gram_merge(uint32_t (*r)[2], int32_t n)
+{
+    int32_t kept = 0;
+    for (int32_t i = 1; i < n; i++)
+        for (int32_t j = i; j > 0 && r[j][0] < r[j - 1][0]; j--)
+            for (int32_t k = 0; k < 2; k++) {
+                const uint32_t other = r[j][k];
+                r[j][k] = r[j - 1][k];
+                r[j - 1][k] = other;
+            }
+    for (int32_t i = 0; i < n; i++) {
+        if (kept && r[i][0] <= r[kept - 1][1] + 1) {
+            if (r[i][1] > r[kept - 1][1]) r[kept - 1][1] = r[i][1];
+        } else {
+            r[kept][0] = r[i][0];
+            r[kept++][1] = r[i][1];
+        }
+    }
+    return kept;
+}
+SQM__NOINLINE static sqm_result sqm__gram_class(sqm__gram_parse *p)
+{
+    uint32_t r[SQM__GRAM_RANGES][2], from = 0;
+    int32_t n = 0;
+    const int negated = p->at[1] == '^';
+    int any = 0;
+    for (p->at += 1 + negated; *p->at != ']'; n++) {
+        if (n == SQM__GRAM_RANGES)
+            SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: a class of more than %d ranges", p->line,
+                      (int32_t)SQM__GRAM_RANGES);
+        SQM__TRY(sqm__gram_character(p, &r[n][0]));
+        r[n][1] = r[n][0];
+        if (p->at[0] == '-' && p->at[1] != ']') {
+            p->at++;
+            SQM__TRY(sqm__gram_character(p, &r[n][1]));
+        }
+        if (r[n][1] < r[n][0])
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a range runs backwards", p->line);
+    }
+    p->at++;
+    n = sqm__gram_merge(r, n);
+    SQM__TRY(sqm__gram_open(p));
+    for (int32_t i = 0; i < n; i++) {
+        if (!negated) sqm__gram_characters(p, r[i][0], r[i][1], &any);
+        else if (r[i][0] > from) sqm__gram_characters(p, from, r[i][0] - 1, &any);
+        from = r[i][1] + 1;
+    }
+    if (negated && from <= 0x10ffff) sqm__gram_characters(p, from, 0x10ffff, &any);
+    if (!any) SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a class without characters", p->line);
+    sqm__gram_close(p);
+    return SQM_OK;
+}
+
+static void sqm__gram_copy(sqm__gram_parse *p, int32_t from, int32_t n)
+{
+    if (p->ops) memcpy(p->ops + p->n_ops, p->ops + from, (size_t)n * sizeof(*p->ops));
+    p->n_ops += n;
+    p->peak = sqm__max(p->peak, p->n_ops);
+}
+/* The last element least to most times (most -1: any number). */
+static sqm_result sqm__gram_repeat(sqm__gram_parse *p, int32_t least, int32_t most)
+{
+    sqm__gram_group *g = &p->group[p->depth - 1];
+    const int32_t start = g->last, n = p->n_ops - start, sure = sqm__max(least, 1);
+    int32_t end, from = start;
+    if (start < 0)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: nothing to repeat", p->line);
+    if ((int64_t)sqm__max(sure, most) * (n + 1) + p->n_ops > SQM__GRAM_MOST_OPS)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: too much with all repetitions", p->line);
+    g->last = -1;
+    if (most == 0) { p->n_ops = start; return SQM_OK; }
+    if (least == 0 && most < 0) {
+        sqm__gram_insert_split(p, start, n + 2);
+        (void)sqm__gram_emit(p, SQM__GRAM_JUMP, 0, 0, -(n + 1));
+        return SQM_OK;
+    }
+    end = start + sure * n + (most > sure ? (most - sure) * (n + 1) : 0) + (least == 0);
+    if (least == 0) sqm__gram_insert_split(p, from++, end - start);
+    for (int32_t i = 1; i < sure; i++) sqm__gram_copy(p, from, n);
+    if (most < 0) (void)sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, -n);
+    for (int32_t i = sure; i < most; i++) {
+        (void)sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, end - p->n_ops);
+        sqm__gram_copy(p, from, n);
+    }
+    return SQM_OK;
+}
+/* {2} {2,} {2,5} */
+static sqm_result sqm__gram_counted(sqm__gram_parse *p)
+{
+    int32_t number[2] = { 0, -1 };
+    int digits = 0, commas = 0;
+    for (p->at++; *p->at != '}'; p->at++) {
+        int32_t *v = &number[commas];
+        if (*p->at == ',' && !commas && digits) { commas++; continue; }
+        if (*p->at == ' ') continue;
+        if (*p->at < '0' || *p->at > '9' || *v > SQM__GRAM_MOST_OPS / 10)
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no number in { }", p->line);
+        digits++;
+        *v = (*v < 0 ? 0 : *v) * 10 + (*p->at - '0');
+    }
+    p->at++;
+    if (!commas) number[1] = number[0];
+    if (!digits || (number[1] >= 0 && number[1] < number[0]))
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: { } without numbers in order", p->line);
+    return sqm__gram_repeat(p, number[0], number[1]);
+}
+
+static int32_t sqm__gram_find(const sqm__gram_parse *p, const char *name, int32_t bytes)
+{
+    for (int32_t i = 0; i < p->n_rules; i++)
+        if (p->rules[i].name_bytes == bytes && memcmp(p->rules[i].name, name, (size_t)bytes) == 0) return i;
+    return -1;
+}
+static sqm_result sqm__gram_call(sqm__gram_parse *p)
+{
+    int32_t n = 0, rule = 0;
+    while (sqm__gram_is_name(p->at[n], n == 0)) n++;
+    if (p->resolves) {
+        rule = sqm__gram_find(p, p->at, n);
+        if (rule < 0) {
+            char name[64];
+            memset(name, 0, sizeof(name));
+            memcpy(name, p->at, (size_t)sqm__min(n, 63));
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: there is no rule %s", p->line, name);
+        }
+    }
+    p->at += n;
+    (void)sqm__gram_emit(p, SQM__GRAM_CALL, 0, 0, rule);
+    return SQM_OK;
+}
+
+/* The next element, mark or bracket of a rule. */
+static sqm_result sqm__gram_item(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[p->depth - 1];
+    const char c = *p->at, shown[2] = { c, 0 };
+    int any = 0;
+    if (p->n_ops > SQM__GRAM_MOST_OPS)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: the grammar is too large", p->line);
+    if (c == '?' || c == '*' || c == '+') {
+        p->at++;
+        return sqm__gram_repeat(p, c == '+', c == '?' ? 1 : -1);
+    }
+    if (c == '{') return sqm__gram_counted(p);
+    if (c == '|') { p->at++; sqm__gram_option(p); return SQM_OK; }
+    if (c == ')' && p->depth > 1) { p->at++; sqm__gram_close(p); return SQM_OK; }
+    g->last = p->n_ops;
+    if (c == '"') return sqm__gram_text(p);
+    if (c == '[') return sqm__gram_class(p);
+    if (c == '(') { p->at++; return sqm__gram_open(p); }
+    if (sqm__gram_is_name(c, 1)) return sqm__gram_call(p);
+    if (c != '.')
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: %s has no meaning here", p->line, shown);
+    p->at++;
+    SQM__TRY(sqm__gram_open(p));
+    sqm__gram_characters(p, 0, 0x10ffff, &any);
+    sqm__gram_close(p);
+    return SQM_OK;
+}
+static sqm_result sqm__gram_rule_text(sqm__gram_parse *p)
+{
+    const int32_t n = sqm__gram_head(p->at), line = p->line;
+    if (!n)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no \"name ::=\"", p->line);
+    if (p->n_rules == SQM__GRAM_MOST_RULES)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: more than %d rules", p->line,
+                  (int32_t)SQM__GRAM_MOST_RULES);
+    if (p->rules && !p->resolves) {
+        sqm__gram_rule *r = &p->rules[p->n_rules];
+        if (sqm__gram_find(p, p->at, n) >= 0)
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: this rule is defined twice", p->line);
+        r->name = p->at;
+        r->name_bytes = n;
+        r->line = line;
+        r->start = p->n_ops;
+        r->flags = 0;
+    }
+    p->n_rules += !p->resolves;
+    p->at += n;
+    sqm__gram_skip(p);
+    p->at += 3;
+    SQM__TRY(sqm__gram_open(p));
+    for (sqm__gram_skip(p); *p->at && !sqm__gram_head(p->at); sqm__gram_skip(p))
+        SQM__TRY(sqm__gram_item(p));
+    if (p->depth > 1)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->group[p->depth - 1].line, "grammar line %d: ( is not closed",
+                  p->group[p->depth - 1].line);
+    sqm__gram_close(p);
+    (void)sqm__gram_emit(p, SQM__GRAM_RETURN, 0, 0, 0);
+    return SQM_OK;
+}
+/* A whole grammar and the banned texts. *first_banned: op where they begin. */
+static sqm_result sqm__gram_program(sqm__gram_parse *p, const char *text, const char *const *banned,
+                                    int32_t *first_banned)
+{
+    p->at = text;
+    p->line = 1;
+    p->n_ops = p->depth = 0;
+    if (!p->resolves) p->n_rules = 0;
+    if (!text) {                        /* any bytes */
+        if (p->rules) memset(p->rules, 0, sizeof(*p->rules));
+        p->n_rules = 1;
+        (void)sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, 3);
+        (void)sqm__gram_emit(p, SQM__GRAM_BYTES, 0, 255, 0);
+        (void)sqm__gram_emit(p, SQM__GRAM_JUMP, 0, 0, -2);
+        (void)sqm__gram_emit(p, SQM__GRAM_RETURN, 0, 0, 0);
+    } else {
+        sqm__gram_skip(p);
+        do SQM__TRY(sqm__gram_rule_text(p)); while (*p->at);
+    }
+    *first_banned = p->n_ops;
+    for (int32_t i = 0; banned && banned[i]; i++) {
+        const size_t n = strlen(banned[i]);
+        if (n < 1 || n > 4096)
+            SQM__FAIL(p->err, SQM_E_ARGUMENT, n, "banned text %d has %z bytes, not 1 to 4096", i, (uint64_t)n);
+        for (size_t k = 0; k < n; k++) {
+            const uint8_t byte = (uint8_t)banned[i][k];
+            (void)sqm__gram_emit(p, SQM__GRAM_BYTES, byte, byte, 0);
+        }
+        (void)sqm__gram_emit(p, SQM__GRAM_BANNED, 0, 0, 0);
+        if (p->n_ops > SQM__GRAM_MOST_OPS)
+            SQM__FAIL(p->err, SQM_E_LIMIT, i, "the banned texts are too long together");
+    }
+    return SQM_OK;
+}
+
+/* ---- what is wrong with rules -------------------------------------------------------------------------- */
+static void sqm__gram_see(sqm_grammar *g, int32_t op)
+{
+    if (g->seen[op] >= 0) return;
+    g->seen[op] = g->n_work;
+    g->work[g->n_work++].op = op;
+}
+/* Does a way lead from the start of a rule to its end, without reading (SQM__RULE_EMPTY), at all
+   (SQM__RULE_ENDS), given what is known of the rules; SQM__RULE_ORDERED: do all rules that it calls before it
+   reads have that flag? */
+static int sqm__gram_leads(sqm_grammar *g, int32_t rule, int32_t flag)
+{
+    int found = 0, ordered = 1;
+    g->n_work = 0;
+    sqm__gram_see(g, g->rules[rule].start);
+    for (int32_t i = 0; i < g->n_work; i++) {
+        const int32_t at = g->work[i].op;
+        const sqm__gram_op *o = &g->ops[at];
+        const int32_t flags = o->op == SQM__GRAM_CALL ? g->rules[o->to].flags : 0;
+        if (o->op == SQM__GRAM_RETURN) found = 1;
+        if (o->op == SQM__GRAM_SPLIT || o->op == SQM__GRAM_JUMP) sqm__gram_see(g, at + o->to);
+        if (o->op == SQM__GRAM_CALL && !(flags & SQM__RULE_ORDERED)) ordered = 0;
+        if (o->op == SQM__GRAM_SPLIT || (o->op == SQM__GRAM_BYTES && flag == SQM__RULE_ENDS) ||
+            (o->op == SQM__GRAM_CALL && (flags & (flag == SQM__RULE_ENDS ? SQM__RULE_ENDS : SQM__RULE_EMPTY))))
+            sqm__gram_see(g, at + 1);
+    }
+    for (int32_t i = 0; i < g->n_work; i++) g->seen[g->work[i].op] = -1;
+    return flag == SQM__RULE_ORDERED ? ordered : found;
+}
+static sqm_result sqm__gram_check(sqm_grammar *g, sqm_error *err)
+{
+    for (int32_t flag = SQM__RULE_EMPTY; flag <= SQM__RULE_ORDERED; flag *= 2)
+        for (int changed = 1; changed;) {
+            changed = 0;
+            for (int32_t i = 0; i < g->n_rules; i++) {
+                if ((g->rules[i].flags & flag) || !sqm__gram_leads(g, i, flag)) continue;
+                g->rules[i].flags |= flag;
+                changed = 1;
+            }
+        }
+    for (int32_t i = 0; i < g->n_rules; i++) {
+        if (!(g->rules[i].flags & SQM__RULE_ENDS))
+            SQM__FAIL(err, SQM_E_FORMAT, g->rules[i].line, "grammar line %d: no text of this rule ever ends",
+                      g->rules[i].line);
+        if (!(g->rules[i].flags & SQM__RULE_ORDERED))
+            SQM__FAIL(err, SQM_E_FORMAT, g->rules[i].line,
+                      "grammar line %d: this rule begins with itself, or with rules that do so",
+                      g->rules[i].line);
+    }
+    return SQM_OK;
+}
+
+/* ---- states -------------------------------------------------------------------------------------------- */
+SQM__INLINE uint32_t sqm__gram_hash(uint32_t hash, int32_t a, int32_t b)
+{
+    hash = (hash ^ (uint32_t)a) * 0x9e3779b1u;
+    hash = ((hash ^ hash >> 15) ^ (uint32_t)b) * 0x85ebca77u;
+    return hash ^ hash >> 13;
+}
+/* The stack with one more return; SQM__GRAM_FULL. */
+static int32_t sqm__gram_push(sqm_grammar *g, int32_t back, int32_t below)
+{
+    int32_t *head = &g->frame_heads[sqm__gram_hash(1, back, below) & (uint32_t)(g->n_heads - 1)], i = *head;
+    while (i && (g->frames[i].back != back || g->frames[i].below != below)) i = g->frames[i].next;
+    if (i) return i;
+    if (g->n_frames == g->max_frames) return SQM__GRAM_FULL;
+    i = g->n_frames++;
+    g->frames[i].back = back;
+    g->frames[i].below = below;
+    g->frames[i].depth = g->frames[below].depth + 1;
+    g->frames[i].next = *head;
+    *head = i;
+    return i;
+}
+/* Adds a way to the set in hand unless it is there. Returns 0 when there is no room. */
+static int sqm__gram_add(sqm_grammar *g, int32_t op, int32_t stack)
+{
+    for (int32_t i = g->seen[op]; i >= 0; i = g->work_next[i])
+        if (g->work[i].stack == stack) return 1;
+    if (g->n_work == g->max_work) return 0;
+    g->work[g->n_work].op = op;
+    g->work[g->n_work].stack = stack;
+    g->work_next[g->n_work] = g->seen[op];
+    g->seen[op] = g->n_work++;
+    return 1;
+}
+/* What can follow way i of the set without reading. A call with nothing behind it keeps no return; one that
+   would be too deep is no way. Returns 0 when there is no room. */
+static int sqm__gram_follow(sqm_grammar *g, int32_t i, int32_t *can_end, int *banned)
+{
+    const int32_t at = g->work[i].op, stack = g->work[i].stack;
+    const sqm__gram_op *o = &g->ops[at];
+    int32_t back = at + 1, frame = stack;
+    switch (o->op) {
+    case SQM__GRAM_SPLIT: return sqm__gram_add(g, at + 1, stack) && sqm__gram_add(g, at + o->to, stack);
+    case SQM__GRAM_JUMP:  return sqm__gram_add(g, at + o->to, stack);
+    case SQM__GRAM_BANNED: *banned = 1; return 1;
+    case SQM__GRAM_RETURN:
+        if (stack) return sqm__gram_add(g, g->frames[stack].back, g->frames[stack].below);
+        *can_end = 1;
+        return 1;
+    case SQM__GRAM_CALL:
+        while (g->ops[back].op == SQM__GRAM_JUMP && g->ops[back].to > 0) back += g->ops[back].to;
+        if (g->ops[back].op != SQM__GRAM_RETURN) {
+            if (g->frames[stack].depth >= g->config.max_depth) return 1;
+            frame = sqm__gram_push(g, back, stack);
+        }
+        return frame >= 0 && sqm__gram_add(g, g->rules[o->to].start, frame);
+    default: return 1;
+    }
+}
+/* Ways that read to the front of the set, in order (Shell 1959). */
+static void sqm__gram_sort_work(sqm_grammar *g)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < g->n_work; i++) {
+        g->seen[g->work[i].op] = -1;
+        if (g->ops[g->work[i].op].op == SQM__GRAM_BYTES) g->work[n++] = g->work[i];
+    }
+    g->n_work = n;
+    for (int32_t gap = n / 2; gap > 0; gap /= 2)
+        for (int32_t i = gap; i < n; i++) {
+            const sqm__gram_way w = g->work[i];
+            int32_t j = i;
+            for (; j >= gap; j -= gap) {
+                const sqm__gram_way *o = &g->work[j - gap];
+                if (o->op < w.op || (o->op == w.op && o->stack <= w.stack)) break;
+                g->work[j] = *o;
+            }
+            g->work[j] = w;
+        }
+}
+/* Number of the state whose ways are the set in hand; SQM__GRAM_FULL. */
+static int32_t sqm__gram_number(sqm_grammar *g, int32_t can_end)
+{
+    const size_t bytes = (size_t)g->n_work * sizeof(*g->work);
+    uint32_t hash = (uint32_t)can_end;
+    int32_t i, *head;
+    for (i = 0; i < g->n_work; i++) hash = sqm__gram_hash(hash, g->work[i].op, g->work[i].stack);
+    head = &g->state_heads[hash & (uint32_t)(g->n_heads - 1)];
+    for (i = *head; i; i = g->states[i].next)
+        if (g->states[i].n == g->n_work && g->states[i].can_end == can_end &&
+            memcmp(g->ways + g->states[i].first, g->work, bytes) == 0) return i;
+    if (g->n_states > g->config.max_states || g->n_work > g->max_ways - g->n_ways) return SQM__GRAM_FULL;
+    i = g->n_states++;
+    g->states[i].first = g->n_ways;
+    g->states[i].n = g->n_work;
+    g->states[i].can_end = can_end;
+    g->states[i].mask = -1;
+    g->states[i].next = *head;
+    *head = i;
+    memcpy(g->ways + g->n_ways, g->work, bytes);
+    g->n_ways += g->n_work;
+    for (int32_t k = 0; k < g->n_classes; k++) g->rows[i * g->n_classes + k] = -1;
+    return i;
+}
+/* Number of the state that the set in hand leads to: banned texts can begin everywhere. */
+static int32_t sqm__gram_state_of(sqm_grammar *g)
+{
+    int32_t can_end = 0, any = 0;
+    int banned = 0, room = 1;
+    for (int32_t i = g->first_banned; i < g->n_ops && room; i++) {
+        room = sqm__gram_add(g, i, 0);
+        while (g->ops[i].op != SQM__GRAM_BANNED) i++;
+    }
+    for (int32_t i = 0; i < g->n_work && room; i++) room = sqm__gram_follow(g, i, &can_end, &banned);
+    sqm__gram_sort_work(g);
+    if (!room) return SQM__GRAM_FULL;
+    any = can_end || (g->n_work && g->work[0].op < g->first_banned);
+    return banned || !any ? 0 : sqm__gram_number(g, can_end);
+}
+
+/* ---- clearing the tables ------------------------------------------------------------------------------- */
+static void sqm__gram_keep_frames(sqm_grammar *g)
+{
+    int32_t n = 1;
+    for (int32_t i = 1; i < g->n_frames; i++) g->frames[i].kept = 0;
+    for (int32_t i = 1; i < g->n_states; i++)
+        for (int32_t k = 0; g->states[i].kept && k < g->states[i].n; k++)
+            for (int32_t f = g->ways[g->states[i].first + k].stack; f && !g->frames[f].kept;
+                 f = g->frames[f].below) g->frames[f].kept = 1;
+    memset(g->frame_heads, 0, (size_t)g->n_heads * sizeof(*g->frame_heads));
+    g->moved[0] = 0;
+    for (int32_t i = 1; i < g->n_frames; i++) {
+        sqm__gram_frame f = g->frames[i];
+        int32_t *head;
+        if (!f.kept) continue;
+        f.below = g->moved[f.below];    /* lies before it */
+        head = &g->frame_heads[sqm__gram_hash(1, f.back, f.below) & (uint32_t)(g->n_heads - 1)];
+        f.next = *head;
+        *head = n;
+        g->moved[i] = n;
+        g->frames[n++] = f;
+    }
+    g->n_frames = n;
+    for (int32_t i = 1; i < g->n_states; i++)
+        for (int32_t k = 0; g->states[i].kept && k < g->states[i].n; k++) {
+            sqm__gram_way *w = &g->ways[g->states[i].first + k];
+            w->stack = g->moved[w->stack];
+        }
+}
+/* Drops all but the states of the sequences and of the walk, and the frames that these need. */
+static void sqm__gram_clear(sqm_grammar *g)
+{
+    const int32_t n_states = g->n_states;
+    for (int32_t i = 0; i < n_states; i++) g->states[i].kept = 0;
+    for (int32_t i = 0; i < g->config.n_sequences; i++) g->states[g->sequences[i]].kept = 1;
+    for (int32_t i = 0; i < g->n_walk; i++) g->states[g->walk[i]].kept = 1;
+    sqm__gram_keep_frames(g);
+    memset(g->state_heads, 0, (size_t)g->n_heads * sizeof(*g->state_heads));
+    for (int32_t i = 0; i < g->config.max_masks; i++) g->mask_state[i] = 0;
+    g->n_states = 1;
+    g->n_ways = 0;
+    g->moved[0] = 0;
+    for (int32_t i = 1; i < n_states; i++) {
+        const sqm__gram_state old = g->states[i];
+        if (!old.kept) continue;
+        g->n_work = old.n;              /* into the tables again: ways only move towards the front */
+        memcpy(g->work, g->ways + old.first, (size_t)old.n * sizeof(*g->work));
+        g->moved[i] = sqm__gram_number(g, old.can_end);
+    }
+    for (int32_t i = 0; i < g->config.n_sequences; i++) g->sequences[i] = g->moved[g->sequences[i]];
+    for (int32_t i = 0; i < g->n_walk; i++) g->walk[i] = g->moved[g->walk[i]];
+}
+
+/* The state after walk[at] and a byte that was not met there before. SQM__GRAM_FULL: even what must be kept
+   takes all the room. */
+static int32_t sqm__gram_next(sqm_grammar *g, int32_t at, uint8_t byte)
+{
+    int32_t next = SQM__GRAM_FULL;
+    g->n_walk = at + 1;
+    for (int tries = 0; tries < 2 && next < 0; tries++) {
+        if (tries) sqm__gram_clear(g);
+        const sqm__gram_state *s = &g->states[g->walk[at]];
+        g->n_work = 0;
+        for (int32_t i = 0; i < s->n; i++) {
+            const sqm__gram_way w = g->ways[s->first + i];
+            if (byte >= g->ops[w.op].low && byte <= g->ops[w.op].high) (void)sqm__gram_add(g, w.op + 1, w.stack);
+        }
+        next = sqm__gram_state_of(g);
+    }
+    if (next >= 0) g->rows[g->walk[at] * g->n_classes + g->class_of[byte]] = next;
+    return next;
+}
+SQM__INLINE int32_t sqm__gram_step(sqm_grammar *g, int32_t at, uint8_t byte)
+{
+    const int32_t next = g->rows[g->walk[at] * g->n_classes + g->class_of[byte]];
+    return next >= 0 ? next : sqm__gram_next(g, at, byte);
+}
+
+/* ---- the vocabulary in order --------------------------------------------------------------------------- */
+/* Bytes of a token that can stand in a grammar's order; 0 for one without text, one that ends texts, a giant. */
+static uint32_t sqm__gram_token_bytes(const sqm__tok *t, int32_t id)
+{
+    uint32_t n;
+    (void)sqm__tok_text(t, id, 0, &n);
+    return n > SQM__GRAM_TOKEN_BYTES || sqm__tok_is_end(t, id) ? 0 : n;
+}
+SQM__INLINE int32_t sqm__gram_byte(const sqm__tok *t, int32_t id, uint32_t at)
+{
+    uint32_t n;
+    const uint8_t *text = sqm__tok_text(t, id, 0, &n);
+    return at < n ? text[at] : -1;
+}
+typedef struct sqm__gram_part { int32_t first, n; uint32_t at; } sqm__gram_part;
+/* Cuts a part, all of whose texts are alike before byte `at`, in three by that byte: less, equal and greater
+   than that of the one in the middle. */
+static void sqm__gram_cut(const sqm__tok *t, int32_t *ids, const sqm__gram_part *p, sqm__gram_part cut[3])
+{
+    const int32_t pivot = sqm__gram_byte(t, ids[p->first + p->n / 2], p->at);
+    int32_t less = p->first, greater = p->first + p->n;
+    for (int32_t i = less; i < greater;) {
+        const int32_t byte = sqm__gram_byte(t, ids[i], p->at), id = ids[i];
+        if (byte == pivot) { i++; continue; }
+        if (byte < pivot) { ids[i++] = ids[less]; ids[less++] = id; }
+        else { ids[i] = ids[--greater]; ids[greater] = id; }
+    }
+    for (int32_t k = 0; k < 3; k++) cut[k].at = p->at + (k == 1);
+    cut[0].first = p->first;
+    cut[1].first = less;
+    cut[2].first = greater;
+    cut[0].n = less - p->first;
+    cut[1].n = pivot < 0 ? 0 : greater - less;         /* texts that are at their end are equal */
+    cut[2].n = p->first + p->n - greater;
+}
+/* Sorts tokens by their texts: three-way radix quicksort (Bentley & Sedgewick 1997). The smallest of three
+   parts comes first, so that fewer than 2 log3(n) wait. */
+static void sqm__gram_sort(const sqm__tok *t, int32_t *ids, int32_t n)
+{
+    sqm__gram_part wait[48], cut[3];
+    int32_t waiting = 1;
+    wait[0].first = 0;
+    wait[0].n = n;
+    wait[0].at = 0;
+    while (waiting > 0) {
+        const sqm__gram_part part = wait[--waiting];
+        if (part.n < 2) continue;
+        sqm__gram_cut(t, ids, &part, cut);
+        for (int32_t k = 0; k < 2; k++)                /* largest to the bottom, smallest to the top */
+            for (int32_t j = k + 1; j < 3; j++)
+                if (cut[j].n > cut[k].n) { const sqm__gram_part o = cut[k]; cut[k] = cut[j]; cut[j] = o; }
+        for (int32_t k = 0; k < 3; k++) if (cut[k].n > 1) wait[waiting++] = cut[k];
+    }
+}
+static void sqm__gram_index(sqm_grammar *g)
+{
+    const uint8_t *last = NULL;
+    uint32_t last_bytes = 0;
+    int32_t n = 0;
+    for (int32_t id = 0; id < g->vocab; id++) if (sqm__gram_token_bytes(g->tok, id)) g->order[n++] = id;
+    sqm__gram_sort(g->tok, g->order, n);
+    for (int32_t i = 0; i < 257; i++) g->first[i] = n;
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t bytes, same = 0;
+        const uint8_t *text = sqm__tok_text(g->tok, g->order[i], 0, &bytes);
+        while (same < bytes && same < last_bytes && text[same] == last[same]) same++;
+        g->common[i] = (uint16_t)same;
+        if (same == 0) for (int32_t b = last ? last[0] + 1 : 0; b <= text[0]; b++) g->first[b] = i;
+        last = text;
+        last_bytes = bytes;
+    }
+}
+
+/* ---- masks --------------------------------------------------------------------------------------------- */
+/* Sets the bits of tokens whose texts go on from state walk[0]. strip: that many spaces at the start of a text
+   are not printed. *any: there was such a token. Returns 0 when there is no room for states. */
+static int sqm__gram_fill(sqm_grammar *g, uint32_t *mask, int32_t strip, int32_t *any)
+{
+    int32_t alive = 0;                  /* bytes of the token before that lead to a living state */
+    memset(mask, 0, (size_t)g->mask_words * sizeof(*mask));
+    *any = 0;
+    for (int32_t i = 0; i < g->n_order;) {
+        uint32_t n;
+        const int32_t id = g->order[i];
+        int32_t at = g->common[i], next = 1;
+        if (at > alive) { i++; continue; }
+        const uint8_t *text = sqm__tok_text(g->tok, id, 0, &n);
+        int32_t spaces = 0;             /* that are not printed */
+        while (spaces < strip && spaces < (int32_t)n && text[spaces] == ' ') spaces++;
+        for (; at < (int32_t)n; at++) {
+            next = at < spaces ? g->walk[0] : sqm__gram_step(g, at, text[at]);
+            if (next <= 0) break;
+            g->walk[at + 1] = next;
+        }
+        if (next < 0) return 0;
+        alive = at;
+        if (at == (int32_t)n) { mask[id / 32] |= 1u << (id % 32); *any = 1; }
+        i = at == 0 ? g->first[text[0] + 1] : i + 1;
+    }
+    return 1;
+}
+static sqm_result sqm__gram_check_seq(const sqm_grammar *g, int32_t seq, sqm_error *err)
+{
+    if (!g || seq < 0 || seq >= g->config.n_sequences)
+        SQM__FAIL(err, SQM_E_ARGUMENT, (uint64_t)(int64_t)seq, "the grammar follows no sequence %d", seq);
+    return SQM_OK;
+}
+/* For [GEN]: the mask; *any: some token that does not end the text is allowed. */
+static const uint32_t *sqm__grammar_mask(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any, sqm_error *err)
+{
+    int32_t state, k;
+    uint32_t *mask;
+    if (sqm__gram_check_seq(g, seq, err) != SQM_OK) return NULL;
+    state = g->sequences[seq];
+    k = g->states[state].mask;
+    if (k < 0 || g->mask_state[k] != state || strip) {
+        k = g->next_mask;
+        g->next_mask = (k + 1) % g->config.max_masks;
+        g->mask_state[k] = 0;
+        mask = g->masks + (size_t)k * (size_t)g->mask_words;
+        g->walk[0] = state;
+        if (!sqm__gram_fill(g, mask, strip, &g->mask_any[k])) {
+            (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, (uint64_t)(uint32_t)g->config.max_states,
+                            "max_states = %d is too small for this grammar here", g->config.max_states);
+            return NULL;
+        }
+        state = g->sequences[seq];      /* tables may have been cleared */
+        for (int32_t id = 0; g->states[state].can_end && id < g->vocab; id++)
+            if (sqm__tok_is_end(g->tok, id)) mask[id / 32] |= 1u << (id % 32);
+        if (!strip) {
+            g->mask_state[k] = state;
+            g->states[state].mask = k;
+        }
+    }
+    *any = g->mask_any[k];
+    return g->masks + (size_t)k * (size_t)g->mask_words;
+}
+SQMDEF const uint32_t *sqm_grammar_mask(sqm_grammar *g, int32_t seq, sqm_error *err)
+{
+    int32_t any;
+    return sqm__grammar_mask(g, seq, 0, &any, err);
+}
+
+SQMDEF sqm_result sqm_grammar_accept_text(sqm_grammar *g, int32_t seq, const char *text, size_t bytes,
+                                          sqm_error *err)
+{
+    SQM__TRY(sqm__gram_check_seq(g, seq, err));
+    g->walk[0] = g->sequences[seq];
+    for (size_t i = 0; i < bytes; i++) {
+        const int32_t next = sqm__gram_step(g, 0, (uint8_t)text[i]);
+        if (next < 0)
+            SQM__FAIL(err, SQM_E_LIMIT, g->config.max_states,
+                      "max_states = %d is too small for this grammar here", g->config.max_states);
+        if (next == 0)
+            SQM__FAIL(err, SQM_E_ARGUMENT, i, "the grammar does not allow byte %z of the text", (uint64_t)i);
+        g->walk[0] = next;
+    }
+    g->sequences[seq] = g->walk[0];
+    return SQM_OK;
+}
+static sqm_result sqm__grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, int32_t strip, sqm_error *err)
+{
+    uint32_t n = 0;
+    const uint8_t *text;
+    SQM__TRY(sqm__gram_check_seq(g, seq, err));
+    if (sqm__tok_is_end(g->tok, token)) {
+        if (g->states[g->sequences[seq]].can_end) return SQM_OK;
+        SQM__FAIL(err, SQM_E_ARGUMENT, token, "the grammar cannot end here");
+    }
+    text = sqm__tok_text(g->tok, token, 0, &n);
+    if (n == 0) SQM__FAIL(err, SQM_E_ARGUMENT, (uint64_t)(int64_t)token, "token %d has no text", token);
+    for (; strip > 0 && n && *text == ' '; strip--, n--) text++;
+    return sqm_grammar_accept_text(g, seq, (const char *)text, n, err);
+}
+SQMDEF sqm_result sqm_grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, sqm_error *err)
+{
+    return sqm__grammar_accept(g, seq, token, 0, err);
+}
+SQMDEF sqm_result sqm_grammar_reset(sqm_grammar *g, int32_t seq)
+{
+    int32_t state = SQM__GRAM_FULL;
+    SQM__TRY(sqm__gram_check_seq(g, seq, NULL));
+    g->n_walk = 0;
+    g->sequences[seq] = 0;
+    for (int tries = 0; tries < 2 && state < 0; tries++) {
+        if (tries) sqm__gram_clear(g);
+        g->n_work = 0;
+        (void)sqm__gram_add(g, g->rules[g->root].start, 0);
+        state = sqm__gram_state_of(g);
+    }
+    g->sequences[seq] = state < 0 ? 0 : state;
+    return state < 0 ? SQM_E_LIMIT : SQM_OK;
+}
+SQMDEF sqm_result sqm_grammar_fork(sqm_grammar *g, int32_t from, int32_t to)
+{
+    SQM__TRY(sqm__gram_check_seq(g, from, NULL));
+    SQM__TRY(sqm__gram_check_seq(g, to, NULL));
+    g->sequences[to] = g->sequences[from];
+    return SQM_OK;
+}
+SQMDEF int sqm_grammar_can_end(const sqm_grammar *g, int32_t seq)
+{
+    return sqm__gram_check_seq(g, seq, NULL) == SQM_OK && g->states[g->sequences[seq]].can_end;
+}
+
+/* ---- making one ---------------------------------------------------------------------------------------- */
+/* Counts all that the layout needs, into an empty grammar. */
+static sqm_result sqm__gram_count(sqm_grammar *g, sqm__gram_parse *p, const sqm_model *m, const char *text,
+                                  const sqm_grammar_config *c, sqm_error *err)
+{
+    sqm_model_info info;
+    memset(g, 0, sizeof(*g));
+    memset(p, 0, sizeof(*p));
+    p->err = err;
+    if (c) g->config = *c;
+    g->model = m;
+    g->tok = sqm__model_tok(m);
+    if (!g->tok) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "grammar: the model has no tokenizer, or this build");
+    sqm_model_get_info(m, &info);
+    if (!g->config.n_sequences) g->config.n_sequences = 1;
+    if (!g->config.max_states) g->config.max_states = 1024;
+    if (!g->config.max_masks) g->config.max_masks = 32;
+    if (!g->config.max_depth) g->config.max_depth = 256;
+    if (g->config.n_sequences < 1 || g->config.n_sequences > 65536 || g->config.max_states < 8 ||
+        g->config.max_states > 1 << 20 || g->config.max_masks < 1 || g->config.max_masks > 65536 ||
+        g->config.max_depth < 1 || g->config.max_depth > 65536)
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0, "grammar: n_sequences and max_masks must be 1 to 65536, max_states 8 "
+                  "to 1048576, max_depth 1 to 65536");
+    SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
+    g->n_ops = p->n_ops;
+    g->most_ops = p->peak;
+    g->n_rules = p->n_rules;
+    g->vocab = info.vocab_size;
+    g->mask_words = (g->vocab + 31) / 32;
+    for (int32_t id = 0; id < g->vocab; id++) {
+        const int32_t n = (int32_t)sqm__gram_token_bytes(g->tok, id);
+        g->n_order += n > 0;
+        g->most_bytes = sqm__max(g->most_bytes, n);
+    }
+    g->n_classes = 1;
+    for (int32_t b = 1; b < 256; b++) g->n_classes += (int32_t)(p->edges[b / 32] >> (b % 32) & 1);
+    return SQM_OK;
+}
+static sqm_result sqm__gram_layout(sqm_grammar *g, sqm__arena *a, sqm_error *err)
+{
+    const size_t states = (size_t)g->config.max_states + 1, masks = (size_t)g->config.max_masks;
+    const size_t word = sizeof(int32_t), ops = (size_t)g->most_ops;
+    int32_t most;
+    g->max_work = 2 * g->most_ops + 256;
+    g->max_frames = 2 * g->config.max_states + g->config.max_depth;
+    g->max_ways = 16 * g->config.max_states + 2 * g->max_work;
+    for (g->n_heads = 16; g->n_heads < g->max_frames; g->n_heads *= 2) { }
+    most = sqm__max(g->max_frames, g->config.max_states + 1);
+    g->ops = (sqm__gram_op *)sqm__arena_push(a, ops * sizeof(*g->ops), 16);
+    g->rules = (sqm__gram_rule *)sqm__arena_push(a, (size_t)g->n_rules * sizeof(*g->rules), 16);
+    g->class_of = (uint8_t *)sqm__arena_push(a, 256, 16);
+    g->first = (int32_t *)sqm__arena_push(a, 257 * word, 16);
+    g->order = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
+    g->common = (uint16_t *)sqm__arena_push(a, (size_t)g->n_order * 2, 16);
+    g->frames = (sqm__gram_frame *)sqm__arena_push(a, (size_t)g->max_frames * sizeof(*g->frames), 16);
+    g->states = (sqm__gram_state *)sqm__arena_push(a, states * sizeof(*g->states), 16);
+    g->ways = (sqm__gram_way *)sqm__arena_push(a, (size_t)g->max_ways * sizeof(*g->ways), 16);
+    g->frame_heads = (int32_t *)sqm__arena_push(a, (size_t)g->n_heads * word, 16);
+    g->state_heads = (int32_t *)sqm__arena_push(a, (size_t)g->n_heads * word, 16);
+    g->rows = (int32_t *)sqm__push_product(a, states * (size_t)g->n_classes, word, 16);
+    g->sequences = (int32_t *)sqm__arena_push(a, (size_t)g->config.n_sequences * word, 16);
+    g->walk = (int32_t *)sqm__arena_push(a, ((size_t)g->most_bytes + 1) * word, 16);
+    g->work = (sqm__gram_way *)sqm__arena_push(a, (size_t)g->max_work * sizeof(*g->work), 16);
+    g->work_next = (int32_t *)sqm__arena_push(a, (size_t)g->max_work * word, 16);
+    g->seen = (int32_t *)sqm__arena_push(a, ops * word, 16);
+    g->moved = (int32_t *)sqm__arena_push(a, (size_t)most * word, 16);
+    g->masks = (uint32_t *)sqm__push_product(a, masks * (size_t)g->mask_words, word, 64);
+    g->mask_state = (int32_t *)sqm__arena_push(a, masks * word, 16);
+    g->mask_any = (int32_t *)sqm__arena_push(a, masks * word, 16);
+    if (a->full || (size_t)g->config.max_states * (size_t)g->n_classes > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, a->used, "a grammar with max_states = %d and max_masks = %d is too large",
+                  g->config.max_states, g->config.max_masks);
+    return SQM_OK;
+}
+SQMDEF size_t sqm_grammar_size(const sqm_model *m, const char *text, const sqm_grammar_config *c, sqm_error *err)
+{
+    sqm_grammar g;
+    sqm__gram_parse p;
+    sqm__arena a;
+    memset(&a, 0, sizeof(a));
+    (void)sqm__arena_push(&a, sizeof(g), 64);
+    if (sqm__gram_count(&g, &p, m, text, c, err) != SQM_OK) return 0;
+    return sqm__gram_layout(&g, &a, err) == SQM_OK ? a.used : 0;
+}
+/* Rules first, then their ops: these refer to rules that may stand behind. */
+static sqm_result sqm__gram_compile(sqm_grammar *g, sqm__gram_parse *p, const char *text)
+{
+    const char root[] = "root";
+    p->rules = g->rules;
+    SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
+    p->resolves = 1;
+    p->ops = g->ops;
+    SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
+    for (int32_t i = 0; i < g->n_ops; i++) g->seen[i] = -1;
+    g->root = text ? sqm__gram_find(p, root, 4) : 0;
+    if (g->root < 0) SQM__FAIL(p->err, SQM_E_FORMAT, 0, "grammar: there is no rule of the name root");
+    return sqm__gram_check(g, p->err);
+}
+SQMDEF sqm_result sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
+                                   const sqm_grammar_config *c, void *memory, size_t memory_bytes, sqm_error *err)
+{
+    const size_t need = sqm_grammar_size(m, text, c, err);
+    sqm__gram_parse p;
+    sqm__arena a;
+    sqm_grammar *g = (sqm_grammar *)memory;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_grammar_init needs somewhere to put the grammar");
+    *out = NULL;
+    if (!need) return err ? err->code : SQM_E_FORMAT;
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the grammar needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory_bytes;
+    (void)sqm__arena_push(&a, sizeof(*g), 64);
+    SQM__TRY(sqm__gram_count(g, &p, m, text, c, err));
+    SQM__TRY(sqm__gram_layout(g, &a, err));
+    SQM__TRY(sqm__gram_compile(g, &p, text));
+    g->config.banned = NULL;
+    for (int32_t b = 0, k = 0; b < 256; b++) {
+        if (b && (p.edges[b / 32] >> (b % 32) & 1)) k++;
+        g->class_of[b] = (uint8_t)k;
+    }
+    sqm__gram_index(g);
+    memset(g->frames, 0, sizeof(*g->frames));
+    memset(g->states, 0, sizeof(*g->states));
+    g->n_frames = g->n_states = 1;
+    g->n_work = 0;
+    memset(g->sequences, 0, (size_t)g->config.n_sequences * sizeof(*g->sequences));
+    sqm__gram_clear(g);
+    for (int32_t i = 0; i < g->config.n_sequences; i++)
+        if (sqm_grammar_reset(g, i) != SQM_OK)
+            SQM__FAIL(err, SQM_E_LIMIT, g->config.max_states, "max_states = %d is too small for this grammar",
+                      g->config.max_states);
+    *out = g;
+    return SQM_OK;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_grammar *sqm_grammar_create(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                                       sqm_error *err)
+{
+    const size_t need = sqm_grammar_size(m, text, c, err);
+    sqm_grammar *g = NULL;
+    uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
+    if (!memory) {
+        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, need, "no memory for a grammar of %z bytes",
+                                  (uint64_t)need);
+        return NULL;
+    }
+    if (sqm_grammar_init(&g, m, text, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
+        free(memory);
+        return NULL;
+    }
+    g->owned_memory = memory;
+    return g;
+}
+SQMDEF void sqm_grammar_free(sqm_grammar *g)
+{
+    if (g) free(g->owned_memory);
+}
+#endif
+
+SQMDEF const char *sqm_json_grammar(void)
+{
+    return "root   ::= gap ( object | array )\n"
+           "value  ::= object | array | string | number | \"true\" | \"false\" | \"null\"\n"
+           "object ::= \"{\" gap ( pair ( \",\" gap pair )* )? \"}\"\n"
+           "pair   ::= string gap \":\" gap value gap\n"
+           "array  ::= \"[\" gap ( value gap ( \",\" gap value gap )* )? \"]\"\n"
+           "string ::= \"\\\"\" ( [^\"\\\\\\x00-\\x1f] | \"\\\\\" ( [\"\\\\/bfnrt] | \"u\" [0-9a-fA-F]{4} ) )* "
+           "\"\\\"\"\n"
+           "number ::= \"-\"? ( \"0\" | [1-9] [0-9]{0,17} ) ( \".\" [0-9]{1,17} )? ( [eE] [+-]? [0-9]{1,3} )?\n"
+           "gap    ::= ( \" \" | \"\\n\" [ \\t]{0,16} )?\n";
+}
+
 /* ==== [GEN] Sampling and generation ========================================================================
    Picks tokens from logits and turns them into a stream of text. Uses the public API of [SESS] and [TOK], the
    scratch of a session between two feeds, and no other memory (the prompt's ids: malloc where there is one).
@@ -16907,24 +18202,46 @@ SQM__INLINE int sqm__sample_penalised(const sqm_sampler *p, int32_t n_recent)
 /* Re-ranks the tokens of recent, each once: a positive logit is divided and a negative one multiplied by the
    repeat penalty (Keskar et al. 2019), then count * frequency + presence is subtracted. While it counts, the
    lower half of a candidate holds the count, marked by the bit that ids never have. */
-static void sqm__sample_penalise(const sqm_sampler *p, uint64_t *c, const float *logits, int32_t n,
-                                 const int32_t *recent, int32_t n_recent)
+static void sqm__sample_penalise(const sqm_sampler *p, uint64_t *c, int32_t n, const int32_t *recent,
+                                 int32_t n_recent)
 {
     const float repeat = p->repeat_penalty > 0.0f ? p->repeat_penalty : 1.0f;
     const uint32_t mark = 0x80000000u;
     for (int32_t i = 0; i < n_recent; i++) {
         if (recent[i] < 0 || recent[i] >= n) continue;
         if (c[recent[i]] & mark) c[recent[i]]++;
-        else c[recent[i]] = mark | 1;
+        else c[recent[i]] = sqm__candidate(sqm__rank(c[recent[i]]), 0) | mark | 1;
     }
     for (int32_t i = 0; i < n_recent; i++) {
         if (recent[i] < 0 || recent[i] >= n || !(c[recent[i]] & mark)) continue;
         const float count = (float)(c[recent[i]] & (mark - 1));
-        float logit = logits[recent[i]];
+        float logit = sqm__logit_of_rank(sqm__rank(c[recent[i]]));
         logit = logit > 0.0f ? logit / repeat : logit * repeat;
         logit = sqm__fma(-count, p->frequency_penalty, logit) - p->presence_penalty;
         c[recent[i]] = sqm__candidate(sqm__rank_of_logit(logit), recent[i]);
     }
+}
+
+/* Candidates of n logits with their biases, entry i for token i. */
+static void sqm__sample_biased(uint64_t *c, const float *logits, int32_t n, const sqm_bias *biases,
+                               int32_t n_biases)
+{
+    for (int32_t i = 0; i < n; i++) c[i] = sqm__candidate(sqm__rank_of_logit(logits[i]), i);
+    for (int32_t i = 0; i < n_biases; i++) {
+        const int32_t id = biases[i].token;
+        if (id < 0 || id >= n) continue;
+        c[id] = sqm__candidate(sqm__rank_of_logit(sqm__logit_of_rank(sqm__rank(c[id])) + biases[i].bias), id);
+    }
+}
+/* Drops tokens whose bit is not set. Returns how many are left. */
+static int32_t sqm__sample_allowed(uint64_t *c, int32_t n, const uint32_t *allowed)
+{
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t id = sqm__candidate_id(c[i]);
+        if (allowed[id / 32] >> (id % 32) & 1) c[kept++] = c[i];
+    }
+    return kept;
 }
 
 static int32_t sqm__sample_draw(const uint64_t *c, int32_t n, uint64_t rng[2])
@@ -16953,7 +18270,8 @@ SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const 
     const int32_t window = p->penalty_window > 0 ? p->penalty_window : 64;
     const int32_t counted = sqm__min(window, n_recent);
     const int greedy = !(p->temperature > 0.0f), penalised = sqm__sample_penalised(p, counted);
-    if (greedy && !penalised) {
+    const int32_t n_biases = p->biases ? p->n_biases : 0;
+    if (greedy && !penalised && n_biases < 1 && !p->allowed) {
         for (int32_t i = 0; i < n; i++) {
             const uint32_t rank = sqm__rank_of_logit(logits[i]);
             if (rank < sqm__rank(best)) best = sqm__candidate(rank, i);
@@ -16962,8 +18280,10 @@ SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const 
     }
     if (!scratch || scratch_bytes < (size_t)n * sizeof(uint64_t) + skip) return SQM_E_MEMORY;
     uint64_t *const c = (uint64_t *)(void *)((uint8_t *)scratch + skip);
-    for (int32_t i = 0; i < n; i++) c[i] = sqm__candidate(sqm__rank_of_logit(logits[i]), i);
-    if (penalised) sqm__sample_penalise(p, c, logits, n, recent + (n_recent - counted), counted);
+    sqm__sample_biased(c, logits, n, p->biases, n_biases);
+    if (penalised) sqm__sample_penalise(p, c, n, recent + (n_recent - counted), counted);
+    if (p->allowed) n = sqm__sample_allowed(c, n, p->allowed);
+    if (n == 0) return SQM_E_ARGUMENT;
     if (greedy) {
         for (int32_t i = 0; i < n; i++) if (c[i] < best) best = c[i];
         return sqm__rank(best) < SQM__RANK_NEVER ? sqm__candidate_id(best) : (int32_t)SQM_E_ARGUMENT;
@@ -17091,6 +18411,244 @@ static void sqm__stream_finish(sqm__stream *s)
     if (s->ended < 0) sqm__stream_emit(s, s->used);
 }
 
+/* ---- speculation -------------------------------------------------------------------------------------------
+   Tokens that may follow are guessed and fed together with the last one, which costs little more than a feed
+   of one; then sampling goes on over the logits after each of them as if they had been fed one by one, for
+   these logits are the same to the bit. At the first token that is no guess the sequence goes back to there.
+   Guesses thus change the speed and nothing else. They come from the place in the sequence where its last
+   tokens stood before, or from another model. */
+#define SQM__SPEC_MATCH 16                             /* most tokens that are compared to find a place */
+
+struct sqm_speculator {
+    sqm_session            *session;
+    sqm_speculator_config   config;                    /* with defaults filled in */
+    int32_t                *tokens;                    /* [max_context] of the sequence, from `offset` on */
+    int32_t                 n_tokens, offset;
+    int32_t                *fed;                       /* [n_guesses + 1] a token and guesses */
+    float                  *logits;                    /* [n_guesses + 1, vocab_size] after each of them */
+    int32_t                 n_fed, at, base;           /* 0: nothing ahead; last right one; position before */
+    int32_t                 n_next;                    /* how many to guess now */
+    int32_t                 draft_base;                /* tokens of the sequence that the draft had read ... */
+    int32_t                 draft_guesses;             /* ... before it read so many guesses of `fed` */
+    int32_t                 guessed, accepted, feeds;
+    void                   *owned_memory;
+};
+
+static sqm_result sqm__spec_check_draft(const sqm_speculator_config *c, const sqm_session *s, sqm_error *err)
+{
+    const sqm__tok *a = sqm__model_tok(sqm_session_model(s)), *b = sqm__model_tok(sqm_session_model(c->draft));
+    sqm_model_info info, other;
+    sqm_model_get_info(sqm_session_model(s), &info);
+    sqm_model_get_info(sqm_session_model(c->draft), &other);
+    for (int32_t id = 0; id < info.vocab_size && id < other.vocab_size; id++) {
+        uint32_t n = 0, m = 0;
+        const uint8_t *text = a ? sqm__tok_text(a, id, 1, &n) : NULL, *same = b ? sqm__tok_text(b, id, 1, &m) : NULL;
+        if (n != m || (n && memcmp(text, same, n) != 0))
+            SQM__FAIL(err, SQM_E_ARGUMENT, id, "token %d of the draft model has another text", id);
+    }
+    if (sqm_position(c->draft, c->draft_seq) < 0)
+        SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_seq, "the draft session has no sequence %d", c->draft_seq);
+    if (sqm__session_rewinds(c->draft) < c->n_guesses + 1 &&
+        (c->draft_spare == c->draft_seq || sqm_position(c->draft, c->draft_spare) < 0))
+        SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_spare, "states of the draft model keep no past: draft_spare = %d "
+                  "must be another sequence of its session", c->draft_spare);
+    return SQM_OK;
+}
+static sqm_result sqm__spec_defaults(sqm_speculator_config *to, const sqm_session *s,
+                                     const sqm_speculator_config *c, sqm_error *err)
+{
+    memset(to, 0, sizeof(*to));
+    if (!s) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "speculation: no session");
+    if (c) *to = *c;
+    if (to->n_guesses == 0) to->n_guesses = sqm__min(8, s->config.max_batch - 1);
+    if (to->least == 0) to->least = 2;
+    if (to->n_guesses < 1 || to->n_guesses >= s->config.max_batch)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->n_guesses, "n_guesses = %d must be 1 to max_batch - 1 = %d",
+                  to->n_guesses, s->config.max_batch - 1);
+    if (to->least < 1 || to->least > SQM__SPEC_MATCH)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->least, "least = %d must be 1 to %d", to->least,
+                  (int32_t)SQM__SPEC_MATCH);
+    if (sqm__session_rewinds(s) == 0 && (to->spare < 1 || to->spare >= s->config.n_sequences))
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->spare, "states of this model keep no past: spare = %d must be a "
+                  "sequence of the session, 1 to %d", to->spare, s->config.n_sequences - 1);
+    return to->draft ? sqm__spec_check_draft(to, s, err) : SQM_OK;
+}
+static sqm_speculator *sqm__spec_layout(sqm__arena *a, const sqm_session *s, const sqm_speculator_config *c)
+{
+    sqm_speculator empty, *p = (sqm_speculator *)sqm__arena_push(a, sizeof(sqm_speculator), 64);
+    const size_t rows = (size_t)c->n_guesses + 1;
+    sqm_speculator *const to = p ? p : &empty;
+    memset(to, 0, sizeof(*to));
+    to->config = *c;
+    to->n_next = c->n_guesses;
+    to->tokens = (int32_t *)sqm__push_product(a, (size_t)s->config.max_context, sizeof(int32_t), 16);
+    to->fed = (int32_t *)sqm__arena_push(a, rows * sizeof(int32_t), 16);
+    to->logits = (float *)sqm__push_product(a, rows * (size_t)s->model->vocab_size, sizeof(float), 64);
+    return p;
+}
+SQMDEF size_t sqm_speculator_size(const sqm_session *s, const sqm_speculator_config *c, sqm_error *err)
+{
+    sqm_speculator_config config;
+    sqm__arena a;
+    memset(&a, 0, sizeof(a));
+    if (sqm__spec_defaults(&config, s, c, err) != SQM_OK) return 0;
+    (void)sqm__spec_layout(&a, s, &config);
+    if (!a.full) return a.used;
+    (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, 0, "a context of %d tokens does not fit the address space",
+                    s->config.max_context);
+    return 0;
+}
+SQMDEF sqm_result sqm_speculator_init(sqm_speculator **out, sqm_session *s, const sqm_speculator_config *c,
+                                      void *memory, size_t memory_bytes, sqm_error *err)
+{
+    const size_t need = sqm_speculator_size(s, c, err);
+    sqm_speculator_config config;
+    sqm__arena a;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_speculator_init needs somewhere to put the speculator");
+    *out = NULL;
+    SQM__TRY(sqm__spec_defaults(&config, s, c, err));
+    if (!need) return SQM_E_LIMIT;
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "speculation needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory_bytes;
+    *out = sqm__spec_layout(&a, s, &config);
+    (*out)->session = s;
+    return SQM_OK;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err)
+{
+    const size_t need = sqm_speculator_size(s, c, err);
+    sqm_speculator *p = NULL;
+    uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
+    if (!memory) {
+        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory to speculate: %z bytes",
+                                  (uint64_t)need);
+        return NULL;
+    }
+    if (sqm_speculator_init(&p, s, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
+        free(memory);
+        return NULL;
+    }
+    p->owned_memory = memory;
+    return p;
+}
+SQMDEF void sqm_speculator_free(sqm_speculator *p)
+{
+    if (p) free(p->owned_memory);
+}
+#endif
+
+/* Tokens that sequence seq, at `position`, reads next. What it read without the speculator is not known. */
+static void sqm__spec_note(sqm_speculator *p, int32_t position, const int32_t *tokens, int32_t n)
+{
+    if (p->offset + p->n_tokens != position) {
+        p->offset = position;
+        p->n_tokens = 0;
+        p->draft_base = p->config.draft ? sqm_position(p->config.draft, p->config.draft_seq) : 0;
+        p->draft_guesses = 0;
+    }
+    n = sqm__min(n, p->session->config.max_context - p->n_tokens);     /* more will not be fed */
+    memcpy(p->tokens + p->n_tokens, tokens, (size_t)sqm__max(n, 0) * sizeof(*tokens));
+    p->n_tokens += sqm__max(n, 0);
+}
+/* The sequence goes back to the last token that was right. */
+static sqm_result sqm__spec_settle(sqm_speculator *p, int32_t seq)
+{
+    const int32_t right = p->at + 1, n_fed = p->n_fed;
+    const size_t vocab = (size_t)p->session->model->vocab_size;
+    p->n_fed = 0;
+    if (right >= n_fed) return SQM_OK;
+    if (sqm__session_rewinds(p->session) == 0) {
+        sqm__restore(p->session, seq, p->config.spare);
+        return sqm_feed(p->session, seq, p->fed, right);
+    }
+    SQM__TRY(sqm_rewind(p->session, seq, p->base + right));
+    sqm__set_logits(p->session, seq, p->logits + (size_t)p->at * vocab);
+    return SQM_OK;
+}
+
+/* What followed the place where most of the last tokens stood before, the latest of equals. Returns how many. */
+static int32_t sqm__spec_look_up(const sqm_speculator *p, int32_t *guesses, int32_t most)
+{
+    const int32_t *const t = p->tokens, n = p->n_tokens;
+    int32_t longest = p->config.least - 1, from = 0;
+    for (int32_t i = n - 1; i > 0 && longest < SQM__SPEC_MATCH; i--) {
+        int32_t same = 0;
+        while (same < i && same < SQM__SPEC_MATCH && t[i - 1 - same] == t[n - 1 - same]) same++;
+        if (same > longest) { longest = same; from = i; }
+    }
+    if (from == 0) return 0;
+    for (int32_t i = 0; i < most; i++)                 /* past the end it repeats itself */
+        guesses[i] = from + i < n ? t[from + i] : guesses[from + i - n];
+    return most;
+}
+/* The draft model reads what it has not read and goes on by itself, with the sampler's own random numbers. */
+static sqm_result sqm__spec_draft(sqm_speculator *p, const sqm_sampler *sampler, const int32_t *recent,
+                                  int32_t n_recent, int32_t most, int32_t *n)
+{
+    sqm_session *const d = p->config.draft;
+    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens, has_past = sqm__session_rewinds(d);
+    const int32_t vocab = p->session->model->n_tokens;
+    sqm_sampler guess = *sampler;
+    size_t room = 0;
+    int32_t right = p->draft_base, i = 0;
+    *n = 0;
+    guess.allowed = NULL;
+    while (i < p->draft_guesses && right < end && p->tokens[right - p->offset] == p->fed[1 + i]) { i++; right++; }
+    if (i < p->draft_guesses && has_past > 0) SQM__TRY(sqm_rewind(d, seq, right));
+    if (i < p->draft_guesses && has_past == 0) {
+        right = p->draft_base;
+        sqm__restore(d, seq, p->config.draft_spare);
+    }
+    p->draft_guesses = 0;
+    p->draft_base = sqm_position(d, seq);
+    if (p->draft_base < p->offset || p->draft_base != right)
+        SQM__FAIL(&p->session->exec.error, SQM_E_ARGUMENT, p->draft_base,
+                  "the draft model stands at %d, its text begins at %d", p->draft_base, p->offset);
+    if (end + most > d->config.max_context) return SQM_OK;
+    if (right < end) SQM__TRY(sqm_feed(d, seq, p->tokens + (right - p->offset), end - right));
+    p->draft_base = end;
+    if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
+    for (i = 0; i < most; i++) {
+        void *const scratch = sqm__session_scratch(d, &room);
+        const int32_t token = sqm_sample(&guess, sqm_logits(d, seq), d->model->vocab_size, recent, n_recent,
+                                         scratch, room);
+        if (token < 0 || token >= vocab || sqm_token_is_end(d->model, token)) break;
+        p->fed[1 + i] = token;
+        *n = i + 1;
+        if (i + 1 == most) break;
+        SQM__TRY(sqm_feed(d, seq, &token, 1));
+        p->draft_guesses = i + 1;
+    }
+    return SQM_OK;
+}
+/* Feeds a token, which is at the end of p->tokens, and up to `most` guesses. */
+static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, const sqm_sampler *sampler,
+                                 const int32_t *recent, int32_t n_recent, int32_t most)
+{
+    int32_t n = 0;
+    if (p->n_fed && p->at + 1 == p->n_fed) p->n_next = sqm__min(p->n_next * 2, p->config.n_guesses);
+    else if (p->n_fed) p->n_next = sqm__max(p->at + 1, 1);
+    SQM__TRY(sqm__spec_settle(p, seq));
+    most = sqm__min(most, sqm__min(p->n_next, p->session->config.max_context - sqm_position(p->session, seq) - 1));
+    if (most > 0 && p->config.draft) SQM__TRY(sqm__spec_draft(p, sampler, recent, n_recent, most, &n));
+    if (most > 0 && !p->config.draft) n = sqm__spec_look_up(p, p->fed + 1, most);
+    p->fed[0] = token;
+    p->feeds++;
+    if (n == 0) return sqm_feed(p->session, seq, &token, 1);
+    p->base = sqm_position(p->session, seq);
+    if (sqm__session_rewinds(p->session) == 0) sqm__checkpoint(p->session, seq, p->config.spare);
+    SQM__TRY(sqm_feed_all(p->session, seq, p->fed, n + 1, p->logits));
+    p->n_fed = n + 1;
+    p->at = 0;
+    p->guessed += n;
+    return SQM_OK;
+}
+
 /* ---- generation ---------------------------------------------------------------------------------------- */
 #define SQM__RECENT_ROOM 64                            /* the tokens that penalties in sqm_generate see */
 
@@ -17101,6 +18659,7 @@ typedef struct sqm__gen {
     sqm_error                  *err;
     int32_t                     seq;
     int32_t                     text_begins;           /* no text yet: the rule for the first space counts */
+    int32_t                     strips;                /* spaces that the decoder takes from a text's start */
     int32_t                     n_recent;
     int32_t                     recent[SQM__RECENT_ROOM];
     sqm_generate_stats          stats;
@@ -17154,6 +18713,7 @@ static sqm_result sqm__gen_no_prompt(sqm__gen *g)
     if (first < 0)
         SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "no prompt, and the model has no token that begins texts");
     sqm__gen_remember(g, first);
+    if (g->options->speculator) sqm__spec_note(g->options->speculator, 0, &first, 1);
     g->stats.prompt_tokens = 1;
     return sqm_feed(g->session, g->seq, &first, 1);
 }
@@ -17164,6 +18724,8 @@ static void sqm__gen_note_prompt(sqm__gen *g, const int32_t *ids, int32_t n)
     for (int32_t i = 0; i < n && g->text_begins; i++)
         if (sqm_token_text(g->model, ids[i], g->options->keep_special, &none, 0) > 0) g->text_begins = 0;
     for (int32_t i = sqm__max(0, n - SQM__RECENT_ROOM); i < n; i++) sqm__gen_remember(g, ids[i]);
+    if (g->options->speculator)
+        sqm__spec_note(g->options->speculator, sqm_position(g->session, g->seq), ids, n);
 }
 
 /* A feed may use all of the scratch where the ids are, so they move away: to the heap, or without one a part
@@ -17245,33 +18807,83 @@ static void sqm__gen_text(sqm__gen *g, sqm__stream *stream, int32_t token, char 
     sqm__stream_push(stream, memory + skip, n - skip);
 }
 
+/* Tokens that the text has come to, and the logits after them: not those of the sequence while guesses are fed. */
+static int32_t sqm__gen_position(const sqm__gen *g)
+{
+    const sqm_speculator *p = g->options->speculator;
+    return p && p->n_fed ? p->base + p->at + 1 : sqm_position(g->session, g->seq);
+}
+static const float *sqm__gen_logits(const sqm__gen *g)
+{
+    const sqm_speculator *p = g->options->speculator;
+    if (!p || !p->n_fed) return sqm_logits(g->session, g->seq);
+    return p->logits + (size_t)p->at * (size_t)g->session->model->vocab_size;
+}
+/* Feeds a token; one that was guessed has been fed. last: no text will follow. */
+static sqm_result sqm__gen_feed(sqm__gen *g, int32_t token, const sqm_sampler *sampler, int last)
+{
+    sqm_speculator *const p = g->options->speculator;
+    const int32_t left = g->options->max_tokens > 0 ? g->options->max_tokens - g->stats.new_tokens : INT32_MAX;
+    if (!p) return sqm_feed(g->session, g->seq, &token, 1);
+    sqm__spec_note(p, sqm__gen_position(g), &token, 1);
+    if (p->at + 1 < p->n_fed && p->fed[p->at + 1] == token) {
+        p->at++;
+        p->accepted++;
+        return SQM_OK;
+    }
+    return sqm__spec_feed(p, g->seq, token, sampler, g->recent, g->n_recent, last ? 0 : left);
+}
+
+/* Picks a token, or SQM_END_* reasons to end as *reason >= 0. */
+static sqm_result sqm__gen_pick(sqm__gen *g, sqm_sampler *sampler, int32_t *token)
+{
+    const int32_t vocab = g->session->model->vocab_size;
+    sqm_grammar *const grammar = g->options->grammar;
+    sqm_sampler one = *sampler;
+    size_t room = 0;
+    void *const scratch = sqm__session_scratch(g->session, &room);
+    int32_t any = 1;
+    if (grammar) {
+        const int32_t strips = g->text_begins ? g->strips : 0;
+        one.allowed = sqm__grammar_mask(grammar, g->options->grammar_seq, strips, &any, g->err);
+        if (!one.allowed) return g->err->code;
+        if (!any && sqm_grammar_can_end(grammar, g->options->grammar_seq)) { *token = -1; return SQM_OK; }
+        if (!any)
+            SQM__FAIL(g->err, SQM_E_LIMIT, g->stats.new_tokens, "no token goes on as the grammar wants");
+    }
+    *token = sqm_sample(&one, sqm__gen_logits(g), vocab, g->recent, g->n_recent, scratch, room);
+    if (*token == SQM_E_MEMORY)
+        SQM__FAIL(g->err, SQM_E_MEMORY, sqm_sample_size(vocab), "scratch of %z bytes is too small to sample",
+                  (uint64_t)room);
+    if (*token < 0)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, g->stats.new_tokens,
+                  "no logit of sequence %d is a number of a token that is allowed", g->seq);
+    memcpy(sampler->rng, one.rng, sizeof(one.rng));
+    return SQM_OK;
+}
+
 /* One step: sample, pass on the text, feed. *done: the reason is in stats. */
 static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *stream, int *done)
 {
+    const sqm_generate_options *const o = g->options;
     size_t room = 0;
-    void *const scratch = sqm__session_scratch(g->session, &room);
-    const float *const logits = sqm_logits(g->session, g->seq);
-    sqm_model_info info;
+    int32_t token = -1;
     *done = 1;
     g->stats.reason = SQM_END_MAX_TOKENS;
-    if (g->options->max_tokens > 0 && g->stats.new_tokens >= g->options->max_tokens) return SQM_OK;
+    if (o->max_tokens > 0 && g->stats.new_tokens >= o->max_tokens) return SQM_OK;
     g->stats.reason = SQM_END_CONTEXT;
-    if (sqm_position(g->session, g->seq) >= sqm_max_context(g->session)) return SQM_OK;
-    sqm_model_get_info(g->model, &info);
-    const int32_t token = sqm_sample(sampler, logits, info.vocab_size, g->recent, g->n_recent, scratch, room);
-    if (token == SQM_E_MEMORY)
-        SQM__FAIL(g->err, SQM_E_MEMORY, sqm_sample_size(info.vocab_size),
-                  "scratch of %z bytes is too small to sample", (uint64_t)room);
-    if (token < 0)
-        SQM__FAIL(g->err, SQM_E_ARGUMENT, g->stats.new_tokens, "no logit of sequence %d is a number", g->seq);
-    g->stats.reason = SQM_END_MODEL;
-    if (sqm_token_is_end(g->model, token)) return SQM_OK;
+    if (sqm__gen_position(g) >= sqm_max_context(g->session)) return SQM_OK;
+    SQM__TRY(sqm__gen_pick(g, sampler, &token));
+    g->stats.reason = token < 0 ? SQM_END_GRAMMAR : SQM_END_MODEL;
+    if (token < 0 || sqm_token_is_end(g->model, token)) return SQM_OK;
+    if (o->grammar)
+        SQM__TRY(sqm__grammar_accept(o->grammar, o->grammar_seq, token, g->text_begins ? g->strips : 0, g->err));
     g->stats.new_tokens++;
     sqm__gen_remember(g, token);
-    sqm__gen_text(g, stream, token, (char *)scratch, room);
+    sqm__gen_text(g, stream, token, (char *)sqm__session_scratch(g->session, &room), room);
     g->stats.reason = stream->ended;
     *done = stream->ended >= 0;
-    return sqm_feed(g->session, g->seq, &token, 1);
+    return sqm__gen_feed(g, token, sampler, *done);
 }
 
 static sqm_result sqm__gen_check(const sqm__gen *g)
@@ -17283,6 +18895,10 @@ static sqm_result sqm__gen_check(const sqm__gen *g)
     if (info.vocab_size < 1) SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no head");
     if (!info.has_tokenizer)
         SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no tokenizer, or this build");
+    if (g->options->grammar && g->options->grammar->model != g->model)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "the grammar was made for another model");
+    if (g->options->speculator && g->options->speculator->session != g->session)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "the speculator was made for another session");
     for (int32_t i = 0; g->options->stop && g->options->stop[i]; i++) {
         const size_t length = strlen(g->options->stop[i]);
         if (length < 1 || length > SQM__STOP_LIMIT)
@@ -17292,22 +18908,45 @@ static sqm_result sqm__gen_check(const sqm__gen *g)
     return SQM_OK;
 }
 
+/* Back from all guesses, also after an error. */
+static sqm_result sqm__gen_settle(sqm__gen *g, sqm_result result)
+{
+    sqm_speculator *const p = g->options->speculator;
+    if (!p) return result;
+    const sqm_result settled = sqm__spec_settle(p, g->seq);
+    if (sqm__session_rewinds(g->session) == 0) (void)sqm_reset(g->session, p->config.spare);
+    g->stats.feeds = p->feeds;
+    g->stats.guessed = p->guessed;
+    g->stats.accepted = p->accepted;
+    return result != SQM_OK ? result : settled;
+}
+
 static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_text, void *user)
 {
+    const sqm_generate_options *const o = g->options;
     sqm_sampler greedy;
     sqm__stream stream;
-    sqm_sampler *const sampler = g->options->sampler ? g->options->sampler : &greedy;
+    sqm_sampler *const sampler = o->sampler ? o->sampler : &greedy;
+    sqm_result result = SQM_OK;
     int done = 0;
     memset(&greedy, 0, sizeof(greedy));
     memset(&stream, 0, sizeof(stream));
     stream.on_text = on_text;
     stream.user = user;
-    stream.stop = g->options->stop;
+    stream.stop = o->stop;
     stream.ended = -1;
     SQM__TRY(sqm__gen_check(g));
     g->text_begins = sqm_position(g->session, g->seq) == 0;
+    g->strips = sqm__tok_strips(sqm__model_tok(g->model));
+    if (o->grammar && (g->text_begins || (prompt && *prompt)))
+        if (sqm_grammar_reset(o->grammar, o->grammar_seq) != SQM_OK)
+            SQM__FAIL(g->err, SQM_E_ARGUMENT, o->grammar_seq, "the grammar follows no sequence %d",
+                      o->grammar_seq);
+    if (o->speculator) o->speculator->n_fed = o->speculator->feeds = o->speculator->guessed =
+        o->speculator->accepted = 0;
     SQM__TRY(sqm__gen_prompt(g, prompt));
-    while (!done) SQM__TRY(sqm__gen_step(g, sampler, &stream, &done));
+    while (!done && result == SQM_OK) result = sqm__gen_step(g, sampler, &stream, &done);
+    SQM__TRY(sqm__gen_settle(g, result));
     if (stream.ended < 0) sqm__stream_finish(&stream);
     if (stream.ended >= 0) g->stats.reason = stream.ended;
     return g->stats.reason == SQM_END_CALLBACK ? SQM_STOPPED : SQM_OK;
@@ -18194,6 +19833,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__STREAM_ROOM
 #undef SQM__STOP_LIMIT
 #undef SQM__RECENT_ROOM
+#undef SQM__SPEC_MATCH
 #undef SQM__WRITER_FAIL
 #if defined(__clang__)
 #  pragma clang diagnostic pop
