@@ -76,6 +76,8 @@
      [TEXT] text and tokens of a model
      [GRAM] grammars for output, masks of tokens
      [GEN] sampling, generation, speculation
+     [BEAM] beam search
+     [CHAT] conversations in a model's own frame
      [WRITE] weight file writer
      [LIC] revisions and licence
 */
@@ -618,6 +620,66 @@ enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQ
 /* Feeds prompt after what sequence seq already holds and streams the continuation. stats may be NULL. */
 SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
                                sqm_on_text on_text, void *user, sqm_generate_stats *stats);
+
+/* Beam search: the most probable texts of all, as far as n_beams candidates at a time can find them. */
+typedef struct sqm_beam_options {                      /* all zero = defaults */
+    int32_t         n_beams;                           /* 0: 4 */
+    int32_t         n_best;                            /* texts wanted, at most n_beams; 0: 1 */
+    int32_t         first_seq;                         /* sequences first_seq .. + n_beams - 1 get overwritten; 0: 1 */
+    int32_t         max_tokens;                        /* 0: 256; no more than the context has room for */
+    /* Texts are ranked by log probability / tokens^length_power, the token that ends them counted. 0: by
+       probability, which favours short ones; 1: by the mean of a token. */
+    float           length_power;
+    int32_t         early_stop;                        /* 1: when n_best have ended; 0: when none can get better */
+    const sqm_bias *biases;                            /* [n_biases] as in sqm_sampler */
+    int32_t         n_biases;
+    sqm_grammar    *grammar;                           /* of n_beams sequences; begins anew. NULL: none */
+} sqm_beam_options;
+typedef struct sqm_beam {
+    const int32_t *tokens;                             /* [n_tokens] without the one that ends it; in `memory` */
+    int32_t        n_tokens, ended;                    /* ended 0: cut at max_tokens */
+    double         log_prob, score;
+} sqm_beam;
+/* Continues sequence seq, which stays as it is and must have logits. best [n_best] gets *n_found texts, best
+   first. memory: sqm_beam_size bytes, aligned to 16. Equal probabilities: the better parent, then the lower
+   token. SQM_E_ARGUMENT: a number out of range or seq among the beams; SQM_E_MEMORY. */
+SQMDEF size_t     sqm_beam_size(const sqm_session *s, const sqm_beam_options *o, sqm_error *err);
+SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_options *o, void *memory,
+                                  size_t memory_bytes, sqm_beam *best, int32_t *n_found);
+
+/* ---- chats --------------------------------------------------------------------------------------------- */
+/* A model is trained with a frame around questions and answers: lines KEY=TEXT, where \n is a new line, {bos}
+   and {eos} are tokens and %s is the text put in. Keys: begin (before all), system, default (system text if
+   there is none; empty: a system part all the same), first (question after a system part), user, reply
+   (before an answer), end (after an answer, before the next question), stop (a text that ends answers).
+   tools/sqm-convert writes those of known chat templates into the weight file (meta "chat"). */
+typedef struct sqm_chat {                              /* plain data; all zero begins a chat */
+    const char *frame;                                 /* NULL: that of the weight file */
+    const char *system;                                /* NULL: the frame's default, if it has one */
+    int32_t     turns;                                 /* answered so far */
+    int32_t     was_stopped;                           /* the last answer ended with the frame's stop text */
+} sqm_chat;
+/* What is to be fed before the answer to `user`: writes at most cap - 1 bytes and a NUL, returns how many the
+   text has. SQM_E_UNSUPPORTED: the frame has no user part, or no system part for c->system. Tokenize it with
+   SQM_TOKENS_BARE | SQM_TOKENS_CONTROL. */
+SQMDEF int32_t    sqm_chat_prompt(const sqm_model *m, const sqm_chat *c, const char *user, char *dst,
+                                  int32_t cap);
+/* SQM_E_ARGUMENT when a text holds the text of a special token, which would end a turn or begin another.
+   memory: sqm_chat_size bytes, aligned to 8. */
+SQMDEF sqm_result sqm_chat_check(const sqm_model *m, const char *text, size_t bytes, void *memory,
+                                 size_t memory_bytes, sqm_error *err);
+/* Bytes that a question needs in sqm_chat_check and sqm_chat_answer_in; 0: no frame for it. */
+SQMDEF size_t     sqm_chat_size(const sqm_model *m, const sqm_chat *c, const char *user);
+/* A turn: checks `user`, feeds it in its frame and streams the answer as sqm_generate does. seq keeps the
+   conversation: a turn costs its own tokens only; after sqm_reset it begins anew. o may be NULL. */
+SQMDEF sqm_result sqm_chat_answer_in(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                     const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                     sqm_generate_stats *stats, void *memory, size_t memory_bytes);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_result sqm_chat_answer(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                  const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                  sqm_generate_stats *stats);
+#endif
 
 /* ---- writing weight files (tools) ---------------------------------------------------------------------- */
 #if !defined(SEQMODEL_NO_STDIO) && !defined(SEQMODEL_NO_WRITER) && !defined(SEQMODEL_NO_MALLOC)
@@ -16941,8 +17003,12 @@ struct sqm_grammar {
     int32_t             n_classes;
     int32_t            *order;          /* [n_order] tokens by their texts */
     uint16_t           *common;         /* [n_order] bytes shared with the token before */
+    uint8_t            *rest;           /* the other bytes of all tokens, in this order */
+    uint32_t           *rest_at;        /* [n_order + 1] where those of a token begin */
+    int32_t            *ends;           /* [n_ends] tokens that end texts */
     int32_t            *first;          /* [257] first token in order that begins with a byte or a greater one */
-    int32_t             vocab, n_order, most_bytes;
+    int32_t             vocab, n_order, n_ends, most_bytes;
+    size_t              all_bytes;
     sqm__gram_frame    *frames;
     sqm__gram_state    *states;
     sqm__gram_way      *ways;           /* of all states */
@@ -17282,6 +17348,7 @@ static sqm_result sqm__gram_item(sqm__gram_parse *p)
     sqm__gram_group *g = &p->group[p->depth - 1];
     const char c = *p->at, shown[2] = { c, 0 };
     int any = 0;
+    (void)shown;                        /* without error texts */
     if (p->n_ops > SQM__GRAM_MOST_OPS)
         SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: the grammar is too large", p->line);
     if (c == '?' || c == '*' || c == '+') {
@@ -17615,11 +17682,6 @@ static int32_t sqm__gram_next(sqm_grammar *g, int32_t at, uint8_t byte)
     if (next >= 0) g->rows[g->walk[at] * g->n_classes + g->class_of[byte]] = next;
     return next;
 }
-SQM__INLINE int32_t sqm__gram_step(sqm_grammar *g, int32_t at, uint8_t byte)
-{
-    const int32_t next = g->rows[g->walk[at] * g->n_classes + g->class_of[byte]];
-    return next >= 0 ? next : sqm__gram_next(g, at, byte);
-}
 
 /* ---- the vocabulary in order --------------------------------------------------------------------------- */
 /* Bytes of a token that can stand in a grammar's order; 0 for one without text, one that ends texts, a giant. */
@@ -17679,15 +17741,21 @@ static void sqm__gram_index(sqm_grammar *g)
 {
     const uint8_t *last = NULL;
     uint32_t last_bytes = 0;
-    int32_t n = 0;
-    for (int32_t id = 0; id < g->vocab; id++) if (sqm__gram_token_bytes(g->tok, id)) g->order[n++] = id;
+    int32_t n = 0, ends = 0;
+    for (int32_t id = 0; id < g->vocab; id++) {
+        if (sqm__gram_token_bytes(g->tok, id)) g->order[n++] = id;
+        if (sqm__tok_is_end(g->tok, id)) g->ends[ends++] = id;
+    }
     sqm__gram_sort(g->tok, g->order, n);
     for (int32_t i = 0; i < 257; i++) g->first[i] = n;
+    g->rest_at[0] = 0;
     for (int32_t i = 0; i < n; i++) {
         uint32_t bytes, same = 0;
         const uint8_t *text = sqm__tok_text(g->tok, g->order[i], 0, &bytes);
         while (same < bytes && same < last_bytes && text[same] == last[same]) same++;
         g->common[i] = (uint16_t)same;
+        memcpy(g->rest + g->rest_at[i], text + same, bytes - same);
+        g->rest_at[i + 1] = g->rest_at[i] + bytes - same;
         if (same == 0) for (int32_t b = last ? last[0] + 1 : 0; b <= text[0]; b++) g->first[b] = i;
         last = text;
         last_bytes = bytes;
@@ -17699,26 +17767,32 @@ static void sqm__gram_index(sqm_grammar *g)
    are not printed. *any: there was such a token. Returns 0 when there is no room for states. */
 static int sqm__gram_fill(sqm_grammar *g, uint32_t *mask, int32_t strip, int32_t *any)
 {
-    int32_t alive = 0;                  /* bytes of the token before that lead to a living state */
+    const int32_t *const rows = g->rows, n_classes = g->n_classes;
+    const uint8_t *const class_of = g->class_of;
+    int32_t *const walk = g->walk;
+    int32_t alive = 0, next = 1;        /* bytes of the token before that lead to a living state */
     memset(mask, 0, (size_t)g->mask_words * sizeof(*mask));
     *any = 0;
     for (int32_t i = 0; i < g->n_order;) {
-        uint32_t n;
         const int32_t id = g->order[i];
-        int32_t at = g->common[i], next = 1;
+        const uint8_t *byte = g->rest + g->rest_at[i], *const end = g->rest + g->rest_at[i + 1];
+        int32_t at = g->common[i], spaces = 0;         /* that are not printed */
         if (at > alive) { i++; continue; }
-        const uint8_t *text = sqm__tok_text(g->tok, id, 0, &n);
-        int32_t spaces = 0;             /* that are not printed */
-        while (spaces < strip && spaces < (int32_t)n && text[spaces] == ' ') spaces++;
-        for (; at < (int32_t)n; at++) {
-            next = at < spaces ? g->walk[0] : sqm__gram_step(g, at, text[at]);
+        for (uint32_t n; spaces < strip; spaces++) {
+            const uint8_t *text = sqm__tok_text(g->tok, id, 0, &n);
+            if ((uint32_t)spaces == n || text[spaces] != ' ') break;
+        }
+        for (; at < spaces && byte < end; byte++) walk[++at] = walk[0];
+        for (int32_t state = walk[at]; byte < end; byte++, state = next) {
+            next = rows[state * n_classes + class_of[*byte]];
+            if (next < 0) next = sqm__gram_next(g, at, *byte);
             if (next <= 0) break;
-            g->walk[at + 1] = next;
+            walk[++at] = next;
         }
         if (next < 0) return 0;
         alive = at;
-        if (at == (int32_t)n) { mask[id / 32] |= 1u << (id % 32); *any = 1; }
-        i = at == 0 ? g->first[text[0] + 1] : i + 1;
+        if (byte == end) { mask[id / 32] |= 1u << (id % 32); *any = 1; }
+        i = at == 0 ? g->first[*byte + 1] : i + 1;
     }
     return 1;
 }
@@ -17748,8 +17822,8 @@ static const uint32_t *sqm__grammar_mask(sqm_grammar *g, int32_t seq, int32_t st
             return NULL;
         }
         state = g->sequences[seq];      /* tables may have been cleared */
-        for (int32_t id = 0; g->states[state].can_end && id < g->vocab; id++)
-            if (sqm__tok_is_end(g->tok, id)) mask[id / 32] |= 1u << (id % 32);
+        for (int32_t i = 0; g->states[state].can_end && i < g->n_ends; i++)
+            mask[g->ends[i] / 32] |= 1u << (g->ends[i] % 32);
         if (!strip) {
             g->mask_state[k] = state;
             g->states[state].mask = k;
@@ -17770,7 +17844,9 @@ SQMDEF sqm_result sqm_grammar_accept_text(sqm_grammar *g, int32_t seq, const cha
     SQM__TRY(sqm__gram_check_seq(g, seq, err));
     g->walk[0] = g->sequences[seq];
     for (size_t i = 0; i < bytes; i++) {
-        const int32_t next = sqm__gram_step(g, 0, (uint8_t)text[i]);
+        const uint8_t byte = (uint8_t)text[i];
+        int32_t next = g->rows[g->walk[0] * g->n_classes + g->class_of[byte]];
+        if (next < 0) next = sqm__gram_next(g, 0, byte);
         if (next < 0)
             SQM__FAIL(err, SQM_E_LIMIT, g->config.max_states,
                       "max_states = %d is too small for this grammar here", g->config.max_states);
@@ -17858,8 +17934,11 @@ static sqm_result sqm__gram_count(sqm_grammar *g, sqm__gram_parse *p, const sqm_
     for (int32_t id = 0; id < g->vocab; id++) {
         const int32_t n = (int32_t)sqm__gram_token_bytes(g->tok, id);
         g->n_order += n > 0;
+        g->n_ends += sqm__tok_is_end(g->tok, id);
         g->most_bytes = sqm__max(g->most_bytes, n);
+        g->all_bytes += (size_t)n;
     }
+    if (g->all_bytes > UINT32_MAX) SQM__FAIL(err, SQM_E_LIMIT, g->all_bytes, "grammar: too long token texts");
     g->n_classes = 1;
     for (int32_t b = 1; b < 256; b++) g->n_classes += (int32_t)(p->edges[b / 32] >> (b % 32) & 1);
     return SQM_OK;
@@ -17880,6 +17959,9 @@ static sqm_result sqm__gram_layout(sqm_grammar *g, sqm__arena *a, sqm_error *err
     g->first = (int32_t *)sqm__arena_push(a, 257 * word, 16);
     g->order = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
     g->common = (uint16_t *)sqm__arena_push(a, (size_t)g->n_order * 2, 16);
+    g->rest = (uint8_t *)sqm__arena_push(a, g->all_bytes, 16);
+    g->rest_at = (uint32_t *)sqm__arena_push(a, ((size_t)g->n_order + 1) * word, 16);
+    g->ends = (int32_t *)sqm__arena_push(a, (size_t)g->n_ends * word, 16);
     g->frames = (sqm__gram_frame *)sqm__arena_push(a, (size_t)g->max_frames * sizeof(*g->frames), 16);
     g->states = (sqm__gram_state *)sqm__arena_push(a, states * sizeof(*g->states), 16);
     g->ways = (sqm__gram_way *)sqm__arena_push(a, (size_t)g->max_ways * sizeof(*g->ways), 16);
@@ -18867,6 +18949,7 @@ static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *
 {
     const sqm_generate_options *const o = g->options;
     size_t room = 0;
+    void *const scratch = sqm__session_scratch(g->session, &room);
     int32_t token = -1;
     *done = 1;
     g->stats.reason = SQM_END_MAX_TOKENS;
@@ -18880,7 +18963,7 @@ static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *
         SQM__TRY(sqm__grammar_accept(o->grammar, o->grammar_seq, token, g->text_begins ? g->strips : 0, g->err));
     g->stats.new_tokens++;
     sqm__gen_remember(g, token);
-    sqm__gen_text(g, stream, token, (char *)sqm__session_scratch(g->session, &room), room);
+    sqm__gen_text(g, stream, token, (char *)scratch, room);
     g->stats.reason = stream->ended;
     *done = stream->ended >= 0;
     return sqm__gen_feed(g, token, sampler, *done);
@@ -18969,6 +19052,486 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
     if (stats) *stats = gen.stats;
     return result;
 }
+
+/* ==== [BEAM] Beam search ===================================================================================
+   Keeps the n_beams most probable texts of each length, all in one batch. A beam is a sequence of the session
+   and of the grammar; the first child of a beam stays in its sequence, the others are forked into those of
+   beams without children. Costs are -log2 of probabilities in units of 2^-24 as integers, so that sums are
+   exact and ties are ties: then the better parent counts, then the lower token.
+   Uses the public API and [GEN]'s candidates. Tested by tests/test_beam.c. */
+typedef struct sqm__beam_way { int64_t cost; int32_t parent, token; } sqm__beam_way;    /* one token further */
+typedef struct sqm__beam_node { int32_t parent, token; } sqm__beam_node;                /* of the tree of texts */
+typedef struct sqm__beam_end {          /* a text that has come to its end */
+    double  score;
+    int64_t cost;
+    int32_t node, n_tokens, ended;
+} sqm__beam_end;
+typedef struct sqm__beam_live {
+    int64_t cost;
+    int32_t node, slot, parent;         /* sequence first_seq + slot; number of its parent in the step before */
+} sqm__beam_live;
+
+typedef struct sqm__beams {
+    sqm_session      *session;
+    sqm_beam_options  o;                /* with defaults filled in */
+    int32_t           seq, vocab, most_ways;
+    sqm__beam_way    *ways;             /* [most_ways] the best, in order */
+    sqm__beam_node   *nodes;            /* [max_tokens * n_beams] */
+    sqm__beam_live   *live, *next;      /* [n_beams] best first */
+    sqm__beam_end    *ends;             /* [n_best] best first */
+    sqm_input        *inputs;           /* [n_beams] */
+    int32_t          *fed;              /* [n_beams] their tokens */
+    uint8_t          *taken;            /* [n_beams] slots that hold a beam of the next step */
+    int32_t          *tokens;           /* [n_best, max_tokens] */
+    int32_t           n_ways, n_nodes, n_live, n_next, n_found;
+} sqm__beams;
+
+/* log2(x) in units of 2^-24, rounded down; x > 0. Squaring shows one more binary digit of a logarithm. */
+static int64_t sqm__log2(uint64_t x)
+{
+    int64_t whole = 63, digits = 0;
+    while (!(x >> 63)) { x <<= 1; whole--; }
+    x >>= 32;                           /* [2^31, 2^32): 1 to 2 */
+    for (int i = 0; i < SQM__UNIT_BITS; i++) {
+        x = x * x >> 31;
+        digits = digits * 2 + (int64_t)(x >> 32);
+        if (x >> 32) x >>= 1;
+    }
+    return whole * ((int64_t)1 << SQM__UNIT_BITS) + digits;
+}
+static double sqm__beam_log_prob(int64_t cost) { return -0.69314718055994531 * (double)cost / 16777216.0; }
+static double sqm__beam_score(const sqm__beams *b, int64_t cost, int32_t n_tokens)
+{
+    return sqm__beam_log_prob(cost) / pow((double)sqm__max(n_tokens, 1), (double)b->o.length_power);
+}
+
+static sqm_result sqm__beam_defaults(sqm__beams *b, const sqm_session *s, const sqm_beam_options *o,
+                                     sqm_error *err)
+{
+    sqm_model_info info;
+    int32_t ends = 0;
+    memset(b, 0, sizeof(*b));
+    if (!s) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "beam search: no session");
+    if (o) b->o = *o;
+    o = &b->o;
+    if (!o->n_beams) b->o.n_beams = 4;
+    if (!o->n_best) b->o.n_best = 1;
+    if (!o->first_seq) b->o.first_seq = 1;
+    if (!o->max_tokens) b->o.max_tokens = 256;
+    sqm_model_get_info(sqm_session_model(s), &info);
+    b->vocab = info.vocab_size;
+    if (o->n_beams < 1 || o->n_beams > 1024 || o->n_best < 1 || o->n_best > o->n_beams)
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->n_beams, "n_beams = %d must be 1 to 1024, n_best = %d 1 to n_beams",
+                  o->n_beams, o->n_best);
+    if (o->max_tokens < 1 || o->max_tokens > 1 << 20)
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->max_tokens, "max_tokens = %d must be 1 to 1048576", o->max_tokens);
+    if (o->first_seq < 0 || sqm_position(s, o->first_seq) < 0 || sqm_position(s, o->first_seq + o->n_beams - 1) < 0)
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->first_seq, "beams in sequences %d to %d: the session has fewer",
+                  o->first_seq, o->first_seq + o->n_beams - 1);
+    if (!(o->length_power >= -100.0f && o->length_power <= 100.0f))
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0, "length_power must be -100 to 100");
+    if (o->grammar && (o->grammar->model != sqm_session_model(s) ||
+                       o->grammar->config.n_sequences < o->n_beams))
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->n_beams, "the grammar is of another model, or follows fewer than "
+                  "n_beams = %d sequences", o->n_beams);
+    for (int32_t id = 0; id < b->vocab && ends < 64; id++) ends += sqm_token_is_end(sqm_session_model(s), id);
+    b->most_ways = b->o.n_beams * (1 + ends);          /* enough for n_beams that go on */
+    return SQM_OK;
+}
+static void sqm__beam_layout(sqm__beams *b, sqm__arena *a)
+{
+    const size_t n = (size_t)b->o.n_beams, best = (size_t)b->o.n_best, most = (size_t)b->o.max_tokens;
+    b->ways = (sqm__beam_way *)sqm__arena_push(a, ((size_t)b->most_ways + 1) * sizeof(*b->ways), 16);
+    b->nodes = (sqm__beam_node *)sqm__push_product(a, most * n, sizeof(*b->nodes), 16);
+    b->live = (sqm__beam_live *)sqm__arena_push(a, n * sizeof(*b->live), 16);
+    b->next = (sqm__beam_live *)sqm__arena_push(a, n * sizeof(*b->next), 16);
+    b->ends = (sqm__beam_end *)sqm__arena_push(a, (best + 1) * sizeof(*b->ends), 16);
+    b->inputs = (sqm_input *)sqm__arena_push(a, n * sizeof(*b->inputs), 16);
+    b->fed = (int32_t *)sqm__arena_push(a, n * sizeof(*b->fed), 16);
+    b->taken = (uint8_t *)sqm__arena_push(a, n, 16);
+    b->tokens = (int32_t *)sqm__push_product(a, most * best, sizeof(*b->tokens), 16);
+}
+
+/* Puts a text that has ended in its place among the n_best. */
+static void sqm__beam_end_text(sqm__beams *b, int64_t cost, int32_t node, int32_t n_tokens, int32_t ended)
+{
+    sqm__beam_end e;
+    int32_t at = b->n_found;
+    e.score = sqm__beam_score(b, cost, n_tokens);
+    e.cost = cost;
+    e.node = node;
+    e.n_tokens = n_tokens;
+    e.ended = ended;
+    for (; at > 0 && b->ends[at - 1].score < e.score; at--) b->ends[at] = b->ends[at - 1];
+    b->ends[at] = e;
+    b->n_found = sqm__min(b->n_found + 1, b->o.n_best);
+}
+static int32_t sqm__beam_node_of(sqm__beams *b, int32_t parent, int32_t token)
+{
+    b->nodes[b->n_nodes].parent = parent;
+    b->nodes[b->n_nodes].token = token;
+    return b->n_nodes++;
+}
+/* Puts a way in its place among the best. */
+static void sqm__beam_offer(sqm__beams *b, int64_t cost, int32_t parent, int32_t token)
+{
+    int32_t at = b->n_ways;
+    for (; at > 0; at--) {
+        const sqm__beam_way *w = &b->ways[at - 1];     /* its parent is no worse */
+        if (w->cost < cost || (w->cost == cost && (w->parent < parent || w->token < token))) break;
+        b->ways[at] = *w;
+    }
+    b->ways[at].cost = cost;
+    b->ways[at].parent = parent;
+    b->ways[at].token = token;
+    b->n_ways = sqm__min(b->n_ways + 1, b->most_ways);
+}
+/* Offers the best continuations of a beam. Its n candidates c become distances from the best of all: a token's
+   cost is its own distance plus the logarithm of what all weigh. What a grammar forbids weighs, but is not
+   offered. */
+static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
+{
+    const sqm__beam_live *beam = &b->live[parent];
+    const double scale = 1.4426950408889634 * 16777216.0, far = 38.0 * 16777216.0;
+    size_t room = 0;
+    uint64_t *const c = (uint64_t *)sqm__session_scratch(b->session, &room), total = 0, best;
+    sqm_grammar *const g = b->o.grammar;
+    const uint32_t *mask = NULL;
+    int32_t n = b->vocab, any = 1;
+    if (room < sqm_sample_size(n))
+        SQM__FAIL(sqm__session_err(b->session), SQM_E_MEMORY, room, "scratch of %z bytes is too small",
+                  (uint64_t)room);
+    if (g) mask = sqm__grammar_mask(g, beam->slot, 0, &any, sqm__session_err(b->session));
+    if (g && !mask) return sqm__session_err(b->session)->code;
+    if (!any && sqm_grammar_can_end(g, beam->slot)) sqm__beam_end_text(b, beam->cost, beam->node, step, 1);
+    if (!any) return SQM_OK;
+    sqm__sample_biased(c, sqm_logits(b->session, b->o.first_seq + beam->slot), n, b->o.biases,
+                       b->o.biases ? b->o.n_biases : 0);
+    best = c[0];
+    for (int32_t i = 1; i < n; i++) if (c[i] < best) best = c[i];
+    if (sqm__rank(best) >= SQM__RANK_NEVER) return SQM_OK;
+    const double top = (double)sqm__logit_of_rank(sqm__rank(best));
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t rank = sqm__rank(c[i]);
+        double d = far;
+        if (rank == sqm__rank(best)) d = 0.0;
+        else if (rank < SQM__RANK_NEVER) d = (top - (double)sqm__logit_of_rank(rank)) * scale;
+        if (d < far) total += sqm__sample_weight((uint32_t)d);
+    }
+    if (mask) n = sqm__sample_allowed(c, n, mask);
+    if (n > b->most_ways) { sqm__sample_best(c, n, b->most_ways); n = b->most_ways; }
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t rank = sqm__rank(c[i]);
+        double d = 0.0;
+        if (rank >= SQM__RANK_NEVER) continue;
+        if (rank != sqm__rank(best)) d = (top - (double)sqm__logit_of_rank(rank)) * scale;
+        if (d > 1e15) d = 1e15;         /* 6e7 bits: sums of a million fit */
+        sqm__beam_offer(b, beam->cost + (int64_t)d + sqm__log2(total) - ((int64_t)38 << SQM__UNIT_BITS), parent,
+                        sqm__candidate_id(c[i]));
+    }
+    return SQM_OK;
+}
+
+/* The best ways become the beams of the next step, or texts if their token ends one. */
+static void sqm__beam_select(sqm__beams *b, int32_t step)
+{
+    b->n_next = 0;
+    for (int32_t i = 0; i < b->n_ways && b->n_next < b->o.n_beams; i++) {
+        const sqm__beam_way *w = &b->ways[i];
+        sqm__beam_live *to = &b->next[b->n_next];
+        if (sqm_token_is_end(sqm_session_model(b->session), w->token)) {
+            sqm__beam_end_text(b, w->cost, b->live[w->parent].node, step + 1, 1);
+            continue;
+        }
+        to->cost = w->cost;
+        to->node = sqm__beam_node_of(b, b->live[w->parent].node, w->token);
+        to->parent = w->parent;
+        b->n_next++;
+    }
+}
+/* Gives every new beam a slot with the state of its parent. */
+static sqm_result sqm__beam_move(sqm__beams *b)
+{
+    int32_t free_slot = 0;
+    sqm__beam_live *const swap = b->live;
+    memset(b->taken, 0, (size_t)b->o.n_beams);
+    for (int32_t i = 0; i < b->n_next; i++) {
+        const int32_t slot = b->live[b->next[i].parent].slot;
+        b->next[i].slot = b->taken[slot] ? -1 : slot;
+        b->taken[slot] = 1;
+    }
+    for (int32_t i = 0; i < b->n_next; i++) {
+        const int32_t from = b->live[b->next[i].parent].slot;
+        if (b->next[i].slot >= 0) continue;
+        while (b->taken[free_slot]) free_slot++;
+        b->taken[free_slot] = 1;
+        b->next[i].slot = free_slot;
+        SQM__TRY(sqm_fork(b->session, b->o.first_seq + from, b->o.first_seq + free_slot));
+        if (b->o.grammar) SQM__TRY(sqm_grammar_fork(b->o.grammar, from, free_slot));
+    }
+    b->live = b->next;
+    b->next = swap;
+    b->n_live = b->n_next;
+    for (int32_t i = 0; i < b->n_live; i++) {
+        sqm_input *const in = &b->inputs[i];
+        b->fed[i] = b->nodes[b->live[i].node].token;
+        *in = sqm__input(b->o.first_seq + b->live[i].slot, &b->fed[i], NULL, 1);
+        if (b->o.grammar)
+            SQM__TRY(sqm_grammar_accept(b->o.grammar, b->live[i].slot, b->fed[i], sqm__session_err(b->session)));
+    }
+    return SQM_OK;
+}
+/* Can no beam still come among the texts found? A text only gets less probable as it grows. */
+static int sqm__beam_done(const sqm__beams *b, int32_t step, int32_t most)
+{
+    if (b->n_live == 0) return 1;
+    if (b->n_found < b->o.n_best) return 0;
+    const double worst = b->ends[b->n_found - 1].score, now = sqm__beam_score(b, b->live[0].cost, step);
+    const double then = sqm__beam_score(b, b->live[0].cost, most);
+    return b->o.early_stop || (now <= worst && then <= worst);
+}
+static sqm_result sqm__beam_run(sqm__beams *b)
+{
+    const int32_t room = sqm_max_context(b->session) - sqm_position(b->session, b->seq);
+    const int32_t most = sqm__min(b->o.max_tokens, room);
+    int32_t step = 0;
+    SQM__TRY(sqm_fork(b->session, b->seq, b->o.first_seq));
+    if (b->o.grammar) SQM__TRY(sqm_grammar_reset(b->o.grammar, 0));
+    b->live[0].cost = 0;
+    b->live[0].node = -1;
+    b->live[0].slot = 0;
+    b->n_live = 1;
+    for (; step < most && !sqm__beam_done(b, step, most); step++) {
+        if (step > 0) SQM__TRY(sqm_feed_batch(b->session, b->inputs, b->n_live));
+        b->n_ways = 0;
+        for (int32_t i = 0; i < b->n_live; i++) SQM__TRY(sqm__beam_expand(b, i, step));
+        sqm__beam_select(b, step);
+        SQM__TRY(sqm__beam_move(b));
+    }
+    for (int32_t i = 0; step == most && i < b->n_live; i++)
+        sqm__beam_end_text(b, b->live[i].cost, b->live[i].node, step, 0);
+    return SQM_OK;
+}
+
+SQMDEF size_t sqm_beam_size(const sqm_session *s, const sqm_beam_options *o, sqm_error *err)
+{
+    sqm__beams b;
+    sqm__arena a;
+    memset(&a, 0, sizeof(a));
+    if (sqm__beam_defaults(&b, s, o, err) != SQM_OK) return 0;
+    sqm__beam_layout(&b, &a);
+    return a.full ? 0 : a.used;
+}
+SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_options *o, void *memory,
+                                  size_t memory_bytes, sqm_beam *best, int32_t *n_found)
+{
+    sqm_error *const err = s ? sqm__session_err(s) : NULL;
+    sqm__beams b;
+    sqm__arena a;
+    SQM__TRY(sqm__beam_defaults(&b, s, o, err));
+    b.session = s;
+    b.seq = seq;
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory ? memory_bytes : 0;
+    if (!best || !n_found || (seq >= b.o.first_seq && seq < b.o.first_seq + b.o.n_beams))
+        SQM__FAIL(err, SQM_E_ARGUMENT, seq, "sequence %d is one of the beams, or no place for results", seq);
+    *n_found = 0;
+    if (sqm_position(s, seq) < 0 || !sqm_logits(s, seq))
+        SQM__FAIL(err, SQM_E_ARGUMENT, seq, "sequence %d has no logits to begin with", seq);
+    sqm__beam_layout(&b, &a);
+    if (!memory || a.full || (uintptr_t)memory % 16)
+        SQM__FAIL(err, SQM_E_MEMORY, a.used, "beam search needs %z bytes aligned to 16, was given %z",
+                  (uint64_t)a.used, (uint64_t)memory_bytes);
+    SQM__TRY(sqm__beam_run(&b));
+    for (int32_t i = 0; i < b.n_found; i++) {
+        const sqm__beam_end *e = &b.ends[i];
+        int32_t *const tokens = b.tokens + (size_t)i * (size_t)b.o.max_tokens;
+        int32_t n = 0;
+        for (int32_t k = e->node; k >= 0; k = b.nodes[k].parent) n++;
+        best[i].tokens = tokens;
+        best[i].n_tokens = n;
+        best[i].ended = e->ended;
+        best[i].log_prob = sqm__beam_log_prob(e->cost);
+        best[i].score = e->score;
+        for (int32_t k = e->node; k >= 0; k = b.nodes[k].parent) tokens[--n] = b.nodes[k].token;
+    }
+    *n_found = b.n_found;
+    return SQM_OK;
+}
+
+/* ==== [CHAT] Conversations =================================================================================
+   Puts the frame that a model was trained with around questions: its parts are texts that the weight file
+   holds (meta "chat"). Uses the public API. Tested by tests/test_chat.c. */
+typedef struct sqm__chat_text { char *dst; int32_t n, cap; } sqm__chat_text;           /* n counts on past cap */
+static void sqm__chat_put(sqm__chat_text *t, const char *text, size_t n)
+{
+    for (size_t i = 0; i < n && t->n < INT32_MAX; i++, t->n++) if (t->n < t->cap) t->dst[t->n] = text[i];
+}
+/* The text of a part of a frame, up to its line's end; NULL: it has none. */
+static const char *sqm__chat_find(const char *frame, const char *key)
+{
+    const size_t n = strlen(key);
+    while (frame && *frame) {
+        if (strncmp(frame, key, n) == 0 && frame[n] == '=') return frame + n + 1;
+        frame = strchr(frame, '\n');
+        if (frame) frame++;
+    }
+    return NULL;
+}
+/* Appends a part with `text` in place of its %s; a part that is not there is empty. */
+static void sqm__chat_add(sqm__chat_text *t, const sqm_model *m, const char *part, const char *text)
+{
+    static const char *const roles[2] = { "bos", "eos" };
+    for (; part && *part && *part != '\n'; part++) {
+        const int role = strncmp(part, "{bos}", 5) == 0 ? 0 : strncmp(part, "{eos}", 5) == 0 ? 1 : -1;
+        if (role >= 0) {
+            char token[128];
+            const int32_t n = sqm_token_text(m, sqm_token_find(m, roles[role]), 1, token, sizeof(token));
+            sqm__chat_put(t, token, (size_t)sqm__min(n, (int32_t)sizeof(token)));
+            part += 4;
+        } else if (part[0] == '%' && part[1] == 's') {
+            sqm__chat_put(t, text, strlen(text));
+            part++;
+        } else if (part[0] == '\\' && part[1] && part[1] != '\n') {
+            part++;
+            sqm__chat_put(t, *part == 'n' ? "\n" : part, 1);
+        } else {
+            sqm__chat_put(t, part, 1);
+        }
+    }
+}
+static const char *sqm__chat_frame(const sqm_model *m, const sqm_chat *c)
+{
+    return c && c->frame ? c->frame : sqm_model_meta(m, "chat");
+}
+
+SQMDEF int32_t sqm_chat_prompt(const sqm_model *m, const sqm_chat *c, const char *user, char *dst, int32_t cap)
+{
+    const char *const frame = m && c ? sqm__chat_frame(m, c) : NULL;
+    const char *const system = sqm__chat_find(frame, "system"), *const first = sqm__chat_find(frame, "first");
+    const char *const fallback = sqm__chat_find(frame, "default"), *part = sqm__chat_find(frame, "user");
+    sqm__chat_text t;
+    if (!m || !c || !user || cap < 0 || (cap && !dst)) return (int32_t)SQM_E_ARGUMENT;
+    if (!part || (c->system && !system)) return (int32_t)SQM_E_UNSUPPORTED;
+    t.dst = dst;
+    t.n = 0;
+    t.cap = sqm__max(0, cap - 1);
+    if (c->turns == 0) sqm__chat_add(&t, m, sqm__chat_find(frame, "begin"), "");
+    else if (!c->was_stopped) sqm__chat_add(&t, m, sqm__chat_find(frame, "end"), "");
+    if (c->turns == 0 && (c->system || fallback)) {
+        char text[512];                 /* the default has escapes like every part */
+        sqm__chat_text d;
+        d.dst = text;
+        d.n = 0;
+        d.cap = (int32_t)sizeof(text) - 1;
+        sqm__chat_add(&d, m, fallback, "");
+        text[sqm__min(d.n, d.cap)] = 0;
+        sqm__chat_add(&t, m, system, c->system ? c->system : text);
+        if (first) part = first;
+    }
+    sqm__chat_add(&t, m, part, user);
+    sqm__chat_add(&t, m, sqm__chat_find(frame, "reply"), "");
+    if (cap) dst[sqm__min(t.n, t.cap)] = 0;
+    return t.n;
+}
+
+SQMDEF sqm_result sqm_chat_check(const sqm_model *m, const char *text, size_t bytes, void *memory,
+                                 size_t memory_bytes, sqm_error *err)
+{
+    const size_t work = sqm__align_up(sqm_tokenize_size(m, bytes), 64);
+    if (!memory || (uintptr_t)memory % 8 || work > memory_bytes)
+        SQM__FAIL(err, SQM_E_MEMORY, work, "a text of %z bytes needs %z bytes of memory, there are %z",
+                  (uint64_t)bytes, (uint64_t)work, (uint64_t)memory_bytes);
+    int32_t *const ids = (int32_t *)(void *)((uint8_t *)memory + work);
+    const size_t room = (memory_bytes - work) / sizeof(int32_t);
+    const int32_t cap = room < INT32_MAX ? (int32_t)room : INT32_MAX;
+    const int32_t n = sqm_tokenize_in(m, text, bytes, SQM_TOKENS_BARE | SQM_TOKENS_CONTROL, ids, cap, memory, work,
+                                      err);
+    if (n < 0) return (sqm_result)n;
+    if (n > cap) SQM__FAIL(err, SQM_E_MEMORY, n, "the text has %d tokens, there is memory for %d", n, cap);
+    for (int32_t i = 0; i < n; i++) {
+        char special[64];
+        const int32_t length = sqm_token_text(m, ids[i], 1, special, 63);
+        if (length == 0 || sqm_token_text(m, ids[i], 0, NULL, 0) > 0) continue;
+        special[sqm__min(length, 63)] = 0;
+        SQM__FAIL(err, SQM_E_ARGUMENT, ids[i], "the text holds the special token %s", special);
+    }
+    return SQM_OK;
+}
+
+#define SQM__CHAT_STOPS 16                             /* stop texts: the frame's and callers' */
+SQMDEF size_t sqm_chat_size(const sqm_model *m, const sqm_chat *c, const char *user)
+{
+    const int32_t prompt = sqm_chat_prompt(m, c, user, NULL, 0);
+    if (prompt < 0) return 0;
+    return sqm__align_up((size_t)prompt + 1, 64) + SQM__STOP_LIMIT + 64 +
+           sqm__align_up(sqm_tokenize_size(m, strlen(user)), 64) + 2 * sizeof(int32_t) * strlen(user) + 4096;
+}
+/* Stop texts of an answer: that of the frame, put into room [SQM__STOP_LIMIT + 1], and the caller's. */
+static void sqm__chat_stops(const char *stops[SQM__CHAT_STOPS + 1], const sqm_model *m, const sqm_chat *c,
+                            const sqm_generate_options *o, char *room)
+{
+    int32_t n = 0;
+    sqm__chat_text t;
+    t.dst = room;
+    t.n = 0;
+    t.cap = SQM__STOP_LIMIT;
+    sqm__chat_add(&t, m, sqm__chat_find(sqm__chat_frame(m, c), "stop"), "");
+    room[sqm__min(t.n, t.cap)] = 0;
+    if (t.n) stops[n++] = room;
+    for (int32_t i = 0; o && o->stop && o->stop[i] && n < SQM__CHAT_STOPS; i++) stops[n++] = o->stop[i];
+    stops[n] = NULL;
+}
+SQMDEF sqm_result sqm_chat_answer_in(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                     const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                     sqm_generate_stats *stats, void *memory, size_t memory_bytes)
+{
+    const char *stops[SQM__CHAT_STOPS + 1];
+    const sqm_model *const m = s ? sqm_session_model(s) : NULL;
+    char *const prompt = (char *)memory;
+    sqm_generate_options options;
+    sqm_generate_stats own;
+    int32_t n;
+    if (!s || !c || !user) return SQM_E_ARGUMENT;
+    if (sqm_position(s, seq) == 0) c->turns = c->was_stopped = 0;
+    const size_t need = sqm_chat_size(m, c, user);
+    if (!need)
+        SQM__FAIL(sqm__session_err(s), SQM_E_UNSUPPORTED, 0,
+                  "the frame of the chat has no user part, or no system part");
+    if (!memory || (uintptr_t)memory % 8 || memory_bytes < need)
+        SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need, "the chat needs %z bytes aligned to 8, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
+    SQM__TRY(sqm_chat_check(m, user, strlen(user), memory, memory_bytes, sqm__session_err(s)));
+    memset(&options, 0, sizeof(options));
+    if (o) options = *o;
+    n = sqm_chat_prompt(m, c, user, prompt, (int32_t)(memory_bytes < INT32_MAX ? memory_bytes : INT32_MAX));
+    sqm__chat_stops(stops, m, c, o, prompt + n + 1);
+    options.stop = stops;
+    options.token_flags |= SQM_TOKENS_BARE | SQM_TOKENS_CONTROL;
+    stats = stats ? stats : &own;
+    const sqm_result result = sqm_generate(s, seq, prompt, &options, on_text, user_data, stats);
+    if (result >= 0) {
+        c->turns++;
+        c->was_stopped = stats->reason == SQM_END_STOP_TEXT;
+    }
+    return result;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_result sqm_chat_answer(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                  const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                  sqm_generate_stats *stats)
+{
+    const size_t need = s && c && user ? sqm_chat_size(sqm_session_model(s), c, user) + 8192 : 8192;
+    void *const memory = malloc(need);
+    sqm_result result;
+    if (!s) { free(memory); return SQM_E_ARGUMENT; }
+    if (!memory) SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need, "no memory for a chat of %z bytes", (uint64_t)need);
+    result = sqm_chat_answer_in(s, seq, c, user, o, on_text, user_data, stats, memory, need);
+    free(memory);
+    return result;
+}
+#endif
 
 /* ==== [WRITE] Weight file writer ===========================================================================
    For tools. Declarations and recipe text become the index sections of [FILE]; tensor data streams through to
@@ -19834,6 +20397,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__STOP_LIMIT
 #undef SQM__RECENT_ROOM
 #undef SQM__SPEC_MATCH
+#undef SQM__CHAT_STOPS
 #undef SQM__WRITER_FAIL
 #if defined(__clang__)
 #  pragma clang diagnostic pop
