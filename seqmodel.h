@@ -18009,21 +18009,23 @@ static sqm_result sqm__gram_compile(sqm_grammar *g, sqm__gram_parse *p, const ch
 SQMDEF sqm_result sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
                                    const sqm_grammar_config *c, void *memory, size_t memory_bytes, sqm_error *err)
 {
-    const size_t need = sqm_grammar_size(m, text, c, err);
     sqm__gram_parse p;
     sqm__arena a;
-    sqm_grammar *g = (sqm_grammar *)memory;
+    sqm_grammar counted, *g = (sqm_grammar *)memory;
     if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_grammar_init needs somewhere to put the grammar");
     *out = NULL;
-    if (!need) return err ? err->code : SQM_E_FORMAT;
-    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
-        SQM__FAIL(err, SQM_E_MEMORY, need, "the grammar needs %z bytes aligned to 64, was given %z",
-                  (uint64_t)need, (uint64_t)memory_bytes);
     memset(&a, 0, sizeof(a));
-    a.base = (uint8_t *)memory;
-    a.size = memory_bytes;
     (void)sqm__arena_push(&a, sizeof(*g), 64);
-    SQM__TRY(sqm__gram_count(g, &p, m, text, c, err));
+    SQM__TRY(sqm__gram_count(&counted, &p, m, text, c, err));
+    SQM__TRY(sqm__gram_layout(&counted, &a, err));
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < a.used)
+        SQM__FAIL(err, SQM_E_MEMORY, a.used, "the grammar needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)a.used, (uint64_t)memory_bytes);
+    *g = counted;
+    a.base = (uint8_t *)memory;
+    a.size = a.used;
+    a.used = 0;
+    (void)sqm__arena_push(&a, sizeof(*g), 64);
     SQM__TRY(sqm__gram_layout(g, &a, err));
     SQM__TRY(sqm__gram_compile(g, &p, text));
     g->config.banned = NULL;
@@ -18945,7 +18947,8 @@ static sqm_result sqm__gen_pick(sqm__gen *g, sqm_sampler *sampler, int32_t *toke
 }
 
 /* One step: sample, pass on the text, feed. *done: the reason is in stats. */
-static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *stream, int *done)
+SQM__NOINLINE static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *stream,
+                                              int *done)
 {
     const sqm_generate_options *const o = g->options;
     size_t room = 0;
