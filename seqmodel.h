@@ -877,6 +877,51 @@ SQM__INLINE float sqm__fma(float a, float b, float c)
 #endif
 }
 
+/* Length of the character at p < end and its code point; an invalid byte counts as 0x110000 + byte. */
+static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *code)
+{
+    const size_t room = (size_t)(end - p);
+    const uint32_t a = p[0];
+    *code = a < 0x80 ? a : 0x110000u + a;
+    if (a < 0xc2 || a > 0xf4 || room < 2 || (p[1] & 0xc0) != 0x80) return 1;
+    if (a < 0xe0) {
+        *code = (a & 0x1f) << 6 | (p[1] & 0x3fu);
+        return 2;
+    }
+    if (room < 3 || (p[2] & 0xc0) != 0x80) return 1;
+    if (a < 0xf0) {
+        if ((a == 0xe0 && p[1] < 0xa0) || (a == 0xed && p[1] > 0x9f)) return 1;
+        *code = (a & 0x0f) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
+        return 3;
+    }
+    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f))
+        return 1;
+    *code = (a & 0x07) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
+    return 4;
+}
+
+/* Writes a character and returns its length; numbers that are none are a byte. */
+static uint32_t sqm__utf8_put(uint8_t *dst, uint32_t c)
+{
+    if (c < 0x80 || c > 0x10ffff) { dst[0] = (uint8_t)(c & 255u); return 1; }
+    if (c < 0x800) {
+        dst[0] = (uint8_t)(0xc0 | c >> 6);
+        dst[1] = (uint8_t)(0x80 | (c & 63));
+        return 2;
+    }
+    if (c < 0x10000) {
+        dst[0] = (uint8_t)(0xe0 | c >> 12);
+        dst[1] = (uint8_t)(0x80 | (c >> 6 & 63));
+        dst[2] = (uint8_t)(0x80 | (c & 63));
+        return 3;
+    }
+    dst[0] = (uint8_t)(0xf0 | c >> 18);
+    dst[1] = (uint8_t)(0x80 | (c >> 12 & 63));
+    dst[2] = (uint8_t)(0x80 | (c >> 6 & 63));
+    dst[3] = (uint8_t)(0x80 | (c & 63));
+    return 4;
+}
+
 #if SQM__HAVE_ERROR_TEXT
 static size_t sqm__put_number(char *dst, size_t room, uint64_t v, int negative)
 {
@@ -13129,29 +13174,6 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
 }
 
 /* ---- characters ---------------------------------------------------------------------------------------- */
-/* Length of the character at p < end and its code point; an invalid byte counts as 0x110000 + byte. */
-static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *code)
-{
-    const size_t room = (size_t)(end - p);
-    const uint32_t a = p[0];
-    *code = a < 0x80 ? a : 0x110000u + a;
-    if (a < 0xc2 || a > 0xf4 || room < 2 || (p[1] & 0xc0) != 0x80) return 1;
-    if (a < 0xe0) {
-        *code = (a & 0x1f) << 6 | (p[1] & 0x3fu);
-        return 2;
-    }
-    if (room < 3 || (p[2] & 0xc0) != 0x80) return 1;
-    if (a < 0xf0) {
-        if ((a == 0xe0 && p[1] < 0xa0) || (a == 0xed && p[1] > 0x9f)) return 1;
-        *code = (a & 0x0f) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
-        return 3;
-    }
-    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f))
-        return 1;
-    *code = (a & 0x07) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
-    return 4;
-}
-
 /* Length of the character that ends at `at`, in the division that sqm__utf8_next makes from `first` on. */
 static uint32_t sqm__utf8_before(const uint8_t *text, uint32_t first, uint32_t at)
 {
@@ -13162,27 +13184,6 @@ static uint32_t sqm__utf8_before(const uint8_t *text, uint32_t first, uint32_t a
             return sqm__utf8_next(text + at - n, text + at, &code) == n ? n : 1;
     }
     return 1;
-}
-
-static uint32_t sqm__utf8_put(uint8_t *dst, uint32_t c)
-{
-    if (c < 0x80 || c > 0x10ffff) { dst[0] = (uint8_t)(c & 255u); return 1; }
-    if (c < 0x800) {
-        dst[0] = (uint8_t)(0xc0 | c >> 6);
-        dst[1] = (uint8_t)(0x80 | (c & 63));
-        return 2;
-    }
-    if (c < 0x10000) {
-        dst[0] = (uint8_t)(0xe0 | c >> 12);
-        dst[1] = (uint8_t)(0x80 | (c >> 6 & 63));
-        dst[2] = (uint8_t)(0x80 | (c & 63));
-        return 3;
-    }
-    dst[0] = (uint8_t)(0xf0 | c >> 18);
-    dst[1] = (uint8_t)(0x80 | (c >> 12 & 63));
-    dst[2] = (uint8_t)(0x80 | (c >> 6 & 63));
-    dst[3] = (uint8_t)(0x80 | (c & 63));
-    return 4;
 }
 
 /* Index of the last of n sorted values that is <= v, in [low, n); low when there is none. */
@@ -17103,15 +17104,6 @@ static void sqm__gram_close(sqm__gram_parse *p)
     if (p->depth) p->group[p->depth - 1].last = g->start;
 }
 
-/* UTF-8 of a character; returns its length */
-static int32_t sqm__gram_utf8(uint8_t b[4], uint32_t c)
-{
-    const int32_t n = c < 0x80 ? 1 : c < 0x800 ? 2 : c < 0x10000 ? 3 : 4;
-    static const uint8_t lead[5] = { 0, 0, 0xc0, 0xe0, 0xf0 };
-    for (int32_t i = n; i-- > 1; c >>= 6) b[i] = (uint8_t)(0x80 | (c & 0x3f));
-    b[0] = (uint8_t)(lead[n] | c);
-    return n;
-}
 /* Characters low..high as alternatives, each a sequence of byte ranges. *any: there was one before. */
 static void sqm__gram_characters(sqm__gram_parse *p, uint32_t low, uint32_t high, int *any)
 {
@@ -17119,7 +17111,7 @@ static void sqm__gram_characters(sqm__gram_parse *p, uint32_t low, uint32_t high
     while (low <= high) {
         uint8_t a[4], b[4];
         if (low >= 0xd800 && low <= 0xdfff) { low = 0xe000; continue; }
-        const int32_t n = sqm__gram_utf8(a, low);
+        const int32_t n = (int32_t)sqm__utf8_put(a, low);
         uint32_t end = high < top[n] ? high : top[n], unit = 1;
         int32_t free_bytes = 0;         /* last bytes that take all their values */
         if (low < 0xd800 && end > 0xd7ff) end = 0xd7ff;
@@ -17129,7 +17121,7 @@ static void sqm__gram_characters(sqm__gram_parse *p, uint32_t low, uint32_t high
         }
         if (free_bytes < n - 1 && end > (low | (unit * 64 - 1))) end = low | (unit * 64 - 1);
         end = low + (end - low + 1) / unit * unit - 1;
-        (void)sqm__gram_utf8(b, end);
+        (void)sqm__utf8_put(b, end);
         if (*any) sqm__gram_option(p);
         *any = 1;
         for (int32_t i = 0; i < n; i++) (void)sqm__gram_emit(p, SQM__GRAM_BYTES, a[i], b[i], 0);
@@ -17166,17 +17158,13 @@ static sqm_result sqm__gram_character(sqm__gram_parse *p, uint32_t *c)
     static const char plain[] = "nrt\\\"[]^-", means[] = "\n\r\t\\\"[]^-";
     const uint8_t *s = (const uint8_t *)p->at;
     const char *found;
-    int32_t more = s[0] < 0x80 ? 0 : s[0] < 0xc2 ? 4 : s[0] < 0xe0 ? 1 : s[0] < 0xf0 ? 2 : s[0] < 0xf5 ? 3 : 4;
+    int32_t more = 0;
     if (s[0] == 0 || s[0] == '\n')
         SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a text or class is not closed", p->line);
     if (s[0] != '\\') {
-        *c = more == 1 ? s[0] & 0x1fu : more == 2 ? s[0] & 0x0fu : more == 3 ? s[0] & 0x07u : s[0];
-        for (int32_t i = 1; i <= more; i++) {
-            if (more > 3 || (s[i] & 0xc0) != 0x80)
-                SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: not UTF-8", p->line);
-            *c = *c << 6 | (s[i] & 0x3f);
-        }
-        p->at += 1 + more;
+        while (more < 4 && s[more]) more++;
+        p->at += sqm__utf8_next(s, s + more, c);
+        if (*c > 0x10ffff) SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: not UTF-8", p->line);
         return SQM_OK;
     }
     found = s[1] ? strchr(plain, s[1]) : NULL;
@@ -17203,7 +17191,7 @@ static sqm_result sqm__gram_text(sqm__gram_parse *p)
         uint8_t b[4];
         uint32_t c = 0;
         SQM__TRY(sqm__gram_character(p, &c));
-        const int32_t n = sqm__gram_utf8(b, c);
+        const int32_t n = (int32_t)sqm__utf8_put(b, c);
         for (int32_t i = 0; i < n; i++) (void)sqm__gram_emit(p, SQM__GRAM_BYTES, b[i], b[i], 0);
     }
     p->at++;
@@ -18694,7 +18682,10 @@ static sqm_result sqm__spec_draft(sqm_speculator *p, const sqm_sampler *sampler,
         SQM__FAIL(&p->session->exec.error, SQM_E_ARGUMENT, p->draft_base,
                   "the draft model stands at %d, its text begins at %d", p->draft_base, p->offset);
     if (end + most > d->config.max_context) return SQM_OK;
-    if (right < end) SQM__TRY(sqm_feed(d, seq, p->tokens + (right - p->offset), end - right));
+    if (right < end && sqm_feed(d, seq, p->tokens + (right - p->offset), end - right) != SQM_OK) {
+        p->session->exec.error = d->exec.error;
+        return d->exec.error.code;
+    }
     p->draft_base = end;
     if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
     for (i = 0; i < most; i++) {

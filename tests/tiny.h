@@ -17,6 +17,33 @@ static inline void add_array(blob_writer *b, int number, const void *items, size
     b->used = (b->used + n * item_bytes + 3) / 4 * 4;
 }
 
+/* The special tokens as texts that are found in other texts, sorted. */
+static inline void add_specials(blob_writer *b, const char *const *pieces, int32_t n)
+{
+    static char strings[256];
+    sqm__tok_added added[8];
+    uint32_t first[257], used = 0;
+    CHECK(n <= 8);
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t bytes = (uint32_t)strlen(pieces[i]);
+        int32_t at = i;
+        for (; at > 0 && strcmp(strings + added[at - 1].first, pieces[i]) > 0; at--) added[at] = added[at - 1];
+        memcpy(strings + used, pieces[i], bytes + 1);
+        added[at].first = used;
+        added[at].bytes = bytes;
+        added[at].id = i;
+        added[at].flags = SQM__ADDED_SPECIAL;
+        used += bytes + 1;
+    }
+    for (uint32_t byte = 0, at = 0; byte < 257; byte++) {
+        while (at < (uint32_t)n && (uint8_t)strings[added[at].first] < byte) at++;
+        first[byte] = at;
+    }
+    add_array(b, SQM__A_STRINGS, strings, used, 1);
+    add_array(b, SQM__A_ADDED, added, (size_t)n, sizeof(added[0]));
+    add_array(b, SQM__A_ADDED_FIRST, first, 257, 4);
+}
+
 /* A tokenizer that reads single bytes. Texts: 0 begins a text, 1 ends it; n_special of them are special tokens.
    strip: it drops a space at a text's start. */
 static inline void make_tokenizer(blob_writer *b, const char *const *pieces, int32_t n, int32_t n_special, int strip)
@@ -57,6 +84,7 @@ static inline void make_tokenizer(blob_writer *b, const char *const *pieces, int
     add_array(b, SQM__A_CHARS, chars, 256, 4);
     add_array(b, SQM__A_ENDS, &end, 1, 4);
     add_array(b, SQM__A_PREFIX, &begin, 1, 4);
+    add_specials(b, pieces, n_special);
     add_array(b, SQM__A_DECODERS, &decoder, strip ? 1 : 0, sizeof(decoder));
 }
 
