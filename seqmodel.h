@@ -524,7 +524,7 @@ SQMDEF size_t       sqm_grammar_size(const sqm_model *m, const char *text, const
 /* memory: aligned to 64; the text and the banned texts need not stay. */
 SQMDEF sqm_result   sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
                                      const sqm_grammar_config *c, void *memory, size_t memory_bytes,
-                                     sqm_error *err);
+                                   sqm_error *err);
 #ifndef SEQMODEL_NO_MALLOC
 SQMDEF sqm_grammar *sqm_grammar_create(const sqm_model *m, const char *text, const sqm_grammar_config *c,
                                        sqm_error *err);
@@ -533,9 +533,10 @@ SQMDEF void         sqm_grammar_free(sqm_grammar *g);  /* only from sqm_grammar_
 /* Text of a grammar: an object or an array of RFC 8259, with at most one space or new line between parts. */
 SQMDEF const char  *sqm_json_grammar(void);
 SQMDEF sqm_result   sqm_grammar_reset(sqm_grammar *g, int32_t seq);                 /* to the beginning */
-SQMDEF sqm_result   sqm_grammar_fork(sqm_grammar *g, int32_t from, int32_t to);     /* `to` stands where `from` does */
+/* `to` stands where `from` does */
+SQMDEF sqm_result   sqm_grammar_fork(sqm_grammar *g, int32_t from, int32_t to);
 /* One bit a token, bit t % 32 of word t / 32: can it come next? Tokens that end texts can where the grammar
-   can end. Valid until the next call with g; NULL on error: no such seq, or SQM_E_LIMIT max_states too few. */
+   can end. Valid until the next call with g; NULL on error: no such seq, SQM_E_LIMIT max_states too few. */
 SQMDEF const uint32_t *sqm_grammar_mask(sqm_grammar *g, int32_t seq, sqm_error *err);
 /* Goes on by a token, or by a text. SQM_E_ARGUMENT when it is not allowed here: nothing happens. */
 SQMDEF sqm_result   sqm_grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, sqm_error *err);
@@ -586,8 +587,10 @@ typedef struct sqm_speculator_config {                 /* all zero = defaults */
 } sqm_speculator_config;
 /* Exact bytes for sqm_speculator_init; 0 on error. SQM_E_ARGUMENT: a number out of range, a draft model with
    other tokens. */
-SQMDEF size_t          sqm_speculator_size(const sqm_session *s, const sqm_speculator_config *c, sqm_error *err);
-SQMDEF sqm_result      sqm_speculator_init(sqm_speculator **out, sqm_session *s, const sqm_speculator_config *c,
+SQMDEF size_t          sqm_speculator_size(const sqm_session *s, const sqm_speculator_config *c,
+                                           sqm_error *err);
+SQMDEF sqm_result      sqm_speculator_init(sqm_speculator **out, sqm_session *s,
+                                           const sqm_speculator_config *c,
                                            void *memory, size_t memory_bytes, sqm_error *err);
 #ifndef SEQMODEL_NO_MALLOC
 SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err);
@@ -625,18 +628,21 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
 typedef struct sqm_beam_options {                      /* all zero = defaults */
     int32_t         n_beams;                           /* 0: 4 */
     int32_t         n_best;                            /* texts wanted, at most n_beams; 0: 1 */
-    int32_t         first_seq;                         /* sequences first_seq .. + n_beams - 1 get overwritten; 0: 1 */
+    /* sequences first_seq .. + n_beams - 1 get overwritten; 0: 1 */
+    int32_t         first_seq;
     int32_t         max_tokens;                        /* 0: 256; no more than the context has room for */
     /* Texts are ranked by log probability / tokens^length_power, the token that ends them counted. 0: by
        probability, which favours short ones; 1: by the mean of a token. */
     float           length_power;
-    int32_t         early_stop;                        /* 1: when n_best have ended; 0: when none can get better */
+    /* 1: when n_best have ended; 0: when none can get better */
+    int32_t         early_stop;
     const sqm_bias *biases;                            /* [n_biases] as in sqm_sampler */
     int32_t         n_biases;
     sqm_grammar    *grammar;                           /* of n_beams sequences; begins anew. NULL: none */
 } sqm_beam_options;
 typedef struct sqm_beam {
-    const int32_t *tokens;                             /* [n_tokens] without the one that ends it; in `memory` */
+    /* [n_tokens] without the one that ends it; in `memory` */
+    const int32_t *tokens;
     int32_t        n_tokens, ended;                    /* ended 0: cut at max_tokens */
     double         log_prob, score;
 } sqm_beam;
@@ -16716,7 +16722,8 @@ static int32_t sqm__op_rewinds(const sqm_session *s, const sqm__op *op)
 static int32_t sqm__session_rewinds(const sqm_session *s)
 {
     int32_t least = INT32_MAX;
-    for (int32_t i = 0; i < s->model->n_ops; i++) least = sqm__min(least, sqm__op_rewinds(s, &s->model->ops[i]));
+    for (int32_t i = 0; i < s->model->n_ops; i++)
+        least = sqm__min(least, sqm__op_rewinds(s, &s->model->ops[i]));
     return least;
 }
 
@@ -17007,7 +17014,8 @@ struct sqm_grammar {
     uint8_t            *rest;           /* the other bytes of all tokens, in this order */
     uint32_t           *rest_at;        /* [n_order + 1] where those of a token begin */
     int32_t            *ends;           /* [n_ends] tokens that end texts */
-    int32_t            *first;          /* [257] first token in order that begins with a byte or a greater one */
+    /* [257] first token in order that begins with a byte or a greater one */
+    int32_t            *first;
     int32_t             vocab, n_order, n_ends, most_bytes;
     size_t              all_bytes;
     sqm__gram_frame    *frames;
@@ -17227,8 +17235,8 @@ SQM__NOINLINE static sqm_result sqm__gram_class(sqm__gram_parse *p)
     int any = 0;
     for (p->at += 1 + negated; *p->at != ']'; n++) {
         if (n == SQM__GRAM_RANGES)
-            SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: a class of more than %d ranges", p->line,
-                      (int32_t)SQM__GRAM_RANGES);
+            SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: a class of more than %d ranges",
+                      p->line, (int32_t)SQM__GRAM_RANGES);
         SQM__TRY(sqm__gram_character(p, &r[n][0]));
         r[n][1] = r[n][0];
         if (p->at[0] == '-' && p->at[1] != ']') {
@@ -17247,7 +17255,8 @@ SQM__NOINLINE static sqm_result sqm__gram_class(sqm__gram_parse *p)
         from = r[i][1] + 1;
     }
     if (negated && from <= 0x10ffff) sqm__gram_characters(p, from, 0x10ffff, &any);
-    if (!any) SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a class without characters", p->line);
+    if (!any) SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a class without characters",
+                        p->line);
     sqm__gram_close(p);
     return SQM_OK;
 }
@@ -17414,7 +17423,8 @@ static sqm_result sqm__gram_program(sqm__gram_parse *p, const char *text, const 
     for (int32_t i = 0; banned && banned[i]; i++) {
         const size_t n = strlen(banned[i]);
         if (n < 1 || n > 4096)
-            SQM__FAIL(p->err, SQM_E_ARGUMENT, n, "banned text %d has %z bytes, not 1 to 4096", i, (uint64_t)n);
+            SQM__FAIL(p->err, SQM_E_ARGUMENT, n, "banned text %d has %z bytes, not 1 to 4096", i,
+                      (uint64_t)n);
         for (size_t k = 0; k < n; k++) {
             const uint8_t byte = (uint8_t)banned[i][k];
             (void)sqm__gram_emit(p, SQM__GRAM_BYTES, byte, byte, 0);
@@ -17438,6 +17448,7 @@ static void sqm__gram_see(sqm_grammar *g, int32_t op)
    reads have that flag? */
 static int sqm__gram_leads(sqm_grammar *g, int32_t rule, int32_t flag)
 {
+    const int passes = flag == SQM__RULE_ENDS ? SQM__RULE_ENDS : SQM__RULE_EMPTY;
     int found = 0, ordered = 1;
     g->n_work = 0;
     sqm__gram_see(g, g->rules[rule].start);
@@ -17449,7 +17460,7 @@ static int sqm__gram_leads(sqm_grammar *g, int32_t rule, int32_t flag)
         if (o->op == SQM__GRAM_SPLIT || o->op == SQM__GRAM_JUMP) sqm__gram_see(g, at + o->to);
         if (o->op == SQM__GRAM_CALL && !(flags & SQM__RULE_ORDERED)) ordered = 0;
         if (o->op == SQM__GRAM_SPLIT || (o->op == SQM__GRAM_BYTES && flag == SQM__RULE_ENDS) ||
-            (o->op == SQM__GRAM_CALL && (flags & (flag == SQM__RULE_ENDS ? SQM__RULE_ENDS : SQM__RULE_EMPTY))))
+            (o->op == SQM__GRAM_CALL && (flags & passes)))
             sqm__gram_see(g, at + 1);
     }
     for (int32_t i = 0; i < g->n_work; i++) g->seen[g->work[i].op] = -1;
@@ -17663,7 +17674,8 @@ static int32_t sqm__gram_next(sqm_grammar *g, int32_t at, uint8_t byte)
         g->n_work = 0;
         for (int32_t i = 0; i < s->n; i++) {
             const sqm__gram_way w = g->ways[s->first + i];
-            if (byte >= g->ops[w.op].low && byte <= g->ops[w.op].high) (void)sqm__gram_add(g, w.op + 1, w.stack);
+            if (byte < g->ops[w.op].low || byte > g->ops[w.op].high) continue;
+            (void)sqm__gram_add(g, w.op + 1, w.stack);
         }
         next = sqm__gram_state_of(g);
     }
@@ -17672,7 +17684,7 @@ static int32_t sqm__gram_next(sqm_grammar *g, int32_t at, uint8_t byte)
 }
 
 /* ---- the vocabulary in order --------------------------------------------------------------------------- */
-/* Bytes of a token that can stand in a grammar's order; 0 for one without text, one that ends texts, a giant. */
+/* Bytes of a token in a grammar's order; 0: it has no text, ends texts or is a giant. */
 static uint32_t sqm__gram_token_bytes(const sqm__tok *t, int32_t id)
 {
     uint32_t n;
@@ -17751,8 +17763,8 @@ static void sqm__gram_index(sqm_grammar *g)
 }
 
 /* ---- masks --------------------------------------------------------------------------------------------- */
-/* Sets the bits of tokens whose texts go on from state walk[0]. strip: that many spaces at the start of a text
-   are not printed. *any: there was such a token. Returns 0 when there is no room for states. */
+/* Sets the bits of tokens whose texts go on from state walk[0]. strip: that many spaces at the start of a
+   text are not printed. *any: there was such a token. Returns 0 when there is no room for states. */
 static int sqm__gram_fill(sqm_grammar *g, uint32_t *mask, int32_t strip, int32_t *any)
 {
     const int32_t *const rows = g->rows, n_classes = g->n_classes;
@@ -17791,7 +17803,8 @@ static sqm_result sqm__gram_check_seq(const sqm_grammar *g, int32_t seq, sqm_err
     return SQM_OK;
 }
 /* For [GEN]: the mask; *any: some token that does not end the text is allowed. */
-static const uint32_t *sqm__grammar_mask(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any, sqm_error *err)
+static const uint32_t *sqm__grammar_mask(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any,
+                                         sqm_error *err)
 {
     int32_t state, k;
     uint32_t *mask;
@@ -17845,7 +17858,8 @@ SQMDEF sqm_result sqm_grammar_accept_text(sqm_grammar *g, int32_t seq, const cha
     g->sequences[seq] = g->walk[0];
     return SQM_OK;
 }
-static sqm_result sqm__grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, int32_t strip, sqm_error *err)
+static sqm_result sqm__grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, int32_t strip,
+                                      sqm_error *err)
 {
     uint32_t n = 0;
     const uint8_t *text;
@@ -17911,8 +17925,9 @@ static sqm_result sqm__gram_count(sqm_grammar *g, sqm__gram_parse *p, const sqm_
     if (g->config.n_sequences < 1 || g->config.n_sequences > 65536 || g->config.max_states < 8 ||
         g->config.max_states > 1 << 20 || g->config.max_masks < 1 || g->config.max_masks > 65536 ||
         g->config.max_depth < 1 || g->config.max_depth > 65536)
-        SQM__FAIL(err, SQM_E_ARGUMENT, 0, "grammar: n_sequences and max_masks must be 1 to 65536, max_states 8 "
-                  "to 1048576, max_depth 1 to 65536");
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0,
+                  "grammar: n_sequences and max_masks must be 1 to 65536, max_states 8 to 1048576, "
+                  "max_depth 1 to 65536");
     SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
     g->n_ops = p->n_ops;
     g->most_ops = p->peak;
@@ -17970,7 +17985,8 @@ static sqm_result sqm__gram_layout(sqm_grammar *g, sqm__arena *a, sqm_error *err
                   g->config.max_states, g->config.max_masks);
     return SQM_OK;
 }
-SQMDEF size_t sqm_grammar_size(const sqm_model *m, const char *text, const sqm_grammar_config *c, sqm_error *err)
+SQMDEF size_t sqm_grammar_size(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                               sqm_error *err)
 {
     sqm_grammar g;
     sqm__gram_parse p;
@@ -17995,7 +18011,8 @@ static sqm_result sqm__gram_compile(sqm_grammar *g, sqm__gram_parse *p, const ch
     return sqm__gram_check(g, p->err);
 }
 SQMDEF sqm_result sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
-                                   const sqm_grammar_config *c, void *memory, size_t memory_bytes, sqm_error *err)
+                                   const sqm_grammar_config *c, void *memory, size_t memory_bytes,
+                                       sqm_error *err)
 {
     sqm__gram_parse p;
     sqm__arena a;
@@ -18067,9 +18084,10 @@ SQMDEF const char *sqm_json_grammar(void)
            "object ::= \"{\" gap ( pair ( \",\" gap pair )* )? \"}\"\n"
            "pair   ::= string gap \":\" gap value gap\n"
            "array  ::= \"[\" gap ( value gap ( \",\" gap value gap )* )? \"]\"\n"
-           "string ::= \"\\\"\" ( [^\"\\\\\\x00-\\x1f] | \"\\\\\" ( [\"\\\\/bfnrt] | \"u\" [0-9a-fA-F]{4} ) )* "
-           "\"\\\"\"\n"
-           "number ::= \"-\"? ( \"0\" | [1-9] [0-9]{0,17} ) ( \".\" [0-9]{1,17} )? ( [eE] [+-]? [0-9]{1,3} )?\n"
+           "string ::= \"\\\"\" ( [^\"\\\\\\x00-\\x1f] | \"\\\\\" escape )* \"\\\"\"\n"
+           "escape ::= [\"\\\\/bfnrt] | \"u\" [0-9a-fA-F]{4}\n"
+           "number ::= \"-\"? ( \"0\" | [1-9] [0-9]{0,17} ) ( \".\" [0-9]{1,17} )? exponent?\n"
+           "exponent ::= [eE] [+-]? [0-9]{1,3}\n"
            "gap    ::= ( \" \" | \"\\n\" [ \\t]{0,16} )?\n";
 }
 
@@ -18483,7 +18501,7 @@ static void sqm__stream_finish(sqm__stream *s)
     if (s->ended < 0) sqm__stream_emit(s, s->used);
 }
 
-/* ---- speculation -------------------------------------------------------------------------------------------
+/* ---- speculation ------------------------------------------------------------------------------------------
    Tokens that may follow are guessed and fed together with the last one, which costs little more than a feed
    of one; then sampling goes on over the logits after each of them as if they had been fed one by one, for
    these logits are the same to the bit. At the first token that is no guess the sequence goes back to there.
@@ -18500,7 +18518,8 @@ struct sqm_speculator {
     float                  *logits;                    /* [n_guesses + 1, vocab_size] after each of them */
     int32_t                 n_fed, at, base;           /* 0: nothing ahead; last right one; position before */
     int32_t                 n_next;                    /* how many to guess now */
-    int32_t                 draft_base;                /* tokens of the sequence that the draft had read ... */
+    /* tokens of the sequence that the draft had read ... */
+    int32_t                 draft_base;
     int32_t                 draft_guesses;             /* ... before it read so many guesses of `fed` */
     int32_t                 guessed, accepted, feeds;
     void                   *owned_memory;
@@ -18508,13 +18527,12 @@ struct sqm_speculator {
 
 static sqm_result sqm__spec_check_draft(const sqm_speculator_config *c, const sqm_session *s, sqm_error *err)
 {
-    const sqm__tok *a = sqm__model_tok(sqm_session_model(s)), *b = sqm__model_tok(sqm_session_model(c->draft));
-    sqm_model_info info, other;
-    sqm_model_get_info(sqm_session_model(s), &info);
-    sqm_model_get_info(sqm_session_model(c->draft), &other);
-    for (int32_t id = 0; id < info.vocab_size && id < other.vocab_size; id++) {
+    const sqm__tok *a = sqm__model_tok(s->model), *b = sqm__model_tok(c->draft->model);
+    const int32_t vocab = sqm__min(s->model->vocab_size, c->draft->model->vocab_size);
+    for (int32_t id = 0; id < vocab; id++) {
         uint32_t n = 0, m = 0;
-        const uint8_t *text = a ? sqm__tok_text(a, id, 1, &n) : NULL, *same = b ? sqm__tok_text(b, id, 1, &m) : NULL;
+        const uint8_t *const text = a ? sqm__tok_text(a, id, 1, &n) : NULL;
+        const uint8_t *const same = b ? sqm__tok_text(b, id, 1, &m) : NULL;
         if (n != m || (n && memcmp(text, same, n) != 0))
             SQM__FAIL(err, SQM_E_ARGUMENT, id, "token %d of the draft model has another text", id);
     }
@@ -18522,8 +18540,9 @@ static sqm_result sqm__spec_check_draft(const sqm_speculator_config *c, const sq
         SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_seq, "the draft session has no sequence %d", c->draft_seq);
     if (sqm__session_rewinds(c->draft) < c->n_guesses + 1 &&
         (c->draft_spare == c->draft_seq || sqm_position(c->draft, c->draft_spare) < 0))
-        SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_spare, "states of the draft model keep no past: draft_spare = %d "
-                  "must be another sequence of its session", c->draft_spare);
+        SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_spare,
+                  "states of the draft model keep no past: draft_spare = %d must be another sequence of "
+                  "its session", c->draft_spare);
     return SQM_OK;
 }
 static sqm_result sqm__spec_defaults(sqm_speculator_config *to, const sqm_session *s,
@@ -18597,8 +18616,8 @@ SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculato
     sqm_speculator *p = NULL;
     uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
     if (!memory) {
-        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory to speculate: %z bytes",
-                                  (uint64_t)need);
+        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
+                                  "no memory to speculate: %z bytes", (uint64_t)need);
         return NULL;
     }
     if (sqm_speculator_init(&p, s, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
@@ -18643,7 +18662,7 @@ static sqm_result sqm__spec_settle(sqm_speculator *p, int32_t seq)
     return SQM_OK;
 }
 
-/* What followed the place where most of the last tokens stood before, the latest of equals. Returns how many. */
+/* What followed where most of the last tokens stood before, at the latest of such places; how many tokens. */
 static int32_t sqm__spec_look_up(const sqm_speculator *p, int32_t *guesses, int32_t most)
 {
     const int32_t *const t = p->tokens, n = p->n_tokens;
@@ -18663,14 +18682,15 @@ static sqm_result sqm__spec_draft(sqm_speculator *p, const sqm_sampler *sampler,
                                   int32_t n_recent, int32_t most, int32_t *n)
 {
     sqm_session *const d = p->config.draft;
-    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens, has_past = sqm__session_rewinds(d);
-    const int32_t vocab = p->session->model->n_tokens;
+    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens;
+    const int32_t has_past = sqm__session_rewinds(d), vocab = p->session->model->n_tokens;
     sqm_sampler guess = *sampler;
     size_t room = 0;
     int32_t right = p->draft_base, i = 0;
     *n = 0;
     guess.allowed = NULL;
-    while (i < p->draft_guesses && right < end && p->tokens[right - p->offset] == p->fed[1 + i]) { i++; right++; }
+    for (; i < p->draft_guesses && right < end; i++, right++)
+        if (p->tokens[right - p->offset] != p->fed[1 + i]) break;
     if (i < p->draft_guesses && has_past > 0) SQM__TRY(sqm_rewind(d, seq, right));
     if (i < p->draft_guesses && has_past == 0) {
         right = p->draft_base;
@@ -18709,13 +18729,13 @@ static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, 
     if (p->n_fed && p->at + 1 == p->n_fed) p->n_next = sqm__min(p->n_next * 2, p->config.n_guesses);
     else if (p->n_fed) p->n_next = sqm__max(p->at + 1, 1);
     SQM__TRY(sqm__spec_settle(p, seq));
-    most = sqm__min(most, sqm__min(p->n_next, p->session->config.max_context - sqm_position(p->session, seq) - 1));
+    p->base = sqm_position(p->session, seq);
+    most = sqm__min(most, sqm__min(p->n_next, p->session->config.max_context - p->base - 1));
     if (most > 0 && p->config.draft) SQM__TRY(sqm__spec_draft(p, sampler, recent, n_recent, most, &n));
     if (most > 0 && !p->config.draft) n = sqm__spec_look_up(p, p->fed + 1, most);
     p->fed[0] = token;
     p->feeds++;
     if (n == 0) return sqm_feed(p->session, seq, &token, 1);
-    p->base = sqm_position(p->session, seq);
     if (sqm__session_rewinds(p->session) == 0) sqm__checkpoint(p->session, seq, p->config.spare);
     SQM__TRY(sqm_feed_all(p->session, seq, p->fed, n + 1, p->logits));
     p->n_fed = n + 1;
@@ -18734,7 +18754,6 @@ typedef struct sqm__gen {
     sqm_error                  *err;
     int32_t                     seq;
     int32_t                     text_begins;           /* no text yet: the rule for the first space counts */
-    int32_t                     strips;                /* spaces that the decoder takes from a text's start */
     int32_t                     n_recent;
     int32_t                     recent[SQM__RECENT_ROOM];
     sqm_generate_stats          stats;
@@ -18882,7 +18901,7 @@ static void sqm__gen_text(sqm__gen *g, sqm__stream *stream, int32_t token, char 
     sqm__stream_push(stream, memory + skip, n - skip);
 }
 
-/* Tokens that the text has come to, and the logits after them: not those of the sequence while guesses are fed. */
+/* The position that the text has come to, and the logits there: behind them the sequence may hold guesses. */
 static int32_t sqm__gen_position(const sqm__gen *g)
 {
     const sqm_speculator *p = g->options->speculator;
@@ -18898,7 +18917,8 @@ static const float *sqm__gen_logits(const sqm__gen *g)
 static sqm_result sqm__gen_feed(sqm__gen *g, int32_t token, const sqm_sampler *sampler, int last)
 {
     sqm_speculator *const p = g->options->speculator;
-    const int32_t left = g->options->max_tokens > 0 ? g->options->max_tokens - g->stats.new_tokens : INT32_MAX;
+    const int32_t most = g->options->max_tokens;
+    const int32_t left = last ? 0 : most > 0 ? most - g->stats.new_tokens : INT32_MAX;
     if (!p) return sqm_feed(g->session, g->seq, &token, 1);
     sqm__spec_note(p, sqm__gen_position(g), &token, 1);
     if (p->at + 1 < p->n_fed && p->fed[p->at + 1] == token) {
@@ -18906,10 +18926,15 @@ static sqm_result sqm__gen_feed(sqm__gen *g, int32_t token, const sqm_sampler *s
         p->accepted++;
         return SQM_OK;
     }
-    return sqm__spec_feed(p, g->seq, token, sampler, g->recent, g->n_recent, last ? 0 : left);
+    return sqm__spec_feed(p, g->seq, token, sampler, g->recent, g->n_recent, left);
 }
 
-/* Picks a token, or SQM_END_* reasons to end as *reason >= 0. */
+/* Spaces at the start of the next token that are not printed. */
+static int32_t sqm__gen_strips(const sqm__gen *g)
+{
+    return g->text_begins ? sqm__tok_strips(sqm__model_tok(g->model)) : 0;
+}
+/* Picks a token; -1: the grammar allows none, as its text is whole. */
 static sqm_result sqm__gen_pick(sqm__gen *g, sqm_sampler *sampler, int32_t *token)
 {
     const int32_t vocab = g->session->model->vocab_size;
@@ -18919,8 +18944,7 @@ static sqm_result sqm__gen_pick(sqm__gen *g, sqm_sampler *sampler, int32_t *toke
     void *const scratch = sqm__session_scratch(g->session, &room);
     int32_t any = 1;
     if (grammar) {
-        const int32_t strips = g->text_begins ? g->strips : 0;
-        one.allowed = sqm__grammar_mask(grammar, g->options->grammar_seq, strips, &any, g->err);
+        one.allowed = sqm__grammar_mask(grammar, g->options->grammar_seq, sqm__gen_strips(g), &any, g->err);
         if (!one.allowed) return g->err->code;
         if (!any && sqm_grammar_can_end(grammar, g->options->grammar_seq)) { *token = -1; return SQM_OK; }
         if (!any)
@@ -18954,7 +18978,7 @@ SQM__NOINLINE static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler,
     g->stats.reason = token < 0 ? SQM_END_GRAMMAR : SQM_END_MODEL;
     if (token < 0 || sqm_token_is_end(g->model, token)) return SQM_OK;
     if (o->grammar)
-        SQM__TRY(sqm__grammar_accept(o->grammar, o->grammar_seq, token, g->text_begins ? g->strips : 0, g->err));
+        SQM__TRY(sqm__grammar_accept(o->grammar, o->grammar_seq, token, sqm__gen_strips(g), g->err));
     g->stats.new_tokens++;
     sqm__gen_remember(g, token);
     sqm__gen_text(g, stream, token, (char *)scratch, room);
@@ -19014,7 +19038,6 @@ static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_t
     stream.ended = -1;
     SQM__TRY(sqm__gen_check(g));
     g->text_begins = sqm_position(g->session, g->seq) == 0;
-    g->strips = sqm__tok_strips(sqm__model_tok(g->model));
     if (o->grammar && (g->text_begins || (prompt && *prompt)))
         if (sqm_grammar_reset(o->grammar, o->grammar_seq) != SQM_OK)
             SQM__FAIL(g->err, SQM_E_ARGUMENT, o->grammar_seq, "the grammar follows no sequence %d",
@@ -19053,8 +19076,10 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
    beams without children. Costs are -log2 of probabilities in units of 2^-24 as integers, so that sums are
    exact and ties are ties: then the better parent counts, then the lower token.
    Uses the public API and [GEN]'s candidates. Tested by tests/test_beam.c. */
-typedef struct sqm__beam_way { int64_t cost; int32_t parent, token; } sqm__beam_way;    /* one token further */
-typedef struct sqm__beam_node { int32_t parent, token; } sqm__beam_node;                /* of the tree of texts */
+/* one token further */
+typedef struct sqm__beam_way { int64_t cost; int32_t parent, token; } sqm__beam_way;
+/* of the tree of texts */
+typedef struct sqm__beam_node { int32_t parent, token; } sqm__beam_node;
 typedef struct sqm__beam_end {          /* a text that has come to its end */
     double  score;
     int64_t cost;
@@ -19062,7 +19087,8 @@ typedef struct sqm__beam_end {          /* a text that has come to its end */
 } sqm__beam_end;
 typedef struct sqm__beam_live {
     int64_t cost;
-    int32_t node, slot, parent;         /* sequence first_seq + slot; number of its parent in the step before */
+    /* sequence first_seq + slot; number of its parent in the step before */
+    int32_t node, slot, parent;
 } sqm__beam_live;
 
 typedef struct sqm__beams {
@@ -19119,7 +19145,7 @@ static sqm_result sqm__beam_defaults(sqm__beams *b, const sqm_session *s, const 
                   o->n_beams, o->n_best);
     if (o->max_tokens < 1 || o->max_tokens > 1 << 20)
         SQM__FAIL(err, SQM_E_ARGUMENT, o->max_tokens, "max_tokens = %d must be 1 to 1048576", o->max_tokens);
-    if (o->first_seq < 0 || sqm_position(s, o->first_seq) < 0 || sqm_position(s, o->first_seq + o->n_beams - 1) < 0)
+    if (o->first_seq < 0 || o->first_seq > s->config.n_sequences - o->n_beams)
         SQM__FAIL(err, SQM_E_ARGUMENT, o->first_seq, "beams in sequences %d to %d: the session has fewer",
                   o->first_seq, o->first_seq + o->n_beams - 1);
     if (!(o->length_power >= -100.0f && o->length_power <= 100.0f))
@@ -19180,9 +19206,8 @@ static void sqm__beam_offer(sqm__beams *b, int64_t cost, int32_t parent, int32_t
     b->ways[at].token = token;
     b->n_ways = sqm__min(b->n_ways + 1, b->most_ways);
 }
-/* Offers the best continuations of a beam. Its n candidates c become distances from the best of all: a token's
-   cost is its own distance plus the logarithm of what all weigh. What a grammar forbids weighs, but is not
-   offered. */
+/* Offers the best continuations of a beam: a token costs its distance from the best of all plus the logarithm
+   of what all weigh. What a grammar forbids weighs, but is not offered. */
 static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
 {
     const sqm__beam_live *beam = &b->live[parent];
@@ -19212,6 +19237,7 @@ static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
         else if (rank < SQM__RANK_NEVER) d = (top - (double)sqm__logit_of_rank(rank)) * scale;
         if (d < far) total += sqm__sample_weight((uint32_t)d);
     }
+    const int64_t weight = sqm__log2(total) - ((int64_t)38 << SQM__UNIT_BITS);     /* of all: the best is 1 */
     if (mask) n = sqm__sample_allowed(c, n, mask);
     if (n > b->most_ways) { sqm__sample_best(c, n, b->most_ways); n = b->most_ways; }
     for (int32_t i = 0; i < n; i++) {
@@ -19220,8 +19246,7 @@ static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
         if (rank >= SQM__RANK_NEVER) continue;
         if (rank != sqm__rank(best)) d = (top - (double)sqm__logit_of_rank(rank)) * scale;
         if (d > 1e15) d = 1e15;         /* 6e7 bits: sums of a million fit */
-        sqm__beam_offer(b, beam->cost + (int64_t)d + sqm__log2(total) - ((int64_t)38 << SQM__UNIT_BITS), parent,
-                        sqm__candidate_id(c[i]));
+        sqm__beam_offer(b, beam->cost + (int64_t)d + weight, parent, sqm__candidate_id(c[i]));
     }
     return SQM_OK;
 }
@@ -19271,7 +19296,8 @@ static sqm_result sqm__beam_move(sqm__beams *b)
         b->fed[i] = b->nodes[b->live[i].node].token;
         *in = sqm__input(b->o.first_seq + b->live[i].slot, &b->fed[i], NULL, 1);
         if (b->o.grammar)
-            SQM__TRY(sqm_grammar_accept(b->o.grammar, b->live[i].slot, b->fed[i], sqm__session_err(b->session)));
+            SQM__TRY(sqm_grammar_accept(b->o.grammar, b->live[i].slot, b->fed[i],
+                                        sqm__session_err(b->session)));
     }
     return SQM_OK;
 }
@@ -19357,7 +19383,8 @@ SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_op
 /* ==== [CHAT] Conversations =================================================================================
    Puts the frame that a model was trained with around questions: its parts are texts that the weight file
    holds (meta "chat"). Uses the public API. Tested by tests/test_chat.c. */
-typedef struct sqm__chat_text { char *dst; int32_t n, cap; } sqm__chat_text;           /* n counts on past cap */
+/* n counts on past cap */
+typedef struct sqm__chat_text { char *dst; int32_t n, cap; } sqm__chat_text;
 static void sqm__chat_put(sqm__chat_text *t, const char *text, size_t n)
 {
     for (size_t i = 0; i < n && t->n < INT32_MAX; i++, t->n++) if (t->n < t->cap) t->dst[t->n] = text[i];
@@ -19400,7 +19427,8 @@ static const char *sqm__chat_frame(const sqm_model *m, const sqm_chat *c)
     return c && c->frame ? c->frame : sqm_model_meta(m, "chat");
 }
 
-SQMDEF int32_t sqm_chat_prompt(const sqm_model *m, const sqm_chat *c, const char *user, char *dst, int32_t cap)
+SQMDEF int32_t sqm_chat_prompt(const sqm_model *m, const sqm_chat *c, const char *user, char *dst,
+                               int32_t cap)
 {
     const char *const frame = m && c ? sqm__chat_frame(m, c) : NULL;
     const char *const system = sqm__chat_find(frame, "system"), *const first = sqm__chat_find(frame, "first");
@@ -19440,8 +19468,8 @@ SQMDEF sqm_result sqm_chat_check(const sqm_model *m, const char *text, size_t by
     int32_t *const ids = (int32_t *)(void *)((uint8_t *)memory + work);
     const size_t room = (memory_bytes - work) / sizeof(int32_t);
     const int32_t cap = room < INT32_MAX ? (int32_t)room : INT32_MAX;
-    const int32_t n = sqm_tokenize_in(m, text, bytes, SQM_TOKENS_BARE | SQM_TOKENS_CONTROL, ids, cap, memory, work,
-                                      err);
+    const int32_t n = sqm_tokenize_in(m, text, bytes, SQM_TOKENS_BARE | SQM_TOKENS_CONTROL, ids, cap,
+                                      memory, work, err);
     if (n < 0) return (sqm_result)n;
     if (n > cap) SQM__FAIL(err, SQM_E_MEMORY, n, "the text has %d tokens, there is memory for %d", n, cap);
     for (int32_t i = 0; i < n; i++) {
@@ -19494,8 +19522,9 @@ SQMDEF sqm_result sqm_chat_answer_in(sqm_session *s, int32_t seq, sqm_chat *c, c
         SQM__FAIL(sqm__session_err(s), SQM_E_UNSUPPORTED, 0,
                   "the frame of the chat has no user part, or no system part");
     if (!memory || (uintptr_t)memory % 8 || memory_bytes < need)
-        SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need, "the chat needs %z bytes aligned to 8, was given %z",
-                  (uint64_t)need, (uint64_t)memory_bytes);
+        SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need,
+                  "the chat needs %z bytes aligned to 8, was given %z", (uint64_t)need,
+                  (uint64_t)memory_bytes);
     SQM__TRY(sqm_chat_check(m, user, strlen(user), memory, memory_bytes, sqm__session_err(s)));
     memset(&options, 0, sizeof(options));
     if (o) options = *o;
@@ -19520,7 +19549,8 @@ SQMDEF sqm_result sqm_chat_answer(sqm_session *s, int32_t seq, sqm_chat *c, cons
     void *const memory = malloc(need);
     sqm_result result;
     if (!s) { free(memory); return SQM_E_ARGUMENT; }
-    if (!memory) SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need, "no memory for a chat of %z bytes", (uint64_t)need);
+    if (!memory) SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need, "no memory for a chat of %z bytes",
+                           (uint64_t)need);
     result = sqm_chat_answer_in(s, seq, c, user, o, on_text, user_data, stats, memory, need);
     free(memory);
     return result;

@@ -1,4 +1,4 @@
-/* Ways to decode, on tiny random models with attention, with windows, with recurrent states and with both:
+/* Ways to decode, on tiny random models with attention, with windows, with recurrent states and with all:
    going back, constraints of the sampler, speculation (same text, to the bit, as without), beam search (against
    all texts there are, and against a plain version of itself), grammars in generation, chats. */
 #define SEQMODEL_IMPLEMENTATION
@@ -10,10 +10,12 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const char *const pieces[] = {"<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "1", "2", ",", "[",
-                                     "]", "<u>", "\n", "{", "}", "\"", ":"};
+static const char *const pieces[] = {
+    "<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "1", "2", ",", "[", "]", "<u>", "\n", "{", "}", "\"",
+    ":"};
 enum { PIECES = sizeof(pieces) / sizeof(pieces[0]), FEW = 5 };
-static const int kinds[] = {TINY_ATTENTION, TINY_WINDOW, TINY_RECURRENT, TINY_ATTENTION | TINY_WINDOW | TINY_RECURRENT};
+static const int kinds[] = {TINY_ATTENTION, TINY_WINDOW, TINY_RECURRENT,
+    TINY_ATTENTION | TINY_WINDOW | TINY_RECURRENT};
 static const size_t row_bytes = PIECES * sizeof(float);
 static sqm_error err;
 
@@ -29,7 +31,7 @@ static sqm_session *session_of(const sqm_model *m, int32_t n_sequences, int32_t 
     return s;
 }
 
-/* ---- going back ------------------------------------------------------------------------------------------ */
+/* ---- going back ---------------------------------------------------------------------------------------- */
 static void test_rewind(int kind)
 {
     int32_t tokens[TINY_CONTEXT];
@@ -66,20 +68,22 @@ static void test_rewind(int kind)
 /* A prefix is read once and forked: each continuation is what reading all of it gives. */
 static void test_prefix_reuse(int kind)
 {
-    static const int32_t prefix[] = {0, 3, 4, 5, 6, 3, 8, 9, 4, 4, 5}, rest[2][4] = {{3, 3, 9, 4}, {10, 11, 12, 5}};
+    static const int32_t prefix[] = {0, 3, 4, 5, 6, 3, 8, 9, 4, 4, 5};
+    static const int32_t rest[2][4] = {{3, 3, 9, 4}, {10, 11, 12, 5}};
     sqm_model *m = tiny_model(pieces, PIECES, 3, 0, kind, 6);
     sqm_session *s = session_of(m, 3, 0);
     CHECK(sqm_feed(s, 0, prefix, 11) == SQM_OK);
     for (int32_t i = 0; i < 2; i++) {
         CHECK(sqm_fork(s, 0, 1) == SQM_OK && sqm_feed(s, 1, rest[i], 4) == SQM_OK);
-        CHECK(sqm_reset(s, 2) == SQM_OK && sqm_feed(s, 2, prefix, 11) == SQM_OK && sqm_feed(s, 2, rest[i], 4) == SQM_OK);
+        CHECK(sqm_reset(s, 2) == SQM_OK && sqm_feed(s, 2, prefix, 11) == SQM_OK);
+        CHECK(sqm_feed(s, 2, rest[i], 4) == SQM_OK);
         CHECK(memcmp(sqm_logits(s, 1), sqm_logits(s, 2), row_bytes) == 0);
     }
     sqm_session_free(s);
     sqm_model_free(m);
 }
 
-/* ---- the sampler's constraints --------------------------------------------------------------------------- */
+/* ---- the sampler's constraints ------------------------------------------------------------------------- */
 static void test_biases_and_allowed_tokens(void)
 {
     static const float logits[6] = {1.0f, 5.0f, 4.0f, 3.0f, -2.0f, 0.0f};
@@ -110,13 +114,14 @@ static void test_biases_and_allowed_tokens(void)
     for (int i = 0; i < 20000; i++) count[sqm_sample(&p, logits, 6, NULL, 0, scratch, sizeof(scratch))]++;
     CHECK(count[1] == 0 && count[2] == 0 && count[3] == 0);
     const double total = exp(1.0) + exp(-2.0) + exp(0.0);
-    CHECK(fabs(count[0] / 20000.0 - exp(1.0) / total) < 0.015 && fabs(count[4] / 20000.0 - exp(-2.0) / total) < 0.01);
+    CHECK(fabs(count[0] / 20000.0 - exp(1.0) / total) < 0.015 &&
+          fabs(count[4] / 20000.0 - exp(-2.0) / total) < 0.01);
     const uint32_t none[1] = {0};
     p.allowed = none;
     CHECK(sqm_sample(&p, logits, 6, NULL, 0, scratch, sizeof(scratch)) == SQM_E_ARGUMENT);
 }
 
-/* ---- speculation ----------------------------------------------------------------------------------------- */
+/* ---- speculation --------------------------------------------------------------------------------------- */
 typedef struct heard { char text[4096]; int32_t bytes; } heard;
 static int hear(void *user, const char *text, int32_t bytes)
 {
@@ -160,8 +165,9 @@ static void test_speculation(int kind)
     static heard plain, guessed;
     int32_t accepted = 0;
     for (uint64_t seed = 0; seed < 12; seed++) {
-        sqm_model *m = tiny_model(pieces, PIECES, 3, 0, kind, 100 + seed), *d = tiny_model(pieces, PIECES, 3, 0,
-            kinds[seed % 4], seed % 2 ? 100 + seed : 7);
+        const uint64_t draft_seed = seed % 2 ? 100 + seed : 7;
+        sqm_model *m = tiny_model(pieces, PIECES, 3, 0, kind, 100 + seed);
+        sqm_model *d = tiny_model(pieces, PIECES, 3, 0, kinds[seed % 4], draft_seed);
         sqm_session *s = session_of(m, 3, 0), *draft = session_of(d, 2, 0);
         float logits[2][PIECES];
         uint64_t rng[2][2];
@@ -185,7 +191,8 @@ static void test_speculation(int kind)
             accepted += o.speculator->accepted;
             CHECK_TEXT(guessed.text, plain.text);
             CHECK(memcmp(numbers[0], numbers[1], sizeof(numbers[0])) == 0);
-            CHECK(memcmp(logits[0], logits[1], row_bytes) == 0 && memcmp(rng[0], rng[1], sizeof(rng[0])) == 0);
+            CHECK(memcmp(logits[0], logits[1], row_bytes) == 0);
+            CHECK(memcmp(rng[0], rng[1], sizeof(rng[0])) == 0);
             sqm_speculator_free(o.speculator);
         }
         sqm_grammar_free(o.grammar);
@@ -198,9 +205,11 @@ static void test_speculation(int kind)
 }
 static void test_speculation_refusals(void)
 {
-    static const char *const other[PIECES] = {"<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "x", "y", ",",
-        "[", "]", "<u>", "\n", "{", "}", "\"", ":"};
-    sqm_model *m = tiny_model(pieces, PIECES, 3, 0, TINY_RECURRENT, 1), *d = tiny_model(other, PIECES, 3, 0, 1, 1);
+    static const char *const other[PIECES] = {
+        "<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "x", "2", ",", "[", "]", "<u>", "\n", "{", "}",
+        "\"", ":"};
+    sqm_model *m = tiny_model(pieces, PIECES, 3, 0, TINY_RECURRENT, 1);
+    sqm_model *d = tiny_model(other, PIECES, 3, 0, TINY_ATTENTION, 1);
     sqm_session *s = session_of(m, 2, 8), *draft = session_of(d, 1, 0), *two = session_of(m, 2, 0);
     sqm_speculator_config c;
     sqm_generate_options o;
@@ -233,7 +242,7 @@ static void test_speculation_refusals(void)
     sqm_model_free(m);
 }
 
-/* ---- grammars in generation ------------------------------------------------------------------------------ */
+/* ---- grammars in generation ---------------------------------------------------------------------------- */
 static void test_generate_with_grammar(void)
 {
     static heard h;
@@ -288,7 +297,7 @@ static void test_generate_with_grammar(void)
     sqm_model_free(m);
 }
 
-/* ---- beam search ----------------------------------------------------------------------------------------- */
+/* ---- beam search --------------------------------------------------------------------------------------- */
 typedef struct text_of { int32_t tokens[8], n, ended; double log_prob, score; } text_of;
 static double log_softmax(const float *logits, int32_t n, int32_t id)
 {
@@ -365,7 +374,8 @@ static void test_beams_against_all_texts(int kind, float power)
         CHECK(n == BEST && n_all > BEST && sqm_position(s, 0) == 3);
         for (int32_t i = 0; i < n; i++) {
             same &= same_text(&best[i], &all[i]);
-            CHECK(fabs(best[i].log_prob - all[i].log_prob) < 1e-5 && fabs(best[i].score - all[i].score) < 1e-5);
+            CHECK(fabs(best[i].log_prob - all[i].log_prob) < 1e-5 &&
+                  fabs(best[i].score - all[i].score) < 1e-5);
         }
         CHECK(same);
         free(memory);
@@ -430,7 +440,8 @@ static void test_beams_against_a_plain_version(int kind)
         if (o.n_beams == 1) {                          /* one beam is greedy decoding */
             for (; first < best[0].n_tokens; first++) {
                 int32_t top = 0;
-                for (int32_t id = 1; id < PIECES; id++) if (sqm_logits(s, 0)[id] > sqm_logits(s, 0)[top]) top = id;
+                const float *logits = sqm_logits(s, 0);
+                for (int32_t id = 1; id < PIECES; id++) if (logits[id] > logits[top]) top = id;
                 CHECK(best[0].tokens[first] == top && sqm_feed(s, 0, &top, 1) == SQM_OK);
             }
         }
@@ -480,10 +491,11 @@ static void test_beams_with_grammar_and_limits(void)
         CHECK(fabs((double)sqm__log2(x) / 16777216.0 - log2((double)x)) < 2e-7);
 }
 
-/* ---- chats ----------------------------------------------------------------------------------------------- */
+/* ---- chats --------------------------------------------------------------------------------------------- */
 static void test_chat(void)
 {
-    static const char frame[] = "system=S:%s\\n\ndefault=be\\ngood\nfirst=F:%s;\nuser=U:%s;\\\\\nreply={bos}A:\nend={eos}\\n\n"
+    static const char frame[] =
+        "system=S:%s\\n\ndefault=be\\ngood\nfirst=F:%s;\nuser=U:%s;\\\\\nreply={bos}A:\nend={eos}\\n\n"
                                 "begin={bos}B\nstop=b]";
     sqm_model *m = tiny_model(pieces, PIECES, 3, 0, TINY_ATTENTION, 2);
     sqm_session *s = session_of(m, 1, 0);
@@ -491,7 +503,7 @@ static void test_chat(void)
     sqm_chat c;
     char text[128];
     memset(&c, 0, sizeof(c));
-    CHECK(sqm_chat_prompt(m, &c, "q", text, 128) == SQM_E_UNSUPPORTED);               /* the file has no frame */
+    CHECK(sqm_chat_prompt(m, &c, "q", text, 128) == SQM_E_UNSUPPORTED);    /* the file has no frame */
     c.frame = frame;
     CHECK(sqm_chat_prompt(m, &c, "q%s", text, 128) == (int32_t)strlen("<s>BS:be\ngood\nF:q%s;<s>A:"));
     CHECK_TEXT(text, "<s>BS:be\ngood\nF:q%s;<s>A:");
@@ -505,7 +517,7 @@ static void test_chat(void)
     CHECK(sqm_chat_prompt(m, &c, "q", NULL, 0) > 0 && sqm_chat_prompt(m, &c, "q", text, 128) > 0);
     CHECK_TEXT(text, "U:q;\\<s>A:");
     c.frame = "user=%s";
-    CHECK(sqm_chat_prompt(m, &c, "q", text, 128) == SQM_E_UNSUPPORTED);               /* no part for `system` */
+    CHECK(sqm_chat_prompt(m, &c, "q", text, 128) == SQM_E_UNSUPPORTED);    /* no part for `system` */
     memset(&c, 0, sizeof(c));
     c.frame = "user=a%s\nreply=b\nend=,";
     CHECK(sqm_chat_answer(s, 0, &c, "12", NULL, hear, &h, NULL) == SQM_OK && c.turns == 1);

@@ -27,7 +27,8 @@ static inline void add_specials(blob_writer *b, const char *const *pieces, int32
     for (int32_t i = 0; i < n; i++) {
         const uint32_t bytes = (uint32_t)strlen(pieces[i]);
         int32_t at = i;
-        for (; at > 0 && strcmp(strings + added[at - 1].first, pieces[i]) > 0; at--) added[at] = added[at - 1];
+        for (; at > 0 && strcmp(strings + added[at - 1].first, pieces[i]) > 0; at--)
+            added[at] = added[at - 1];
         memcpy(strings + used, pieces[i], bytes + 1);
         added[at].first = used;
         added[at].bytes = bytes;
@@ -44,9 +45,10 @@ static inline void add_specials(blob_writer *b, const char *const *pieces, int32
     add_array(b, SQM__A_ADDED_FIRST, first, 257, 4);
 }
 
-/* A tokenizer that reads single bytes. Texts: 0 begins a text, 1 ends it; n_special of them are special tokens.
+/* A tokenizer that reads single bytes. Piece 0 begins a text, 1 ends it; the first n_special are special tokens.
    strip: it drops a space at a text's start. */
-static inline void make_tokenizer(blob_writer *b, const char *const *pieces, int32_t n, int32_t n_special, int strip)
+static inline void make_tokenizer(blob_writer *b, const char *const *pieces, int32_t n, int32_t n_special,
+                                  int strip)
 {
     const int32_t begin = 0, end = 1;
     sqm__tok_header h;
@@ -126,8 +128,10 @@ static inline sqm_model *tiny_model(const char *const *pieces, int32_t n, int32_
     }
     snprintf(recipe, sizeof(recipe), "embed r0 tokens w=@embed\n%s%s%s%s%s%s"
              "head logits r0 w=@embed\n",
-             mixes & TINY_ATTENTION ? attention : "", mixes & TINY_ATTENTION ? "\nlinear r0 r2 w=@p add=1\n" : "",
-             mixes & TINY_WINDOW ? attention : "", mixes & TINY_WINDOW ? " window=6\nlinear r0 r2 w=@p add=1\n" : "",
+             mixes & TINY_ATTENTION ? attention : "",
+             mixes & TINY_ATTENTION ? "\nlinear r0 r2 w=@p add=1\n" : "",
+             mixes & TINY_WINDOW ? attention : "",
+             mixes & TINY_WINDOW ? " window=6\nlinear r0 r2 w=@p add=1\n" : "",
              mixes & TINY_RECURRENT ? "mix r1 r0 rnn w=@w act=tanh\n" : "",
              mixes & TINY_RECURRENT ? "linear r0 r1 w=@o add=1\n" : "");
     sqm_writer_recipe(w, recipe);
