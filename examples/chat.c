@@ -29,7 +29,8 @@ static int answer(talk *t, const char *line)
     memset(&stats, 0, sizeof(stats));
     options.sampler = &t->sampler;
     options.max_tokens = 1000;
-    if (t->show && sqm_chat_prompt(sqm_session_model(t->session), &t->chat, line, prompt, (int32_t)sizeof(prompt)) > 0)
+    const sqm_model *m = sqm_session_model(t->session);
+    if (t->show && sqm_chat_prompt(m, &t->chat, line, prompt, (int32_t)sizeof(prompt)) > 0)
         printf("[%s]\n", prompt);
     const sqm_result result = sqm_chat_answer(t->session, 0, &t->chat, line, &options, show, stdout, &stats);
     putchar('\n');

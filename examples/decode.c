@@ -1,24 +1,27 @@
-/* Shows what can steer or speed up decoding: grammars, banned texts, biases, beam search, speculation.
+/* Shows what steers decoding, and what makes it faster without changing the text.
    Build  cc -O2 decode.c -o decode -lm       (seqmodel.h is one directory up; -fopenmp: all processors)
-   Run    ./decode MODEL.sqm "Describe a cat as JSON: " --json          an object or array, nothing else
-          ./decode MODEL.sqm "Is rain wet? Answer: " --rules 'root ::= "yes" | "no"'    (--grammar FILE: a file)
-          ./decode MODEL.sqm "Once upon a time" --ban king --bias 12=-3              texts, a token's logit
-          ./decode MODEL.sqm "Once upon a time" --beams 4 --length 1 -n 20           the most probable texts
-          ./decode MODEL.sqm "$(cat code.c) Again:" --lookup 8          the same text as without, but faster
-          ./decode MODEL.sqm "Once upon a time" --draft SMALL.sqm       guesses of a model with the same tokens
-   Options  -n N tokens (200), --temp T (0). Prints the text, or the beams with their log probabilities. */
+   Run    ./decode MODEL.sqm "Describe a cat as JSON: " --json                   an object or array, no more
+          ./decode MODEL.sqm "Is rain wet? Answer: " --rules 'root ::= "yes" | "no"'      or --grammar FILE
+          ./decode MODEL.sqm "Once upon a time" --ban king --ban queen           texts that must not appear
+          ./decode MODEL.sqm "Once upon a time" --bias 12=-3 --temp 0.7          added to the logit of a token
+          ./decode MODEL.sqm "$(cat code.c) Again:" --lookup 8          guesses where a text is repeated
+          ./decode MODEL.sqm "Once upon a time" --draft SMALL.sqm       guesses of a smaller model
+   Prints the continuation (-n N: at most N tokens, 200), and how many guesses were right. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-enum { MOST_BEAMS = 16, MOST_BIASES = 32 };
-static const char *rules, *banned[17], *draft;
-static char file_text[1 << 16];
-static sqm_bias biases[MOST_BIASES];
-static int32_t n_biases, n_banned, beams, lookup, most = 200;
-static float temperature, length_power;
+typedef struct settings {
+    const char           *rules, *banned[17], *draft;  /* banned: ends with NULL */
+    int32_t               n_banned;
+    sqm_sampler           sampler;
+    sqm_bias              biases[32];
+    sqm_grammar_config    follow;
+    sqm_speculator_config guess;
+    sqm_generate_options  options;
+} settings;
 
 static int show(void *user, const char *text, int32_t bytes)
 {
@@ -26,108 +29,89 @@ static int show(void *user, const char *text, int32_t bytes)
     return fwrite(text, 1, (size_t)bytes, stdout) != (size_t)bytes || fflush(stdout) != 0;
 }
 
-/* Takes an option and its value. Returns 0 when they are not understood. */
-static int take_option(const char *name, const char *value)
+static const char *read_file(const char *path)
 {
-    FILE *f;
-    if (strcmp(name, "--rules") == 0) rules = value;
-    else if (strcmp(name, "--ban") == 0 && n_banned < 16) banned[n_banned++] = value;
-    else if (strcmp(name, "--draft") == 0) draft = value;
-    else if (strcmp(name, "--lookup") == 0) lookup = atoi(value);
-    else if (strcmp(name, "--beams") == 0) beams = atoi(value);
-    else if (strcmp(name, "--length") == 0) length_power = (float)atof(value);
-    else if (strcmp(name, "-n") == 0) most = atoi(value);
-    else if (strcmp(name, "--temp") == 0) temperature = (float)atof(value);
-    else if (strcmp(name, "--bias") == 0 && strchr(value, '=') && n_biases < MOST_BIASES) {
-        biases[n_biases].token = atoi(value);
-        biases[n_biases++].bias = (float)atof(strchr(value, '=') + 1);
-    } else if (strcmp(name, "--grammar") == 0 && (f = fopen(value, "rb")) != NULL) {
-        file_text[fread(file_text, 1, sizeof(file_text) - 1, f)] = 0;
-        fclose(f);
-        rules = file_text;
-    } else return 0;
-    return beams >= 0 && beams <= MOST_BEAMS;
+    static char text[1 << 16];
+    FILE *f = fopen(path, "rb");
+    if (f) text[fread(text, 1, sizeof(text) - 1, f)] = 0;
+    return f && fclose(f) == 0 ? text : NULL;
 }
 
-static sqm_result search(sqm_session *s, sqm_grammar *grammar, const char *prompt)
+/* Takes an option and its value. Returns 0 when they are not understood. */
+static int take_option(settings *s, const char *name, const char *value)
 {
-    static int32_t tokens[4096];
-    static char text[1 << 16];
-    sqm_beam_options o;
-    sqm_beam best[MOST_BEAMS];
-    int32_t found = 0;
-    const sqm_model *m = sqm_session_model(s);
-    const int32_t n = sqm_tokenize(m, prompt, strlen(prompt), 0, tokens, 4096, NULL);
-    memset(&o, 0, sizeof(o));
-    o.n_beams = o.n_best = beams;
-    o.max_tokens = most;
-    o.length_power = length_power;
-    o.biases = biases;
-    o.n_biases = n_biases;
-    o.grammar = grammar;
-    const size_t bytes = sqm_beam_size(s, &o, NULL);
-    void *memory = malloc(bytes);
-    sqm_result r = n > 0 && n <= 4096 && memory ? sqm_feed(s, 0, tokens, n) : SQM_E_ARGUMENT;
-    if (r == SQM_OK) r = sqm_beam_search(s, 0, &o, memory, bytes, best, &found);
-    for (int32_t i = 0; i < found; i++) {
-        const int32_t length = sqm_detokenize(m, best[i].tokens, best[i].n_tokens, 0, text, sizeof(text));
-        printf("%8.3f%s  %.*s\n", best[i].log_prob, best[i].ended ? "" : "...", (int)length, text);
-    }
-    free(memory);
-    return r;
+    const char *equals = strchr(value, '=');
+    if (strcmp(name, "--rules") == 0) s->rules = value;
+    else if (strcmp(name, "--grammar") == 0) return (s->rules = read_file(value)) != NULL;
+    else if (strcmp(name, "--draft") == 0) s->draft = value;
+    else if (strcmp(name, "--lookup") == 0) s->guess.n_guesses = atoi(value);
+    else if (strcmp(name, "--temp") == 0) s->sampler.temperature = (float)atof(value);
+    else if (strcmp(name, "-n") == 0) s->options.max_tokens = atoi(value);
+    else if (strcmp(name, "--ban") == 0 && s->n_banned < 16) s->banned[s->n_banned++] = value;
+    else if (strcmp(name, "--bias") == 0 && equals && s->sampler.n_biases < 32) {
+        sqm_bias *b = &s->biases[s->sampler.n_biases++];
+        b->token = atoi(value);
+        b->bias = (float)atof(equals + 1);
+    } else return 0;
+    return 1;
+}
+
+/* Makes what the settings ask for and generates. small: the draft model's session, or NULL. */
+static sqm_error run(settings *s, sqm_session *session, sqm_session *small, const char *prompt)
+{
+    sqm_error err = {SQM_OK, 0, 0, ""};
+    sqm_generate_options *const o = &s->options;
+    sqm_generate_stats stats;
+    s->follow.banned = s->banned;
+    s->guess.draft = small;
+    s->guess.spare = s->guess.draft_spare = 1;         /* only recurrent models need it */
+    s->sampler.biases = s->biases;
+    o->sampler = &s->sampler;
+    if (s->rules || s->n_banned)
+        o->grammar = sqm_grammar_create(sqm_session_model(session), s->rules, &s->follow, &err);
+    if (small || s->guess.n_guesses) o->speculator = sqm_speculator_create(session, &s->guess, &err);
+    if (err.code == SQM_OK && sqm_generate(session, 0, prompt, o, show, NULL, &stats) < 0)
+        err = *sqm_session_error(session);
+    putchar('\n');
+    if (err.code == SQM_OK && o->speculator)
+        printf("(%d tokens in %d feeds: %d of %d guesses were right)\n", (int)stats.new_tokens,
+               (int)stats.feeds, (int)stats.accepted, (int)stats.guessed);
+    sqm_speculator_free(o->speculator);
+    sqm_grammar_free(o->grammar);
+    return err;
+}
+
+static sqm_session *open_session(const sqm_model *m, sqm_error *err)
+{
+    sqm_session_config config;
+    sqm_model_info info;
+    if (!m) return NULL;
+    sqm_model_get_info(m, &info);
+    memset(&config, 0, sizeof(config));
+    config.max_context = info.max_context > 0 && info.max_context < 2048 ? info.max_context : 2048;
+    config.n_sequences = 2;
+    return sqm_session_create(m, &config, err);
 }
 
 int main(int argc, char **argv)
 {
+    static settings s;
     sqm_error err = {SQM_OK, 0, 0, ""};
-    sqm_session_config config;
-    sqm_grammar_config follow;
-    sqm_speculator_config guess;
-    sqm_generate_options o;
-    sqm_generate_stats stats;
-    sqm_sampler sampler;
-    for (int i = 3; i < argc; i++) {
-        if (strcmp(argv[i], "--json") == 0) rules = sqm_json_grammar();
-        else if (i + 1 == argc || !take_option(argv[i], argv[i + 1])) argc = 0;
-        else i++;
+    int ok = argc > 2;
+    s.options.max_tokens = 200;
+    for (int i = 3; i < argc && ok; i++) {
+        if (strcmp(argv[i], "--json") == 0) s.rules = sqm_json_grammar();
+        else { ok = i + 1 < argc && take_option(&s, argv[i], argv[i + 1]); i++; }
     }
-    if (argc < 3) { fputs("usage: decode MODEL.sqm PROMPT [options], see the source\n", stderr); return 2; }
-    memset(&config, 0, sizeof(config));
-    memset(&follow, 0, sizeof(follow));
-    memset(&guess, 0, sizeof(guess));
-    memset(&o, 0, sizeof(o));
-    memset(&sampler, 0, sizeof(sampler));
-    config.n_sequences = beams + 2;                    /* the prompt's, the beams, one to go back to */
-    follow.n_sequences = beams > 0 ? beams : 1;
-    follow.banned = banned;
-    sqm_model *model = sqm_load_file(argv[1], NULL, &err), *small = draft ? sqm_load_file(draft, NULL, &err) : NULL;
-    sqm_model_info info;
-    if (model) sqm_model_get_info(model, &info);
-    if (model) config.max_context = info.max_context > 0 && info.max_context < 4096 ? info.max_context : 4096;
-    sqm_session *s = model ? sqm_session_create(model, &config, &err) : NULL;
-    config.n_sequences = 2;
-    guess.draft = small ? sqm_session_create(small, &config, &err) : NULL;
-    guess.spare = guess.draft_spare = 1;
-    guess.n_guesses = lookup;
-    sampler.temperature = temperature;
-    sampler.biases = biases;
-    sampler.n_biases = n_biases;
-    o.sampler = &sampler;
-    o.max_tokens = most;
-    if (s && (rules || n_banned)) o.grammar = sqm_grammar_create(model, rules, &follow, &err);
-    if (s && (lookup || guess.draft)) o.speculator = sqm_speculator_create(s, &guess, &err);
-    if (err.code == SQM_OK && (beams ? search(s, o.grammar, argv[2])
-                               : sqm_generate(s, 0, argv[2], &o, show, NULL, &stats)) < 0) err = *sqm_session_error(s);
-    if (err.code == SQM_OK && o.speculator)
-        printf("\n(%d tokens in %d feeds: %d of %d guesses were right)", (int)stats.new_tokens, (int)stats.feeds,
-               (int)stats.accepted, (int)stats.guessed);
-    putchar('\n');
+    if (!ok) return fputs("usage: decode MODEL.sqm PROMPT [options], see the top of decode.c\n", stderr), 2;
+    sqm_model *model = sqm_load_file(argv[1], NULL, &err);
+    sqm_model *draft = s.draft && model ? sqm_load_file(s.draft, NULL, &err) : NULL;
+    sqm_session *session = open_session(model, &err), *small = open_session(draft, &err);
+    if (err.code == SQM_OK) err = run(&s, session, small, argv[2]);
     if (err.code != SQM_OK) fprintf(stderr, "decode: %s\n", err.text);
-    sqm_speculator_free(o.speculator);
-    sqm_grammar_free(o.grammar);
-    sqm_session_free(guess.draft);
-    sqm_session_free(s);
-    sqm_model_free(small);
+    sqm_session_free(small);
+    sqm_session_free(session);
+    sqm_model_free(draft);
     sqm_model_free(model);
     return err.code != SQM_OK;
 }

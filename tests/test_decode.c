@@ -1,6 +1,6 @@
 /* Ways to decode, on tiny random models with attention, with windows, with recurrent states and with all:
-   going back, constraints of the sampler, speculation (same text, to the bit, as without), beam search (against
-   all texts there are, and against a plain version of itself), grammars in generation, chats. */
+   going back, constraints of the sampler, speculation (same text, to the bit, as without), beam search
+   (against all texts there are, and against a plain version of itself), grammars in generation, chats. */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "check.h"
@@ -11,8 +11,8 @@
 #include <string.h>
 
 static const char *const pieces[] = {
-    "<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "1", "2", ",", "[", "]", "<u>", "\n", "{", "}", "\"",
-    ":"};
+    "<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "1", "2", ",", "[", "]", "<u>", "\n",
+    "{", "}", "\"", ":"};
 enum { PIECES = sizeof(pieces) / sizeof(pieces[0]), FEW = 5 };
 static const int kinds[] = {TINY_ATTENTION, TINY_WINDOW, TINY_RECURRENT,
     TINY_ATTENTION | TINY_WINDOW | TINY_RECURRENT};
@@ -206,8 +206,8 @@ static void test_speculation(int kind)
 static void test_speculation_refusals(void)
 {
     static const char *const other[PIECES] = {
-        "<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "x", "2", ",", "[", "]", "<u>", "\n", "{", "}",
-        "\"", ":"};
+        "<s>", "</s>", "<tool>", "a", "b", "c", " a", " ", "ab", "x", "2", ",", "[", "]", "<u>",
+        "\n", "{", "}", "\"", ":"};
     sqm_model *m = tiny_model(pieces, PIECES, 3, 0, TINY_RECURRENT, 1);
     sqm_model *d = tiny_model(other, PIECES, 3, 0, TINY_ATTENTION, 1);
     sqm_session *s = session_of(m, 2, 8), *draft = session_of(d, 1, 0), *two = session_of(m, 2, 0);

@@ -9,8 +9,9 @@
 #include <string.h>
 
 static const char *const pieces[] = {
-    "<s>", "</s>", "<tool>", "a", "b", "c", "ab", "abc", "bc", " ", " a", "  ", "{", "}", "[", "]", "\"", "\":",
-    ":", ",", "1", "0", "-", ".", "e", "12", "true", "t", "rue", "null", "\n", "\\", "u", "\xc3", "\xa9",
+    "<s>", "</s>", "<tool>", "a", "b", "c", "ab", "abc", "bc", " ", " a", "  ", "{", "}", "[", "]", "\"",
+    "\":", ":", ",", "1", "0", "-", ".", "e", "12", "true", "t", "rue", "null", "\n", "\\", "u", "\xc3",
+    "\xa9",
     "\xc3\xa9", "{\"", "\"}", "a", "x\"", "], [", "\xe2\x82", "\xac", "[1,", "aaaa", "c\"", "\xf0\x9f"};
 enum { PIECES = sizeof(pieces) / sizeof(pieces[0]) };
 static sqm_model *model;
@@ -63,7 +64,8 @@ static int random_node(int depth, char *text)                      /* appends it
         nodes[me].a = set;
         if (set == 1) strcat(text, "\"a\"");
         else strcat(text, "[");
-        for (int k = 0; set > 1 && k < 3; k++) if (set >> k & 1) strcat(text, k == 0 ? "a" : k == 1 ? "b" : "c");
+        for (int k = 0; set > 1 && k < 3; k++)
+            if (set >> k & 1) strcat(text, k == 0 ? "a" : k == 1 ? "b" : "c");
         if (set > 1) strcat(text, "]");
         return me;
     }
@@ -247,7 +249,8 @@ static void test_wrong_grammars(void)
         {"root ::= \"\\ud800\"", "grammar line 1: no number of a character"},
         {"root ::= \"\\x4\"", "grammar line 1: no number of a character"},
         {"root ::= \"\xff\"", "grammar line 1: not UTF-8"},
-        {"root ::= root \"a\" | \"b\"", "grammar line 1: this rule begins with itself, or with rules that do so"},
+        {"root ::= root \"a\" | \"b\"",
+         "grammar line 1: this rule begins with itself, or with rules that do so"},
         {"root ::= \"a\" x\nx ::= \"\" y\ny ::= \"b\"? x \"c\" | \"d\"",
          "grammar line 2: this rule begins with itself, or with rules that do so"},
         {"root ::= \"a\" root", "grammar line 1: no text of this rule ever ends"},
@@ -271,7 +274,7 @@ static void test_wrong_grammars(void)
         char text[2048];
         strcpy(text, sqm_json_grammar());
         for (int k = 0; k < 3; k++) {
-            const size_t at = sqm__random_below(rng, strlen(text));
+            const size_t at = (size_t)sqm__random_below(rng, strlen(text));
             const char other = (char)(1 + sqm__random_below(rng, 255));
             text[at] = round % 2 ? text[sqm__random_below(rng, strlen(text))] : other;
         }

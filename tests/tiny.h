@@ -45,7 +45,7 @@ static inline void add_specials(blob_writer *b, const char *const *pieces, int32
     add_array(b, SQM__A_ADDED_FIRST, first, 257, 4);
 }
 
-/* A tokenizer that reads single bytes. Piece 0 begins a text, 1 ends it; the first n_special are special tokens.
+/* A tokenizer that reads single bytes. Piece 0 begins a text, 1 ends it; the first n_special are special.
    strip: it drops a space at a text's start. */
 static inline void make_tokenizer(blob_writer *b, const char *const *pieces, int32_t n, int32_t n_special,
                                   int strip)
