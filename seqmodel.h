@@ -35,6 +35,13 @@
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
               with malloc.
+   Decoding   sqm_generate samples, with biases and bans of tokens (sqm_sampler); its options take a sqm_grammar
+              (output that keeps to rules: sqm_json_grammar, your own; texts that must not appear) and a
+              sqm_speculator (guesses that make it faster and change no bit of the result).
+              sqm_beam_search finds the most probable texts. sqm_chat_answer puts the frame that a model was
+              trained with around a conversation.
+   Prefixes   what many texts begin with is fed once: sqm_fork gives each a copy of its state, sqm_state_save
+              keeps it for later, sqm_rewind takes back what came after it.
    Errors     every call that can fail returns a sqm_result (negative: error) and writes one sentence with
               the numbers to a sqm_error, the caller's or the session's (sqm_session_error). Nothing prints,
               exits or aborts. A failed call leaves its objects as they were.
@@ -16970,7 +16977,7 @@ SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
    Masks: tokens stand in the order of their texts with the number of bytes shared with the one before; a walk
    reads each prefix once and passes over all that begins with a dead one. Masks are kept by state.
    Banned texts are ways that always begin anew; one that gets to its end makes the state dead.
-   Calls [PLAT], [MEM], [TOK]. Tested by tests/test_grammar.c. */
+   Calls [PLAT], [MEM], [TOK], [SESS]'s sqm__push_product. Tested by tests/test_grammar.c. */
 enum { SQM__GRAM_BYTES /* low..high, then the next op */, SQM__GRAM_SPLIT /* the next op or `to` */,
        SQM__GRAM_JUMP, SQM__GRAM_CALL /* rule `to` */, SQM__GRAM_RETURN, SQM__GRAM_BANNED };
 enum { SQM__GRAM_MOST_OPS = 1 << 18, SQM__GRAM_MOST_RULES = 4096, SQM__GRAM_GROUPS = 24,
@@ -16999,7 +17006,19 @@ typedef struct sqm__gram_state {        /* 0: dead */
     int32_t  next, kept;
 } sqm__gram_state;
 
+/* What generation calls, through the grammar itself: programs without grammars do not link this section. */
+typedef struct sqm__gram_calls {
+    /* the mask of seq; *any: some token that does not end the text is allowed. strip: spaces at the start of
+       the next token that are not printed */
+    const uint32_t *(*mask)(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any, sqm_error *err);
+    sqm_result      (*accept)(sqm_grammar *g, int32_t seq, int32_t token, int32_t strip, sqm_error *err);
+    sqm_result      (*reset)(sqm_grammar *g, int32_t seq);
+    sqm_result      (*fork)(sqm_grammar *g, int32_t from, int32_t to);
+    int             (*can_end)(const sqm_grammar *g, int32_t seq);
+} sqm__gram_calls;
+
 struct sqm_grammar {
+    const sqm__gram_calls *calls;
     const sqm_model    *model;
     const sqm__tok     *tok;
     sqm_grammar_config  config;         /* with defaults filled in */
@@ -17802,7 +17821,6 @@ static sqm_result sqm__gram_check_seq(const sqm_grammar *g, int32_t seq, sqm_err
         SQM__FAIL(err, SQM_E_ARGUMENT, (uint64_t)(int64_t)seq, "the grammar follows no sequence %d", seq);
     return SQM_OK;
 }
-/* For [GEN]: the mask; *any: some token that does not end the text is allowed. */
 static const uint32_t *sqm__grammar_mask(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any,
                                          sqm_error *err)
 {
@@ -17903,6 +17921,10 @@ SQMDEF int sqm_grammar_can_end(const sqm_grammar *g, int32_t seq)
 {
     return sqm__gram_check_seq(g, seq, NULL) == SQM_OK && g->states[g->sequences[seq]].can_end;
 }
+
+static const sqm__gram_calls sqm__grammar_calls = {
+    sqm__grammar_mask, sqm__grammar_accept, sqm_grammar_reset, sqm_grammar_fork, sqm_grammar_can_end
+};
 
 /* ---- making one ---------------------------------------------------------------------------------------- */
 /* Counts all that the layout needs, into an empty grammar. */
@@ -18034,6 +18056,7 @@ SQMDEF sqm_result sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const 
     SQM__TRY(sqm__gram_layout(g, &a, err));
     SQM__TRY(sqm__gram_compile(g, &p, text));
     g->config.banned = NULL;
+    g->calls = &sqm__grammar_calls;
     for (int32_t b = 0, k = 0; b < 256; b++) {
         if (b && (p.edges[b / 32] >> (b % 32) & 1)) k++;
         g->class_of[b] = (uint8_t)k;
@@ -18092,11 +18115,11 @@ SQMDEF const char *sqm_json_grammar(void)
 }
 
 /* ==== [GEN] Sampling and generation ========================================================================
-   Picks tokens from logits and turns them into a stream of text. Uses the public API of [SESS] and [TOK], the
-   scratch of a session between two feeds, and no other memory (the prompt's ids: malloc where there is one).
+   Picks tokens from logits and turns them into a stream of text. Uses [SESS], [TEXT] and [GRAM], the scratch
+   of a session between two feeds, and no other memory (the prompt's ids: malloc where there is one).
    The sampler computes with integers after one subtraction and one product: a choice depends on logits,
    settings and seed alone, on every machine, compiler and flag.
-   Tested by tests/test_gen.c. */
+   Tested by tests/test_gen.c and tests/test_decode.c. */
 
 /* ---- random numbers ------------------------------------------------------------------------------------ */
 /* splitmix64 (Steele, Lea, Flood 2014) spreads the seed; xoroshiro128++ (Blackman & Vigna 2019) draws. */
@@ -18509,7 +18532,16 @@ static void sqm__stream_finish(sqm__stream *s)
    tokens stood before, or from another model. */
 #define SQM__SPEC_MATCH 16                             /* most tokens that are compared to find a place */
 
+/* What sqm_generate calls, through the speculator itself: programs that do not speculate do not link it. */
+typedef struct sqm__spec_calls {
+    void       (*note)(sqm_speculator *p, int32_t position, const int32_t *tokens, int32_t n);
+    sqm_result (*settle)(sqm_speculator *p, int32_t seq);
+    sqm_result (*feed)(sqm_speculator *p, int32_t seq, int32_t token, const sqm_sampler *sampler,
+                       const int32_t *recent, int32_t n_recent, int32_t most);
+} sqm__spec_calls;
+
 struct sqm_speculator {
+    const sqm__spec_calls  *calls;
     sqm_session            *session;
     sqm_speculator_config   config;                    /* with defaults filled in */
     int32_t                *tokens;                    /* [max_context] of the sequence, from `offset` on */
@@ -18589,50 +18621,6 @@ SQMDEF size_t sqm_speculator_size(const sqm_session *s, const sqm_speculator_con
                     s->config.max_context);
     return 0;
 }
-SQMDEF sqm_result sqm_speculator_init(sqm_speculator **out, sqm_session *s, const sqm_speculator_config *c,
-                                      void *memory, size_t memory_bytes, sqm_error *err)
-{
-    const size_t need = sqm_speculator_size(s, c, err);
-    sqm_speculator_config config;
-    sqm__arena a;
-    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_speculator_init needs somewhere to put the speculator");
-    *out = NULL;
-    SQM__TRY(sqm__spec_defaults(&config, s, c, err));
-    if (!need) return SQM_E_LIMIT;
-    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
-        SQM__FAIL(err, SQM_E_MEMORY, need, "speculation needs %z bytes aligned to 64, was given %z",
-                  (uint64_t)need, (uint64_t)memory_bytes);
-    memset(&a, 0, sizeof(a));
-    a.base = (uint8_t *)memory;
-    a.size = memory_bytes;
-    *out = sqm__spec_layout(&a, s, &config);
-    (*out)->session = s;
-    return SQM_OK;
-}
-#if SQM__HAVE_MALLOC
-SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err)
-{
-    const size_t need = sqm_speculator_size(s, c, err);
-    sqm_speculator *p = NULL;
-    uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
-    if (!memory) {
-        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
-                                  "no memory to speculate: %z bytes", (uint64_t)need);
-        return NULL;
-    }
-    if (sqm_speculator_init(&p, s, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
-        free(memory);
-        return NULL;
-    }
-    p->owned_memory = memory;
-    return p;
-}
-SQMDEF void sqm_speculator_free(sqm_speculator *p)
-{
-    if (p) free(p->owned_memory);
-}
-#endif
-
 /* Tokens that sequence seq, at `position`, reads next. What it read without the speculator is not known. */
 static void sqm__spec_note(sqm_speculator *p, int32_t position, const int32_t *tokens, int32_t n)
 {
@@ -18744,6 +18732,53 @@ static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, 
     return SQM_OK;
 }
 
+static const sqm__spec_calls sqm__speculator_calls = { sqm__spec_note, sqm__spec_settle, sqm__spec_feed };
+
+SQMDEF sqm_result sqm_speculator_init(sqm_speculator **out, sqm_session *s, const sqm_speculator_config *c,
+                                      void *memory, size_t memory_bytes, sqm_error *err)
+{
+    const size_t need = sqm_speculator_size(s, c, err);
+    sqm_speculator_config config;
+    sqm__arena a;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_speculator_init needs somewhere to put the speculator");
+    *out = NULL;
+    SQM__TRY(sqm__spec_defaults(&config, s, c, err));
+    if (!need) return SQM_E_LIMIT;
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "speculation needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory_bytes;
+    *out = sqm__spec_layout(&a, s, &config);
+    (*out)->calls = &sqm__speculator_calls;
+    (*out)->session = s;
+    return SQM_OK;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err)
+{
+    const size_t need = sqm_speculator_size(s, c, err);
+    sqm_speculator *p = NULL;
+    uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
+    if (!memory) {
+        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
+                                  "no memory to speculate: %z bytes", (uint64_t)need);
+        return NULL;
+    }
+    if (sqm_speculator_init(&p, s, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
+        free(memory);
+        return NULL;
+    }
+    p->owned_memory = memory;
+    return p;
+}
+SQMDEF void sqm_speculator_free(sqm_speculator *p)
+{
+    if (p) free(p->owned_memory);
+}
+#endif
+
 /* ---- generation ---------------------------------------------------------------------------------------- */
 #define SQM__RECENT_ROOM 64                            /* the tokens that penalties in sqm_generate see */
 
@@ -18807,7 +18842,7 @@ static sqm_result sqm__gen_no_prompt(sqm__gen *g)
     if (first < 0)
         SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "no prompt, and the model has no token that begins texts");
     sqm__gen_remember(g, first);
-    if (g->options->speculator) sqm__spec_note(g->options->speculator, 0, &first, 1);
+    if (g->options->speculator) g->options->speculator->calls->note(g->options->speculator, 0, &first, 1);
     g->stats.prompt_tokens = 1;
     return sqm_feed(g->session, g->seq, &first, 1);
 }
@@ -18819,7 +18854,7 @@ static void sqm__gen_note_prompt(sqm__gen *g, const int32_t *ids, int32_t n)
         if (sqm_token_text(g->model, ids[i], g->options->keep_special, &none, 0) > 0) g->text_begins = 0;
     for (int32_t i = sqm__max(0, n - SQM__RECENT_ROOM); i < n; i++) sqm__gen_remember(g, ids[i]);
     if (g->options->speculator)
-        sqm__spec_note(g->options->speculator, sqm_position(g->session, g->seq), ids, n);
+        g->options->speculator->calls->note(g->options->speculator, sqm_position(g->session, g->seq), ids, n);
 }
 
 /* A feed may use all of the scratch where the ids are, so they move away: to the heap, or without one a part
@@ -18920,13 +18955,13 @@ static sqm_result sqm__gen_feed(sqm__gen *g, int32_t token, const sqm_sampler *s
     const int32_t most = g->options->max_tokens;
     const int32_t left = last ? 0 : most > 0 ? most - g->stats.new_tokens : INT32_MAX;
     if (!p) return sqm_feed(g->session, g->seq, &token, 1);
-    sqm__spec_note(p, sqm__gen_position(g), &token, 1);
+    p->calls->note(p, sqm__gen_position(g), &token, 1);
     if (p->at + 1 < p->n_fed && p->fed[p->at + 1] == token) {
         p->at++;
         p->accepted++;
         return SQM_OK;
     }
-    return sqm__spec_feed(p, g->seq, token, sampler, g->recent, g->n_recent, left);
+    return p->calls->feed(p, g->seq, token, sampler, g->recent, g->n_recent, left);
 }
 
 /* Spaces at the start of the next token that are not printed. */
@@ -18944,9 +18979,10 @@ static sqm_result sqm__gen_pick(sqm__gen *g, sqm_sampler *sampler, int32_t *toke
     void *const scratch = sqm__session_scratch(g->session, &room);
     int32_t any = 1;
     if (grammar) {
-        one.allowed = sqm__grammar_mask(grammar, g->options->grammar_seq, sqm__gen_strips(g), &any, g->err);
+        const int32_t seq = g->options->grammar_seq;
+        one.allowed = grammar->calls->mask(grammar, seq, sqm__gen_strips(g), &any, g->err);
         if (!one.allowed) return g->err->code;
-        if (!any && sqm_grammar_can_end(grammar, g->options->grammar_seq)) { *token = -1; return SQM_OK; }
+        if (!any && grammar->calls->can_end(grammar, seq)) { *token = -1; return SQM_OK; }
         if (!any)
             SQM__FAIL(g->err, SQM_E_LIMIT, g->stats.new_tokens, "no token goes on as the grammar wants");
     }
@@ -18978,7 +19014,7 @@ SQM__NOINLINE static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler,
     g->stats.reason = token < 0 ? SQM_END_GRAMMAR : SQM_END_MODEL;
     if (token < 0 || sqm_token_is_end(g->model, token)) return SQM_OK;
     if (o->grammar)
-        SQM__TRY(sqm__grammar_accept(o->grammar, o->grammar_seq, token, sqm__gen_strips(g), g->err));
+        SQM__TRY(o->grammar->calls->accept(o->grammar, o->grammar_seq, token, sqm__gen_strips(g), g->err));
     g->stats.new_tokens++;
     sqm__gen_remember(g, token);
     sqm__gen_text(g, stream, token, (char *)scratch, room);
@@ -19014,7 +19050,7 @@ static sqm_result sqm__gen_settle(sqm__gen *g, sqm_result result)
 {
     sqm_speculator *const p = g->options->speculator;
     if (!p) return result;
-    const sqm_result settled = sqm__spec_settle(p, g->seq);
+    const sqm_result settled = p->calls->settle(p, g->seq);
     if (sqm__session_rewinds(g->session) == 0) (void)sqm_reset(g->session, p->config.spare);
     g->stats.feeds = p->feeds;
     g->stats.guessed = p->guessed;
@@ -19039,7 +19075,7 @@ static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_t
     SQM__TRY(sqm__gen_check(g));
     g->text_begins = sqm_position(g->session, g->seq) == 0;
     if (o->grammar && (g->text_begins || (prompt && *prompt)))
-        if (sqm_grammar_reset(o->grammar, o->grammar_seq) != SQM_OK)
+        if (o->grammar->calls->reset(o->grammar, o->grammar_seq) != SQM_OK)
             SQM__FAIL(g->err, SQM_E_ARGUMENT, o->grammar_seq, "the grammar follows no sequence %d",
                       o->grammar_seq);
     if (o->speculator) o->speculator->n_fed = o->speculator->feeds = o->speculator->guessed =
@@ -19075,7 +19111,7 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
    and of the grammar; the first child of a beam stays in its sequence, the others are forked into those of
    beams without children. Costs are -log2 of probabilities in units of 2^-24 as integers, so that sums are
    exact and ties are ties: then the better parent counts, then the lower token.
-   Uses the public API and [GEN]'s candidates. Tested by tests/test_beam.c. */
+   Uses [SESS], [GRAM] and the candidates of [GEN]. Tested by tests/test_decode.c. */
 /* one token further */
 typedef struct sqm__beam_way { int64_t cost; int32_t parent, token; } sqm__beam_way;
 /* of the tree of texts */
@@ -19220,9 +19256,9 @@ static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
     if (room < sqm_sample_size(n))
         SQM__FAIL(sqm__session_err(b->session), SQM_E_MEMORY, room, "scratch of %z bytes is too small",
                   (uint64_t)room);
-    if (g) mask = sqm__grammar_mask(g, beam->slot, 0, &any, sqm__session_err(b->session));
+    if (g) mask = g->calls->mask(g, beam->slot, 0, &any, sqm__session_err(b->session));
     if (g && !mask) return sqm__session_err(b->session)->code;
-    if (!any && sqm_grammar_can_end(g, beam->slot)) sqm__beam_end_text(b, beam->cost, beam->node, step, 1);
+    if (!any && g->calls->can_end(g, beam->slot)) sqm__beam_end_text(b, beam->cost, beam->node, step, 1);
     if (!any) return SQM_OK;
     sqm__sample_biased(c, sqm_logits(b->session, b->o.first_seq + beam->slot), n, b->o.biases,
                        b->o.biases ? b->o.n_biases : 0);
@@ -19271,6 +19307,7 @@ static void sqm__beam_select(sqm__beams *b, int32_t step)
 /* Gives every new beam a slot with the state of its parent. */
 static sqm_result sqm__beam_move(sqm__beams *b)
 {
+    sqm_grammar *const g = b->o.grammar;
     int32_t free_slot = 0;
     sqm__beam_live *const swap = b->live;
     memset(b->taken, 0, (size_t)b->o.n_beams);
@@ -19286,7 +19323,7 @@ static sqm_result sqm__beam_move(sqm__beams *b)
         b->taken[free_slot] = 1;
         b->next[i].slot = free_slot;
         SQM__TRY(sqm_fork(b->session, b->o.first_seq + from, b->o.first_seq + free_slot));
-        if (b->o.grammar) SQM__TRY(sqm_grammar_fork(b->o.grammar, from, free_slot));
+        if (g) SQM__TRY(g->calls->fork(g, from, free_slot));
     }
     b->live = b->next;
     b->next = swap;
@@ -19295,9 +19332,7 @@ static sqm_result sqm__beam_move(sqm__beams *b)
         sqm_input *const in = &b->inputs[i];
         b->fed[i] = b->nodes[b->live[i].node].token;
         *in = sqm__input(b->o.first_seq + b->live[i].slot, &b->fed[i], NULL, 1);
-        if (b->o.grammar)
-            SQM__TRY(sqm_grammar_accept(b->o.grammar, b->live[i].slot, b->fed[i],
-                                        sqm__session_err(b->session)));
+        if (g) SQM__TRY(g->calls->accept(g, b->live[i].slot, b->fed[i], 0, sqm__session_err(b->session)));
     }
     return SQM_OK;
 }
@@ -19316,7 +19351,7 @@ static sqm_result sqm__beam_run(sqm__beams *b)
     const int32_t most = sqm__min(b->o.max_tokens, room);
     int32_t step = 0;
     SQM__TRY(sqm_fork(b->session, b->seq, b->o.first_seq));
-    if (b->o.grammar) SQM__TRY(sqm_grammar_reset(b->o.grammar, 0));
+    if (b->o.grammar) SQM__TRY(b->o.grammar->calls->reset(b->o.grammar, 0));
     b->live[0].cost = 0;
     b->live[0].node = -1;
     b->live[0].slot = 0;
@@ -19382,7 +19417,7 @@ SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_op
 
 /* ==== [CHAT] Conversations =================================================================================
    Puts the frame that a model was trained with around questions: its parts are texts that the weight file
-   holds (meta "chat"). Uses the public API. Tested by tests/test_chat.c. */
+   holds (meta "chat"). Uses the public API. Tested by tests/test_decode.c. */
 /* n counts on past cap */
 typedef struct sqm__chat_text { char *dst; int32_t n, cap; } sqm__chat_text;
 static void sqm__chat_put(sqm__chat_text *t, const char *text, size_t n)
