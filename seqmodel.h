@@ -583,13 +583,14 @@ SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const 
    from a smaller model with the same vocabulary. A speculator belongs to one sequence of a session. */
 typedef struct sqm_speculator sqm_speculator;
 typedef struct sqm_speculator_config {                 /* all zero = defaults */
-    int32_t      n_guesses;                            /* at most so many at once, < max_batch; 0: 8 */
-    int32_t      least;                                /* look-up: tokens that must agree, 1 to 16; 0: 2 */
+    int32_t      n_guesses;                            /* at most so many at once, < max_batch; 0: 11 */
+    int32_t      least;                                /* look-up: tokens that must agree, 1 to 16; 0: 3 */
     /* A sequence of the session, not 0, to overwrite; needed by models whose states keep no past (see
        sqm_rewind). It is empty after a generation. */
     int32_t      spare;
     sqm_session *draft;                                /* session of the smaller model; NULL: look-up */
-    /* its sequence, which must have read what the speculator's has, and one to overwrite, as `spare` */
+    /* its sequence, which must have read what the speculator's has (where that begins with position 0, it is
+       brought there by itself), and one to overwrite, as `spare` */
     int32_t      draft_seq, draft_spare;
 } sqm_speculator_config;
 /* Exact bytes for sqm_speculator_init; 0 on error. SQM_E_ARGUMENT: a number out of range, a draft model with
@@ -18583,8 +18584,8 @@ static sqm_result sqm__spec_defaults(sqm_speculator_config *to, const sqm_sessio
     memset(to, 0, sizeof(*to));
     if (!s) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "speculation: no session");
     if (c) *to = *c;
-    if (to->n_guesses == 0) to->n_guesses = sqm__min(8, s->config.max_batch - 1);
-    if (to->least == 0) to->least = 2;
+    if (to->n_guesses == 0) to->n_guesses = sqm__min(11, s->config.max_batch - 1);   /* 12 rows: a tile */
+    if (to->least == 0) to->least = 3;
     if (to->n_guesses < 1 || to->n_guesses >= s->config.max_batch)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->n_guesses, "n_guesses = %d must be 1 to max_batch - 1 = %d",
                   to->n_guesses, s->config.max_batch - 1);
@@ -18621,18 +18622,21 @@ SQMDEF size_t sqm_speculator_size(const sqm_session *s, const sqm_speculator_con
                     s->config.max_context);
     return 0;
 }
-/* Tokens that sequence seq, at `position`, reads next. What it read without the speculator is not known. */
+/* Tokens that the sequence, at `position`, reads next. It may have gone back, or read others in between. */
 static void sqm__spec_note(sqm_speculator *p, int32_t position, const int32_t *tokens, int32_t n)
 {
-    if (p->offset + p->n_tokens != position) {
-        p->offset = position;
-        p->n_tokens = 0;
-        p->draft_base = p->config.draft ? sqm_position(p->config.draft, p->config.draft_seq) : 0;
+    const int32_t known = position - p->offset;        /* of p->tokens */
+    if (position == 0 || known < 0 || known > p->n_tokens) {
+        p->offset = p->draft_base = position;
+        p->n_tokens = p->draft_guesses = 0;
+    } else if (known < p->n_tokens) {
+        p->n_tokens = known;
+        p->draft_base = sqm__min(p->draft_base, position);
         p->draft_guesses = 0;
     }
-    n = sqm__min(n, p->session->config.max_context - p->n_tokens);     /* more will not be fed */
-    memcpy(p->tokens + p->n_tokens, tokens, (size_t)sqm__max(n, 0) * sizeof(*tokens));
-    p->n_tokens += sqm__max(n, 0);
+    n = sqm__max(0, sqm__min(n, p->session->config.max_context - p->n_tokens));    /* more will not be fed */
+    memcpy(p->tokens + p->n_tokens, tokens, (size_t)n * sizeof(*tokens));
+    p->n_tokens += n;
 }
 /* The sequence goes back to the last token that was right. */
 static sqm_result sqm__spec_settle(sqm_speculator *p, int32_t seq)
@@ -18665,42 +18669,48 @@ static int32_t sqm__spec_look_up(const sqm_speculator *p, int32_t *guesses, int3
         guesses[i] = from + i < n ? t[from + i] : guesses[from + i - n];
     return most;
 }
-/* The draft model reads what it has not read and goes on by itself, with the sampler's own random numbers. */
+/* Brings the draft model to where the sequence is: back from wrong guesses, then on. */
+static sqm_result sqm__spec_follow(sqm_speculator *p)
+{
+    sqm_session *const d = p->config.draft;
+    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens, has_past = sqm__session_rewinds(d);
+    int32_t right = p->draft_base;
+    for (int32_t i = 0; i < p->draft_guesses && right < end; i++, right++)
+        if (p->tokens[right - p->offset] != p->fed[1 + i]) break;
+    p->draft_guesses = 0;
+    if (sqm_position(d, seq) > right) {
+        if (has_past == 0) sqm__restore(d, seq, p->config.draft_spare);
+        else if (sqm_rewind(d, seq, right) != SQM_OK) right = 0;       /* too far for a window */
+        if (has_past == 0) right = sqm__min(right, sqm_position(d, seq));
+    }
+    if (p->offset == 0 && sqm_position(d, seq) != right) {             /* all over again */
+        SQM__TRY(sqm_reset(d, seq));
+        right = 0;
+    }
+    p->draft_base = end;
+    if (sqm_position(d, seq) != right || right < p->offset)
+        SQM__FAIL(&d->exec.error, SQM_E_ARGUMENT, right, "the draft model has read %d tokens, not the %d of the "
+                  "sequence", sqm_position(d, seq), right);
+    if (right < end) SQM__TRY(sqm_feed(d, seq, p->tokens + (right - p->offset), end - right));
+    if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
+    return SQM_OK;
+}
+/* The draft model goes on by itself, with a copy of the sampler and its random numbers. */
 static sqm_result sqm__spec_draft(sqm_speculator *p, const sqm_sampler *sampler, const int32_t *recent,
                                   int32_t n_recent, int32_t most, int32_t *n)
 {
     sqm_session *const d = p->config.draft;
-    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens;
-    const int32_t has_past = sqm__session_rewinds(d), vocab = p->session->model->n_tokens;
+    const int32_t seq = p->config.draft_seq;
     sqm_sampler guess = *sampler;
     size_t room = 0;
-    int32_t right = p->draft_base, i = 0;
-    *n = 0;
+    void *const scratch = sqm__session_scratch(d, &room);
     guess.allowed = NULL;
-    for (; i < p->draft_guesses && right < end; i++, right++)
-        if (p->tokens[right - p->offset] != p->fed[1 + i]) break;
-    if (i < p->draft_guesses && has_past > 0) SQM__TRY(sqm_rewind(d, seq, right));
-    if (i < p->draft_guesses && has_past == 0) {
-        right = p->draft_base;
-        sqm__restore(d, seq, p->config.draft_spare);
-    }
-    p->draft_guesses = 0;
-    p->draft_base = sqm_position(d, seq);
-    if (p->draft_base < p->offset || p->draft_base != right)
-        SQM__FAIL(&p->session->exec.error, SQM_E_ARGUMENT, p->draft_base,
-                  "the draft model stands at %d, its text begins at %d", p->draft_base, p->offset);
-    if (end + most > d->config.max_context) return SQM_OK;
-    if (right < end && sqm_feed(d, seq, p->tokens + (right - p->offset), end - right) != SQM_OK) {
-        p->session->exec.error = d->exec.error;
-        return d->exec.error.code;
-    }
-    p->draft_base = end;
-    if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
-    for (i = 0; i < most; i++) {
-        void *const scratch = sqm__session_scratch(d, &room);
+    if (p->offset + p->n_tokens + most > d->config.max_context) return SQM_OK;
+    SQM__TRY(sqm__spec_follow(p));
+    for (int32_t i = 0; i < most; i++) {
         const int32_t token = sqm_sample(&guess, sqm_logits(d, seq), d->model->vocab_size, recent, n_recent,
                                          scratch, room);
-        if (token < 0 || token >= vocab || sqm_token_is_end(d->model, token)) break;
+        if (token < 0 || token >= p->session->model->n_tokens || sqm_token_is_end(d->model, token)) break;
         p->fed[1 + i] = token;
         *n = i + 1;
         if (i + 1 == most) break;
@@ -18719,8 +18729,11 @@ static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, 
     SQM__TRY(sqm__spec_settle(p, seq));
     p->base = sqm_position(p->session, seq);
     most = sqm__min(most, sqm__min(p->n_next, p->session->config.max_context - p->base - 1));
-    if (most > 0 && p->config.draft) SQM__TRY(sqm__spec_draft(p, sampler, recent, n_recent, most, &n));
     if (most > 0 && !p->config.draft) n = sqm__spec_look_up(p, p->fed + 1, most);
+    if (most > 0 && p->config.draft && sqm__spec_draft(p, sampler, recent, n_recent, most, &n) != SQM_OK) {
+        p->session->exec.error = p->config.draft->exec.error;
+        return p->config.draft->exec.error.code;
+    }
     p->fed[0] = token;
     p->feeds++;
     if (n == 0) return sqm_feed(p->session, seq, &token, 1);

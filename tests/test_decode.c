@@ -203,6 +203,44 @@ static void test_speculation(int kind)
     }
     CHECK(accepted > 50);
 }
+/* A speculator goes on when its sequence is reset, goes back or reads other tokens in between. */
+static void test_speculation_after_changes(int kind)
+{
+    static heard h[2];
+    const int32_t others[4] = {9, 9, 11, 10};
+    const int has_past = !(kind & TINY_RECURRENT);
+    sqm_model *m = tiny_model(pieces, PIECES, 3, 0, kind, 31);
+    sqm_session *s = session_of(m, 2, 0), *draft = session_of(m, 2, 0);
+    sqm_generate_options o;
+    memset(&o, 0, sizeof(o));
+    o.max_tokens = 15;
+    for (int from_draft = 0; from_draft < 2; from_draft++) {
+        sqm_speculator_config c;
+        memset(&c, 0, sizeof(c));
+        c.least = c.spare = c.draft_spare = 1;
+        c.draft = from_draft ? draft : NULL;
+        sqm_speculator *p = sqm_speculator_create(s, &c, &err);
+        memset(h, 0, sizeof(h));
+        for (int k = 0; k < 2; k++) {
+            o.speculator = k ? p : NULL;
+            for (int round = 0; round < 2; round++) {
+                CHECK(sqm_reset(s, 0) == SQM_OK);
+                CHECK(sqm_generate(s, 0, "abab,1,1,", &o, hear, &h[k], NULL) == SQM_OK);
+                if (has_past) CHECK(sqm_rewind(s, 0, sqm_position(s, 0) - 3) == SQM_OK);
+                CHECK(sqm_generate(s, 0, "12", &o, hear, &h[k], NULL) == SQM_OK);
+                CHECK(sqm_feed(s, 0, others, 4) == SQM_OK);            /* the draft model does not see these */
+                if (!from_draft) CHECK(sqm_generate(s, 0, "2", &o, hear, &h[k], NULL) == SQM_OK);
+            }
+        }
+        CHECK_TEXT(h[0].text, h[1].text);
+        if (from_draft) CHECK(sqm_generate(s, 0, "2", &o, hear, h, NULL) == SQM_E_ARGUMENT);
+        sqm_speculator_free(p);
+    }
+    CHECK(strncmp(sqm_session_error(s)->text, "the draft model has read", 24) == 0);
+    sqm_session_free(draft);
+    sqm_session_free(s);
+    sqm_model_free(m);
+}
 static void test_speculation_refusals(void)
 {
     static const char *const other[PIECES] = {
@@ -234,6 +272,7 @@ static void test_speculation_refusals(void)
     CHECK(sqm_generate(s, 0, "ababab", &o, NULL, NULL, NULL) == SQM_OK);
     for (int i = 0; i < 64; i++) CHECK(memory[need + (size_t)i] == 0xa5);
     CHECK(sqm_generate(two, 0, "a", &o, NULL, NULL, NULL) == SQM_E_ARGUMENT);
+    CHECK_TEXT(sqm_session_error(two)->text, "the speculator was made for another session");
     free(raw);
     sqm_session_free(two);
     sqm_session_free(draft);
@@ -536,6 +575,7 @@ int main(void)
         test_rewind(kinds[i]);
         test_prefix_reuse(kinds[i]);
         test_speculation(kinds[i]);
+        test_speculation_after_changes(kinds[i]);
         test_beams_against_all_texts(kinds[i], i == 1 ? 1.0f : i == 2 ? 0.6f : 0.0f);
         test_beams_against_a_plain_version(kinds[i]);
     }
