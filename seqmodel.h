@@ -144,7 +144,8 @@ SQMDEF const char *sqm_version(void);                  /* "0.1.0" */
 SQMDEF const char *sqm_build_info(void);
 
 /* ---- processor ----------------------------------------------------------------------------------------- */
-typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON } sqm_isa;
+typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON,
+                       SQM_ISA_HELIUM } sqm_isa;
 SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing */
 SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
 SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
@@ -330,6 +331,8 @@ typedef struct sqm_mixer {
 SQMDEF const sqm_mixer *const *sqm_all_mixers(void);   /* NULL-terminated; naming it links every mixer */
 /* one function each, so that linkers drop the others */
 SQMDEF const sqm_mixer *sqm_mixer_attention(void);
+/* the same without ALiBi, key biases, shared values, listed keys, entries and sums */
+SQMDEF const sqm_mixer *sqm_mixer_attention_plain(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv(void);
 SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void);
 SQMDEF const sqm_mixer *sqm_mixer_memory(void);
@@ -361,6 +364,40 @@ SQMDEF const sqm_mixer *sqm_mixer_select(void);
 SQMDEF const sqm_mixer *sqm_mixer_compress(void);
 SQMDEF const sqm_mixer *sqm_mixer_lsh(void);
 
+/* ---- ops of recipes ------------------------------------------------------------------------------------ */
+typedef struct sqm_op sqm_op;
+SQMDEF const sqm_op *const *sqm_all_ops(void);         /* NULL-terminated; naming it links every op */
+/* one function each, so that linkers drop the others; tools/sqm-embed writes down which ones a model needs */
+SQMDEF const sqm_op *sqm_op_embed(void);
+SQMDEF const sqm_op *sqm_op_norm(void);
+SQMDEF const sqm_op *sqm_op_linear(void);
+SQMDEF const sqm_op *sqm_op_rope(void);                /* with fixed frequencies */
+SQMDEF const sqm_op *sqm_op_rope_dynamic(void);        /* those that follow the length too */
+SQMDEF const sqm_op *sqm_op_mix(void);
+SQMDEF const sqm_op *sqm_op_act(void);
+SQMDEF const sqm_op *sqm_op_glu(void);
+SQMDEF const sqm_op *sqm_op_add(void);
+SQMDEF const sqm_op *sqm_op_mul(void);
+SQMDEF const sqm_op *sqm_op_scale(void);
+SQMDEF const sqm_op *sqm_op_copy(void);
+SQMDEF const sqm_op *sqm_op_softcap(void);
+SQMDEF const sqm_op *sqm_op_head(void);
+SQMDEF const sqm_op *sqm_op_input(void);
+SQMDEF const sqm_op *sqm_op_affine(void);
+SQMDEF const sqm_op *sqm_op_cat(void);
+SQMDEF const sqm_op *sqm_op_gate(void);
+SQMDEF const sqm_op *sqm_op_softmax(void);
+SQMDEF const sqm_op *sqm_op_monomials(void);
+SQMDEF const sqm_op *sqm_op_reduce(void);
+SQMDEF const sqm_op *sqm_op_mirror(void);
+SQMDEF const sqm_op *sqm_op_clip(void);
+SQMDEF const sqm_op *sqm_op_blocks(void);
+SQMDEF const sqm_op *sqm_op_route(void);
+SQMDEF const sqm_op *sqm_op_experts(void);
+SQMDEF const sqm_op *sqm_op_combine(void);
+SQMDEF const sqm_op *sqm_op_sinkhorn(void);
+SQMDEF const sqm_op *sqm_op_pick(void);
+
 /* ---- model: read-only after opening, any number of threads may use it ---------------------------------- */
 typedef struct sqm_model sqm_model;
 typedef struct sqm_model_info {
@@ -384,6 +421,7 @@ typedef struct sqm_open_options {                      /* all zero = defaults */
     /* NULL-terminated. Required by sqm_open; NULL in sqm_load_*: all */
     const sqm_mixer *const *mixers;
     uint32_t                flags;
+    const sqm_op *const    *ops;                       /* like mixers */
 } sqm_open_options;
 
 /* Zero-copy: the image (8-byte aligned; flash, mapped file, array)
@@ -766,6 +804,26 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_HELIUM (__ARM_FEATURE_MVE >> 1 & 1)      /* with floats */
+#else
+#  define SQM__HAVE_HELIUM 0
+#endif
+#if defined(__ARM_FEATURE_SIMD32) && defined(__thumb2__) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_DSP 1               /* two 16-bit products in an instruction of a Cortex-M */
+#else
+#  define SQM__HAVE_DSP 0
+#endif
+#if defined(__OPTIMIZE_SIZE__) || SQM__HAVE_HELIUM || SQM__HAVE_DSP
+#  define SQM__SMALL 1                  /* a microcontroller: code size before the speed of batches */
+#else
+#  define SQM__SMALL 0
+#endif
+#if SQM__HAVE_X86 || SQM__HAVE_NEON     /* several passes, chosen at run time */
+#  define SQM__ONE_PASS 0
+#else
+#  define SQM__ONE_PASS 1
+#endif
 #if defined(_OPENMP) && defined(__GNUC__)
 #  define SQM__HAVE_TEAM 1
 #else
@@ -867,6 +925,57 @@ SQM__INLINE int32_t  sqm__ceil_div(int32_t a, int32_t b) { return a / b + (a % b
 
 SQM__INLINE float sqm__sqrt(float x) { return sqrtf(x); }     /* correctly rounded by IEEE 754 */
 
+/* Finite x without its sign as m * 2^e, 2^23 <= m < 2^24; 0 as 0 * 2^-172. */
+SQM__INLINE uint32_t sqm__split_float(uint32_t x, int32_t *e)
+{
+    uint32_t m = x & 0x7fffffu;
+    *e = (int32_t)(x >> 23 & 255u) - 150;
+    if (*e > -150) return m | 0x800000u;
+    for (*e = -149; m < 0x800000u && *e > -172; --*e) m <<= 1;
+    return m;
+}
+/* x >> by, whose last bit is 1 when any bit that left was */
+SQM__INLINE uint64_t sqm__shift_sticky(uint64_t x, int32_t by)
+{
+    if (by > 63) return x != 0;
+    return x >> by | (x << 1 << (63 - by) != 0);
+}
+/* a * b + c with one rounding, in integers: for machines without floating point. Both terms get 60 to 62
+   bits, so that what an alignment shifts out only decides ties. */
+SQM__UNUSED SQM__NOINLINE static float sqm__fma_integers(float a, float b, float c)
+{
+    const uint32_t ua = sqm__bits(a), ub = sqm__bits(b), uc = sqm__bits(c);
+    const uint32_t negative = (ua ^ ub) & 0x80000000u;
+    int32_t ea, eb, ec, e;
+    uint64_t sum, term;
+    uint32_t sign = negative, r;
+    if ((ua & 0x7f800000u) == 0x7f800000u || (ub & 0x7f800000u) == 0x7f800000u || ua << 1 == 0 ||
+        ub << 1 == 0) return a * b + c;
+    if ((uc & 0x7f800000u) == 0x7f800000u) return c;
+    sum = (uint64_t)sqm__split_float(ua, &ea) * sqm__split_float(ub, &eb) << 14;
+    term = (uint64_t)sqm__split_float(uc, &ec) << 37;
+    ea += eb - 14;
+    ec -= 37;
+    e = sqm__max(ea, ec);
+    sum = sqm__shift_sticky(sum, e - ea);
+    term = sqm__shift_sticky(term, e - ec);
+    if (negative == (uc & 0x80000000u)) {
+        sum += term;
+    } else if (sum >= term) {
+        sum -= term;
+    } else {
+        sum = term - sum;
+        sign ^= 0x80000000u;
+    }
+    if (sum == 0) return 0.0f;
+    for (e += 190; !(sum >> 63); e--) sum <<= 1;       /* now the exponent in the bits of a float */
+    if (e < 1) { sum = sqm__shift_sticky(sum, 1 - e); e = 1; }
+    if (e > 254) return sqm__float(sign | 0x7f800000u);
+    r = (uint32_t)(sum >> 40);
+    sum &= ((uint64_t)1 << 40) - 1;
+    r += (sum >> 39) && (sum << 25 || (r & 1u));
+    return sqm__float(sign | (((uint32_t)(e - 1) << 23) + r));
+}
 /* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
    double; the sum is rounded to odd there, so that the last rounding to float is the only one that
    counts (Boldo & Melquiond 2008). */
@@ -874,6 +983,8 @@ SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
     return __builtin_fmaf(a, b, c);
+#elif defined(__SOFTFP__) || (defined(__riscv) && !defined(__riscv_flen))
+    return sqm__fma_integers(a, b, c);
 #else
     const double product = (double)a * (double)b;
     const double addend = (double)c;
@@ -1970,8 +2081,9 @@ static int sqm__cpu_has_x86(sqm_isa isa)
 SQMDEF int sqm_cpu_has(sqm_isa isa)
 {
     switch (isa) {
-    case SQM_ISA_AUTO:
-    case SQM_ISA_SCALAR: return 1;
+    case SQM_ISA_AUTO:   return 1;
+    case SQM_ISA_SCALAR: return !SQM__HAVE_HELIUM;     /* there, the only pass is Helium's */
+    case SQM_ISA_HELIUM: return SQM__HAVE_HELIUM;
 #if SQM__HAVE_X86
     case SQM_ISA_AVX2:
     case SQM_ISA_AVX512: return sqm__cpu_has_x86(isa);
@@ -1988,6 +2100,7 @@ SQMDEF sqm_isa sqm_cpu_best_isa(void)
     if (sqm_cpu_has(SQM_ISA_AVX512)) return SQM_ISA_AVX512;
     if (sqm_cpu_has(SQM_ISA_AVX2)) return SQM_ISA_AVX2;
     if (sqm_cpu_has(SQM_ISA_NEON)) return SQM_ISA_NEON;
+    if (sqm_cpu_has(SQM_ISA_HELIUM)) return SQM_ISA_HELIUM;
     return SQM_ISA_SCALAR;
 }
 
@@ -1999,6 +2112,7 @@ SQMDEF const char *sqm_isa_name(sqm_isa isa)
     case SQM_ISA_AVX2:   return "avx2";
     case SQM_ISA_AVX512: return "avx512";
     case SQM_ISA_NEON:   return "neon";
+    case SQM_ISA_HELIUM: return "helium";
     }
     return "unknown";
 }
@@ -2016,7 +2130,11 @@ SQMDEF const char *sqm_build_info(void)
 #elif defined(__GNUC__)
            "; gcc " SQM__TEXT(__GNUC__)
 #endif
+#if SQM__HAVE_HELIUM
+           "; passes helium"
+#else
            "; passes scalar"
+#endif
 #if SQM__HAVE_X86
            " avx2 avx512"
 #elif SQM__HAVE_NEON
@@ -2045,7 +2163,8 @@ enum {
     SQM__CODE_CHUNK = 256,              /* k of them, */
     SQM__CODE_TOKENS = 132,             /* and tokens that pass over them */
     SQM__MAX_TILE = 16,                 /* tiles of 8-bit products have no more tokens */
-    SQM__WORK_FLOATS = (256 + 2 * 128) * 16     /* `work` of gemm: a chunk and two panels of sums */
+    SQM__WORK_FLOATS = (256 + 2 * 128) * 16,    /* `work` of gemm: a chunk and two panels of sums; */
+    SQM__ROW_FLOATS = 4 * 16            /* for one row: sums of SQM__TILE_ROWS panels */
 };
 
 /* One product y[t][row] (+)= scale * (sum_k x[t][k] * w[row][k] + bias[row]) for a range of panels. */
@@ -2086,8 +2205,21 @@ typedef struct sqm__code_chunk {
     /* [tokens][panels][16 rows]; where there are minima, of half the tokens, then their sums */
     float   sums[SQM__CODE_TOKENS * SQM__CODE_PANELS * SQM__LANES];
     int32_t n_groups, zero;
+    const uint8_t *next;                /* what to ask memory for meanwhile, `next_step` bytes a group, or NULL */
+    size_t  next_step;
 } sqm__code_chunk;
 typedef char sqm__work_holds_a_chunk[sizeof(sqm__code_chunk) <= SQM__WORK_FLOATS * sizeof(float) ? 1 : -1];
+
+/* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
+typedef struct sqm__dense {
+    float         *acc;
+    const float   *x;
+    const uint8_t *w, *next;            /* next: what memory is asked for meanwhile, */
+    size_t         acc_stride, x_stride, panel_bytes;
+    size_t         next_panel, next_step;                   /* these bytes a panel and a k */
+    int32_t        n_rows, n_panels, n, resume;
+    sqm_dtype      dtype;
+} sqm__dense;
 
 /* Query vectors of one key/value head against a run of key tiles. */
 typedef struct sqm__attend {
@@ -2248,9 +2380,7 @@ typedef struct sqm__spike_scan {
     float        leak, threshold, rest;
 } sqm__spike_scan;
 
-typedef struct sqm__kernels {
-    sqm_isa isa;
-    int32_t tile;                       /* tokens that an 8-bit product takes at once */
+typedef struct sqm__calls {             /* the kernels of a pass */
     void (*gemm)(const sqm__gemm *g, int32_t first_panel, int32_t last_panel, float *work);
     /* A row of n values in 8 bits, groups `step` apart; plane: offset
        of the second plane for 16 bits, or 0. */
@@ -2303,6 +2433,11 @@ typedef struct sqm__kernels {
     /* y[t] = start[t] + sum_l taps[l] u[t - l], l < min(n_taps, past + t + 1); start, u [n][16] */
     void (*convolve)(float *y, size_t y_stride, const float *start, const float *u, const float *taps,
                      size_t tap_stride, int32_t n_taps, int32_t n, int32_t past, int32_t lanes);
+} sqm__calls;
+typedef struct sqm__kernels {
+    sqm_isa           isa;
+    int32_t           tile;             /* tokens that an 8-bit product takes at once */
+    const sqm__calls *calls;            /* NULL: there is only one pass, see SQM__CALL */
 } sqm__kernels;
 
 static const float sqm__key_numbers[SQM__TILE_KEYS] = {
@@ -2316,6 +2451,12 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #elif SQM__HAVE_NEON
 #  include <arm_neon.h>
 #endif
+#if SQM__HAVE_HELIUM
+#  include <arm_mve.h>
+#endif
+#if SQM__HAVE_DSP
+#  include <arm_acle.h>
+#endif
 #define SQM__CAT2(a, b) a##_##b
 #define SQM__CAT(a, b) SQM__CAT2(a, b)
 #define SQM__NAME(name) SQM__CAT(sqm__##name, SQM__PASS_NAME)
@@ -2323,9 +2464,22 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #define SQM__PASS_AVX2   2
 #define SQM__PASS_AVX512 3
 #define SQM__PASS_NEON   4
+#define SQM__PASS_HELIUM 5
+#define SQM__PASS_NARROW 6              /* the elementary functions of the scalar and the Helium pass */
 
-#define SQM__PASS SQM__PASS_SCALAR
-#define SQM__PASS_NAME scalar
+#define SQM__PASS SQM__PASS_NARROW
+#define SQM__PASS_NAME narrow
+#include SEQMODEL_HEADER
+#undef SQM__PASS
+#undef SQM__PASS_NAME
+
+#if SQM__HAVE_HELIUM
+#  define SQM__PASS SQM__PASS_HELIUM
+#  define SQM__PASS_NAME helium
+#else
+#  define SQM__PASS SQM__PASS_SCALAR
+#  define SQM__PASS_NAME scalar
+#endif
 #include SEQMODEL_HEADER
 #undef SQM__PASS
 #undef SQM__PASS_NAME
@@ -2379,26 +2533,102 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  undef SQM__PASS_NAME
 #endif
 
+/* SQM__CALL(kernels, name)(...) calls a kernel. The only pass of a build is called directly: a table would
+   link every kernel, used or not. */
+#if !SQM__ONE_PASS
+#  define SQM__CALL(kernels, name) ((kernels)->calls->name)
+#elif SQM__HAVE_HELIUM
+#  define SQM__CALL(kernels, name) ((void)(kernels), sqm__##name##_helium)
+#else
+#  define SQM__CALL(kernels, name) ((void)(kernels), sqm__##name##_scalar)
+#endif
 static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 {
     if (isa == SQM_ISA_AUTO) isa = sqm_cpu_best_isa();
     if (!sqm_cpu_has(isa)) return NULL;
     switch (isa) {
 #if SQM__HAVE_X86
-    case SQM_ISA_AVX512: return &sqm__table_avx512;
-    case SQM_ISA_AVX2:   return &sqm__table_avx2;
+    case SQM_ISA_AVX512: return &sqm__pass_avx512;
+    case SQM_ISA_AVX2:   return &sqm__pass_avx2;
 #endif
 #if SQM__HAVE_NEON
-    case SQM_ISA_NEON:   return &sqm__table_neon;
+    case SQM_ISA_NEON:   return &sqm__pass_neon;
 #endif
-    default:             return &sqm__table_scalar;
+#if SQM__HAVE_HELIUM
+    default:             return &sqm__pass_helium;
+#else
+    default:             return &sqm__pass_scalar;
+#endif
     }
 }
 #endif /* SEQMODEL_IMPLEMENTATION, first part; a pass reads only what follows */
 
 #ifdef SQM__PASS
+/* ---- vocabulary of the narrow pass: a single number, or the four of a Helium register ------------------ */
+#if SQM__PASS == SQM__PASS_NARROW
+#define SQM__SPECIAL static SQM__NOINLINE
+#define SQM__WIDE
+#define v16 sqm__narrow
+#if SQM__HAVE_HELIUM
+typedef float32x4_t sqm__narrow;
+SQM__INLINE v16 SQM__NAME(set1)(float x) { return vdupq_n_f32(x); }
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return vaddq_f32(a, b); }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return vsubq_f32(a, b); }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { return vmulq_f32(a, b); }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return vfmaq_f32(c, a, b); }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return vabsq_f32(a); }
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    return vpselq_f32(yes, no, vcmpltq_f32(a, b));
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return vpselq_f32(a, b, vcmpgtq_f32(a, b)); }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return vpselq_f32(a, b, vcmpltq_f32(a, b)); }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    const uint32x4_t sign = vdupq_n_u32(0x80000000u);
+    return vreinterpretq_f32_u32(vorrq_u32(vbicq_u32(vreinterpretq_u32_f32(a), sign),
+                                           vandq_u32(vreinterpretq_u32_f32(s), sign)));
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    return vreinterpretq_f32_u32(vaddq_u32(vreinterpretq_u32_f32(p),
+                                           vshlq_n_u32(vreinterpretq_u32_f32(t), 23)));
+}
+/* there are neither vector divisions nor roots */
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b)
+{
+    for (int i = 0; i < 4; i++) a[i] /= b[i];
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a)
+{
+    for (int i = 0; i < 4; i++) a[i] = sqm__sqrt(a[i]);
+    return a;
+}
+#else
+typedef float sqm__narrow;
+SQM__INLINE v16 SQM__NAME(set1)(float x) { return x; }
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return a + b; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return a - b; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { return a * b; }
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { return a / b; }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c) { return sqm__fma(a, b, c); }
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { return a > b ? a : b; }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { return a < b ? a : b; }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { return sqm__float(sqm__bits(a) & 0x7fffffffu); }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { return sqm__sqrt(a); }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    return sqm__float((sqm__bits(a) & 0x7fffffffu) | (sqm__bits(s) & 0x80000000u));
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no) { return a < b ? yes : no; }
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    return sqm__float(sqm__bits(p) + (sqm__bits(t) << 23));
+}
+#endif
 /* ---- vocabulary of the scalar pass: the definition that the others imitate ----------------------------- */
-#if SQM__PASS == SQM__PASS_SCALAR
+#elif SQM__PASS == SQM__PASS_SCALAR
 #define v16 sqm__v16_scalar
 #define w16 sqm__w16_scalar
 #define b64 sqm__b64_scalar
@@ -2541,6 +2771,33 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
+/* acc += products of 16 or 32 k, codes [quads][16 rows][4]: row by row */
+#define SQM__BY_ROWS SQM__SMALL
+SQM__LANEWISE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+{
+#if SQM__HAVE_DSP
+    uint32_t even[8], odd[8];           /* codes of x in 16 bits: 0 and 2, 1 and 3 of a quad */
+    for (int q = 0; q < 4 * sixteens; q++) {
+        const uint32_t four = sqm__load_u32(x + 4 * q);
+        even[q] = __sxtb16(four);
+        odd[q] = __sxtb16(four >> 8);
+    }
+    for (int i = 0; i < 16; i++, codes += 4) {
+        int32_t sum = acc.v[i];
+        for (int q = 0; q < 4 * sixteens; q++) {
+            const uint32_t four = sqm__load_u32(codes + 64 * q);
+            sum = __smlad(__sxtb16(four), even[q], sum);
+            sum = __smlad(__sxtb16(four >> 8), odd[q], sum);
+        }
+        acc.v[i] = sum;
+    }
+#else
+    for (int i = 0; i < 16; i++, codes += 4)
+        for (int k = 0; k < 16 * sixteens; k++)
+            acc.v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
+#endif
+    return acc;
+}
 SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
 SQM__LANEWISE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
@@ -2550,8 +2807,8 @@ SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return par
 #undef SQM__LANEWISE
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
-#define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products */
-#define SQM__CODE_T 2
+#define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products, */
+#define SQM__CODE_T (SQM__SMALL ? 1 : 2)         /* 1: none, token by token */
 #define SQM__TILE_STREAMS 1             /* panels at once for a single token of 8-bit products, */
 #define SQM__TILE_ROWS 1                /* and of float32 products; for a few tokens */
 #define SQM__TILE_FEW 1
@@ -2748,6 +3005,7 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 #define SQM__CODE_ZERO 0
 #define SQM__SUM_UNIT 1
 #define SQM__PAIRS 1
+#define SQM__BY_ROWS 0
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
 SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { memcpy(p, &x.a, 32); memcpy(p + 32, &x.b, 32); }
 SQM__INLINE __m256i SQM__NAME(four)(const int8_t *x)
@@ -2916,6 +3174,7 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c) { return SQM__NAME(byte)(x, c, 1
 #define SQM__CODE_ZERO 128
 #define SQM__SUM_UNIT 128
 #define SQM__PAIRS 0
+#define SQM__BY_ROWS 0
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero)
 {
     return _mm512_add_epi8(w, _mm512_set1_epi8((char)(128 - zero)));
@@ -3100,6 +3359,7 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 #define SQM__CODE_ZERO 0
 #define SQM__SUM_UNIT 1
 #define SQM__PAIRS 0
+#define SQM__BY_ROWS 0
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
 SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
 SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
@@ -3145,6 +3405,197 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__SSD_STEP 2
 #define SQM__TILE_S 1
 #define SQM__TILE_A 2
+
+/* ---- vocabulary of the Helium pass (Cortex-M55, M85): floats below 1.2e-38 are zero there -------------- */
+#elif SQM__PASS == SQM__PASS_HELIUM
+#define SQM__SPECIAL static SQM__NOINLINE
+#define SQM__WIDE
+#define v16 sqm__v16_helium
+#define w16 sqm__w16_helium
+#define b64 sqm__b64_helium
+typedef struct { float32x4_t v[4]; } v16;
+typedef struct { int32x4_t v[4]; } w16;
+typedef struct { uint8x16_t v[4]; } b64;
+#define SQM__EACH SQM__UNROLL for (int i = 0; i < 4; i++)
+SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = vdupq_n_f32(x); return r; }
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { v16 r; SQM__EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH vst1q_f32(p + 4 * i, a.v[i]); }
+/* float16 in the low halves of four lanes <-> float32. In register 0: the assembler of binutils 2.40 writes
+   another number for the others. */
+SQM__INLINE float32x4_t SQM__NAME(widen)(uint32x4_t h)
+{
+    register float32x4_t q __asm__("q0") = vreinterpretq_f32_u32(h);
+    __asm__("vcvtb.f32.f16 %q0, %q0" : "+w"(q));
+    return q;
+}
+SQM__INLINE uint32x4_t SQM__NAME(low_half)(float32x4_t x)
+{
+    register float32x4_t q __asm__("q0") = x;
+    __asm__("vcvtb.f16.f32 %q0, %q0" : "+w"(q));
+    return vreinterpretq_u32_f32(q);
+}
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    const uint16_t *h = (const uint16_t *)(const void *)p;
+    v16 r;
+    SQM__EACH r.v[i] = SQM__NAME(widen)(vldrhq_u32(h + 4 * i));
+    return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    SQM__EACH vstrhq_u32(p + 4 * i, SQM__NAME(low_half)(a.v[i]));
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    const uint16_t *h = (const uint16_t *)(const void *)p;
+    v16 r;
+    SQM__EACH r.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_u32(h + 4 * i), 16));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_u32(vldrbq_u32(p + 4 * i));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_s32(vldrbq_s32((const int8_t *)p + 4 * i));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] = vaddq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] = vsubq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] = vmulq_f32(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c)
+{
+    SQM__EACH c.v[i] = vfmaq_f32(c.v[i], a.v[i], b.v[i]);
+    return c;
+}
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = sqm__div_narrow(a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = sqm__max_narrow(a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b)
+{
+    SQM__EACH a.v[i] = sqm__min_narrow(a.v[i], b.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = vabsq_f32(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = sqm__sqrt_narrow(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    SQM__EACH a.v[i] = sqm__copysign_narrow(a.v[i], s.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    SQM__EACH a.v[i] = sqm__less_narrow(a.v[i], b.v[i], yes.v[i], no.v[i]);
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    SQM__EACH p.v[i] = sqm__shift_exponent_narrow(p.v[i], t.v[i]);
+    return p;
+}
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    SQM__EACH vstrbq_u32((uint8_t *)p + 4 * i, vreinterpretq_u32_f32(a.v[i]));
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 a) { v16 r; SQM__EACH r.v[i] = vcvtq_f32_s32(a.v[i]); return r; }
+SQM__INLINE float SQM__NAME(sum)(v16 a)
+{
+    const float32x4_t s = vaddq_f32(vaddq_f32(a.v[0], a.v[2]), vaddq_f32(a.v[1], a.v[3]));
+    return (vgetq_lane_f32(s, 0) + vgetq_lane_f32(s, 2)) + (vgetq_lane_f32(s, 1) + vgetq_lane_f32(s, 3));
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a)
+{
+    return vmaxnmvq_f32(-3.4e38f, vmaxnmq_f32(vmaxnmq_f32(a.v[0], a.v[2]), vmaxnmq_f32(a.v[1], a.v[3])));
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = vdupq_n_s32(x); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
+{
+    b64 r;
+    SQM__EACH r.v[i] = vld1q_u8(p + 16 * i);
+    return r;
+}
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
+{
+    const int8x16_t shift = vdupq_n_s8((int8_t)(left - right));
+    SQM__EACH x.v[i] = vandq_u8(vshlq_u8(x.v[i], shift), vdupq_n_u8(mask));
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
+{
+    return SQM__NAME(bits_at)(x, right, 0, mask);
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = vorrq_u8(a.v[i], b.v[i]); return a; }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    SQM__EACH x.v[i] = vldrbq_gather_offset_u8((const uint8_t *)table, x.v[i]);
+    return x;
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_u32(vshrq_n_u32(vshlq_u32(vreinterpretq_u32_u8(x.v[i]),
+                                                           vdupq_n_s32(24 - 8 * c)), 24));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = vcvtq_f32_s32(vshrq_n_s32(vreinterpretq_s32_u32(
+        vshlq_u32(vreinterpretq_u32_u8(x.v[i]), vdupq_n_s32(24 - 8 * c))), 24));
+    return r;
+}
+#define SQM__CODE_ZERO 0
+#define SQM__SUM_UNIT 1
+#define SQM__PAIRS 0
+#define SQM__BY_ROWS 1
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
+/* The four quads of a row are gathered to one register, which meets 16 codes of x at once. */
+SQM__INLINE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+{
+    const uint32x4_t quads = vmulq_n_u32(vidupq_n_u32(0, 1), 64);
+    const int8x16_t first = vld1q_s8(x), second = vld1q_s8(x + 16 * (sixteens - 1));
+    int32_t sum[16];
+    for (int i = 0; i < 16; i++, codes += 4) {
+        sum[i] = vmladavq_s8(vreinterpretq_s8_u32(
+            vldrwq_gather_offset_u32((const uint32_t *)(const void *)codes, quads)), first);
+        if (sixteens == 2)
+            sum[i] = vmladavaq_s8(sum[i], vreinterpretq_s8_u32(
+                vldrwq_gather_offset_u32((const uint32_t *)(const void *)(codes + 256), quads)), second);
+    }
+    SQM__EACH acc.v[i] = vaddq_s32(acc.v[i], vld1q_s32(sum + 4 * i));
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = vaddq_n_s32(vmulq_n_s32(a.v[i], 255), b);
+    return a;
+}
+#undef SQM__EACH
+#define SQM__TILE_P 1
+#define SQM__TILE_T 4
+#define SQM__CODE_P 1
+#define SQM__CODE_T 1
+#define SQM__TILE_STREAMS 1
+#define SQM__TILE_ROWS 1
+#define SQM__TILE_FEW 1
+#define SQM__TILE_SUMS 4
+#define SQM__SSD_P 1
+#define SQM__SSD_N 1
+#define SQM__SSD_STEP 1
+#define SQM__TILE_S 1
+#define SQM__TILE_A 1
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
@@ -3154,6 +3605,7 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__MUL  SQM__NAME(mul)
 #define SQM__MADD SQM__NAME(fma)
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* 16 weights of one k */
 SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 {
@@ -3164,87 +3616,82 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 
 /* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
    w[p][k][lane], one chain of fused multiply-adds in increasing k whatever P and T are. */
-SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                  const uint8_t *w,
-                                 size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype,
-                                     const int32_t P,
-                                 const int32_t T)
+SQM__SPECIAL void SQM__NAME(tile)(const sqm__dense *d, int32_t row, int32_t panel, const sqm_dtype dtype,
+                                  const int32_t P, const int32_t T)
 {
-    const size_t step = dtype == SQM_F32 ? 64 : 32;
+    const size_t step = dtype == SQM_F32 ? 64 : 32, x_stride = d->x_stride, panel_bytes = d->panel_bytes;
+    const size_t next_panel = d->next_panel, next_step = d->next_step;
+    const uint8_t *w = d->w + (size_t)panel * panel_bytes, *next = d->next + (size_t)panel * next_panel;
+    const float *x = d->x + (size_t)row * x_stride;
+    float *acc = d->acc + (size_t)row * d->acc_stride + 16 * panel;
     v16 sum[SQM__TILE_SUMS];
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         SQM__WIDE for (int32_t p = 0; p < P; p++)
-            sum[t * P + p] = resume ? SQM__NAME(load)(acc + (size_t)t * acc_stride + 16 * p)
-                : SQM__SET1(0.0f);
-    for (int32_t k = 0; k < n; k++) {
+            sum[t * P + p] = d->resume ? SQM__NAME(load)(acc + (size_t)t * d->acc_stride + 16 * p)
+                                       : SQM__SET1(0.0f);
+    for (int32_t k = 0; k < d->n; k++, w += step, next += next_step) {
         v16 weight[SQM__TILE_P > SQM__TILE_ROWS ? SQM__TILE_P : SQM__TILE_ROWS];
-        SQM__WIDE for (int32_t p = 0; p < P; p++)
-            weight[p] = SQM__NAME(element)(w + (size_t)p * panel_bytes + (size_t)k * step, dtype);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            weight[p] = SQM__NAME(element)(w + (size_t)p * panel_bytes, dtype);
+            SQM__PREFETCH(next + (size_t)p * next_panel);
+        }
         SQM__WIDE for (int32_t t = 0; t < T; t++) {
             const v16 value = SQM__SET1(x[(size_t)t * x_stride + (size_t)k]);
-            SQM__WIDE for (int32_t p = 0; p < P; p++) sum[t * P + p] = SQM__MADD(value, weight[p],
-                    sum[t * P + p]);
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                sum[t * P + p] = SQM__MADD(value, weight[p], sum[t * P + p]);
         }
     }
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         SQM__WIDE for (int32_t p = 0; p < P; p++)
-            SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
+            SQM__NAME(store)(acc + (size_t)t * d->acc_stride + 16 * p, sum[t * P + p]);
 }
 
-/* All rows of x against P panels, in tiles of T rows; the last rows one by one, or in threes before that. */
-SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                   int32_t n_rows, const uint8_t *w, size_t panel_bytes, int32_t n,
-                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int32_t T)
+/* All rows of x against P panels, in tiles of T rows; the last ones in tiles of eight, three and one. */
+SQM__SPECIAL void SQM__NAME(strip)(const sqm__dense *d, int32_t panel, const sqm_dtype dtype, const int32_t P,
+                                   const int32_t T)
 {
     int32_t t = 0;
-    for (; t + T <= n_rows; t += T)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, T);
-    for (; T > 3 && t + 3 <= n_rows; t += 3)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, 3);
-    for (; t < n_rows; t++)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, 1);
+    for (; t + T <= d->n_rows && !(T > 8 && d->n_rows - t == 16); t += T)
+        SQM__NAME(tile)(d, t, panel, dtype, P, T);
+    for (; T > 8 && t + 8 <= d->n_rows; t += 8) SQM__NAME(tile)(d, t, panel, dtype, P, 8);
+    for (; T > 3 && t + 3 <= d->n_rows; t += 3) SQM__NAME(tile)(d, t, panel, dtype, P, 3);
+    for (; t < d->n_rows; t++) SQM__NAME(tile)(d, t, panel, dtype, P, 1);
 }
 
-/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
-   values alike. Few rows take more panels at once, so that enough sums are under way; half-width types are
-   for few rows, for many it pays to widen a panel first. */
-SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                        int32_t n_rows, const uint8_t *w, size_t panel_bytes,
-                                        int32_t n_panels, int32_t n, int32_t resume, const sqm_dtype dtype)
+/* The one dense kernel, for weights, keys and values alike. Few rows take more panels at once, so that enough
+   sums are under way; half-width types are for few rows, for many it pays to widen a panel first. */
+SQM__SPECIAL void SQM__NAME(dense_of)(const sqm__dense *d, const sqm_dtype dtype)
 {
+    const int32_t n_panels = d->n_panels;
     int32_t p = 0;
-    if (n_rows == 1)
+    if (d->n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
-                            n, resume, dtype, SQM__TILE_ROWS, 1);
-    if (n_rows < SQM__TILE_T || dtype != SQM_F32)
+            SQM__NAME(tile)(d, 0, p, dtype, SQM__TILE_ROWS, 1);
+    if (d->n_rows < SQM__TILE_T || dtype != SQM_F32)
         for (; p + SQM__TILE_FEW <= n_panels; p += SQM__TILE_FEW)
-            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                             panel_bytes, n, resume, dtype, SQM__TILE_FEW, 3);
+            SQM__NAME(strip)(d, p, dtype, SQM__TILE_FEW, 3);
     if (SQM__TILE_P > 1 && dtype == SQM_F32)
         for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
-            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                             panel_bytes, n, resume, dtype, SQM__TILE_P, SQM__TILE_T);
-    for (; p < n_panels; p++)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32 ? SQM__TILE_T : 3);
+            SQM__NAME(strip)(d, p, dtype, SQM__TILE_P, SQM__TILE_T);
+    for (; p < n_panels; p++) SQM__NAME(strip)(d, p, dtype, 1, dtype == SQM_F32 ? SQM__TILE_T : 3);
+}
+static void SQM__NAME(dense)(const sqm__dense *d)
+{
+    if (d->dtype == SQM_F16) SQM__NAME(dense_of)(d, SQM_F16);
+    else if (d->dtype == SQM_BF16) SQM__NAME(dense_of)(d, SQM_BF16);
+    else SQM__NAME(dense_of)(d, SQM_F32);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
                                const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
                                int32_t resume, sqm_dtype dtype)
 {
-    if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F16);
-    else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_BF16);
-    else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F32);
+    sqm__dense d;
+    d.acc = acc; d.acc_stride = acc_stride;
+    d.x = x; d.x_stride = x_stride; d.n_rows = n_rows;
+    d.w = d.next = w; d.panel_bytes = panel_bytes; d.n_panels = n_panels;
+    d.next_panel = d.next_step = 0;
+    d.n = n; d.resume = resume; d.dtype = dtype;
+    SQM__NAME(dense)(&d);
 }
 
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
@@ -3382,33 +3829,42 @@ static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k,
 }
 
 /* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
-   float32, while all rows pass over it. Sums grow in increasing k, so chunks change no bit. */
+   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k, so chunks change no bit. */
 static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
                                   float *work)
 {
     const int32_t chunk = SQM__CHUNK / SQM__TILE_P;
+    const size_t step = g->dtype == SQM_F32 ? 64 : g->dtype < SQM_Q8 ? 32 : 0;
     const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
     float *weights = work, *sums = work + SQM__CHUNK * SQM__LANES;
     const size_t stride = (size_t)n_panels * SQM__LANES;
+    sqm__dense d;
+    d.acc = sums; d.acc_stride = stride;
+    d.x_stride = g->x_stride; d.n_rows = n;
+    d.n_panels = n_panels; d.dtype = SQM_F32;
+    d.next_panel = g->panel_bytes; d.next_step = step;
     for (int32_t k = 0; k < g->n_cols; k += chunk) {
-        const int32_t width = sqm__min(chunk, g->n_cols - k);
-        const uint8_t *from = w + (size_t)k * SQM__LANES * sizeof(float);
-        size_t panel_bytes = g->panel_bytes;
+        d.n = sqm__min(chunk, g->n_cols - k);
+        d.x = g->x + (size_t)t * g->x_stride + k;
+        d.w = w + (size_t)k * step;
+        d.next = k + chunk < g->n_cols ? d.w + (size_t)chunk * step : w + (size_t)n_panels * g->panel_bytes;
+        d.panel_bytes = g->panel_bytes;
         if (g->dtype != SQM_F32) {
-            from = (const uint8_t *)weights;
-            panel_bytes = (size_t)chunk * SQM__LANES * sizeof(float);
+            d.w = (const uint8_t *)weights;
+            d.panel_bytes = (size_t)chunk * SQM__LANES * sizeof(float);
             for (int32_t p = 0; p < n_panels; p++)
                 SQM__NAME(expand_chunk)(weights + p * chunk * SQM__LANES, w + (size_t)p * g->panel_bytes, k,
-                                        width, g->dtype);
+                                        d.n, g->dtype);
         }
-        SQM__NAME(product)(sums, stride, g->x + (size_t)t * g->x_stride + k, g->x_stride, n, from,
-                           panel_bytes, n_panels, width, k > 0, SQM_F32);
+        d.resume = k > 0;
+        SQM__NAME(dense)(&d);
     }
     for (int32_t i = 0; i < n; i++)
         for (int32_t p = 0; p < n_panels; p++)
             SQM__NAME(finish)(g, sums + (size_t)i * stride + p * SQM__LANES, t + i, panel + p);
 }
 
+typedef char SQM__NAME(row_work_suffices)[SQM__TILE_ROWS * SQM__LANES <= SQM__ROW_FLOATS ? 1 : -1];
 /* One row of x with float weights: nothing to reuse, so panels are read as they are, several at once. */
 static void SQM__NAME(gemv_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
@@ -3453,6 +3909,16 @@ SQM__SPECIAL int SQM__NAME(run)(const sqm_dtype d)
 SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t *const *codes,
                                         const int half, const sqm_dtype d, const int32_t P)
 {
+#if SQM__BY_ROWS
+    const int sixteens = half == 2 ? 2 : 1, from = half == 1;
+    for (int32_t p = 0; p < P; p++) {
+        const uint8_t *bytes = codes[p] + 256 * from;
+        uint8_t unpacked[2 * SQM__GROUP * SQM__LANES / 2];
+        for (int q = 0; d != SQM_Q8 && q < 4 * sixteens; q++)
+            SQM__NAME(store_bytes)(unpacked + 64 * q, SQM__NAME(codes)(codes[p], from + (q >> 2), q & 3, d));
+        dot[p] = SQM__NAME(dot_rows)(dot[p], d == SQM_Q8 ? bytes : unpacked, x + 16 * from, sixteens);
+    }
+#else
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
     w16 part[SQM__TILE_STREAMS];
     SQM__WIDE for (int first = 0; first < 4; first += run) {
@@ -3470,6 +3936,7 @@ SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t
         SQM__WIDE for (int32_t p = 0; p < P; p++)
             dot[p] = is_signed ? part[p] : SQM__NAME(pair_end)(dot[p], part[p]);
     }
+#endif
 }
 
 /* One token against P panels, read as they lie and several at once, which keeps more of the memory busy.
@@ -3531,7 +3998,24 @@ SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int
         }
 }
 
+/* each weight type as a constant of `run(type)` */
+#define SQM__EACH_CODED(dtype, run) \
+    switch (dtype) { \
+    case SQM_Q8: run(SQM_Q8); break; case SQM_Q4: run(SQM_Q4); break; case SQM_Q4M: run(SQM_Q4M); break; \
+    case SQM_Q5: run(SQM_Q5); break; case SQM_Q5M: run(SQM_Q5M); break; case SQM_IQ4: run(SQM_IQ4); break; \
+    case SQM_Q2K: run(SQM_Q2K); break; case SQM_Q3K: run(SQM_Q3K); break; \
+    case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
+    case SQM_Q6K: run(SQM_Q6K); break; default: break; \
+    }
+static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
+{
+#define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
+    SQM__EACH_CODED(g->dtype, SQM__RUN)
+#undef SQM__RUN
+}
+
 /* ---- 8-bit products: many tokens ----------------------------------------------------------------------- */
+#if SQM__CODE_T > 1
 /* Codes, scales and minima of n groups from `group` on into panel p of a chunk: a byte a code, in order of
    k. */
 SQM__SPECIAL void SQM__NAME(unpack)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
@@ -3598,6 +4082,9 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, const sqm__code_chun
         SQM__WIDE for (int half = 0; half < halves; half++) {
             const uint8_t *codes = c->codes[0] + (i * SQM__GROUP + 16 * half) * SQM__LANES;
             w16 dot[SQM__CODE_P * SQM__CODE_T];
+            if (c->next && half == 0)
+                for (size_t b = 0; b < c->next_step; b += 64)
+                    SQM__PREFETCH(c->next + (size_t)i * c->next_step + b);
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
                 const int32_t start = SQM__NAME(code_sum)(x_sums + 2 * t, halves, half) * zero;
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
@@ -3661,15 +4148,6 @@ static void SQM__NAME(tile_any)(const sqm__gemm *g, const sqm__code_chunk *c, si
 #undef SQM__TILE
 }
 
-/* each weight type as a constant of `run(type)` */
-#define SQM__EACH_CODED(dtype, run) \
-    switch (dtype) { \
-    case SQM_Q8: run(SQM_Q8); break; case SQM_Q4: run(SQM_Q4); break; case SQM_Q4M: run(SQM_Q4M); break; \
-    case SQM_Q5: run(SQM_Q5); break; case SQM_Q5M: run(SQM_Q5M); break; case SQM_IQ4: run(SQM_IQ4); break; \
-    case SQM_Q2K: run(SQM_Q2K); break; case SQM_Q3K: run(SQM_Q3K); break; \
-    case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
-    case SQM_Q6K: run(SQM_Q6K); break; default: break; \
-    }
 static void SQM__NAME(unpack_any)(sqm__code_chunk *c, int32_t p, const uint8_t *panel, int32_t group,
                                   int32_t n, sqm_dtype dtype)
 {
@@ -3677,13 +4155,6 @@ static void SQM__NAME(unpack_any)(sqm__code_chunk *c, int32_t p, const uint8_t *
     SQM__EACH_CODED(dtype, SQM__RUN)
 #undef SQM__RUN
 }
-static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
-{
-#define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
-    SQM__EACH_CODED(g->dtype, SQM__RUN)
-#undef SQM__RUN
-}
-
 /* Up to CODE_P panels from `panel` on against n tokens from t on, the first of a tile: an unpacked chunk of
    weights stays in the first cache while all of them pass over it. */
 static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t last, int32_t t, int32_t n,
@@ -3694,6 +4165,7 @@ static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t la
     const int has_min = SQM__NAME(has_min)(g->dtype);
     float *sums = c->sums, *min_sums = c->sums + tiles * tile_sums;
     c->zero = SQM__NAME(zero_code)(g->dtype);
+    c->next_step = g->panel_bytes / (size_t)n_groups;
     memset(sums, 0, (size_t)((has_min ? 2 : 1) * tiles * tile_sums) * sizeof(float));
     for (int32_t group = 0; group < n_groups; group += c->n_groups) {
         c->n_groups = sqm__min(SQM__CODE_CHUNK / SQM__GROUP, n_groups - group);
@@ -3703,6 +4175,8 @@ static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t la
         for (int32_t i = 0; i < tiles; i++) {
             const size_t row = (size_t)(t / SQM__CODE_T + i) * (size_t)n_groups + (size_t)group;
             const size_t at = row * SQM__CODE_T;
+            c->next = i < SQM__CODE_P ? g->panels + (size_t)(panel + SQM__CODE_P + i) * g->panel_bytes
+                + (size_t)group * c->next_step : NULL;
             SQM__NAME(tile_any)(g, c, at, sums + i * tile_sums);
             if (has_min) SQM__NAME(tile_mins)(g, c, at, min_sums + i * tile_sums);
         }
@@ -3731,6 +4205,16 @@ static void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t las
         for (int32_t t = tiled; t < g->n_tokens; t++) SQM__NAME(stream_any)(g, t, panel, end);
     }
 }
+#else
+/* One token after the other */
+static void SQM__NAME(gemm_codes)(const sqm__gemm *g, int32_t first, int32_t last, sqm__code_chunk *chunk)
+{
+    (void)chunk;
+    for (int32_t t = 0; t < g->n_tokens; t++)
+        for (int32_t panel = first; panel < last; panel += SQM__TILE_STREAMS)
+            SQM__NAME(stream_any)(g, t, panel, sqm__min(panel + SQM__TILE_STREAMS, last));
+}
+#endif
 
 static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
 {
@@ -3826,7 +4310,9 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
     }
 }
 
+#endif
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
+#if SQM__PASS != SQM__PASS_SCALAR && SQM__PASS != SQM__PASS_HELIUM
 /* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
    minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
@@ -3998,6 +4484,35 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
     default:                 return x;
     }
 }
+#else
+/* Passes of small machines take the functions of the narrow pass for each part of a vector. */
+#define SQM__PARTS (int)(sizeof(v16) / sizeof(sqm__narrow))
+#define SQM__BY_PARTS(f) \
+    SQM__SPECIAL v16 SQM__NAME(f)(v16 x) \
+    { \
+        for (int i = 0; i < SQM__PARTS; i++) x.v[i] = sqm__##f##_narrow(x.v[i]); \
+        return x; \
+    }
+SQM__BY_PARTS(exp)
+SQM__BY_PARTS(expm1)
+SQM__BY_PARTS(sigmoid)
+SQM__BY_PARTS(tanh)
+SQM__BY_PARTS(erf)
+SQM__BY_PARTS(log)
+SQM__SPECIAL void SQM__NAME(sincos)(v16 x, v16 *sine, v16 *cosine)
+{
+    for (int i = 0; i < SQM__PARTS; i++) sqm__sincos_narrow(x.v[i], &sine->v[i], &cosine->v[i]);
+}
+SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
+{
+    for (int i = 0; i < SQM__PARTS; i++) x.v[i] = sqm__act_narrow(x.v[i], kind);
+    return x;
+}
+#undef SQM__BY_PARTS
+#undef SQM__PARTS
+#endif
+
+#if SQM__PASS != SQM__PASS_NARROW
 /* y = act(x) * up, or act(x) when up is NULL */
 SQM__SPECIAL void SQM__NAME(act_rows)(float *y, const float *x, const float *up, size_t n, const int32_t kind)
 {
@@ -5397,17 +5912,7 @@ static void SQM__NAME(convolve)(float *y, size_t y_stride, const float *start, c
         SQM__NAME(convolve_rows)(y, y_stride, start, u, taps, tap_stride, n_taps, past + t + 1, lanes, 1);
 }
 
-static const sqm__kernels SQM__NAME(table) = {
-#if SQM__PASS == SQM__PASS_SCALAR
-    SQM_ISA_SCALAR,
-#elif SQM__PASS == SQM__PASS_AVX2
-    SQM_ISA_AVX2,
-#elif SQM__PASS == SQM__PASS_AVX512
-    SQM_ISA_AVX512,
-#else
-    SQM_ISA_NEON,
-#endif
-    SQM__CODE_T,
+SQM__UNUSED static const sqm__calls SQM__NAME(table) = {
     SQM__NAME(gemm), SQM__NAME(quantize), SQM__NAME(normalize), SQM__NAME(activate), SQM__NAME(glu),
         SQM__NAME(softmax),
     SQM__NAME(softcap), SQM__NAME(attend_tile), SQM__NAME(narrow), SQM__NAME(conv_row),
@@ -5418,12 +5923,32 @@ static const sqm__kernels SQM__NAME(table) = {
     SQM__NAME(lti), SQM__NAME(legs), SQM__NAME(spike), SQM__NAME(transform), SQM__NAME(multiply),
     SQM__NAME(convolve)
 };
+static const sqm__kernels SQM__NAME(pass) = {
+#if SQM__PASS == SQM__PASS_SCALAR
+    SQM_ISA_SCALAR,
+#elif SQM__PASS == SQM__PASS_AVX2
+    SQM_ISA_AVX2,
+#elif SQM__PASS == SQM__PASS_AVX512
+    SQM_ISA_AVX512,
+#elif SQM__PASS == SQM__PASS_HELIUM
+    SQM_ISA_HELIUM,
+#else
+    SQM_ISA_NEON,
+#endif
+#if SQM__ONE_PASS
+    SQM__CODE_T, NULL
+#else
+    SQM__CODE_T, &SQM__NAME(table)
+#endif
+};
+#endif /* the whole passes */
 #undef v16
 #undef w16
 #undef b64
 #undef SQM__CODE_ZERO
 #undef SQM__SUM_UNIT
 #undef SQM__PAIRS
+#undef SQM__BY_ROWS
 #undef SQM__CODE_P
 #undef SQM__CODE_T
 #undef SQM__EACH_CODED
@@ -5581,21 +6106,27 @@ SQM__INLINE int32_t sqm__cut(int32_t n, int32_t i, int32_t pieces)
     return (int32_t)((int64_t)n * i / pieces);
 }
 
+/* Work area of [KERN]'s gemm in floats: for one row panels are read as they are, unless quantised weights
+   have to become float32. */
+SQM__INLINE size_t sqm__work_floats(int32_t rows, int expands)
+{
+    return rows == 1 && !expands ? SQM__ROW_FLOATS : SQM__WORK_FLOATS;
+}
 /* Scratch of a product: activations in 8 bits, their scales and sums, and a work area for each thread. */
-static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads)
+static size_t sqm__linear_scratch(int32_t rows, int32_t cols, int32_t threads, sqm_precision precision)
 {
     const size_t padded = rows == 1 ? 1 : (size_t)rows + SQM__MAX_TILE - 1;
     const size_t groups = (size_t)sqm__ceil_div(cols, SQM__GROUP) * padded;
     return sqm__align_up(groups * SQM__GROUP * 2, 64) + sqm__align_up(groups * 4,
                                                                       64) + sqm__align_up(groups * 8,
             64) +
-           (size_t)sqm__most_pieces(threads) * SQM__WORK_FLOATS * sizeof(float);
+           (size_t)sqm__most_pieces(threads) * sqm__work_floats(rows, precision == SQM_EXACT) * sizeof(float);
 }
 
 SQMDEF size_t sqm_exec_scratch_size(int32_t max_rows, int32_t max_cols, int32_t threads)
 {
     if (max_rows < 1 || max_cols < 1) return 0;
-    return sqm__linear_scratch(max_rows, max_cols, threads > 0 ? threads : 1) + 64;
+    return sqm__linear_scratch(max_rows, max_cols, threads > 0 ? threads : 1, SQM_EXACT) + 64;
 }
 
 static int32_t sqm__default_threads(const sqm_parallel *parallel)
@@ -5652,6 +6183,7 @@ typedef struct sqm__linear_job {
     float             *code_scales;
     int32_t           *code_sums;
     float             *work;
+    size_t             work_floats;     /* of each piece */
 } sqm__linear_job;
 
 static void sqm__quantize_task(void *arg, int32_t piece)
@@ -5666,7 +6198,7 @@ static void sqm__quantize_task(void *arg, int32_t piece)
         const size_t at = (size_t)part * job->part_groups + (size_t)(t / job->tile) * groups * tile +
                           (size_t)(t % job->tile);
         if (t < job->n) {
-            job->x->kernels->quantize(job->codes + at * SQM__GROUP, job->code_scales + at,
+            SQM__CALL(job->x->kernels, quantize)(job->codes + at * SQM__GROUP, job->code_scales + at,
                                       job->code_sums + 2 * at, tile, job->plane,
                                       job->a + (size_t)t * job->a_stride + (size_t)part * (size_t)job->cols,
                                       job->cols);
@@ -5715,7 +6247,7 @@ static void sqm__linear_task(void *arg, int32_t piece)
             g.n_rows = w->shape[0];
             g.n_cols = w->shape[1];
             g.dtype = w->dtype;
-            job->x->kernels->gemm(&g, from, to, job->work + (size_t)piece * SQM__WORK_FLOATS);
+            SQM__CALL(job->x->kernels, gemm)(&g, from, to, job->work + (size_t)piece * job->work_floats);
         }
         base += panels;
         column += w->shape[0];
@@ -5751,7 +6283,8 @@ static void sqm__linear_run(const sqm_exec *x, const sqm__linear *l, float *y, s
     job.codes = (int8_t *)sqm__arena_push(&scratch, groups * SQM__GROUP * 2, 64);
     job.code_scales = (float *)sqm__arena_push(&scratch, groups * 4, 64);
     job.code_sums = (int32_t *)sqm__arena_push(&scratch, groups * 8, 64);
-    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * SQM__WORK_FLOATS *
+    job.work_floats = sqm__work_floats(n, x->precision == SQM_EXACT);
+    job.work = (float *)sqm__arena_push(&scratch, (size_t)sqm__most_pieces(x->threads) * job.work_floats *
                                         sizeof(float), 64);
     if (x->precision == SQM_EXACT) quantized = 0;
     if (quantized) {
@@ -5783,7 +6316,7 @@ SQMDEF sqm_result sqm_matmul(sqm_exec *x, float *y, const float *a, int32_t n, c
     size_t need;
     if (!y || !a || n < 1) SQM__FAIL(&x->error, SQM_E_ARGUMENT, n, "matmul: no rows (n = %d)", n);
     SQM__TRY(sqm__check_panels(w, &x->error));
-    need = sqm__linear_scratch(n, w->shape[1], x->threads);
+    need = sqm__linear_scratch(n, w->shape[1], x->threads, x->precision);
     if (need > x->scratch_bytes)
         SQM__FAIL(&x->error, SQM_E_MEMORY, need, "matmul needs %z bytes of scratch, the context has %z",
                   (uint64_t)need,
@@ -5817,7 +6350,7 @@ static void sqm__normalize_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim, affine = job->own ? at : 0;
-            job->x->kernels->normalize(job->y + (size_t)t * job->y_stride + at, job->a +
+            SQM__CALL(job->x->kernels, normalize)(job->y + (size_t)t * job->y_stride + at, job->a +
                                        (size_t)t * job->a_stride + at,
                                        job->dim, job->kind, job->gain ? job->gain + affine : NULL,
                                        job->bias ? job->bias + affine : NULL, job->number);
@@ -5829,7 +6362,7 @@ static void sqm__glu_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces);
          t++) {
         const float *a = job->a + (size_t)t * job->a_stride;
-        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
+        SQM__CALL(job->x->kernels, glu)(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
                              job->kind);
     }
 }
@@ -5837,21 +6370,24 @@ static void sqm__gate_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->glu(job->y + (size_t)t * job->y_stride, job->gate + (size_t)t * job->gate_stride,
+        SQM__CALL(job->x->kernels, glu)(job->y + (size_t)t * job->y_stride,
+                                        job->gate + (size_t)t * job->gate_stride,
                              job->a + (size_t)t * job->a_stride, (size_t)job->dim, job->kind);
 }
 static void sqm__activate_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->activate(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+        SQM__CALL(job->x->kernels, activate)(job->y + (size_t)t * job->y_stride,
+                                             job->a + (size_t)t * job->a_stride,
                                   (size_t)job->dim, job->kind);
 }
 static void sqm__softcap_task(void *arg, int32_t piece)
 {
     const sqm__rows_job *job = (const sqm__rows_job *)arg;
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
-        job->x->kernels->softcap(job->y + (size_t)t * job->y_stride, job->a + (size_t)t * job->a_stride,
+        SQM__CALL(job->x->kernels, softcap)(job->y + (size_t)t * job->y_stride,
+                                            job->a + (size_t)t * job->a_stride,
                                  (size_t)job->dim, job->number);
 }
 static void sqm__softmax_task(void *arg, int32_t piece)
@@ -5860,7 +6396,7 @@ static void sqm__softmax_task(void *arg, int32_t piece)
     for (int32_t t = sqm__cut(job->n, piece, job->pieces); t < sqm__cut(job->n, piece + 1, job->pieces); t++)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim;
-            job->x->kernels->softmax(job->y + (size_t)t * job->y_stride + at,
+            SQM__CALL(job->x->kernels, softmax)(job->y + (size_t)t * job->y_stride + at,
                                      job->a + (size_t)t * job->a_stride + at, job->dim, job->number);
         }
 }
@@ -5890,7 +6426,7 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
-    if ((int)kind < 0 || (int)kind > SQM_NORM_SUM)
+    if ((uint32_t)kind > SQM_NORM_SUM)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "norm %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     job.gain = gain;
@@ -5902,10 +6438,10 @@ SQMDEF sqm_result sqm_normalize(sqm_exec *x, float *y, const float *a, int32_t n
 
 SQMDEF sqm_result sqm_activate(sqm_exec *x, float *y, const float *a, size_t n, sqm_act kind)
 {
-    if (!y || !a || (int)kind < 0 || kind >= SQM_ACT_COUNT)
+    if (!y || !a || (uint32_t)kind >= SQM_ACT_COUNT)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown or there is no data",
                   (int32_t)kind);
-    x->kernels->activate(y, a, n, (int32_t)kind);
+    SQM__CALL(x->kernels, activate)(y, a, n, (int32_t)kind);
     return SQM_OK;
 }
 
@@ -5913,7 +6449,7 @@ SQMDEF sqm_result sqm_glu(sqm_exec *x, float *y, const float *a, int32_t n, int3
 {
     sqm__rows_job job = sqm__rows(x, y, (size_t)dim, a, (size_t)dim * 2, n, dim);
     SQM__CHECK_ROWS(x, y, a, n, dim);
-    if ((int)kind < 0 || kind >= SQM_ACT_COUNT)
+    if ((uint32_t)kind >= SQM_ACT_COUNT)
         SQM__FAIL(&x->error, SQM_E_ARGUMENT, kind, "activation %d is unknown", (int32_t)kind);
     job.kind = (int32_t)kind;
     sqm__rows_run(&job, sqm__glu_task);
@@ -6178,7 +6714,14 @@ typedef struct sqm__attention {
     int32_t      sums, out_width;
     float        scale, softcap, rounded;
     const float *sinks, *slopes;        /* [heads] or NULL */
+    const struct sqm__attention_more *more;
 } sqm__attention;
+/* What most models do without: programs that register sqm_mixer_attention_plain do not link it. */
+struct sqm__attention_part;
+typedef struct sqm__attention_more {
+    sqm_result (*bind)(sqm__attention *a, const sqm_param *params, int32_t n, sqm_error *err);
+    void       (*attend)(struct sqm__attention_part *p);
+} sqm__attention_more;
 
 /* first bytes of a state: its own shape, never copied between states */
 typedef struct sqm__kv_header {
@@ -6189,13 +6732,9 @@ typedef struct sqm__kv_header {
 } sqm__kv_header;
 
 /* Where keys and values come from */
-static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *params, int32_t n,
-                                           sqm_error *err)
+static sqm_result sqm__attention_bind_keys(sqm__attention *a, sqm_error *err)
 {
     int64_t row;
-    SQM__TRY(sqm__param_int(&a->shared, params, n, "shared", 0, 0, 1, err));
-    SQM__TRY(sqm__param_int(&a->every, params, n, "every", 0, 0, 1 << 20, err));
-    SQM__TRY(sqm__param_int(&a->selected, params, n, "selected", 0, 0, 1 << 20, err));
     if (a->shared && a->v_dim > a->head_dim)
         SQM__FAIL(err, SQM_E_SHAPE, a->v_dim, "%d columns of values cannot be in keys of %d", a->v_dim,
                   a->head_dim);
@@ -6207,14 +6746,13 @@ static sqm_result sqm__attention_bind_keys(sqm__attention *a, const sqm_param *p
     a->v_stored = a->shared ? 0 : a->v_pad;
     return SQM_OK;
 }
-/* Options that hide keys or add to scores. */
-static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *params, int32_t n,
-                                            sqm_error *err)
+static sqm_result sqm__attention_bind_more(sqm__attention *a, const sqm_param *params, int32_t n,
+                                           sqm_error *err)
 {
-    int32_t before;
-    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
-    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
-    a->reach = a->chunk * (before + 1);
+    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->shared, params, n, "shared", 0, 0, 1, err));
+    SQM__TRY(sqm__param_int(&a->every, params, n, "every", 0, 0, 1 << 20, err));
+    SQM__TRY(sqm__param_int(&a->selected, params, n, "selected", 0, 0, 1 << 20, err));
     SQM__TRY(sqm__param_vector(&a->slopes, params, n, "slopes", a->heads, err));
     SQM__TRY(sqm__param_float(&a->rounded, params, n, "rounded", 0.0, err));
     SQM__TRY(sqm__param_int(&a->key_bias, params, n, "key_bias", 0, 0, 1, err));
@@ -6228,24 +6766,28 @@ static sqm_result sqm__attention_bind_masks(sqm__attention *a, const sqm_param *
                   a->window);
     return SQM_OK;
 }
-static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
-                                      int32_t *out_width, sqm_error *err)
+static sqm_result sqm__attention_bind_as(sqm__attention *a, const sqm__attention_more *more,
+                                         const sqm_param *params, int32_t n, int32_t in_width,
+                                         int32_t *out_width, sqm_error *err)
 {
-    sqm__attention *a = (sqm__attention *)bound;
     int64_t width;
+    int32_t before;
     memset(a, 0, sizeof(*a));
+    a->more = more;
     SQM__TRY(sqm__param_int(&a->heads, params, n, "heads", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->kv_heads, params, n, "kv_heads", a->heads, 1, a->heads, err));
     SQM__TRY(sqm__param_int(&a->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->v_dim, params, n, "v_dim", a->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&a->window, params, n, "window", 0, 0, INT32_MAX - 65536, err));
     SQM__TRY(sqm__param_int(&a->keep, params, n, "keep", 0, 0, a->window ? 1 << 24 : 0, err));
-    SQM__TRY(sqm__attention_bind_keys(a, params, n, err));
-    SQM__TRY(sqm__attention_bind_masks(a, params, n, err));
+    SQM__TRY(sqm__param_int(&a->chunk, params, n, "chunk", 0, 0, a->window ? 0 : 1 << 23, err));
+    SQM__TRY(sqm__param_int(&before, params, n, "before", 0, 0, a->chunk ? 127 : 0, err));
+    a->reach = a->chunk * (before + 1);
+    if (more) SQM__TRY(more->bind(a, params, n, err));
+    SQM__TRY(sqm__attention_bind_keys(a, err));
     SQM__TRY(sqm__param_float(&a->scale, params, n, "scale", 1.0, err));
     SQM__TRY(sqm__param_float(&a->softcap, params, n, "softcap", 0.0, err));
     SQM__TRY(sqm__param_vector(&a->sinks, params, n, "sinks", a->heads, err));
-    SQM__TRY(sqm__param_int(&a->sums, params, n, "sums", 0, 0, 1, err));
     if (a->sums && a->sinks) SQM__FAIL(err, SQM_E_UNSUPPORTED, a->sums, "sums=1 does not go with sinks");
     if (a->heads % a->kv_heads)
         SQM__FAIL(err, SQM_E_SHAPE, a->heads, "%d heads cannot share %d key/value heads", a->heads,
@@ -6340,12 +6882,14 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a)
 {
     return sqm__max(1, (a->shared ? 64 : 24) / a->group);    /* tiles of shared values are turned for each */
 }
-static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
+/* Scratch of a block out of calls of `rows` rows at most, with `length` keys at most */
+static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length, int32_t rows)
 {
     /* most=: a number and an index of each key, and a bit for each row and key */
-    const size_t words = (length + 31) / 32 * (size_t)sqm__attention_block_rows(a);
+    const size_t block = (size_t)sqm__min(sqm__attention_block_rows(a), rows);
+    const size_t words = (length + 31) / 32 * block;
     const size_t select = a->most ? length * 2 + words : 0;
-    const size_t m = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const size_t m = block * (size_t)a->group;
     const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
     return (a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0) +
@@ -6355,8 +6899,7 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length)
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                            int32_t threads)
 {
-    (void)max_batch;
-    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context) *
+    return sqm__attention_piece_bytes((const sqm__attention *)bound, (size_t)max_context, max_batch) *
            (size_t)sqm__most_pieces(threads);
 }
 
@@ -6400,8 +6943,8 @@ static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype d
     const size_t bytes = sqm__kv_element(dtype);
     float scale = 1.0f;
     int32_t sums[2];
-    if (dtype == SQM_F16) { kernels->narrow(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { kernels->quantize(narrow.code, &scale, sums, 1, 0, from,
+    if (dtype == SQM_F16) { SQM__CALL(kernels, narrow)(narrow.half, from, n); source = narrow.half; }
+    if (dtype == SQM_I8) { SQM__CALL(kernels, quantize)(narrow.code, &scale, sums, 1, 0, from,
                                              n); source = narrow.code; }
     for (int32_t i = 0; i < n; i += run)
         memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
@@ -6475,7 +7018,7 @@ static void sqm__attention_finish(const sqm__attention *a, const sqm__attend *wo
         const float top = a->sinks[head] > work->max[m] ? a->sinks[head] : work->max[m];
         e[0] = work->max[m] - top;
         e[1] = a->sinks[head] - top;
-        x->kernels->activate(e, e, 2, SQM_ACT_EXP);
+        SQM__CALL(x->kernels, activate)(e, e, 2, SQM_ACT_EXP);
         shrink = e[0];
         sum = sum * e[0] + e[1];
     }
@@ -6579,7 +7122,7 @@ SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t posit
 static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats,
                                  const float *q_rows, int32_t n, int32_t start)
 {
-    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const size_t capacity = (size_t)n;
     int32_t *position, *oldest;
     memset(work, 0, sizeof(*work));
     work->panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
@@ -6635,6 +7178,9 @@ typedef struct sqm__attention_part {
     const sqm_span           *span;
     int32_t                  *positions, *oldest;   /* of work */
     uint8_t                  *tile;        /* room for gathered keys, with selected= */
+    float                    *bias;        /* of work, when there is one */
+    uint32_t                 *bits;        /* [rows][words] with most=: a bit for each key that counts */
+    size_t                    words;
     sqm__attend               work;
     int32_t                   kv_head, first, rows;
 } sqm__attention_part;
@@ -6646,7 +7192,7 @@ SQM__INLINE const float *sqm__attention_row(const sqm__attention_part *p, int32_
 static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
 {
     const sqm__attention *a = p->job->a;
-    const size_t capacity = (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
+    const size_t capacity = (size_t)p->rows * (size_t)a->group;
     p->tile = scratch;
     sqm__attention_begin(a, &p->work,
                          (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch),
@@ -6656,33 +7202,45 @@ static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
     p->positions = (int32_t *)(void *)(p->work.sum + capacity);
     p->oldest = p->positions + capacity;
 }
-static void sqm__attend_keys(sqm__attention_part *p)
+/* bias: writes work.bias for a tile of keys; NULL: there is none */
+static void sqm__attend_keys(sqm__attention_part *p,
+                             void (*bias)(const sqm__attention_part *p, uint8_t *keys, int32_t key))
 {
     const sqm__attention *a = p->job->a;
-    const sqm_span *span = p->span;
-    const int32_t start = span->position + p->first, last = start + p->rows - 1;
+    const int32_t start = p->span->position + p->first, last = start + p->rows - 1;
     const int32_t oldest = sqm__attention_oldest(a, start);
-    const int32_t length = sqm__max(span->total, span->position + span->rows);
-    const size_t words = ((size_t)length + 31) / 32;
-    float *bias = p->work.sum + 3 * (size_t)sqm__attention_block_rows(a) * (size_t)a->group;
-    uint32_t *bits = NULL;
-    sqm__ranked ranked;
-    if (a->slopes || a->key_bias) p->work.bias = bias;             /* behind positions and oldest */
-    if (a->most) {
-        ranked.value = bias + (size_t)sqm__attention_block_rows(a) * (size_t)a->group * SQM__TILE_KEYS;
-        ranked.place = (int32_t *)(void *)(ranked.value + length);
-        bits = (uint32_t *)(void *)(ranked.place + length);
-        for (int32_t t = 0; t < p->rows; t++)
-            sqm__most_keys(a, span->state, p->kv_head, p->oldest[t * a->group], start + t, length, ranked,
-                           bits + (size_t)t * words);
-    }
     for (int32_t key = 0; key <= last; key += SQM__TILE_KEYS) {
         /* from the kept tiles to the window */
         if (key >= a->keep && key < oldest) key = oldest / SQM__TILE_KEYS * SQM__TILE_KEYS;
-        uint8_t *keys = sqm__kv_tile(a, span->state, key, p->kv_head);
-        if (p->work.bias) sqm__attention_bias(a, &p->work, bias, keys, key, p->kv_head, bits, words);
-        p->job->x->kernels->attend_tile(&p->work, keys, key, sqm__min(SQM__TILE_KEYS, last + 1 - key));
+        uint8_t *keys = sqm__kv_tile(a, p->span->state, key, p->kv_head);
+        if (bias) bias(p, keys, key);
+        SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, keys, key,
+                                                   sqm__min(SQM__TILE_KEYS, last + 1 - key));
     }
+}
+static void sqm__part_bias(const sqm__attention_part *p, uint8_t *keys, int32_t key)
+{
+    sqm__attention_bias(p->job->a, &p->work, p->bias, keys, key, p->kv_head, p->bits, p->words);
+}
+static void sqm__attend_biased(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    const int32_t start = p->span->position + p->first;
+    const int32_t length = sqm__max(p->span->total, p->span->position + p->span->rows);
+    const size_t vectors = (size_t)p->rows * (size_t)a->group;
+    sqm__ranked ranked;
+    p->words = ((size_t)length + 31) / 32;
+    p->bias = p->work.sum + 3 * vectors;                           /* behind positions and oldest */
+    p->work.bias = p->bias;
+    if (a->most) {
+        ranked.value = p->bias + vectors * SQM__TILE_KEYS;
+        ranked.place = (int32_t *)(void *)(ranked.value + length);
+        p->bits = (uint32_t *)(void *)(ranked.place + length);
+        for (int32_t t = 0; t < p->rows; t++)
+            sqm__most_keys(a, p->span->state, p->kv_head, p->oldest[t * a->group], start + t, length, ranked,
+                           p->bits + (size_t)t * p->words);
+    }
+    sqm__attend_keys(p, sqm__part_bias);
 }
 static void sqm__attend_entries(sqm__attention_part *p)
 {
@@ -6694,7 +7252,8 @@ static void sqm__attend_entries(sqm__attention_part *p)
         p->oldest[m] = 0;
     }
     for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
-        p->job->x->kernels->attend_tile(&p->work, sqm__kv_entry(a, p->span->state, entry, p->kv_head), entry,
+        SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, sqm__kv_entry(a, p->span->state, entry,
+                                                   p->kv_head), entry,
                                         sqm__min(SQM__TILE_KEYS, n - entry));
 }
 /* Row t over the keys or entries that it lists */
@@ -6727,10 +7286,18 @@ static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
                          : sqm__kv_tile(a, p->span->state, key, p->kv_head), key, work.dtype);
         }
         if (filled == SQM__TILE_KEYS || (filled && i + 1 == a->selected)) {
-            p->job->x->kernels->attend_tile(&work, p->tile, 0, filled);
+            SQM__CALL(p->job->x->kernels, attend_tile)(&work, p->tile, 0, filled);
             filled = 0;
         }
     }
+}
+static void sqm__attend_more(sqm__attention_part *p)
+{
+    const sqm__attention *a = p->job->a;
+    if (a->slopes || a->key_bias) sqm__attend_biased(p);
+    else if (!a->selected || a->every) sqm__attend_keys(p, NULL);
+    if (!a->selected && a->every) sqm__attend_entries(p);
+    for (int32_t t = 0; a->selected && t < p->rows; t++) sqm__attend_listed(p, t);
 }
 static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch, const sqm_span *span,
                                  int32_t kv_head, int32_t first, int32_t rows)
@@ -6740,9 +7307,8 @@ static void sqm__attention_block(const sqm__attention_job *job, uint8_t *scratch
     memset(&p, 0, sizeof(p));
     p.job = job; p.span = span; p.kv_head = kv_head; p.first = first; p.rows = rows;
     sqm__attention_start(&p, scratch);
-    if (!a->selected || a->every) sqm__attend_keys(&p);
-    if (!a->selected && a->every) sqm__attend_entries(&p);
-    for (int32_t t = 0; a->selected && t < rows; t++) sqm__attend_listed(&p, t);
+    if (a->more) a->more->attend(&p);
+    else sqm__attend_keys(&p, NULL);
     for (int32_t m = 0; m < p.work.n_vectors; m++) {
         const int32_t t = m / a->group, head = kv_head * a->group + m % a->group;
         sqm__attention_finish(a, &p.work, job->x, m, head, job->out +
@@ -6771,10 +7337,13 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     sqm__attention_job job;
     size_t work = 0, pieces_bytes;
     int32_t rows = 0, kept = 0, longest = 0;   /* spans with a state: all of them at once, after the others */
-    for (int32_t s = 0; s < n_spans; s++)
+    int32_t most_rows = 1;
+    for (int32_t s = 0; s < n_spans; s++) {
         longest = sqm__max(longest, sqm__max(spans[s].total, spans[s].position + spans[s].rows));
+        most_rows = sqm__max(most_rows, spans[s].rows);
+    }
     job.a = a; job.x = x; job.out = out; job.in = in; job.scratch = x->scratch;
-    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest);
+    job.piece_bytes = sqm__attention_piece_bytes(a, (size_t)longest, most_rows);
     pieces_bytes = job.piece_bytes * (size_t)sqm__most_pieces(x->threads);
     for (int32_t s = 0; s < n_spans; s++) {
         sqm_span span = spans[s];
@@ -6811,6 +7380,18 @@ static sqm_result sqm__attention_forward(const void *bound, sqm_exec *x, float *
     return SQM_OK;
 }
 
+static const sqm__attention_more sqm__attention_all = { sqm__attention_bind_more, sqm__attend_more };
+static sqm_result sqm__attention_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                      int32_t *out_width, sqm_error *err)
+{
+    return sqm__attention_bind_as((sqm__attention *)bound, &sqm__attention_all, params, n, in_width,
+                                  out_width, err);
+}
+static sqm_result sqm__attention_bind_plain(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
+                                            int32_t *out_width, sqm_error *err)
+{
+    return sqm__attention_bind_as((sqm__attention *)bound, NULL, params, n, in_width, out_width, err);
+}
 static const sqm_mixer sqm__attention_mixer = {
     "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
     "key_bias most shared every selected sums", sizeof(sqm__attention),
@@ -6819,6 +7400,13 @@ static const sqm_mixer sqm__attention_mixer = {
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
+static const sqm_mixer sqm__attention_plain_mixer = {
+    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before",
+    sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header),
+    sqm__attention_bind_plain, sqm__attention_state_bytes, sqm__attention_used_bytes,
+    sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
+};
+SQMDEF const sqm_mixer *sqm_mixer_attention_plain(void) { return &sqm__attention_plain_mixer; }
 
 /* ---- [MIX.conv] short depthwise convolution ---------------------------------------------------------------
    y_t[c] = act(b[c] + sum_k w[k][c] x_(t + (k - K + 1 + future) * dilation)[c])           k = 0 .. K - 1
@@ -6976,8 +7564,9 @@ static void sqm__conv_task(void *arg, int32_t piece)
             const size_t row = (size_t)(span->first_row + t);
             float *y = job->out + row * (size_t)(c->channels + c->rest);
             sqm__conv_inputs(c, rows, job->in, span, t);
-            job->x->kernels->conv_row(y, &taps);
-            if (c->act != SQM_ACT_NONE) job->x->kernels->activate(y, y, (size_t)c->channels, c->act);
+            SQM__CALL(job->x->kernels, conv_row)(y, &taps);
+            if (c->act != SQM_ACT_NONE) SQM__CALL(job->x->kernels, activate)(y, y, (size_t)c->channels,
+                                                                             c->act);
             memcpy(y + c->channels, job->in + row * (size_t)c->in_width + c->first + c->channels,
                    (size_t)c->rest * sizeof(float));
         }
@@ -7401,7 +7990,7 @@ static void sqm__memory_keep(const sqm__memory *m, const sqm__memory_work *w, fl
 static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y, size_t y_stride,
                             const float *weights, const float *x, size_t x_stride, int32_t n)
 {
-    k->product(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
+    SQM__CALL(k, product)(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
                (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
 }
 /* h = act(z) or act(z) * u, and the bias's 1 */
@@ -7411,7 +8000,7 @@ static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, cons
     for (int32_t i = 0; i < n; i++) {
         float *row = h + (size_t)i * w->h_stride;
         const size_t at = (size_t)i * w->z_stride;
-        k->glu(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
+        SQM__CALL(k, glu)(row, z + at, m->gate.floats ? u + at : NULL, (size_t)m->hidden, m->act);
         if (m->bias) row[m->hidden] = 1.0f;
     }
 }
@@ -7425,7 +8014,7 @@ static void sqm__memory_finish(const sqm__memory *m, const sqm__kernels *k, cons
         float *row = y + (size_t)t * w->v_stride;
         for (int32_t i = 0; m->residual && i < m->v_dim; i++) row[i] += q[i];
         if (m->loss != SQM__LOSS_NORM) continue;
-        k->normalize(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
+        SQM__CALL(k, normalize)(row, row, m->v_dim, SQM_NORM_LAYER, m->gain + own, m->shift + own, m->eps);
         for (int32_t i = 0; i < m->v_dim; i++) row[i] += q[i];
     }
 }
@@ -7461,7 +8050,7 @@ static void sqm__memory_loss(const sqm__memory *m, const sqm__kernels *k, const 
             for (int32_t j = 0; j < m->v_dim; j++) e[j] = 2.0f * (e[j] - v[j]);
         } else {
             for (int32_t j = 0; j < m->v_dim; j++) target[j] = v[j] - x[j];
-            k->norm_error(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
+            SQM__CALL(k, norm_error)(e, e, target, m->gain + own, m->shift + own, m->v_dim, m->eps);
         }
     }
     for (size_t j = (size_t)m->v_dim; j < w->v_stride; j++) e[j] = 0.0f;
@@ -7483,7 +8072,7 @@ static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, cons
     if (m->loss != SQM__LOSS_DOT) sqm__layer_read(k, &m->out, w->e, w->v_stride, weights, x, x_stride, n);
     for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
     if (!m->in.floats) return;
-    k->product_back(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
+    SQM__CALL(k, product_back)(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
                     m->out.n_panels, m->hidden);
     for (int32_t i = 0; i < n; i++) {
         const size_t at = (size_t)i * w->z_stride;
@@ -7491,11 +8080,11 @@ static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, cons
         const float *z = w->z + at, *u = w->u + at;
         for (size_t j = hidden; j < w->z_stride; j++) e[j] = 0.0f;
         if (m->gate.floats) {
-            k->glu(g, z, e, hidden, m->act);
+            SQM__CALL(k, glu)(g, z, e, hidden, m->act);
             for (size_t j = 0; j < hidden; j++) e[j] *= u[j];
             for (size_t j = hidden; j < w->z_stride; j++) g[j] = 0.0f;
         }
-        k->act_slope(e, z, hidden, m->act);
+        SQM__CALL(k, act_slope)(e, z, hidden, m->act);
     }
 }
 
@@ -7528,15 +8117,15 @@ static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_
     float *g_panels = g2 + rows * a_pad;
     for (int step = 0; step < 5; step++) {
         sqm__to_panels_across(across, y, b_pad, a, b);
-        k->product(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
+        SQM__CALL(k, product)(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
                    (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
         sqm__to_panels(g_panels, g, a_pad, a, a);
-        k->product(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
+        SQM__CALL(k, product)(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
                    (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
-        k->blend(g2, g, rows * a_pad, 2.0315f, -4.7750f);
+        SQM__CALL(k, blend)(g2, g, rows * a_pad, 2.0315f, -4.7750f);
         sqm__to_panels(along, y, b_pad, a, b);
         for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
-        k->product(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
+        SQM__CALL(k, product)(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
                    (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
     }
 }
@@ -7581,12 +8170,12 @@ static void sqm__layer_learn(const sqm__memory *m, const sqm__kernels *k, const 
         const float *q = l.q;
         float *direction = w->spare + w->v_stride;
         l.q = NULL;
-        k->learn(&l);
+        SQM__CALL(k, learn)(&l);
         sqm__newton_schulz(k, direction, l.s, layer->rows, layer->cols, direction + layer->floats);
-        k->blend(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
+        SQM__CALL(k, blend)(l.m, direction, layer->floats, w->gates[1], w->gates[0]);
         sqm__layer_read(k, layer, l.y, l.y_stride, head, q, l.q_stride, 1);
     } else {
-        k->learn(&l);
+        SQM__CALL(k, learn)(&l);
     }
 }
 /* All layers of the network, from the queries up; y and finish. */
@@ -7639,7 +8228,8 @@ static void sqm__memory_step(const sqm__memory *m, const sqm__kernels *k, const 
     sqm__memory_learn(m, k, w, head, h, n);
     if (past) sqm__memory_keep(m, w, head + m->ring_at, age, n);
     if (m->update == SQM__LEARN_SUM && (age + n) % m->chunk == 0) {
-        k->blend(head, head + m->weights, m->weights, 1.0f, m->steps ? m->steps[m->chunk - 1] : 1.0f);
+        SQM__CALL(k, blend)(head, head + m->weights, m->weights, 1.0f,
+                            m->steps ? m->steps[m->chunk - 1] : 1.0f);
         memset(head + m->weights, 0, m->weights * sizeof(float));
     }
 }
@@ -7878,10 +8468,10 @@ static void sqm__caching_share(const sqm__caching_job *job, float *share, int32_
     for (size_t i = (size_t)c->pool; i < c->pool_pad; i++) mean[i] = u[i] = 0.0f;
     for (int32_t i = 0; i <= job->kept; i++) {
         const float *pool = i < job->kept ? job->state + c->base + c->record * (size_t)i : mean;
-        k->product_back(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
+        SQM__CALL(k, product_back)(share + i, 1, u, c->pool_pad, 1, pool, 1, panels, 1);
     }
     if (c->top) sqm__keep_largest(share, job->kept, c->top, mean + c->pool_pad);
-    k->softmax(share, share, job->kept + 1, 1.0f);
+    SQM__CALL(k, softmax)(share, share, job->kept + 1, 1.0f);
 }
 
 /* y rows of a head in w->y -> the combination of all memories in sum */
@@ -7905,7 +8495,7 @@ static void sqm__caching_combine(const sqm__caching_job *job, const sqm__memory_
         for (int32_t t = 0; asked && t < job->n; t++) {
             const float share = job->shares[(size_t)t * shares + (size_t)i];
             const size_t at = (size_t)t * w->v_stride;
-            if (share != 0.0f) k->blend(sum + at, y + at, w->v_stride, 1.0f, share);
+            if (share != 0.0f) SQM__CALL(k, blend)(sum + at, y + at, w->v_stride, 1.0f, share);
         }
     }
 }
@@ -7919,7 +8509,8 @@ static void sqm__caching_merge(const sqm__caching_job *job, const sqm__memory_wo
     for (int32_t i = 0; i <= job->kept; i++) {
         const float *record = job->state + c->base + c->record * (size_t)i;
         const float *kept = record + c->pool_pad + m->weights * (size_t)h;
-        job->x->kernels->blend(merged, i < job->kept ? kept : head, m->weights, 1.0f, job->shares[i]);
+        SQM__CALL(job->x->kernels, blend)(merged, i < job->kept ? kept : head, m->weights, 1.0f,
+                                          job->shares[i]);
     }
     sqm__memory_recall(m, job->x->kernels, w, y, merged, h, 1);
 }
@@ -8105,14 +8696,15 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
         const float *tile = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS);
         const int32_t keys = sqm__min(SQM__TILE_KEYS, end - first);
         const size_t panel = SQM__LANES * sizeof(float);
-        k->product(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n, (const uint8_t *)(const void *)tile,
+        SQM__CALL(k, product)(w->scores, SQM__TILE_KEYS, x, (size_t)m->head_dim, n,
+                              (const uint8_t *)(const void *)tile,
                    panel * (size_t)m->head_dim, sqm__ceil_div(keys, SQM__LANES), m->head_dim, 0, SQM_F32);
         for (int32_t i = 0; i < n; i++) {
             float *s = w->scores + i * SQM__TILE_KEYS;
-            if (m->kernel == 0) k->activate(s, s, (size_t)keys, SQM_ACT_EXP);
+            if (m->kernel == 0) SQM__CALL(k, activate)(s, s, (size_t)keys, SQM_ACT_EXP);
             else for (int32_t j = 0; j < keys; j++) s[j] = s[j] < 0.0f ? -s[j] : s[j];
         }
-        k->product(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
+        SQM__CALL(k, product)(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
                    (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
                    panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
     }
@@ -8130,7 +8722,7 @@ static void sqm__kernel_write(const sqm__kernel_memory *m, const sqm__kernels *k
              (size_t)(slot % SQM__LANES)] = key[i];
     for (int32_t first = 0; m->has_retain && first < position; first += SQM__TILE_KEYS) {
         float *u = w->tiles + w->step * (size_t)(first / SQM__TILE_KEYS) + m->head_dim * SQM__TILE_KEYS;
-        k->blend(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
+        SQM__CALL(k, blend)(u, u, (size_t)m->v_pad * SQM__TILE_KEYS, retain, 0.0f);
     }
     for (int32_t i = 0; i < seen; i++) {
         const int32_t at = position - seen + 1 + i;
@@ -8404,8 +8996,8 @@ static void sqm__codebook_weigh(const sqm__codebook *c, const sqm__kernels *k, c
     }
     for (int32_t i = 0; i < c->codes; i++) weights[i] -= largest;
     for (int32_t i = 0; i < c->near; i++) near[i] -= largest;
-    k->activate(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
-    k->activate(near, near, (size_t)c->near, SQM_ACT_EXP);
+    SQM__CALL(k, activate)(weights, weights, (size_t)c->codes, SQM_ACT_EXP);
+    SQM__CALL(k, activate)(near, near, (size_t)c->near, SQM_ACT_EXP);
     for (int32_t s = 0; s < c->codes; s++) weights[s] *= head->counts[s];
 }
 /* One token: its code, then its output. scores, keys: products of q and k with the codebook. */
@@ -8425,9 +9017,10 @@ static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, co
     for (int32_t i = 0; i < c->v_dim; i++) *sqm__panel_at(head->values, c->near, p % c->near, i) = v[i];
     sqm__codebook_weigh(c, k, head, work, scores, relative,
                         c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
-    k->product(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
+    SQM__CALL(k, product)(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
                panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
-    k->product(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1, (const uint8_t *)(const void *)head->values,
+    SQM__CALL(k, product)(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1,
+                          (const uint8_t *)(const void *)head->values,
                panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
     for (int32_t i = 0; i < c->v_dim; i++) out[i] = acc[i] / acc[c->v_dim];
 }
@@ -8451,7 +9044,7 @@ static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k,
 {
     const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
     const size_t panels = (size_t)(outputs / SQM__LANES);
-    k->product(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
+    SQM__CALL(k, product)(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
                (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
                t->dtype);
 }
@@ -8767,9 +9360,9 @@ static void sqm__outer_log_gates(const sqm__outer_job *job, const sqm_span *span
         least[t] = -now;
         *m = now;
     }
-    job->x->kernels->activate(decay, decay, (size_t)span->rows, SQM_ACT_EXP);
-    job->x->kernels->activate(gate, gate, (size_t)span->rows, SQM_ACT_EXP);
-    job->x->kernels->activate(least, least, (size_t)span->rows, SQM_ACT_EXP);
+    SQM__CALL(job->x->kernels, activate)(decay, decay, (size_t)span->rows, SQM_ACT_EXP);
+    SQM__CALL(job->x->kernels, activate)(gate, gate, (size_t)span->rows, SQM_ACT_EXP);
+    SQM__CALL(job->x->kernels, activate)(least, least, (size_t)span->rows, SQM_ACT_EXP);
 }
 
 static void sqm__outer_sums_task(void *arg, int32_t piece)
@@ -8786,7 +9379,8 @@ static void sqm__outer_sums_task(void *arg, int32_t piece)
             if (unit++ % job->pieces != piece) continue;
             sqm__outer_open(&o, job, &job->spans[s], h);
             if (a->log_gates) sqm__outer_log_gates(job, &job->spans[s], h, last - 2 * all, last - all, last);
-            job->x->kernels->outer_sums(&o, a->eps, a->normalizer == SQM__NORMALIZER_MAX ? last : NULL);
+            SQM__CALL(job->x->kernels, outer_sums)(&o, a->eps,
+                                                   a->normalizer == SQM__NORMALIZER_MAX ? last : NULL);
         }
 }
 static void sqm__outer_task(void *arg, int32_t piece)
@@ -8799,7 +9393,7 @@ static void sqm__outer_task(void *arg, int32_t piece)
                 sqm__outer o;
                 if (unit++ % job->pieces != piece) continue;
                 sqm__outer_open(&o, job, &job->spans[s], h);
-                job->x->kernels->outer(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
+                SQM__CALL(job->x->kernels, outer)(&o, tile, sqm__min(tile + SQM__OUTER_TILES, job->a->tiles));
             }
 }
 /* Rows up to the last one of any span */
@@ -8899,14 +9493,14 @@ static void sqm__outer_whole(const sqm__outer_job *job, const sqm_span *span, in
     sqm__outer_open(&o, job, &own, h);
     o.state = memory;
     o.read = SQM__OUTER_UNREAD;
-    job->x->kernels->outer(&o, 0, a->tiles);
+    SQM__CALL(job->x->kernels, outer)(&o, 0, a->tiles);
     memset(&g, 0, sizeof(g));
     g.y = o.out; g.y_stride = o.out_stride; g.x = o.q; g.x_stride = o.stride;
     g.panels = (const uint8_t *)(const void *)memory;
     g.panel_bytes = (size_t)a->key_dim * SQM__LANES * sizeof(float);
     g.scale = a->normalizer ? 1.0f : a->scale;
     g.n_tokens = span->rows; g.n_rows = a->v_dim; g.n_cols = a->key_dim; g.dtype = SQM_F32;
-    job->x->kernels->gemm(&g, 0, a->tiles, work);
+    SQM__CALL(job->x->kernels, gemm)(&g, 0, a->tiles, work);
     if (!a->normalizer) return;
     o.key_sum = memory + sqm__outer_head(a);
     for (size_t t = 0; t < (size_t)span->rows; t++)
@@ -8914,7 +9508,7 @@ static void sqm__outer_whole(const sqm__outer_job *job, const sqm_span *span, in
     o.factor = factors;
     o.gate = &nothing;                  /* adds nothing to the sum, which is complete */
     o.gate_stride = 0;
-    job->x->kernels->outer_sums(&o, a->eps, NULL);
+    SQM__CALL(job->x->kernels, outer_sums)(&o, a->eps, NULL);
     for (size_t t = 0; t < (size_t)span->rows; t++)
         for (int32_t i = 0; i < a->v_dim; i++) o.out[t * o.out_stride + (size_t)i] *= factors[t];
 }
@@ -9060,7 +9654,7 @@ static void sqm__running_task(void *arg, int32_t piece)
     r.n_rows = job->span->rows;
     r.channels = a->channels;
     r.spread = a->v_dim;
-    job->x->kernels->running(&r, first, last);
+    SQM__CALL(job->x->kernels, running)(&r, first, last);
 }
 static void sqm__running_run(const void *bound, sqm_exec *x, float *out, const float *in,
                              const sqm_span *spans, int32_t n_spans)
@@ -9177,7 +9771,7 @@ static void sqm__slstm_task(void *arg, int32_t piece)
         s.out_stride = width;
         s.n_rows = job->span->rows;
         s.dim = job->a->dim;
-        job->x->kernels->slstm(&s);
+        SQM__CALL(job->x->kernels, slstm)(&s);
     }
 }
 static void sqm__slstm_run(const void *bound, sqm_exec *x, float *out, const float *in, const sqm_span *spans,
@@ -9283,7 +9877,7 @@ static void sqm__shift_task(void *arg, int32_t piece)
             continue;
         }
         for (size_t i = 0; i < (size_t)a->mixes; i++)
-            job->x->kernels->lerp(out + i * width, x, before, a->w ? a->w + i * width : NULL,
+            SQM__CALL(job->x->kernels, lerp)(out + i * width, x, before, a->w ? a->w + i * width : NULL,
                                   a->dynamic ? x + (1 + i) * width : NULL, a->width);
     }
 }
@@ -9360,7 +9954,7 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
             }
         }
         for (size_t g = 0; g < groups; g++) {
-            to[g] = x->kernels->reduce(all + g * part, (int32_t)part, a->kind);
+            to[g] = SQM__CALL(x->kernels, reduce)(all + g * part, (int32_t)part, a->kind);
             if (a->kind == SQM__REDUCE_MEAN) to[g] /= (float)spans[s].rows;
         }
         for (size_t t = 1; t < (size_t)spans[s].rows; t++)
@@ -9645,7 +10239,7 @@ static size_t sqm__context_parts_bytes(const sqm__context *c, int32_t n, int32_t
 {
     const int32_t all = c->n_persistent + 2 * n, inner = c->attend[0].shape[0];
     const size_t needs[3] = {
-        sqm__linear_scratch(all, sqm__max(c->width, inner), threads) + 64,
+        sqm__linear_scratch(all, sqm__max(c->width, inner), threads, SQM_EXACT) + 64,
         sqm__memory_scratch_bytes(&c->memory, 0, 0, threads),
         sqm__align_up(sqm__attention_scratch_bytes(&c->attention, all, all, threads) +
                       sqm__attention_state_bytes(&c->attention, all, all, SQM_F32), 64)
@@ -9686,11 +10280,12 @@ static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, f
     const int32_t rate = m->has_rate ? m->heads : 0;
     for (int32_t t = 0; t < n; t++) {
         float *row = rows + (size_t)t * (size_t)c->columns;
-        x->kernels->normalize(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
-        if (all) x->kernels->normalize(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        SQM__CALL(x->kernels, normalize)(row, row, keys, SQM_NORM_L2, NULL, NULL, 1e-6f);
+        if (all) SQM__CALL(x->kernels, normalize)(row + keys, row + keys, keys, SQM_NORM_L2, NULL, NULL,
+                                                  1e-6f);
         if (!all) continue;
-        x->kernels->activate(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
-        x->kernels->activate(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
+        SQM__CALL(x->kernels, activate)(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
+        SQM__CALL(x->kernels, activate)(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
                              SQM_ACT_SIGMOID);
     }
 }
@@ -10089,7 +10684,7 @@ static void sqm__scan_unit(const sqm__scan_job *job, float *scratch, const sqm_s
                 k.c = in + s->c_at + at;
                 k.b_step = k.c_step = k.x_step;
             }
-            job->x->kernels->scan(&k);
+            SQM__CALL(job->x->kernels, scan)(&k);
         }
     }
 }
@@ -10260,7 +10855,7 @@ static void sqm__step_sizes(float *dt, const sqm_exec *x, const sqm__step_size *
     const float bias = s->bias ? s->bias[head] : 0.0f;
     int32_t i = 0;
     do dt[i] = in[(ptrdiff_t)i * step] + bias; while (++i < rows);
-    x->kernels->activate(dt, dt, (size_t)rows, s->act);
+    SQM__CALL(x->kernels, activate)(dt, dt, (size_t)rows, s->act);
     for (int32_t t = 0; t < rows; t++) {
         if (!(dt[t] > s->low)) dt[t] = s->low;
         if (dt[t] > s->high) dt[t] = s->high;
@@ -10304,7 +10899,7 @@ static void sqm__ssd_rows(const sqm__ssd_job *job, float *state, ptrdiff_t row, 
     k.width = s->head_dim;
     k.n = s->n;
     k.rows = rows;
-    job->x->kernels->ssd(&k);
+    SQM__CALL(job->x->kernels, ssd)(&k);
 }
 static void sqm__ssd_unit(const sqm__ssd_job *job, float *scratch, const sqm_span *span, int32_t head)
 {
@@ -10523,13 +11118,13 @@ static void sqm__trapezoid_weights(const sqm__trapezoid_job *job, const sqm__tra
         w->now[t] = in[t * step + s->trap_at + head];
         w->log_decay[t] = s->a_act ? a : a >= 0.0f ? 1.0f + a : 1.0f / (1.0f - a);
     }
-    if (s->a_act) kernels->activate(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
+    if (s->a_act) SQM__CALL(kernels, activate)(w->log_decay, w->log_decay, (size_t)rows, SQM_ACT_SOFTPLUS);
     for (int32_t t = 0; t < rows; t++) {
         const float size = w->log_decay[t] > s->a_floor ? w->log_decay[t] : s->a_floor;
         w->log_decay[t] = -size * w->dt[t];
     }
-    kernels->activate(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
-    kernels->activate(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
+    SQM__CALL(kernels, activate)(w->now, w->now, (size_t)rows, SQM_ACT_SIGMOID);
+    SQM__CALL(kernels, activate)(w->past, w->log_decay, (size_t)rows, SQM_ACT_EXP);
     for (int32_t t = 0; t < rows; t++) {
         w->past[t] *= (1.0f - w->now[t]) * w->dt[t];
         w->now[t] *= w->dt[t];
@@ -10564,8 +11159,9 @@ static void sqm__trapezoid_rows(const sqm__trapezoid_job *job, const sqm__trapez
         const float *row = t ? in + (t - 1) * (size_t)s->in_width : NULL;
         const float *x = t ? row + s->x_at + (size_t)head * dim : last_x;
         if (t) {
-            job->x->kernels->activate(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
-            job->x->kernels->turn(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1], s->angles);
+            SQM__CALL(job->x->kernels, activate)(w->rate, row + s->angle_at, (size_t)s->angles, SQM_ACT_TANH);
+            SQM__CALL(job->x->kernels, turn)(angle, w->sine, w->cosine, w->rate, 3.14159265f * w->dt[t - 1],
+                                             s->angles);
         }
         for (size_t r = 0; r < rank; r++) {
             const size_t bias = ((size_t)head * rank + r) * n, key = (r * groups + group) * n;
@@ -10616,7 +11212,7 @@ static void sqm__trapezoid_block(const sqm__trapezoid_job *job, const sqm__trape
     k.width = s->head_dim;
     k.n = s->n;
     k.rows = rows;
-    job->x->kernels->ssd(&k);
+    SQM__CALL(job->x->kernels, ssd)(&k);
 }
 static void sqm__trapezoid_task(void *arg, int32_t piece)
 {
@@ -10816,7 +11412,7 @@ static void sqm__lti_group(const sqm__groups_job *job, const sqm_span *span, int
     s.states = l->states;
     s.n_tokens = span->rows;
     s.lanes = sqm__min(SQM__LANES, l->channels - (int32_t)first);
-    job->x->kernels->lti(&s);
+    SQM__CALL(job->x->kernels, lti)(&s);
 }
 static void sqm__lti_task(void *arg, int32_t piece)
 {
@@ -10898,11 +11494,15 @@ static size_t sqm__rnn_used_bytes(const void *bound, const void *state, int32_t 
     (void)state; (void)position;
     return sqm__rnn_state_bytes(bound, 0, 0, SQM_F32);
 }
+SQM__INLINE size_t sqm__rnn_work(const sqm__rnn *r)
+{
+    return sqm__work_floats(r->copies, r->w.dtype >= SQM_Q8);
+}
 static size_t sqm__rnn_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
                                      int32_t threads)
 {
-    (void)bound; (void)max_context; (void)max_batch;
-    return (size_t)threads * SQM__WORK_FLOATS * sizeof(float);
+    (void)max_context; (void)max_batch;
+    return (size_t)threads * sqm__rnn_work((const sqm__rnn *)bound) * sizeof(float);
 }
 
 static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, float *work)
@@ -10929,12 +11529,12 @@ static void sqm__rnn_span(const sqm__groups_job *job, const sqm_span *span, floa
             part.x += k;
             part.panels += (size_t)k * SQM__LANES * sizeof(float);
             part.n_cols = sqm__min(columns, r->states - k);
-            job->x->kernels->gemm(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
+            SQM__CALL(job->x->kernels, gemm)(&part, 0, sqm__ceil_div(r->states, SQM__LANES), work);
         }
         for (size_t i = 0; r->residual && i < width; i++) g.y[i] += g.x[i];
         for (int32_t i = 0; r->act != SQM_ACT_NONE && i < r->copies; i++) {
             float *part = g.y + (size_t)i * (size_t)r->states + r->first;
-            job->x->kernels->activate(part, part, (size_t)(r->states - r->first), r->act);
+            SQM__CALL(job->x->kernels, activate)(part, part, (size_t)(r->states - r->first), r->act);
         }
         g.x = g.y;
     }
@@ -10946,7 +11546,8 @@ static void sqm__rnn_task(void *arg, int32_t piece)
     for (int32_t s = piece; s < job->n_spans; s += job->pieces)
         if (job->spans[s].state && job->spans[s].rows > 0)
             sqm__rnn_span(job, &job->spans[s],
-                          (float *)(void *)job->x->scratch + (size_t)piece * SQM__WORK_FLOATS);
+                          (float *)(void *)job->x->scratch +
+                          (size_t)piece * sqm__rnn_work((const sqm__rnn *)job->bound));
 }
 static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float *in,
                          const sqm_span *spans, int32_t n_spans)
@@ -11043,7 +11644,7 @@ static void sqm__legs_task(void *arg, int32_t piece)
             s.lanes = sqm__min(SQM__LANES, l->signals - g * SQM__LANES);
             s.n_tokens = span->rows;
             s.position = span->position;
-            job->x->kernels->legs(&s);
+            SQM__CALL(job->x->kernels, legs)(&s);
         }
 }
 static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const float *in,
@@ -11195,7 +11796,7 @@ static void sqm__long_conv_spectrum(const sqm__long_conv_work *k, int32_t n)
         const float *from = k->w + (size_t)l * (size_t)k->c->channels;
         for (int32_t i = 0; i < k->lanes; i++) to[i] = from[i] * scale;
     }
-    k->kernels->transform(k->g, k->roots, n, 0);
+    SQM__CALL(k->kernels, transform)(k->g, k->roots, n, 0);
 }
 /* What inputs end - n .. end - 1 give to the n rows behind them; first: nothing was given to those before. */
 static void sqm__long_conv_tile(const sqm__long_conv_work *k, int32_t end, int32_t n, int first)
@@ -11205,9 +11806,9 @@ static void sqm__long_conv_tile(const sqm__long_conv_work *k, int32_t end, int32
     memset(k->z, 0, (size_t)n * 2 * SQM__LANES * sizeof(float));
     for (size_t t = 0; t < (size_t)n; t++)
         memcpy(k->z + t * 2 * SQM__LANES, inputs + t * SQM__LANES, SQM__LANES * sizeof(float));
-    k->kernels->transform(k->z, k->roots, n, 0);
-    k->kernels->multiply(k->z, k->g, n);
-    k->kernels->transform(k->z, k->roots, n, 1);
+    SQM__CALL(k->kernels, transform)(k->z, k->roots, n, 0);
+    SQM__CALL(k->kernels, multiply)(k->z, k->g, n);
+    SQM__CALL(k->kernels, transform)(k->z, k->roots, n, 1);
     for (size_t t = 0; t < (size_t)n; t++) {
         const float *from = k->z + (t * 2 + 1) * SQM__LANES;
         float *to = sums + t * SQM__LANES;
@@ -11237,7 +11838,8 @@ static void sqm__long_conv_rows(const sqm__long_conv_work *k, float *out, const 
     }
     for (int32_t t = at; t < end;) {
         const int32_t past = t % SQM__DIRECT, n = sqm__min(SQM__DIRECT - past, end - t);
-        k->kernels->convolve(out + (size_t)(t - at) * width, width, k->sums + (size_t)t * SQM__LANES,
+        SQM__CALL(k->kernels, convolve)(out + (size_t)(t - at) * width, width,
+                                        k->sums + (size_t)t * SQM__LANES,
                              k->inputs + (size_t)t * SQM__LANES, k->w, width, k->c->taps, n, past, k->lanes);
         t += n;
     }
@@ -11594,7 +12196,7 @@ static void sqm__spike_task(void *arg, int32_t piece)
             s.y = job->out + at;
             s.n_tokens = job->spans[i].rows;
             s.lanes = sqm__min(SQM__LANES, n->width - (int32_t)first);
-            job->x->kernels->spike(&s);
+            SQM__CALL(job->x->kernels, spike)(&s);
         }
 }
 static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const float *in,
@@ -11730,7 +12332,7 @@ static void sqm__select_row(const sqm__select_job *job, const sqm_span *span, in
     for (int32_t key = 0; key < n; key += SQM__TILE_KEYS) {
         const int32_t here = sqm__min(SQM__TILE_KEYS, n - key);
         float *sums = scores + key;
-        job->x->kernels->product(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
+        SQM__CALL(job->x->kernels, product)(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
                                  sqm__kv_tile(a, span->state, key, 0), panel,
                                  sqm__ceil_div(here, SQM__LANES), a->head_dim, 0, dtype);
         for (int32_t j = 0; j < here; j++) sums[j] = 0.0f;
@@ -11865,7 +12467,7 @@ static void sqm__compress_block(const sqm__compress *c, const sqm__kernels *kern
     }
     for (size_t k = 0; k < n; k += width)
         for (size_t i = 0; i < width; i++) work[k + i] -= top[i];
-    kernels->activate(work, work, n, SQM_ACT_EXP);
+    SQM__CALL(kernels, activate)(work, work, n, SQM_ACT_EXP);
     for (size_t i = 0; i < width; i++) y[i] = sum[i] = 0.0f;
     n = 0;
     for (int32_t back = first; back <= 0; back++, n += width) {
@@ -12064,7 +12666,7 @@ static void sqm__lsh_row(const sqm__lsh_work *w, int32_t slot, int32_t first, in
         if (s > most) most = s;
     }
     for (int32_t k = 0; k < n; k++) w->scores[k] -= most;
-    w->x->kernels->activate(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
+    SQM__CALL(w->x->kernels, activate)(w->scores, w->scores, (size_t)n, SQM_ACT_EXP);
     for (int32_t k = 0; k < n; k++) sum += w->scores[k];
     level = most + (float)log((double)sum);
     now = level > w->most[row] ? level : w->most[row];
@@ -12324,8 +12926,16 @@ static const uint8_t sqm__file_magic[8] = { 0x89, 'S', 'Q', 'M', '\r', '\n', 0x1
 #define SQM__CRC_4(i)  SQM__CRC_1(i), SQM__CRC_1((i) + 1), SQM__CRC_1((i) + 2), SQM__CRC_1((i) + 3)
 #define SQM__CRC_16(i) SQM__CRC_4(i), SQM__CRC_4((i) + 4), SQM__CRC_4((i) + 8), SQM__CRC_4((i) + 12)
 #define SQM__CRC_64(i) SQM__CRC_16(i), SQM__CRC_16((i) + 16), SQM__CRC_16((i) + 32), SQM__CRC_16((i) + 48)
+#if SQM__SMALL                          /* half bytes: every 16th entry, as few as there are */
+static const uint32_t sqm__crc_table[16] = {
+    SQM__CRC_1(0), SQM__CRC_1(16), SQM__CRC_1(32), SQM__CRC_1(48), SQM__CRC_1(64), SQM__CRC_1(80),
+    SQM__CRC_1(96), SQM__CRC_1(112), SQM__CRC_1(128), SQM__CRC_1(144), SQM__CRC_1(160), SQM__CRC_1(176),
+    SQM__CRC_1(192), SQM__CRC_1(208), SQM__CRC_1(224), SQM__CRC_1(240)
+};
+#else
 static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), SQM__CRC_64(128),
                                               SQM__CRC_64(192) };
+#endif
 #undef SQM__CRC_BIT
 #undef SQM__CRC_1
 #undef SQM__CRC_4
@@ -12352,7 +12962,14 @@ static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
     if (bytes >= 4096 && sqm_cpu_has(SQM_ISA_AVX2)) return ~sqm__crc32c_x86(~crc, p, bytes);
 #endif
     crc = ~crc;
+#if SQM__SMALL
+    for (size_t i = 0; i < bytes; i++) {
+        crc ^= p[i];
+        for (int half = 0; half < 2; half++) crc = sqm__crc_table[crc & 15u] ^ crc >> 4;
+    }
+#else
     for (size_t i = 0; i < bytes; i++) crc = sqm__crc_table[(crc ^ p[i]) & 255u] ^ crc >> 8;
+#endif
     return ~crc;
 }
 
@@ -14654,37 +15271,18 @@ enum {                                  /* numbers in files: never change one */
     SQM__OP_SINKHORN, SQM__OP_PICK, SQM__OP_COUNT
 };
 
-static const struct { const char *name, *keys; int32_t n_sources; } sqm__op_kinds[SQM__OP_COUNT] = {
-    { "", "", 0 },
-    { "embed",   "w scale offset add divide period", 1 },
-    { "norm",    "kind eps w b first count groups", 1 },
-    { "linear",  "w b scale add first apart precise", 1 },
-    { "rope",    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length "
-                 "divide period", 1 },
-    { "mix",     "", 1 },               /* the mixer knows its keys */
-    { "act",     "kind first count", 1 },
-    { "glu",     "act", 1 },
-    { "add",     "", 2 },
-    { "mul",     "", 2 },
-    { "scale",   "by first count grow every shift", 1 },
-    { "copy",    "first count", 1 },
-    { "softcap", "cap first count", 1 },
-    { "head",    "w b scale softcap", 1 },
-    { "input",   "width", 1 },
-    { "affine",  "w b first count", 1 },
-    { "cat",     "groups", 2 },
-    { "gate",    "act first", 2 },
-    { "softmax", "groups scale first count", 1 },
-    { "monomials", "groups", 1 },
-    { "reduce",  "kind groups", 1 },
-    { "mirror",  "groups", 1 },
-    { "clip",    "low high first count", 1 },
-    { "blocks",  "w out groups shared", 1 },
-    { "route",   "k score b raw groups group_k group_top renorm least eps scale jitter", 1 },
-    { "experts", "up down up_b down_b act add input limit alpha plus slots blocks", 2 },
-    { "combine", "out groups first add", 2 },
-    { "sinkhorn", "n iterations first eps", 1 },
-    { "pick",    "", 2 }
+struct sqm__binder;
+struct sqm__op;
+enum { SQM__PART_LINEAR = 1, SQM__PART_MOE = 2 };
+/* A kind of op: how it is bound and run. The kinds stand at the end of [SESS]. */
+struct sqm_op {
+    int32_t     kind;                   /* SQM__OP_*; of kinds that share a number the first one counts */
+    int32_t     n_sources, parts;       /* parts: SQM__PART_* that an op of this kind has */
+    const char *name, *keys;            /* "norm"; parameters it knows, others are refused */
+    sqm_result (*bind)(struct sqm__binder *b, struct sqm__op *op);
+    void       (*run)(sqm_session *s, const struct sqm__op *op);
+    /* bytes of scratch it needs besides what all have; NULL: none */
+    size_t     (*scratch)(const struct sqm__op *op, const sqm_model *m, const sqm_session_config *c);
 };
 
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
@@ -14706,21 +15304,30 @@ typedef struct sqm__gating {            /* experts: limits on both halves, see [
 } sqm__gating;
 enum { SQM__MAX_EXPERTS = 4096 };
 
+/* What only ops with experts have */
+typedef struct sqm__moe {
+    sqm__linear down;                   /* a weight of each expert; up is op->linear */
+    sqm__route  route;
+    sqm__gating gating;
+} sqm__moe;
+
+/* There are many of them, and they are read-write memory of small machines: what few kinds have is apart. */
 typedef struct sqm__op {
-    int32_t          kind, dst, src, src2, line;
-    int32_t          in_width, out_width;
-    sqm__linear      linear, down;      /* linear, head; experts: a weight of each expert, up and down */
-    sqm__route       route;
-    sqm__gating      gating;
-    sqm_tensor       table;             /* embed */
-    const float     *gain, *bias;       /* norm, affine; blocks: gain is w */
-    float            number;            /* eps, scale, by or cap */
-    float            low, high;         /* clip; scale: low is grow */
-    int32_t          divide, period;    /* embed; 0: none. scale: divide is every */
-    int32_t          choice;            /* norm or activation kind, rope style */
-    int32_t          first, count, groups, own, add, offset, rope, heads, head_dim, slot;
-    const sqm_mixer *mixer;
-    void            *bound;
+    const sqm_op     *type;
+    uint8_t           kind, dst, src, src2;
+    int32_t           line;
+    int32_t           in_width, out_width;
+    sqm__linear      *linear;           /* linear, head, experts */
+    sqm__moe         *moe;              /* experts, route */
+    const sqm_tensor *table;            /* embed */
+    const float      *gain, *bias;      /* norm, affine; blocks: gain is w */
+    float             number;           /* eps, scale, by or cap */
+    float             low, high;        /* clip; scale: low is grow */
+    int32_t           divide, period;   /* embed; 0: none. scale: divide is every */
+    int32_t           choice;           /* norm or activation kind, rope style */
+    int32_t           first, count, groups, own, add, offset, rope, heads, head_dim, slot;
+    const sqm_mixer  *mixer;
+    void             *bound;
 } sqm__op;
 
 struct sqm_model {
@@ -14746,7 +15353,6 @@ static const sqm__tok *sqm__model_tok(const sqm_model *m) { return m && m->has_t
 /* ---- binding ------------------------------------------------------------------------------------------- */
 typedef struct sqm__binder {            /* what lives only while a recipe is bound */
     sqm_model               *m;
-    const sqm_mixer *const  *mixers;
     sqm_param               *params;    /* room for the longest op */
     int32_t                  n_params, line;
     int32_t                  width[SQM__REGISTERS];     /* current content; 0: nothing written yet */
@@ -14774,9 +15380,11 @@ static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *
 }
 
 /* The op's parameters by name, tensors resolved; unknown keys are errors. */
-static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const char *keys)
+static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const sqm_op *type,
+                                   const char *keys)
 {
     const sqm__file *f = &b->m->file;
+    (void)type;                         /* without error texts */
     b->n_params = (int32_t)op->n_params;
     for (int32_t i = 0; i < b->n_params; i++) {
         const sqm__file_param *from = &f->params[op->first_param + (uint32_t)i];
@@ -14785,7 +15393,7 @@ static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const
         to->key = sqm__file_text(f, from->key);
         if (!sqm__has_word(keys, to->key))
             SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d (%s): unknown option '%s'", b->line,
-                      sqm__op_kinds[op->op].name, to->key);
+                      type->name, to->key);
         if (from->type == 0) {
             int64_t v;
             memcpy(&v, &from->value, 8);
@@ -14802,7 +15410,7 @@ static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const
     return SQM_OK;
 }
 
-static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
+static sqm_result sqm__bind_weights(sqm__binder *b, sqm__op *op)
 {
     const sqm_param *w = sqm__param(b->params, b->n_params, "w"), *bias = sqm__param(b->params, b->n_params,
             "b");
@@ -14810,12 +15418,12 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     int64_t width = 0;
     int32_t most, parts;
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-    SQM__TRY(sqm__param_int(&op->linear.apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
-    most = op->linear.apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
+    SQM__TRY(sqm__param_int(&op->linear->apart, b->params, b->n_params, "apart", 0, 0, 1, b->err));
+    most = op->linear->apart ? SQM__MAX_EXPERTS : SQM__MAX_WEIGHTS;
     if (!w || w->n_tensors < 1 || w->n_tensors > most)
         SQM__FAIL(b->err, SQM_E_SHAPE, w ? w->n_tensors : 0, "op %d: needs 1 to %d weights in w=", b->line,
                   most);
-    parts = op->linear.apart ? w->n_tensors : 1;
+    parts = op->linear->apart ? w->n_tensors : 1;
     if (bias && bias->n_tensors != w->n_tensors)
         SQM__FAIL(b->err, SQM_E_SHAPE, bias->n_tensors, "op %d: %d weights but %d biases", b->line,
                   w->n_tensors,
@@ -14837,12 +15445,12 @@ static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
     }
     if (width > INT32_MAX) SQM__FAIL(b->err, SQM_E_LIMIT, (uint64_t)width, "op %d: outputs are too wide",
                                      b->line);
-    op->linear.weights = b->m->views + (w->tensors - b->m->view_pointers);
-    op->linear.biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
-    op->linear.n_weights = w->n_tensors;
-    op->linear.add = op->add;
-    SQM__TRY(sqm__param_int(&op->linear.precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
-    SQM__TRY(sqm__param_float(&op->linear.scale, b->params, b->n_params, "scale", 1.0, b->err));
+    op->linear->weights = b->m->views + (w->tensors - b->m->view_pointers);
+    op->linear->biases = bias ? b->m->vectors + (bias->tensors - b->m->view_pointers) : NULL;
+    op->linear->n_weights = w->n_tensors;
+    op->linear->add = op->add;
+    SQM__TRY(sqm__param_int(&op->linear->precise, b->params, b->n_params, "precise", 0, 0, 1, b->err));
+    SQM__TRY(sqm__param_float(&op->linear->scale, b->params, b->n_params, "scale", 1.0, b->err));
     op->out_width = (int32_t)width;
     return SQM_OK;
 }
@@ -14878,7 +15486,7 @@ static sqm_result sqm__bind_expert_weights(sqm__linear *l, sqm__binder *b, const
 }
 static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
 {
-    sqm__gating *g = &op->gating;
+    sqm__gating *g = &op->moe->gating;
     SQM__TRY(sqm__param_int(&g->on_input, b->params, b->n_params, "input", 0, 0, 1, b->err));
     SQM__TRY(sqm__param_float(&g->limit, b->params, b->n_params, "limit", 0.0, b->err));
     SQM__TRY(sqm__param_float(&g->alpha, b->params, b->n_params, "alpha", 1.0, b->err));
@@ -14893,7 +15501,7 @@ static sqm_result sqm__bind_gating(sqm__binder *b, sqm__op *op)
 static sqm_result sqm__bind_slots(sqm__binder *b, sqm__op *op)
 {
     static const char *const others[] = { "act", "add", "input", "limit", "alpha", "plus", "up_b", "down_b" };
-    sqm__gating *g = &op->gating;
+    sqm__gating *g = &op->moe->gating;
     const int32_t n = b->width[op->src2], down = sqm__param(b->params, b->n_params, "down") != NULL;
     int64_t all;
     for (size_t i = 0; i < sizeof(others) / sizeof(*others); i++)
@@ -14905,15 +15513,15 @@ static sqm_result sqm__bind_slots(sqm__binder *b, sqm__op *op)
     if (down == (sqm__param(b->params, b->n_params, "up") != NULL) || (down && op->in_width % g->slots))
         SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: slots= needs up=, or down= that reads %d slots",
                   b->line, g->slots);
-    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, down ? "down" : "up", "", n, 0,
+    SQM__TRY(sqm__bind_expert_weights(op->linear, b, down ? "down" : "up", "", n, 0,
                                       down ? op->in_width / g->slots : op->in_width));
     g->merges = down;
-    op->linear.precise = !down;         /* they make queries */
-    all = (int64_t)op->linear.weights[0].shape[0] * (down ? 1 : g->slots);
-    if (op->linear.weights[0].shape[down] % g->blocks || all > INT32_MAX)
-        SQM__FAIL(b->err, SQM_E_SHAPE, op->linear.weights[0].shape[down],
+    op->linear->precise = !down;         /* they make queries */
+    all = (int64_t)op->linear->weights[0].shape[0] * (down ? 1 : g->slots);
+    if (op->linear->weights[0].shape[down] % g->blocks || all > INT32_MAX)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->linear->weights[0].shape[down],
                   "op %d: %d columns in %d slots do not divide into %d blocks", b->line,
-                  op->linear.weights[0].shape[down], g->slots, g->blocks);
+                  op->linear->weights[0].shape[down], g->slots, g->blocks);
     op->out_width = (int32_t)all;
     return SQM_OK;
 }
@@ -14925,16 +15533,16 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
         SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
     if (sqm__param(b->params, b->n_params, "slots")) return sqm__bind_slots(b, op);
     SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
-    SQM__TRY(sqm__bind_expert_weights(&op->linear, b, "up", "up_b", n, 0, op->in_width));
-    SQM__TRY(sqm__bind_expert_weights(&op->down, b, "down", "down_b", n, 0, 0));
-    hidden = op->linear.weights[0].shape[0];
-    inner = op->down.weights[0].shape[1];
+    SQM__TRY(sqm__bind_expert_weights(op->linear, b, "up", "up_b", n, 0, op->in_width));
+    SQM__TRY(sqm__bind_expert_weights(&op->moe->down, b, "down", "down_b", n, 0, 0));
+    hidden = op->linear->weights[0].shape[0];
+    inner = op->moe->down.weights[0].shape[1];
     op->own = hidden == inner;          /* no gate */
     SQM__TRY(sqm__bind_gating(b, op));
     if (!op->own && hidden != 2 * (int64_t)inner)
         SQM__FAIL(b->err, SQM_E_SHAPE, hidden, "op %d: up makes %d columns, down reads %d", b->line, hidden,
                   inner);
-    op->out_width = op->down.weights[0].shape[0];
+    op->out_width = op->moe->down.weights[0].shape[0];
     return SQM_OK;
 }
 
@@ -14942,7 +15550,7 @@ enum { SQM__SCORE_SOFTMAX, SQM__SCORE_SIGMOID, SQM__SCORE_NONE, SQM__SCORE_SPARS
 static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none", "sparsemixer" };
 static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
 {
-    sqm__route *r = &op->route;
+    sqm__route *r = &op->moe->route;
     const int32_t n = op->in_width;
     op->out_width = n;
     SQM__TRY(sqm__param_int(&r->k, b->params, b->n_params, "k", 0, 1, n, b->err));
@@ -14985,7 +15593,7 @@ static sqm_result sqm__bind_embed(sqm__binder *b, sqm__op *op)
                             op->src == SQM__REG_TOKENS ? 0 : INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&op->period, b->params, b->n_params, "period", 0, 0,
                             op->src == SQM__REG_TOKENS ? 0 : t->shape[0] - op->offset, b->err));
-    op->table = *t;
+    op->table = t;
     op->out_width = t->shape[1];
     if (op->src == SQM__REG_TOKENS) {
         if (m->n_tokens == 0 || t->shape[0] < m->n_tokens) m->n_tokens = t->shape[0];
@@ -15024,7 +15632,7 @@ static sqm_result sqm__bind_norm(sqm__binder *b, sqm__op *op)
     return SQM_OK;
 }
 
-static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
+static sqm_result sqm__bind_rope_dynamic(sqm__binder *b, sqm__op *op)
 {
     sqm_model *m = b->m;
     sqm__rope_table r;
@@ -15054,12 +15662,23 @@ static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
                   b->line);
     for (rows = 0; rows < m->n_ropes; rows++)
         if (memcmp(&m->ropes[rows], &r, sizeof(r)) == 0) break;
-    if (rows == m->n_ropes) m->ropes[m->n_ropes++] = r;
+    op->own = rows == m->n_ropes;       /* the first op of a table fills it */
+    if (op->own) m->ropes[m->n_ropes++] = r;
     op->rope = rows;
     op->out_width = op->in_width;
     return SQM_OK;
 }
 
+static sqm_result sqm__bind_rope(sqm__binder *b, sqm__op *op)
+{
+    const sqm__rope_table *r;
+    SQM__TRY(sqm__bind_rope_dynamic(b, op));
+    r = &b->m->ropes[op->rope];
+    if (r->freq_long || r->ntk_factor > 0.0f)
+        SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line,
+                  "op %d: frequencies that follow the length need sqm_op_rope_dynamic", b->line);
+    return SQM_OK;
+}
 static sqm_result sqm__bind_mix(sqm__binder *b, sqm__op *op)
 {
     sqm_result r;
@@ -15096,7 +15715,7 @@ static sqm_result sqm__bind_head(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "softcap", 0.0, b->err));
     op->out_width = op->in_width;
-    if (sqm__param(b->params, b->n_params, "w")) SQM__TRY(sqm__bind_linear(b, op));
+    if (sqm__param(b->params, b->n_params, "w")) SQM__TRY(sqm__bind_weights(b, op));
     else if (sqm__param(b->params, b->n_params, "b") || sqm__param(b->params, b->n_params, "scale"))
         SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: a head without w= has no b= and no scale=", b->line);
     b->m->vocab_size = op->out_width;
@@ -15190,110 +15809,114 @@ static sqm_result sqm__bind_clip(sqm__binder *b, sqm__op *op)
     return sqm__bind_columns(b, op);
 }
 
-/* One op whose registers and parameters are already known. */
-static sqm_result sqm__bind_kind(sqm__binder *b, sqm__op *op)
+static sqm_result sqm__bind_linear(sqm__binder *b, sqm__op *op)
 {
-    switch (op->kind) {
-    case SQM__OP_EMBED:  return sqm__bind_embed(b, op);
-    case SQM__OP_NORM:   return sqm__bind_norm(b, op);
-    case SQM__OP_ROPE:   return sqm__bind_rope(b, op);
-    case SQM__OP_MIX:    return sqm__bind_mix(b, op);
-    case SQM__OP_LINEAR:
-        if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place",
-                                          b->line);
-        return sqm__bind_linear(b, op);
-    case SQM__OP_HEAD:   return sqm__bind_head(b, op);
-    case SQM__OP_INPUT:  return sqm__bind_input(b, op);
-    case SQM__OP_AFFINE:
-        SQM__TRY(sqm__bind_columns(b, op));
-        SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->count));
-        return sqm__bind_vector(&op->bias, b, "b", op->count);
-    case SQM__OP_CAT:
-        if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
-        op->out_width = op->in_width + b->width[op->src2];
-        SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
-        if (op->in_width % op->groups || b->width[op->src2] % op->groups)
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->groups,
-                      "op %d: %d and %d columns do not divide into %d groups", b->line, op->in_width,
-                      b->width[op->src2], op->groups);
-        return SQM_OK;
-    case SQM__OP_ACT:
-        SQM__TRY(sqm__bind_columns(b, op));
-        return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
-    case SQM__OP_GLU:
-        op->out_width = op->in_width / 2;
-        if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
-                                        b->line, op->in_width);
-        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
-    case SQM__OP_GATE:
-        op->out_width = op->in_width;
-        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0,
-                                b->width[op->src2] - 1, b->err));
-        if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
-                      "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line,
-                      op->in_width, op->src2, op->first, b->width[op->src2]);
-        op->count = b->width[op->src2];
-        return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
-    case SQM__OP_ADD: case SQM__OP_MUL:
-        op->out_width = op->in_width;
-        op->groups = b->width[op->src2];
-        if (op->in_width % op->groups || (op->groups != op->in_width && op->dst == op->src2))
-            SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
-                      op->src,
-                      op->in_width, op->src2, b->width[op->src2]);
-        return SQM_OK;
-    case SQM__OP_SCALE:
-        SQM__TRY(sqm__bind_columns(b, op));
-        SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
-        SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
-        SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
-        return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
-    case SQM__OP_SOFTCAP:
-        SQM__TRY(sqm__bind_columns(b, op));
-        SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
-        if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
-                                            b->line);
-        return SQM_OK;
-    case SQM__OP_SOFTMAX:
-        SQM__TRY(sqm__bind_columns(b, op));
-        return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
-    case SQM__OP_CLIP:   return sqm__bind_clip(b, op);
-    case SQM__OP_ROUTE:   return sqm__bind_route(b, op);
-    case SQM__OP_EXPERTS: return sqm__bind_experts(b, op);
-    case SQM__OP_COMBINE:  return sqm__bind_combine(b, op);
-    case SQM__OP_SINKHORN: return sqm__bind_sinkhorn(b, op);
-    case SQM__OP_PICK:
-        if (op->dst == op->src || op->dst == op->src2)
-            SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
-        op->count = b->width[op->src2];
-        op->out_width = op->in_width;
-        return SQM_OK;
-    case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
-        return sqm__bind_groups(b, op);
-    default:                            /* copy */
-        SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
-        SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
-                                op->in_width - op->first, b->err));
-        op->out_width = op->count;
-        if (op->dst == op->src && op->count != op->in_width) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst,
-                                                       "op %d: copy onto itself", b->line);
-        return SQM_OK;
-    }
+    if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: linear cannot work in place",
+                                      b->line);
+    return sqm__bind_weights(b, op);
+}
+static sqm_result sqm__bind_affine(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    SQM__TRY(sqm__bind_vector(&op->gain, b, "w", op->count));
+    return sqm__bind_vector(&op->bias, b, "b", op->count);
+}
+static sqm_result sqm__bind_cat(sqm__binder *b, sqm__op *op)
+{
+    if (b->width[op->src2] > INT32_MAX - op->in_width || op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: cat in place, or of too wide rows", b->line);
+    op->out_width = op->in_width + b->width[op->src2];
+    SQM__TRY(sqm__param_int(&op->groups, b->params, b->n_params, "groups", 1, 1, op->in_width, b->err));
+    if (op->in_width % op->groups || b->width[op->src2] % op->groups)
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->groups, "op %d: %d and %d columns do not divide into %d groups",
+                  b->line, op->in_width, b->width[op->src2], op->groups);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_act(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
+}
+static sqm_result sqm__bind_glu(sqm__binder *b, sqm__op *op)
+{
+    op->out_width = op->in_width / 2;
+    if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
+                                    b->line, op->in_width);
+    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+}
+static sqm_result sqm__bind_gate(sqm__binder *b, sqm__op *op)
+{
+    op->out_width = op->in_width;
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, b->width[op->src2] - 1,
+                            b->err));
+    if (op->in_width > b->width[op->src2] - op->first || (op->dst == op->src2 && op->dst != op->src))
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width,
+                  "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line, op->in_width,
+                  op->src2, op->first, b->width[op->src2]);
+    op->count = b->width[op->src2];
+    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+}
+/* add, mul */
+static sqm_result sqm__bind_pair(sqm__binder *b, sqm__op *op)
+{
+    op->out_width = op->in_width;
+    op->groups = b->width[op->src2];
+    if (op->in_width % op->groups || (op->groups != op->in_width && op->dst == op->src2))
+        SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: r%d has %d columns, r%d has %d", b->line,
+                  op->src, op->in_width, op->src2, b->width[op->src2]);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_scale(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    SQM__TRY(sqm__param_float(&op->low, b->params, b->n_params, "grow", 0.0, b->err));
+    SQM__TRY(sqm__param_int(&op->divide, b->params, b->n_params, "every", 1, 1, INT32_MAX, b->err));
+    SQM__TRY(sqm__param_int(&op->offset, b->params, b->n_params, "shift", 0, 0, 1, b->err));
+    return sqm__param_float(&op->number, b->params, b->n_params, "by", 1.0, b->err);
+}
+static sqm_result sqm__bind_softcap(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "cap", 0.0, b->err));
+    if (!(op->number > 0.0f)) SQM__FAIL(b->err, SQM_E_SHAPE, b->line, "op %d: softcap needs cap > 0",
+                                        b->line);
+    return SQM_OK;
+}
+static sqm_result sqm__bind_softmax(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__bind_columns(b, op));
+    return sqm__param_float(&op->number, b->params, b->n_params, "scale", 1.0, b->err);
+}
+static sqm_result sqm__bind_pick(sqm__binder *b, sqm__op *op)
+{
+    if (op->dst == op->src || op->dst == op->src2)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
+    op->count = b->width[op->src2];
+    op->out_width = op->in_width;
+    return SQM_OK;
+}
+static sqm_result sqm__bind_copy(sqm__binder *b, sqm__op *op)
+{
+    SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
+    SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
+                            op->in_width - op->first, b->err));
+    op->out_width = op->count;
+    if (op->dst == op->src && op->count != op->in_width)
+        SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: copy onto itself", b->line);
+    return SQM_OK;
 }
 
 /* Sources must hold something; then width of the first is the op's input width. */
 static sqm_result sqm__bind_sources(sqm__binder *b, sqm__op *op)
 {
-    const int32_t n = sqm__op_kinds[op->kind].n_sources;
+    const int32_t n = op->type->n_sources;
     if (op->kind == SQM__OP_EMBED || op->kind == SQM__OP_INPUT) return SQM_OK;
     for (int32_t i = 0; i < n; i++) {
         const int32_t reg = i ? op->src2 : op->src;
         if (reg < 0 || reg >= SQM__REGISTERS || b->width[reg] == 0)
             SQM__FAIL(b->err, SQM_E_FORMAT, reg, "op %d (%s): reads register %d, which nothing has written",
                       b->line,
-                      sqm__op_kinds[op->kind].name, reg);
+                      op->type->name, reg);
     }
     op->in_width = b->width[op->src];
     return SQM_OK;
@@ -15303,21 +15926,20 @@ static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op
 {
     sqm_model *m = b->m;
     const int is_head = from->op == SQM__OP_HEAD;
-    op->kind = from->op;
+    op->kind = (uint8_t)from->op;
     op->dst = from->dst;
     op->src = from->src;
     op->src2 = from->src2;
     op->line = b->line;
     if (is_head ? op->dst != SQM__REG_LOGITS : op->dst >= SQM__REGISTERS)
         SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d (%s): cannot write register %d", b->line,
-                  sqm__op_kinds[op->kind].name, op->dst);
+                  op->type->name, op->dst);
     if (m->vocab_size) SQM__FAIL(b->err, SQM_E_FORMAT, b->line, "op %d: nothing may follow the head",
                                  b->line);
     SQM__TRY(sqm__bind_sources(b, op));
-    SQM__TRY(sqm__bind_params(b, from, op->kind == SQM__OP_MIX ? op->mixer->keys
-                              : sqm__op_kinds[op->kind].keys));
+    SQM__TRY(sqm__bind_params(b, from, op->type, op->mixer ? op->mixer->keys : op->type->keys));
     SQM__TRY(sqm__param_int(&op->add, b->params, b->n_params, "add", 0, 0, 1, b->err));
-    SQM__TRY(sqm__bind_kind(b, op));
+    SQM__TRY(op->type->bind(b, op));
     if (op->add && b->width[op->dst] != op->out_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, op->out_width, "op %d: adds %d columns to r%d, which has %d", b->line,
                   op->out_width,
@@ -15330,18 +15952,24 @@ static sqm_result sqm__bind_op(sqm__binder *b, const sqm__file_op *from, sqm__op
 }
 
 /* Messages of mixers and about single parameters do not know their op: puts it in front. */
-static sqm_result sqm__name_op(sqm_error *err, sqm_result r, int32_t line, int32_t kind)
+static sqm_result sqm__name_op(sqm_error *err, sqm_result r, int32_t line, const sqm_op *type)
 {
 #if SQM__HAVE_ERROR_TEXT
     if (err && strncmp(err->text, "op ", 3) != 0) {
         const sqm_error from = *err;
-        sqm__fail(err, r, from.line, from.value, "op %d (%s): %s", line, sqm__op_kinds[kind].name, from.text);
+        sqm__fail(err, r, from.line, from.value, "op %d (%s): %s", line, type->name, from.text);
     }
 #endif
-    (void)err; (void)line; (void)kind;
+    (void)err; (void)line; (void)type;
     return r;
 }
 
+static const sqm_op *sqm__find_op(const sqm_op *const *ops, int32_t kind)
+{
+    for (; ops && *ops; ops++)
+        if ((*ops)->kind == kind) return *ops;
+    return NULL;
+}
 static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const char *name)
 {
     for (; mixers && *mixers; mixers++)
@@ -15350,43 +15978,74 @@ static const sqm_mixer *sqm__find_mixer(const sqm_mixer *const *mixers, const ch
 }
 
 /* ---- opening ------------------------------------------------------------------------------------------- */
+/* Sizes of what a model lays out: of this build, or of another machine (tools/sqm-info --target). */
+typedef struct sqm__bound_size {
+    const char *mixer;
+    size_t      bytes;
+} sqm__bound_size;
+typedef struct sqm__model_sizes {
+    size_t pointer, model, op, linear, moe, rope_table, tensor, param;
+    const sqm__bound_size *bound;       /* [n] of mixers, the last one without name; NULL: they know it */
+} sqm__model_sizes;
+static const sqm__model_sizes sqm__own_model_sizes = {
+    sizeof(void *), sizeof(sqm_model), sizeof(sqm__op), sizeof(sqm__linear), sizeof(sqm__moe),
+    sizeof(sqm__rope_table), sizeof(sqm_tensor), sizeof(sqm_param), NULL
+};
+static size_t sqm__bound_bytes(const sqm__model_sizes *sizes, const sqm_mixer *mixer)
+{
+    const sqm__bound_size *b = sizes->bound;
+    while (b && b->mixer && !sqm__same_text(b->mixer, mixer->name)) b++;
+    return b ? b->bytes : mixer->bound_bytes;
+}
 /* Lays a model out in the arena; with a counting arena only its size comes out. */
 static sqm_result sqm__model_layout(sqm_model **out, sqm_param **params, sqm__arena *arena,
-                                    const sqm__file *f,
-                                    const sqm_mixer *const *mixers, sqm_error *err)
+                                    const sqm__file *f, const sqm_open_options *o,
+                                    const sqm__model_sizes *sizes, sqm_error *err)
 {
-    sqm_model *m = (sqm_model *)sqm__arena_push(arena, sizeof(sqm_model), 16), empty;
+    sqm_model *m = (sqm_model *)sqm__arena_push(arena, sizes->model, 16), empty;
+    const size_t n_ops = (size_t)f->n_ops, n_lists = (size_t)f->n_lists;
+    size_t n_ropes = 0;
     int32_t most = 1;
     if (!m) m = &empty;
     memset(m, 0, sizeof(*m));
     m->file = *f;
     m->n_ops = f->n_ops;
-    m->ops = (sqm__op *)sqm__arena_push(arena, (size_t)f->n_ops * sizeof(sqm__op), 16);
-    m->ropes = (sqm__rope_table *)sqm__arena_push(arena, (size_t)f->n_ops * sizeof(sqm__rope_table), 16);
-    m->views = (sqm_tensor *)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(sqm_tensor), 16);
-    m->view_pointers = (const sqm_tensor **)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(void *), 16);
-    m->vectors = (const float **)sqm__arena_push(arena, (size_t)f->n_lists * sizeof(void *), 16);
+    m->ops = (sqm__op *)sqm__arena_push(arena, n_ops * sizes->op, 8);
+    for (int32_t i = 0; i < f->n_ops; i++) n_ropes += f->ops[i].op == SQM__OP_ROPE;
+    m->ropes = (sqm__rope_table *)sqm__arena_push(arena, n_ropes * sizes->rope_table, 8);
+    m->views = (sqm_tensor *)sqm__arena_push(arena, n_lists * sizes->tensor, 8);
+    m->view_pointers = (const sqm_tensor **)sqm__arena_push(arena, n_lists * sizes->pointer, 8);
+    m->vectors = (const float **)sqm__arena_push(arena, n_lists * sizes->pointer, 8);
     for (int32_t i = 0; i < f->n_ops; i++) {
         const sqm__file_op *op = &f->ops[i];
+        const sqm_op *type = sqm__find_op(o ? o->ops : NULL, op->op);
         const sqm_mixer *mixer = NULL;
-        void *bound = NULL;
-        if (op->op < 1 || op->op >= SQM__OP_COUNT)
-            SQM__FAIL(err, SQM_E_UNSUPPORTED, op->op, "op %d has the unknown number %d", i, (int32_t)op->op);
+        void *bound = NULL, *linear, *moe;
+        if (!type)
+            SQM__FAIL(err, SQM_E_UNSUPPORTED, op->op, "op %d has number %d, which is not among those given",
+                      i, (int32_t)op->op);
         if (op->op == SQM__OP_MIX) {
-            mixer = sqm__find_mixer(mixers, sqm__file_text(f, op->mixer));
+            mixer = sqm__find_mixer(o->mixers, sqm__file_text(f, op->mixer));
             if (!mixer)
                 SQM__FAIL(err, SQM_E_UNSUPPORTED, i, "op %d: mixer '%s' is not among those given", i,
                           sqm__file_text(f, op->mixer));
-            bound = sqm__arena_push(arena, mixer->bound_bytes, 16);
+            bound = sqm__arena_push(arena, sqm__bound_bytes(sizes, mixer), 8);
         }
+        linear = type->parts & SQM__PART_LINEAR ? sqm__arena_push(arena, sizes->linear, 8) : NULL;
+        moe = type->parts & SQM__PART_MOE ? sqm__arena_push(arena, sizes->moe, 8) : NULL;
         if (m->ops && !arena->full) {
             memset(&m->ops[i], 0, sizeof(sqm__op));
+            m->ops[i].linear = (sqm__linear *)linear;
+            m->ops[i].moe = (sqm__moe *)moe;
+            if (linear) memset(linear, 0, sizeof(sqm__linear));
+            if (moe) memset(moe, 0, sizeof(sqm__moe));
+            m->ops[i].type = type;
             m->ops[i].mixer = mixer;
             m->ops[i].bound = bound;
         }
         most = sqm__max(most, (int32_t)op->n_params);
     }
-    *params = (sqm_param *)sqm__arena_push(arena, (size_t)most * sizeof(sqm_param), 16);
+    *params = (sqm_param *)sqm__arena_push(arena, (size_t)most * sizes->param, 8);
     *out = m == &empty ? NULL : m;
     return SQM_OK;
 }
@@ -15414,13 +16073,11 @@ static int32_t sqm__parse_count(const char *text)
     return v <= INT32_MAX ? (int32_t)v : 0;
 }
 
-static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mixer *const *mixers,
-                                  sqm_error *err)
+static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, sqm_error *err)
 {
     sqm__binder b;
     memset(&b, 0, sizeof(b));
     b.m = m;
-    b.mixers = mixers;
     b.params = params;
     b.err = err;
     m->max_context = sqm__parse_count(sqm_model_meta(m, "max_context"));
@@ -15428,7 +16085,7 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
     for (int32_t i = 0; i < m->n_ops; i++) {
         b.line = i;
         const sqm_result r = sqm__bind_op(&b, &m->file.ops[i], &m->ops[i]);
-        if (r != SQM_OK) return sqm__name_op(err, r, i, m->file.ops[i].op);
+        if (r != SQM_OK) return sqm__name_op(err, r, i, m->ops[i].type);
     }
     if (m->n_tokens == 0 && m->input_width == 0)
         SQM__FAIL(err, SQM_E_FORMAT, m->n_ops, "the recipe reads no input: no embed of tokens, no input");
@@ -15442,7 +16099,8 @@ static sqm_result sqm__model_bind(sqm_model *m, sqm_param *params, const sqm_mix
     return SQM_OK;
 }
 
-SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+static size_t sqm__model_size(const void *image, size_t image_bytes, const sqm_open_options *o,
+                              const sqm__model_sizes *sizes, sqm_error *err)
 {
     sqm__file f;
     sqm__arena arena;
@@ -15450,12 +16108,16 @@ SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_ope
     sqm_param *params;
     memset(&arena, 0, sizeof(arena));
     if (sqm__file_open(&f, image, image_bytes, 0, err) != SQM_OK) return 0;
-    if (sqm__model_layout(&m, &params, &arena, &f, o ? o->mixers : NULL, err) != SQM_OK) return 0;
+    if (sqm__model_layout(&m, &params, &arena, &f, o, sizes, err) != SQM_OK) return 0;
     if (arena.full) {
         (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, 0, "the model index does not fit the address space");
         return 0;
     }
     return sqm__align_up(arena.used, 16);
+}
+SQMDEF size_t sqm_open_size(const void *image, size_t image_bytes, const sqm_open_options *o, sqm_error *err)
+{
+    return sqm__model_size(image, image_bytes, o, &sqm__own_model_sizes, err);
 }
 
 SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_bytes, const sqm_open_options *o,
@@ -15478,8 +16140,8 @@ SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_byte
     arena.base = (uint8_t *)memory;
     arena.size = memory_bytes;
     SQM__TRY(sqm__file_open(&f, image, image_bytes, o ? o->flags : 0, err));
-    SQM__TRY(sqm__model_layout(&m, &params, &arena, &f, o ? o->mixers : NULL, err));
-    SQM__TRY(sqm__model_bind(m, params, o ? o->mixers : NULL, err));
+    SQM__TRY(sqm__model_layout(&m, &params, &arena, &f, o, &sqm__own_model_sizes, err));
+    SQM__TRY(sqm__model_bind(m, params, err));
     *out = m;
     return SQM_OK;
 }
@@ -15495,6 +16157,7 @@ SQMDEF sqm_model *sqm_load_memory(const void *image, size_t image_bytes, const s
     memset(&all, 0, sizeof(all));
     if (o) all = *o;
     if (!all.mixers) all.mixers = sqm_all_mixers();
+    if (!all.ops) all.ops = sqm_all_ops();
     need = sqm_open_size(image, image_bytes, &all, err);
     if (!need) return NULL;
     memory = malloc(need);
@@ -15602,8 +16265,8 @@ static void sqm__count_products(sqm_model_info *info, const sqm_model *m)
     for (int32_t i = 0; i < m->n_ops; i++) {
         const sqm__op *op = &m->ops[i];
         if (op->kind != SQM__OP_LINEAR && op->kind != SQM__OP_HEAD) continue;
-        for (int32_t k = 0; k < op->linear.n_weights; k++) {
-            const sqm_tensor *w = &op->linear.weights[k];
+        for (int32_t k = 0; k < op->linear->n_weights; k++) {
+            const sqm_tensor *w = &op->linear->weights[k];
             const uint64_t products = (uint64_t)w->shape[0] * (uint64_t)w->shape[1];
             *(op->kind == SQM__OP_HEAD ? &info->head_products : &info->token_products) += products;
             if (w->dtype >= SQM_Q8) info->coded_products += products;
@@ -15684,15 +16347,16 @@ typedef struct sqm__expert_rows {       /* the rows of one expert while it runs;
     size_t   linear_bytes;              /* scratch of products, in front of all this */
 } sqm__expert_rows;
 /* Bytes for the rows of an expert; where they lie when there is a base. */
-static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t threads, uint8_t *base)
+static size_t sqm__experts_scratch(const sqm__op *op, const sqm_session_config *c, uint8_t *base)
 {
+    const int32_t rows = c->max_batch;
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)base;
-    const int32_t hidden = op->linear.weights[0].shape[0];
-    const int32_t inner = op->gating.slots ? 0 : op->down.weights[0].shape[1];
+    const int32_t hidden = op->linear->weights[0].shape[0];
+    const int32_t inner = op->moe->gating.slots ? 0 : op->moe->down.weights[0].shape[1];
     const size_t n = (size_t)rows, widths[4] = { (size_t)op->in_width, (size_t)hidden, (size_t)inner,
                                                  (size_t)op->out_width };
     const size_t head = sqm__align_up(sizeof(*r), 64), linear =
-        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), threads), 64);
+        sqm__align_up(sqm__linear_scratch(rows, sqm__max(op->in_width, inner), c->threads, c->precision), 64);
     float *at[4] = { NULL, NULL, NULL, NULL };
     size_t used = head + linear;
     for (int i = 0; i < 4; i++) {
@@ -15709,26 +16373,48 @@ static size_t sqm__experts_scratch(const sqm__op *op, int32_t rows, int32_t thre
 /* Columns that a linear op rounds: all of its input; weights apart begin groups of their own. */
 static int32_t sqm__linear_columns(const sqm__op *op)
 {
-    const int64_t each = op->linear.n_weights ? op->linear.weights[0].shape[1] : 0;
-    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear.n_weights;
-    if (!op->linear.apart) return op->in_width;
+    const int64_t each = op->linear->n_weights ? op->linear->weights[0].shape[1] : 0;
+    const int64_t all = (each + SQM__GROUP - 1) / SQM__GROUP * SQM__GROUP * op->linear->n_weights;
+    if (!op->linear->apart) return op->in_width;
     return all < INT32_MAX - SQM__GROUP ? (int32_t)all : INT32_MAX - SQM__GROUP;
+}
+static size_t sqm__linear_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m;
+    return sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op), c->threads,
+                               c->precision);
+}
+static size_t sqm__experts_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m;
+    return sqm__experts_scratch(op, c, NULL);
+}
+static size_t sqm__route_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m; (void)c;
+    return (size_t)op->in_width * 2 * sizeof(float);
+}
+static size_t sqm__embed_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m; (void)c;
+    return op->add ? (size_t)op->out_width * sizeof(float) : 0;
+}
+static size_t sqm__rope_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)c;
+    return m->ropes[op->rope].ntk_factor > 0.0f ? (size_t)m->ropes[op->rope].dims * sizeof(float) : 0;
+}
+static size_t sqm__mix_op_scratch(const sqm__op *op, const sqm_model *m, const sqm_session_config *c)
+{
+    (void)m;
+    return op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch, c->threads);
 }
 static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_config *c)
 {
-    size_t most = sqm_sample_size(m->vocab_size) + 1024;
+    size_t most = m->n_tokens ? sqm_sample_size(m->vocab_size) + 1024 : 0;     /* for [GEN] */
     for (int32_t i = 0; i < m->n_ops; i++) {
         const sqm__op *op = &m->ops[i];
-        size_t need = 0;
-        if (op->kind == SQM__OP_LINEAR || op->kind == SQM__OP_HEAD)
-            need = sqm__linear_scratch(sqm__max(c->max_batch, c->n_sequences), sqm__linear_columns(op),
-                                       c->threads);
-        if (op->kind == SQM__OP_EXPERTS) need = sqm__experts_scratch(op, c->max_batch, c->threads, NULL);
-        if (op->kind == SQM__OP_ROUTE) need = (size_t)op->in_width * 2 * sizeof(float);
-        if (op->kind == SQM__OP_EMBED) need = (size_t)op->out_width * sizeof(float);
-        if (op->kind == SQM__OP_ROPE) need = (size_t)m->ropes[op->rope].dims * sizeof(float);
-        if (op->kind == SQM__OP_MIX) need = op->mixer->scratch_bytes(op->bound, c->max_context, c->max_batch,
-                c->threads);
+        const size_t need = op->type->scratch ? op->type->scratch(op, m, c) : 0;
         if (need > most) most = need;
     }
     return sqm__align_up(most, 64);
@@ -15765,26 +16451,32 @@ static void *sqm__push_product(sqm__arena *a, size_t n, size_t each, size_t alig
     return sqm__arena_push(a, n * each, align);
 }
 
+typedef struct sqm__session_sizes {     /* like sqm__model_sizes */
+    size_t pointer, size, session, span;
+} sqm__session_sizes;
+static const sqm__session_sizes sqm__own_session_sizes = {
+    sizeof(void *), sizeof(size_t), sizeof(sqm_session), sizeof(sqm_span)
+};
 static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sqm_model *m,
-                                      const sqm_session_config *c,
+                                      const sqm_session_config *c, const sqm__session_sizes *sizes,
                                       sqm_error *err)
 {
-    sqm_session empty, *s = (sqm_session *)sqm__arena_push(a, sizeof(sqm_session), 64);
+    sqm_session empty, *s = (sqm_session *)sqm__arena_push(a, sizes->session, 64);
     const size_t rows = (size_t)c->max_batch, seqs = (size_t)c->n_sequences;
     if (!s) s = &empty;
     memset(s, 0, sizeof(*s));
     s->model = m;
     s->config = *c;
-    s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizeof(size_t), 16);
+    s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizes->size, 16);
     s->position = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
     s->reached = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
     s->has_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
     s->wants_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
-    s->spans = (sqm_span *)sqm__push_product(a, seqs, sizeof(sqm_span), 16);
+    s->spans = (sqm_span *)sqm__push_product(a, seqs, sizes->span, 16);
     s->span_seq = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
-    s->row_tokens = (const int32_t **)sqm__push_product(a, seqs, sizeof(int32_t *), 16);
-    s->row_values = (const float **)sqm__push_product(a, seqs, sizeof(float *), 16);
-    s->rope_tables = (float **)sqm__arena_push(a, (size_t)m->n_ropes * sizeof(float *), 16);
+    s->row_tokens = (const int32_t **)sqm__push_product(a, seqs, sizes->pointer, 16);
+    s->row_values = (const float **)sqm__push_product(a, seqs, sizes->pointer, 16);
+    s->rope_tables = (float **)sqm__arena_push(a, (size_t)m->n_ropes * sizes->pointer, 16);
     for (int32_t i = 0; i < m->n_ropes; i++) {
         float *table = (float *)sqm__push_product(a, rows * (size_t)m->ropes[i].dims, sizeof(float), 64);
         if (s->rope_tables && !a->full) s->rope_tables[i] = table;
@@ -15841,21 +16533,26 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if ((int32_t)to->kv < 0 || to->kv > SQM_KV_Q8)
+    if ((uint32_t)to->kv > SQM_KV_Q8)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
     if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
 }
 
-SQMDEF size_t sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err)
+static size_t sqm__session_size(const sqm_model *m, const sqm_session_config *c,
+                                const sqm__session_sizes *sizes, sqm_error *err)
 {
     sqm_session_config config;
     sqm__arena a;
     sqm_session *s;
     memset(&a, 0, sizeof(a));
     if (sqm__session_defaults(&config, m, c, err) != SQM_OK) return 0;
-    if (sqm__session_layout(&s, &a, m, &config, err) != SQM_OK) return 0;
+    if (sqm__session_layout(&s, &a, m, &config, sizes, err) != SQM_OK) return 0;
     return a.used;
+}
+SQMDEF size_t sqm_session_size(const sqm_model *m, const sqm_session_config *c, sqm_error *err)
+{
+    return sqm__session_size(m, c, &sqm__own_session_sizes, err);
 }
 
 SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const sqm_session_config *c,
@@ -15877,7 +16574,7 @@ SQMDEF sqm_result sqm_session_init(sqm_session **out, const sqm_model *m, const 
     memset(&a, 0, sizeof(a));
     a.base = (uint8_t *)memory;
     a.size = memory_bytes;
-    SQM__TRY(sqm__session_layout(&s, &a, m, &config, err));
+    SQM__TRY(sqm__session_layout(&s, &a, m, &config, &sqm__own_session_sizes, err));
     s->exec.kernels = sqm__kernels_of(config.isa);
     s->exec.parallel = config.parallel;
     s->exec.threads = config.threads;
@@ -15951,7 +16648,7 @@ static void sqm__run_embed(sqm_session *s, const sqm__op *op)
             if (op->period) index %= op->period;
             index = op->src == SQM__REG_TOKENS ? s->row_tokens[i][t] : index + op->offset;
             float *to = op->add ? (float *)(void *)s->exec.scratch : row;
-            sqm__tensor_row(to, &op->table, index);
+            sqm__tensor_row(to, op->table, index);
             for (size_t k = 0; k < width; k++) to[k] *= op->number;
             if (op->add) for (size_t k = 0; k < width; k++) row[k] += to[k];
         }
@@ -16013,7 +16710,7 @@ static void sqm__sparse_mixer(float *y, const float *x, const sqm__route *r, int
             if (key[i] > -3.0e38f && (best < 0 || key[i] > key[best])) best = i;
         if (best < 0) return;
         for (int32_t i = 0; i < n; i++) e[i] = key[i] > -3.0e38f ? x[i] - x[best] : -3.0e38f;
-        kernels->activate(e, e, (size_t)n, SQM_ACT_EXP);
+        SQM__CALL(kernels, activate)(e, e, (size_t)n, SQM_ACT_EXP);
         for (int32_t i = 0; i < n; i++) {
             const float size = x[i] < 0.0f ? -x[i] : x[i], factor = size > x[best] ? size : x[best];
             const int far = factor > 0.0f && (x[best] - x[i]) / factor > 2.0f * r->jitter;
@@ -16025,7 +16722,7 @@ static void sqm__sparse_mixer(float *y, const float *x, const sqm__route *r, int
 }
 static void sqm__run_route(sqm_session *s, const sqm__op *op)
 {
-    const sqm__route *r = &op->route;
+    const sqm__route *r = &op->moe->route;
     const int32_t n = op->in_width;
     float *key = (float *)(void *)s->exec.scratch;
     for (int32_t t = 0; t < s->n_rows; t++) {
@@ -16034,8 +16731,9 @@ static void sqm__run_route(sqm_session *s, const sqm__op *op)
         if (r->score == SQM__SCORE_SPARSEMIXER) {
             sqm__sparse_mixer(y, x, r, n, key, s->exec.kernels);
         } else {
-            if (r->score == SQM__SCORE_SOFTMAX) s->exec.kernels->softmax(y, x, n, 1.0f);
-            else s->exec.kernels->activate(y, x, (size_t)n, r->score == SQM__SCORE_SIGMOID ? SQM_ACT_SIGMOID
+            if (r->score == SQM__SCORE_SOFTMAX) SQM__CALL(s->exec.kernels, softmax)(y, x, n, 1.0f);
+            else SQM__CALL(s->exec.kernels, activate)(y, x, (size_t)n, r->score == SQM__SCORE_SIGMOID
+                                                      ? SQM_ACT_SIGMOID
                                            : SQM_ACT_NONE);
             for (int32_t i = 0; i < n; i++) key[i] = (r->raw ? x[i] : y[i]) + (op->bias ? op->bias[i] : 0.0f);
             if (r->group_k < r->groups) sqm__route_groups(key, r, n);
@@ -16072,18 +16770,18 @@ static void sqm__apply_gating(float *hidden, size_t inner, size_t n, const sqm__
 static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__expert_rows *r, int32_t e,
                             int32_t n)
 {
-    const size_t hidden = (size_t)op->linear.weights[0].shape[0];
-    const size_t inner = (size_t)op->down.weights[0].shape[1];
-    sqm__linear one = op->linear;
+    const size_t hidden = (size_t)op->linear->weights[0].shape[0];
+    const size_t inner = (size_t)op->moe->down.weights[0].shape[1];
+    sqm__linear one = *op->linear;
     one.weights += e;
     if (one.biases) one.biases += e;
     one.n_weights = 1;
     sqm__linear_run(x, &one, r->hidden, hidden, r->in, (size_t)op->in_width, n);
-    if (!op->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->gating);
+    if (!op->moe->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->moe->gating);
     for (size_t t = 0; t < (size_t)n; t++)
-        x->kernels->glu(r->inner + t * inner, r->hidden + t * hidden,
+        SQM__CALL(x->kernels, glu)(r->inner + t * inner, r->hidden + t * hidden,
                         op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
-    one = op->down;
+    one = op->moe->down;
     one.weights += e;
     if (one.biases) one.biases += e;
     one.n_weights = 1;
@@ -16111,14 +16809,15 @@ static void sqm__copy_slot(float *row, float *one, const sqm__gating *g, int32_t
 static int32_t sqm__gather_slot(sqm_session *s, const sqm__op *op, const sqm__expert_rows *r, size_t e,
                                 size_t in)
 {
-    const size_t n = (size_t)op->linear.n_weights;
+    const size_t n = (size_t)op->linear->n_weights;
     int32_t count = 0;
     for (int32_t t = 0; t < s->n_rows; t++) {
-        const int32_t slot = sqm__expert_slot(s->registers[op->src2] + (size_t)t * n, e, op->gating.slots);
+        const int32_t slot = sqm__expert_slot(s->registers[op->src2] + (size_t)t * n, e,
+                                              op->moe->gating.slots);
         float *row = s->registers[op->src] + (size_t)t * (size_t)op->in_width;
         float *to = r->in + (size_t)count * in;
         if (slot < 0) continue;
-        if (op->gating.merges) sqm__copy_slot(row, to, &op->gating, slot, in, 0);
+        if (op->moe->gating.merges) sqm__copy_slot(row, to, &op->moe->gating, slot, in, 0);
         else memcpy(to, row, in * sizeof(float));
         r->row[count++] = t;
     }
@@ -16127,13 +16826,13 @@ static int32_t sqm__gather_slot(sqm_session *s, const sqm__op *op, const sqm__ex
 /* experts with slots; x: scratch of products only */
 static void sqm__run_slots(sqm_session *s, const sqm__op *op, const sqm_exec *x, const sqm__expert_rows *r)
 {
-    const size_t n = (size_t)op->linear.n_weights, in = (size_t)op->linear.weights[0].shape[1];
-    const size_t out = (size_t)op->linear.weights[0].shape[0], width = (size_t)op->out_width;
+    const size_t n = (size_t)op->linear->n_weights, in = (size_t)op->linear->weights[0].shape[1];
+    const size_t out = (size_t)op->linear->weights[0].shape[0], width = (size_t)op->out_width;
     float *y = s->registers[op->dst];
     memset(y, 0, (size_t)s->n_rows * width * sizeof(float));
     for (size_t e = 0; e < n; e++) {
         const int32_t count = sqm__gather_slot(s, op, r, e, in);
-        sqm__linear one = op->linear;
+        sqm__linear one = *op->linear;
         if (!count) continue;
         one.weights += e;
         one.n_weights = 1;
@@ -16141,30 +16840,31 @@ static void sqm__run_slots(sqm_session *s, const sqm__op *op, const sqm_exec *x,
         for (int32_t i = 0; i < count; i++) {
             const float *w = s->registers[op->src2] + (size_t)r->row[i] * n;
             float *to = y + (size_t)r->row[i] * width, *from = r->hidden + (size_t)i * out;
-            if (!op->gating.merges)
-                sqm__copy_slot(to, from, &op->gating, sqm__expert_slot(w, e, op->gating.slots), out, 1);
-            for (size_t k = 0; op->gating.merges && k < out; k++) to[k] += w[e] * from[k];
+            if (!op->moe->gating.merges)
+                sqm__copy_slot(to, from, &op->moe->gating, sqm__expert_slot(w, e, op->moe->gating.slots), out,
+                               1);
+            for (size_t k = 0; op->moe->gating.merges && k < out; k++) to[k] += w[e] * from[k];
         }
     }
 }
 /* Expert by expert in their order, each with the rows of the batch that chose it. */
 static void sqm__run_experts(sqm_session *s, const sqm__op *op)
 {
-    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear.n_weights;
+    const size_t in = (size_t)op->in_width, out = (size_t)op->out_width, n = (size_t)op->linear->n_weights;
     const float *x_rows = s->registers[op->src], *weights = s->registers[op->src2];
     float *y = s->registers[op->dst];
     sqm__expert_rows *r = (sqm__expert_rows *)(void *)s->exec.scratch;
     sqm_exec x = s->exec;
-    (void)sqm__experts_scratch(op, s->config.max_batch, s->config.threads, s->exec.scratch);
+    (void)sqm__experts_scratch(op, &s->config, s->exec.scratch);
     x.scratch += sqm__align_up(sizeof(*r), 64);
     x.scratch_bytes = r->linear_bytes;
-    if (op->gating.slots) { sqm__run_slots(s, op, &x, r); return; }
+    if (op->moe->gating.slots) { sqm__run_slots(s, op, &x, r); return; }
     if (!op->add) memset(y, 0, (size_t)s->n_rows * out * sizeof(float));
     for (size_t e = 0; e < n; e++) {
         int32_t count = 0;
         for (int32_t t = 0; t < s->n_rows; t++)
             if (weights[(size_t)t * n + e] != 0.0f) {
-                const float weight = op->gating.on_input ? weights[(size_t)t * n + e] : 1.0f;
+                const float weight = op->moe->gating.on_input ? weights[(size_t)t * n + e] : 1.0f;
                 const float *from = x_rows + (size_t)t * in;
                 float *to = r->in + (size_t)count * in;
                 for (size_t k = 0; k < in; k++) to[k] = weight * from[k];
@@ -16173,7 +16873,7 @@ static void sqm__run_experts(sqm_session *s, const sqm__op *op)
         if (!count) continue;
         sqm__run_expert(&x, op, r, (int32_t)e, count);
         for (int32_t i = 0; i < count; i++) {
-            const float weight = op->gating.on_input ? 1.0f : weights[(size_t)r->row[i] * n + e];
+            const float weight = op->moe->gating.on_input ? 1.0f : weights[(size_t)r->row[i] * n + e];
             float *to = y + (size_t)r->row[i] * out;
             const float *from = r->out + (size_t)i * out;
             for (size_t k = 0; k < out; k++) to[k] += weight * from[k];
@@ -16214,32 +16914,45 @@ static void sqm__rope_row(const sqm_session *s, const sqm__op *op, size_t t)
         sqm__rope_rotate(row + (size_t)h * (size_t)op->head_dim, table, r->dims, (sqm_rope_style)op->choice);
 }
 
-/* Angles of every row of the batch. Dynamic NTK and LongRoPE depend on
-   the length the sequence reaches with this call. */
-static void sqm__rope_prepare(sqm_session *s)
+/* Angles of every row of the batch, with frequencies that are fixed or, in scratch, those of a span. */
+typedef const float *(*sqm__frequencies)(const sqm__rope_table *r, const sqm_span *span, float *scaled);
+static void sqm__rope_prepare(sqm_session *s, const sqm__op *op, sqm__frequencies frequencies)
 {
-    for (int32_t i = 0; i < s->model->n_ropes; i++) {
-        const sqm__rope_table *r = &s->model->ropes[i];
-        float *scaled = (float *)(void *)s->exec.scratch;
-        for (int32_t j = 0; j < s->n_spans; j++) {
-            const sqm_span *span = &s->spans[j];
-            const float *freq = r->freq_long && span->total > r->long_from ? r->freq_long : r->freq;
-            if (r->ntk_factor > 0.0f && span->total > r->ntk_length) {
-                const double growth =
-                    (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
-                for (int32_t k = 0; k < r->dims / 2; k++)
-                    scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
-                freq = scaled;
-            }
-            for (int32_t t = 0; t < span->rows; t++) {
-                int32_t at = span->position + t;
-                if (r->divide) at /= r->divide;
-                if (r->period) at %= r->period;
-                sqm__rope_angles(s->rope_tables[i] + (size_t)(span->first_row + t) * (size_t)r->dims,
-                                 at, freq, r->dims, r->attn_factor);
-            }
+    const sqm__rope_table *r = &s->model->ropes[op->rope];
+    for (int32_t j = 0; j < s->n_spans; j++) {
+        const sqm_span *span = &s->spans[j];
+        const float *freq = frequencies ? frequencies(r, span, (float *)(void *)s->exec.scratch) : r->freq;
+        for (int32_t t = 0; t < span->rows; t++) {
+            int32_t at = span->position + t;
+            if (r->divide) at /= r->divide;
+            if (r->period) at %= r->period;
+            sqm__rope_angles(s->rope_tables[op->rope] + (size_t)(span->first_row + t) * (size_t)r->dims, at,
+                             freq, r->dims, r->attn_factor);
         }
     }
+}
+static void sqm__run_rope(sqm_session *s, const sqm__op *op)
+{
+    if (op->own) sqm__rope_prepare(s, op, NULL);
+    sqm__run_by_rows(s, op, sqm__rope_row);
+}
+/* Dynamic NTK and LongRoPE depend on the length the sequence reaches with this call. */
+static const float *sqm__rope_frequencies(const sqm__rope_table *r, const sqm_span *span, float *scaled)
+{
+    const float *freq = r->freq_long && span->total > r->long_from ? r->freq_long : r->freq;
+    if (r->ntk_factor > 0.0f && span->total > r->ntk_length) {
+        const double growth =
+            (double)r->ntk_factor * span->total / r->ntk_length - ((double)r->ntk_factor - 1.0);
+        for (int32_t k = 0; k < r->dims / 2; k++)
+            scaled[k] = (float)((double)freq[k] * pow(growth, -2.0 * k / (r->dims - 2)));
+        freq = scaled;
+    }
+    return freq;
+}
+static void sqm__run_rope_dynamic(sqm_session *s, const sqm__op *op)
+{
+    if (op->own) sqm__rope_prepare(s, op, sqm__rope_frequencies);
+    sqm__run_by_rows(s, op, sqm__rope_row);
 }
 
 /* a * gain + bias */
@@ -16342,23 +17055,28 @@ static float sqm__scale_of(const sqm_session *s, const sqm__op *op, size_t t)
                    log(1.0 + floor(((double)row + op->offset) / op->divide))));
 }
 
-/* scale, clip, copy */
-static void sqm__elementwise_row(const sqm_session *s, const sqm__op *op, size_t t)
+static void sqm__scale_row(const sqm_session *s, const sqm__op *op, size_t t)
 {
-    const size_t n = (size_t)op->count, skip = op->kind == SQM__OP_COPY ? 0 : (size_t)op->first;
-    float *y = s->registers[op->dst] + t * (size_t)op->out_width + skip;
-    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
-    if (op->kind == SQM__OP_SCALE) {
-        const float by = sqm__scale_of(s, op, t);
-        for (size_t i = 0; i < n; i++) y[i] = a[i] * by;
-    } else if (op->kind == SQM__OP_CLIP) {
-        for (size_t i = 0; i < n; i++) {
-            const float high = a[i] > op->high ? op->high : a[i];
-            y[i] = high < op->low ? op->low : high;
-        }
-    } else if (y != a) {
-        memcpy(y, a, n * sizeof(float));
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    const float *a = s->registers[op->src] + at, by = sqm__scale_of(s, op, t);
+    float *y = s->registers[op->dst] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) y[i] = a[i] * by;
+}
+static void sqm__clip_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const size_t at = t * (size_t)op->out_width + (size_t)op->first;
+    const float *a = s->registers[op->src] + at;
+    float *y = s->registers[op->dst] + at;
+    for (size_t i = 0; i < (size_t)op->count; i++) {
+        const float high = a[i] > op->high ? op->high : a[i];
+        y[i] = high < op->low ? op->low : high;
     }
+}
+static void sqm__copy_row(const sqm_session *s, const sqm__op *op, size_t t)
+{
+    const float *a = s->registers[op->src] + t * (size_t)op->in_width + op->first;
+    float *y = s->registers[op->dst] + t * (size_t)op->out_width;
+    if (y != a) memcpy(y, a, (size_t)op->count * sizeof(float));
 }
 
 /* y = 1, x_i, x_i x_j for i <= j */
@@ -16382,9 +17100,10 @@ static void sqm__groups_task(void *arg, int32_t piece)
             const float *a = job->a + (size_t)t * job->a_stride + g * in;
             float *y = job->y + (size_t)t * job->y_stride + g * out;
             if (op->kind == SQM__OP_REDUCE) {
-                *y = job->x->kernels->reduce(a, (int32_t)in, op->choice);
+                *y = SQM__CALL(job->x->kernels, reduce)(a, (int32_t)in, op->choice);
             } else if (op->kind == SQM__OP_BLOCKS) {
-                job->x->kernels->block(y, a, op->gain + (op->own ? g * in * out : 0), NULL, (int32_t)in,
+                SQM__CALL(job->x->kernels, block)(y, a, op->gain + (op->own ? g * in * out : 0), NULL,
+                                                  (int32_t)in,
                                        (int32_t)out);
             } else if (op->kind == SQM__OP_MONOMIALS) {
                 sqm__monomials(y, a, in);
@@ -16394,40 +17113,74 @@ static void sqm__groups_task(void *arg, int32_t piece)
         }
 }
 
-static void sqm__run_rows(sqm_session *s, const sqm__op *op)
+/* What ops on the columns of their rows have in common */
+static sqm__rows_job sqm__op_rows(sqm_session *s, const sqm__op *op)
 {
-    const size_t y_stride = (size_t)op->out_width, a_stride = (size_t)op->in_width;
-    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, y_stride,
-                                  s->registers[op->src] + op->first, a_stride, s->n_rows,
+    sqm__rows_job job = sqm__rows(&s->exec, s->registers[op->dst] + op->first, (size_t)op->out_width,
+                                  s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows,
                                   op->count ? op->count : op->out_width);
     job.kind = op->choice;
     job.number = op->number;
-    switch (op->kind) {
-    case SQM__OP_NORM:
-        job.dim = op->count / op->groups;
-        job.groups = op->groups;
-        job.own = op->own;
-        job.gain = op->gain;
-        job.bias = op->bias;
-        sqm__rows_run(&job, sqm__normalize_task);
-        break;
-    case SQM__OP_ACT: sqm__rows_run(&job, sqm__activate_task); break;
-    case SQM__OP_GLU: sqm__rows_run(&job, sqm__glu_task); break;
-    case SQM__OP_SOFTMAX:
-        job.dim = op->count / op->groups;
-        job.groups = op->groups;
-        sqm__rows_run(&job, sqm__softmax_task);
-        break;
-    case SQM__OP_SOFTCAP: sqm__rows_run(&job, sqm__softcap_task); break;
-    default:
-        job.op = op;
-        job.groups = op->groups;
-        job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
-        if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
-        sqm__rows_run(&job, sqm__groups_task);
-        break;
-    }
+    return job;
 }
+static void sqm__run_norm(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    job.dim = op->count / op->groups;
+    job.groups = op->groups;
+    job.own = op->own;
+    job.gain = op->gain;
+    job.bias = op->bias;
+    sqm__rows_run(&job, sqm__normalize_task);
+}
+static void sqm__run_act(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    sqm__rows_run(&job, sqm__activate_task);
+}
+static void sqm__run_glu(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    sqm__rows_run(&job, sqm__glu_task);
+}
+static void sqm__run_softmax(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    job.dim = op->count / op->groups;
+    job.groups = op->groups;
+    sqm__rows_run(&job, sqm__softmax_task);
+}
+static void sqm__run_softcap(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    sqm__rows_run(&job, sqm__softcap_task);
+}
+static void sqm__run_groups_op(sqm_session *s, const sqm__op *op)
+{
+    sqm__rows_job job = sqm__op_rows(s, op);
+    job.op = op;
+    job.groups = op->groups;
+    job.dim = sqm__max(op->in_width, op->out_width) / op->groups;
+    if (op->kind == SQM__OP_BLOCKS) job.dim = op->in_width / op->groups * (op->out_width / op->groups);
+    sqm__rows_run(&job, sqm__groups_task);
+}
+static void sqm__run_linear(sqm_session *s, const sqm__op *op)
+{
+    sqm__linear_run(&s->exec, op->linear, s->registers[op->dst], (size_t)op->out_width,
+                    s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
+}
+static void sqm__run_pair(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__pair_row); }
+static void sqm__run_affine(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__affine_row); }
+static void sqm__run_cat(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__cat_row); }
+static void sqm__run_combine(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__combine_row); }
+static void sqm__run_sinkhorn(sqm_session *s, const sqm__op *op)
+{
+    sqm__run_by_rows(s, op, sqm__sinkhorn_row);
+}
+static void sqm__run_pick(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__pick_row); }
+static void sqm__run_scale(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__scale_row); }
+static void sqm__run_clip(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__clip_row); }
+static void sqm__run_copy(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__copy_row); }
 
 static void sqm__run_mix(sqm_session *s, const sqm__op *op)
 {
@@ -16440,12 +17193,12 @@ static void sqm__run_mix(sqm_session *s, const sqm__op *op)
 /* Logits of n rows that follow one another, to n rows of logits that do. */
 static void sqm__head_rows(sqm_session *s, const sqm__op *op, float *logits, const float *rows, int32_t n)
 {
-    if (op->linear.n_weights)
-        sqm__linear_run(&s->exec, &op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
+    if (op->linear->n_weights)
+        sqm__linear_run(&s->exec, op->linear, logits, (size_t)op->out_width, rows, (size_t)op->in_width, n);
     else
         memcpy(logits, rows, (size_t)n * (size_t)op->out_width * sizeof(float));
     if (op->number > 0.0f)
-        s->exec.kernels->softcap(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
+        SQM__CALL(s->exec.kernels, softcap)(logits, logits, (size_t)n * (size_t)op->out_width, op->number);
 }
 
 /* The head runs only on rows whose logits someone can see; runs of consecutive sequences make one product. */
@@ -16475,35 +17228,7 @@ static void sqm__run_ops(void *session)
 {
     sqm_session *s = (sqm_session *)session;
     const sqm_model *m = s->model;
-    sqm__rope_prepare(s);
-    for (int32_t i = 0; i < m->n_ops; i++) {
-        const sqm__op *op = &m->ops[i];
-        switch (op->kind) {
-        case SQM__OP_EMBED:  sqm__run_embed(s, op); break;
-        case SQM__OP_LINEAR:
-            sqm__linear_run(&s->exec, &op->linear, s->registers[op->dst], (size_t)op->out_width,
-                            s->registers[op->src] + op->first, (size_t)op->in_width, s->n_rows);
-            break;
-        case SQM__OP_ROPE:   sqm__run_by_rows(s, op, sqm__rope_row); break;
-        case SQM__OP_MIX:    sqm__run_mix(s, op); break;
-        case SQM__OP_ROUTE:   sqm__run_route(s, op); break;
-        case SQM__OP_EXPERTS: sqm__run_experts(s, op); break;
-        case SQM__OP_NORM: case SQM__OP_ACT: case SQM__OP_GLU: case SQM__OP_SOFTCAP: case SQM__OP_SOFTMAX:
-        case SQM__OP_REDUCE: case SQM__OP_MIRROR: case SQM__OP_BLOCKS: case SQM__OP_MONOMIALS:
-            sqm__run_rows(s, op);
-            break;
-        case SQM__OP_ADD: case SQM__OP_MUL: sqm__run_by_rows(s, op, sqm__pair_row); break;
-        case SQM__OP_HEAD:   sqm__run_head(s, op); break;
-        case SQM__OP_INPUT:  sqm__run_input(s, op); break;
-        case SQM__OP_AFFINE: sqm__run_by_rows(s, op, sqm__affine_row); break;
-        case SQM__OP_CAT:    sqm__run_by_rows(s, op, sqm__cat_row); break;
-        case SQM__OP_COMBINE:  sqm__run_by_rows(s, op, sqm__combine_row); break;
-        case SQM__OP_SINKHORN: sqm__run_by_rows(s, op, sqm__sinkhorn_row); break;
-        case SQM__OP_PICK:     sqm__run_by_rows(s, op, sqm__pick_row); break;
-        case SQM__OP_GATE:   sqm__run_gate(s, op); break;
-        default:             sqm__run_by_rows(s, op, sqm__elementwise_row); break;
-        }
-    }
+    for (int32_t i = 0; i < m->n_ops; i++) m->ops[i].type->run(s, &m->ops[i]);
 }
 
 static void sqm__run_batch(sqm_session *s)
@@ -16517,6 +17242,167 @@ static void sqm__run_batch(sqm_session *s)
     s->n_spans = 0;
     s->n_rows = 0;
 }
+
+/* ---- the kinds of ops ---------------------------------------------------------------------------------- */
+static const sqm_op sqm__op_embed = {
+    SQM__OP_EMBED, 1, 0, "embed", "w scale offset add divide period",
+    sqm__bind_embed, sqm__run_embed, sqm__embed_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_embed(void) { return &sqm__op_embed; }
+static const sqm_op sqm__op_norm = {
+    SQM__OP_NORM, 1, 0, "norm", "kind eps w b first count groups",
+    sqm__bind_norm, sqm__run_norm, NULL
+};
+SQMDEF const sqm_op *sqm_op_norm(void) { return &sqm__op_norm; }
+static const sqm_op sqm__op_linear = {
+    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", "w b scale add first apart precise",
+    sqm__bind_linear, sqm__run_linear, sqm__linear_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
+static const char sqm__rope_keys[] =
+    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length divide "
+    "period";
+static const sqm_op sqm__op_rope = {
+    SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
+    sqm__bind_rope, sqm__run_rope, NULL
+};
+SQMDEF const sqm_op *sqm_op_rope(void) { return &sqm__op_rope; }
+static const sqm_op sqm__op_rope_dynamic = {
+    SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
+    sqm__bind_rope_dynamic, sqm__run_rope_dynamic, sqm__rope_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_rope_dynamic(void) { return &sqm__op_rope_dynamic; }
+static const sqm_op sqm__op_mix = {                      /* the mixer knows its keys */
+    SQM__OP_MIX, 1, 0, "mix", "",
+    sqm__bind_mix, sqm__run_mix, sqm__mix_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_mix(void) { return &sqm__op_mix; }
+static const sqm_op sqm__op_act = {
+    SQM__OP_ACT, 1, 0, "act", "kind first count",
+    sqm__bind_act, sqm__run_act, NULL
+};
+SQMDEF const sqm_op *sqm_op_act(void) { return &sqm__op_act; }
+static const sqm_op sqm__op_glu = {
+    SQM__OP_GLU, 1, 0, "glu", "act",
+    sqm__bind_glu, sqm__run_glu, NULL
+};
+SQMDEF const sqm_op *sqm_op_glu(void) { return &sqm__op_glu; }
+static const sqm_op sqm__op_add = {
+    SQM__OP_ADD, 2, 0, "add", "",
+    sqm__bind_pair, sqm__run_pair, NULL
+};
+SQMDEF const sqm_op *sqm_op_add(void) { return &sqm__op_add; }
+static const sqm_op sqm__op_mul = {
+    SQM__OP_MUL, 2, 0, "mul", "",
+    sqm__bind_pair, sqm__run_pair, NULL
+};
+SQMDEF const sqm_op *sqm_op_mul(void) { return &sqm__op_mul; }
+static const sqm_op sqm__op_scale = {
+    SQM__OP_SCALE, 1, 0, "scale", "by first count grow every shift",
+    sqm__bind_scale, sqm__run_scale, NULL
+};
+SQMDEF const sqm_op *sqm_op_scale(void) { return &sqm__op_scale; }
+static const sqm_op sqm__op_copy = {
+    SQM__OP_COPY, 1, 0, "copy", "first count",
+    sqm__bind_copy, sqm__run_copy, NULL
+};
+SQMDEF const sqm_op *sqm_op_copy(void) { return &sqm__op_copy; }
+static const sqm_op sqm__op_softcap = {
+    SQM__OP_SOFTCAP, 1, 0, "softcap", "cap first count",
+    sqm__bind_softcap, sqm__run_softcap, NULL
+};
+SQMDEF const sqm_op *sqm_op_softcap(void) { return &sqm__op_softcap; }
+static const sqm_op sqm__op_head = {
+    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", "w b scale softcap",
+    sqm__bind_head, sqm__run_head, sqm__linear_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_head(void) { return &sqm__op_head; }
+static const sqm_op sqm__op_input = {
+    SQM__OP_INPUT, 1, 0, "input", "width",
+    sqm__bind_input, sqm__run_input, NULL
+};
+SQMDEF const sqm_op *sqm_op_input(void) { return &sqm__op_input; }
+static const sqm_op sqm__op_affine = {
+    SQM__OP_AFFINE, 1, 0, "affine", "w b first count",
+    sqm__bind_affine, sqm__run_affine, NULL
+};
+SQMDEF const sqm_op *sqm_op_affine(void) { return &sqm__op_affine; }
+static const sqm_op sqm__op_cat = {
+    SQM__OP_CAT, 2, 0, "cat", "groups",
+    sqm__bind_cat, sqm__run_cat, NULL
+};
+SQMDEF const sqm_op *sqm_op_cat(void) { return &sqm__op_cat; }
+static const sqm_op sqm__op_gate = {
+    SQM__OP_GATE, 2, 0, "gate", "act first",
+    sqm__bind_gate, sqm__run_gate, NULL
+};
+SQMDEF const sqm_op *sqm_op_gate(void) { return &sqm__op_gate; }
+static const sqm_op sqm__op_softmax = {
+    SQM__OP_SOFTMAX, 1, 0, "softmax", "groups scale first count",
+    sqm__bind_softmax, sqm__run_softmax, NULL
+};
+SQMDEF const sqm_op *sqm_op_softmax(void) { return &sqm__op_softmax; }
+static const sqm_op sqm__op_monomials = {
+    SQM__OP_MONOMIALS, 1, 0, "monomials", "groups",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_monomials(void) { return &sqm__op_monomials; }
+static const sqm_op sqm__op_reduce = {
+    SQM__OP_REDUCE, 1, 0, "reduce", "kind groups",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_reduce(void) { return &sqm__op_reduce; }
+static const sqm_op sqm__op_mirror = {
+    SQM__OP_MIRROR, 1, 0, "mirror", "groups",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_mirror(void) { return &sqm__op_mirror; }
+static const sqm_op sqm__op_clip = {
+    SQM__OP_CLIP, 1, 0, "clip", "low high first count",
+    sqm__bind_clip, sqm__run_clip, NULL
+};
+SQMDEF const sqm_op *sqm_op_clip(void) { return &sqm__op_clip; }
+static const sqm_op sqm__op_blocks = {
+    SQM__OP_BLOCKS, 1, 0, "blocks", "w out groups shared",
+    sqm__bind_groups, sqm__run_groups_op, NULL
+};
+SQMDEF const sqm_op *sqm_op_blocks(void) { return &sqm__op_blocks; }
+static const sqm_op sqm__op_route = {
+    SQM__OP_ROUTE, 1, SQM__PART_MOE, "route",
+    "k score b raw groups group_k group_top renorm least eps scale jitter",
+    sqm__bind_route, sqm__run_route, sqm__route_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_route(void) { return &sqm__op_route; }
+static const sqm_op sqm__op_experts = {
+    SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts",
+    "up down up_b down_b act add input limit alpha plus slots blocks",
+    sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch
+};
+SQMDEF const sqm_op *sqm_op_experts(void) { return &sqm__op_experts; }
+static const sqm_op sqm__op_combine = {
+    SQM__OP_COMBINE, 2, 0, "combine", "out groups first add",
+    sqm__bind_combine, sqm__run_combine, NULL
+};
+SQMDEF const sqm_op *sqm_op_combine(void) { return &sqm__op_combine; }
+static const sqm_op sqm__op_sinkhorn = {
+    SQM__OP_SINKHORN, 1, 0, "sinkhorn", "n iterations first eps",
+    sqm__bind_sinkhorn, sqm__run_sinkhorn, NULL
+};
+SQMDEF const sqm_op *sqm_op_sinkhorn(void) { return &sqm__op_sinkhorn; }
+static const sqm_op sqm__op_pick = {
+    SQM__OP_PICK, 2, 0, "pick", "",
+    sqm__bind_pick, sqm__run_pick, NULL
+};
+SQMDEF const sqm_op *sqm_op_pick(void) { return &sqm__op_pick; }
+/* in the order of their numbers */
+static const sqm_op *const sqm__ops[SQM__OP_COUNT] = {
+    &sqm__op_embed, &sqm__op_norm, &sqm__op_linear, &sqm__op_rope_dynamic, &sqm__op_mix, &sqm__op_act,
+    &sqm__op_glu, &sqm__op_add, &sqm__op_mul, &sqm__op_scale, &sqm__op_copy, &sqm__op_softcap,
+    &sqm__op_head, &sqm__op_input, &sqm__op_affine, &sqm__op_cat, &sqm__op_gate, &sqm__op_softmax,
+    &sqm__op_monomials, &sqm__op_reduce, &sqm__op_mirror, &sqm__op_clip, &sqm__op_blocks, &sqm__op_route,
+    &sqm__op_experts, &sqm__op_combine, &sqm__op_sinkhorn, &sqm__op_pick, NULL
+};
+SQMDEF const sqm_op *const *sqm_all_ops(void) { return sqm__ops; }
 
 /* ---- feeding ------------------------------------------------------------------------------------------- */
 static sqm_result sqm__check_seq(sqm_session *s, int32_t seq)
@@ -19689,8 +20575,8 @@ SQM__UNUSED static size_t sqm__op_text(const sqm__file *f, int32_t i, char *dst,
     char name[24];
     size_t used = 0;
     snprintf(name, sizeof(name), "op%d", (int)o->op);
-    sqm__append_text(dst, room, &used, known ? sqm__op_kinds[o->op].name : name);
-    for (int32_t k = 0; k < (known ? 1 + sqm__op_kinds[o->op].n_sources : 3); k++) {
+    sqm__append_text(dst, room, &used, known ? sqm__ops[o->op - 1]->name : name);
+    for (int32_t k = 0; k < (known ? 1 + sqm__ops[o->op - 1]->n_sources : 3); k++) {
         sqm__register_name(name, registers[k]);
         sqm__append_text(dst, room, &used, " ");
         sqm__append_text(dst, room, &used, name);
@@ -20147,7 +21033,7 @@ static void sqm__writer_param(sqm_writer *w, sqm__token token, uint32_t first, i
 static uint16_t sqm__op_number(sqm__token token)
 {
     for (int32_t i = 1; i < SQM__OP_COUNT; i++) {
-        if (sqm__token_is(token, sqm__op_kinds[i].name)) return (uint16_t)i;
+        if (sqm__token_is(token, sqm__ops[i - 1]->name)) return (uint16_t)i;
     }
     return 0;
 }
@@ -20165,8 +21051,8 @@ static void sqm__writer_line(sqm_writer *w, const char *at, const char *end, int
                          sqm__token_text(text, token));
         return;
     }
-    const char *name = sqm__op_kinds[op.op].name;
-    const int32_t n_registers = 1 + sqm__op_kinds[op.op].n_sources;
+    const char *name = sqm__ops[op.op - 1]->name;
+    const int32_t n_registers = 1 + sqm__ops[op.op - 1]->n_sources;
     uint8_t registers[3] = { SQM__REG_NONE, SQM__REG_NONE, SQM__REG_NONE };
     for (int32_t i = 0; i < n_registers; i++) {
         token = sqm__next_token(&at, end);
@@ -20400,6 +21286,11 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
+#undef SQM__HAVE_HELIUM
+#undef SQM__HAVE_DSP
+#undef SQM__SMALL
+#undef SQM__ONE_PASS
+#undef SQM__CALL
 #undef SQM__HAVE_TEAM
 #undef SQM__PAUSE
 #undef SQM__YIELD
@@ -20424,6 +21315,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__PASS_AVX2
 #undef SQM__PASS_AVX512
 #undef SQM__PASS_NEON
+#undef SQM__PASS_HELIUM
+#undef SQM__PASS_NARROW
 #undef SQM__LANEWISE
 #undef SQM__SPECIAL
 #undef SQM__WIDE
@@ -20431,6 +21324,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__CODE_ZERO
 #undef SQM__SUM_UNIT
 #undef SQM__PAIRS
+#undef SQM__BY_ROWS
 #undef SQM__CODE_P
 #undef SQM__CODE_T
 #undef SQM__EACH_CODED

@@ -17,6 +17,13 @@ static uint32_t random_bits(void)
 }
 static float uniform(void) { return (float)((double)random_bits() / 2147483648.0 - 1.0); }
 
+/* The kernels of a pass; a build with a single one has no table that its library uses. */
+static const sqm__calls *calls_of(sqm_isa isa)
+{
+    const sqm__kernels *k = sqm__kernels_of(isa);
+    return k && !k->calls ? &sqm__table_scalar : k ? k->calls : NULL;
+}
+
 static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
 
 /* ---- products
@@ -39,7 +46,7 @@ static void run_product(float *y, const problem *p, sqm_isa isa, int32_t tokens,
     sqm__gemm g;
     for (size_t t = 0; t < (size_t)tokens; t++) {
         const size_t at = t / tile * groups * tile + t % tile;
-        k->quantize(codes + at * SQM__GROUP, scales + at, sums + 2 * at, tile, plane,
+        calls_of(isa)->quantize(codes + at * SQM__GROUP, scales + at, sums + 2 * at, tile, plane,
                     p->x + t * (size_t)p->cols, p->cols);
     }
     for (int32_t i = 0; i < tokens * p->rows; i++) y[i] = (float)(i % 7);
@@ -49,7 +56,7 @@ static void run_product(float *y, const problem *p, sqm_isa isa, int32_t tokens,
     g.y_stride = (size_t)p->rows; g.x_stride = (size_t)p->cols; g.bias = p->bias; g.scale = 0.75f;
     g.add = add;
     g.n_tokens = tokens; g.n_rows = p->rows; g.n_cols = p->cols; g.dtype = p->dtype;
-    k->gemm(&g, 0, sqm__ceil_div(p->rows, SQM__LANES), work);
+    calls_of(isa)->gemm(&g, 0, sqm__ceil_div(p->rows, SQM__LANES), work);
     free(codes); free(scales); free(sums); free(work);
 }
 
@@ -171,12 +178,12 @@ static void test_functions(void)
     for (int i = 0; i < N; i++) x[i] = (float)(i - N / 2) * (i % 3 == 0 ? 0.04f : i % 3 == 1 ? 0.005f
                                                              : 1e-5f);
     for (int kind = 0; kind < SQM_ACT_COUNT; kind++) {
-        sqm__kernels_of(SQM_ISA_SCALAR)->activate(y, x, N, kind);
+        calls_of(SQM_ISA_SCALAR)->activate(y, x, N, kind);
         for (int i = 0; i < N; i++) expected[i] = (float)reference(kind, (double)x[i]);
         CHECK_CLOSE(y, expected, N, 6e-7, sqm__act_names[kind]);
         for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
             if (!sqm_cpu_has(isas[i])) continue;
-            sqm__kernels_of(isas[i])->activate(other, x, N, kind);
+            calls_of(isas[i])->activate(other, x, N, kind);
             CHECK(memcmp(y, other, sizeof(y)) == 0);
         }
     }
@@ -190,9 +197,9 @@ static void test_rows(void)
     float x[N], gain[N], bias[N], y[N], other[N];
     for (int i = 0; i < N; i++) { x[i] = 3.0f * uniform(); gain[i] = uniform(); bias[i] = uniform(); }
     for (int32_t n = 1; n <= N; n++) {
-        const sqm__kernels *scalar = sqm__kernels_of(SQM_ISA_SCALAR);
+        const sqm__calls *scalar = calls_of(SQM_ISA_SCALAR);
         for (size_t i = 0; i < sizeof(isas) / sizeof(isas[0]); i++) {
-            const sqm__kernels *k = sqm__kernels_of(isas[i]);
+            const sqm__calls *k = calls_of(isas[i]);
             const size_t bytes = (size_t)n * sizeof(float);
             if (!k) continue;
             for (int kind = SQM_NORM_RMS; kind <= SQM_NORM_L2; kind++) {
@@ -213,7 +220,7 @@ static void test_rows(void)
     }
 }
 
-/* The software fused multiply-add is the hardware's (the C library's fma is exact too). */
+/* The fused multiply-adds in doubles and in integers are the hardware's (the C library's fma is exact too). */
 static void test_fma(void)
 {
     for (int i = 0; i < 200000; i++) {
@@ -222,6 +229,13 @@ static void test_fma(void)
         float c = sqm__float((random_bits() & 0x83ffffffu) | 0x3c000000u);
         if (i % 4 == 0) c = -a * b;
         CHECK(sqm__bits(sqm__fma(a, b, c)) == sqm__bits(fmaf(a, b, c)));
+        CHECK(sqm__bits(sqm__fma_integers(a, b, c)) == sqm__bits(fmaf(a, b, c)));
+    }
+    for (int i = 0; i < 200000; i++) {                 /* any bits: denormal, infinite, near 0 and overflow */
+        const float a = sqm__float(random_bits()), b = sqm__float(random_bits());
+        const float c = sqm__float(i % 8 ? random_bits() : sqm__bits(-(a * b)));
+        const float here = sqm__fma_integers(a, b, c), there = fmaf(a, b, c);
+        CHECK(sqm__bits(here) == sqm__bits(there) || (here != here && there != there));
     }
 }
 

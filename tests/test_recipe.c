@@ -338,6 +338,7 @@ static sqm_model *open_at(const uint8_t *image, size_t bytes, const sqm_open_opt
 static void test_open(const uint8_t *image, size_t bytes)
 {
     static const sqm_mixer *const none[] = { NULL };
+    const sqm_op *const few[] = { sqm_op_embed(), sqm_op_head(), NULL };
     sqm_open_options options;
     sqm_model_info info;
     sqm_error err;
@@ -346,10 +347,14 @@ static void test_open(const uint8_t *image, size_t bytes)
     size_t need;
     memset(&options, 0, sizeof(options));
     options.mixers = none;
+    options.ops = few;
+    CHECK(sqm_open_size(image, bytes, &options, &err) == 0);
+    verdict(__LINE__, &err, SQM_E_UNSUPPORTED, "op 1|number 2|not among those given");
+    options.ops = sqm_all_ops();
     CHECK(sqm_open_size(image, bytes, &options, &err) == 0);
     verdict(__LINE__, &err, SQM_E_UNSUPPORTED, "op 6|mixer 'attention'|not among those given");
     CHECK(sqm_open_size(image, bytes, NULL, &err) == 0);
-    verdict(__LINE__, &err, SQM_E_UNSUPPORTED, "mixer 'attention'");
+    verdict(__LINE__, &err, SQM_E_UNSUPPORTED, "op 0|not among those given");
     options.mixers = sqm_all_mixers();
     need = sqm_open_size(image, bytes, &options, &err);
     CHECK(need > 0);

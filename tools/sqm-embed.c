@@ -8,6 +8,8 @@ static const char help[] =
     "usage: sqm-embed FILE.sqm -o OUT.h [-n NAME]\n"
     "\n"
     "Writes FILE.sqm as `static const unsigned char NAME[]`, aligned to 64 bytes; sizeof(NAME) is its size.\n"
+    "Macros NAME_OPS and NAME_MIXERS list what sqm_open needs for it, so that a linker drops the rest. If\n"
+    "SQM_EMBED_SECTION is defined the array goes to that section of the program: \".qspi\".\n"
     "-o OUT.h   where to; - is the standard output\n"
     "-n NAME    name of the array; default: the file's name with _ for what C does not allow\n"
     "\n"
@@ -40,7 +42,53 @@ static int is_identifier(const char *name)
     return 1;
 }
 
-static void write_head(FILE *out, const char *name, size_t bytes)
+static int has_option(const sqm__file *f, const sqm__file_op *op, const char *name)
+{
+    for (uint32_t i = 0; i < op->n_params; i++)
+        if (strcmp(sqm__file_text(f, f->params[op->first_param + i].key), name) == 0) return 1;
+    return 0;
+}
+/* Whether an attention op, or a rope op, needs more than the small kind of it. */
+static int is_plain(const sqm__file *f, const sqm__file_op *op)
+{
+    const char *keys = sqm_mixer_attention_plain()->keys;
+    if (op->op == SQM__OP_ROPE) return !has_option(f, op, "freq_long") && !has_option(f, op, "ntk_factor");
+    for (uint32_t i = 0; i < op->n_params; i++)
+        if (!sqm__has_word(keys, sqm__file_text(f, f->params[op->first_param + i].key))) return 0;
+    return 1;
+}
+/* The function that registers an op or, with mixers, its mixer; "" when it has none. */
+static void function_of(char *dst, size_t room, const sqm__file *f, const sqm__file_op *op, int mixers)
+{
+    const char *name = mixers ? sqm__file_text(f, op->mixer) : sqm__ops[op->op - 1]->name;
+    const char *kind = "";
+    if (!mixers && op->op == SQM__OP_ROPE && !is_plain(f, op)) kind = "_dynamic";
+    if (mixers && strcmp(name, "attention") == 0 && is_plain(f, op)) kind = "_plain";
+    dst[0] = 0;
+    if (*name) snprintf(dst, room, "sqm_%s_%s%s()", mixers ? "mixer" : "op", name, kind);
+}
+/* Each function once, in the order of first use; one that is more than another of its kind comes first. */
+static void write_list(FILE *out, const sqm__file *f, const char *macro, const char *what, int mixers)
+{
+    fprintf(out, "#define %s_%s ", macro, what);
+    for (int32_t most = 1; most >= 0; most--)
+        for (int32_t i = 0; i < f->n_ops; i++) {
+            char name[200], other[200];
+            int seen = 0;
+            const int small = (f->ops[i].op == SQM__OP_ROPE || f->ops[i].op == SQM__OP_MIX) &&
+                              is_plain(f, &f->ops[i]);
+            if (f->ops[i].op < 1 || f->ops[i].op >= SQM__OP_COUNT || small == most) continue;
+            function_of(name, sizeof(name), f, &f->ops[i], mixers);
+            for (int32_t k = 0; k < i && !seen; k++) {
+                function_of(other, sizeof(other), f, &f->ops[k], mixers);
+                seen = strcmp(name, other) == 0;
+            }
+            if (name[0] && !seen) fprintf(out, "%s, ", name);
+        }
+    fprintf(out, "NULL\n");
+}
+
+static void write_head(FILE *out, const char *name, const sqm__file *f)
 {
     char guard[MAX_NAME];
     size_t n = 0;
@@ -49,18 +97,23 @@ static void write_head(FILE *out, const char *name, size_t bytes)
     fprintf(out, "/* A weight file of seqmodel.h, written by sqm-embed. Include it in one source file and\n"
                  "   open it in place: sqm_open(&model, %s, sizeof(%s), ...); */\n", name, name);
     fprintf(out, "#ifndef %s_H_INCLUDED\n#define %s_H_INCLUDED\n", guard, guard);
+    write_list(out, f, guard, "OPS", 0);
+    write_list(out, f, guard, "MIXERS", 1);
+    fprintf(out, "#ifdef SQM_EMBED_SECTION\n__attribute__((section(SQM_EMBED_SECTION)))\n#endif\n");
     fprintf(out, "#if defined(__cplusplus) && __cplusplus >= 201103L\nalignas(64)\n"
                  "#elif defined(__STDC_VERSION__) && __STDC_VERSION__ >= 201112L\n_Alignas(64)\n"
                  "#elif defined(__GNUC__)\n__attribute__((aligned(64)))\n"
                  "#elif defined(_MSC_VER)\n__declspec(align(64))\n#endif\n");
-    fprintf(out, "static const unsigned char %s[%lu] = {\n", name, (unsigned long)bytes);
+    fprintf(out, "static const unsigned char %s[%lu] = {\n", name, (unsigned long)f->bytes);
 }
 
 /* Returns 0 when something could not be written. */
-static int write_array(FILE *out, const char *name, const uint8_t *data, size_t bytes)
+static int write_array(FILE *out, const char *name, const sqm__file *f)
 {
+    const uint8_t *data = f->image;
+    const size_t bytes = f->bytes;
     size_t column = 0;
-    write_head(out, name, bytes);
+    write_head(out, name, f);
     for (size_t i = 0; i < bytes; i++) {
         char text[8];
         const int n = snprintf(text, sizeof(text), "%d%s", data[i], i + 1 < bytes ? "," : "");
@@ -73,21 +126,21 @@ static int write_array(FILE *out, const char *name, const uint8_t *data, size_t 
 }
 
 /* Writes to a temporary name first, so that no half file stays. */
-static int write_header(const char *path, const char *name, const uint8_t *data, size_t bytes)
+static int write_header(const char *path, const char *name, const sqm__file *f)
 {
     const size_t n = strlen(path);
     char *part = (char *)malloc(n + 6);
     FILE *out = NULL;
     int good = 0;
     if (strcmp(path, "-") == 0) {
-        good = write_array(stdout, name, data, bytes);
+        good = write_array(stdout, name, f);
     } else if (part) {
         memcpy(part, path, n);
         memcpy(part + n, ".part", 6);
         out = fopen(part, "wb");
     }
     if (out) {
-        good = write_array(out, name, data, bytes);
+        good = write_array(out, name, f);
         if (fclose(out) != 0) good = 0;
 #ifdef _WIN32
         if (good) remove(path);                        /* rename does not replace there */
@@ -114,7 +167,7 @@ static int embed(const char *in, const char *out, const char *name)
     if (sqm__file_open(&f, image, bytes, SQM_OPEN_VERIFY, &err) != SQM_OK) {
         fprintf(stderr, "sqm-embed: %s: %s\n", in, err.text);
     } else {
-        status = write_header(out, name, f.image, bytes);
+        status = write_header(out, name, &f);
     }
     sqm__unmap_file(image, bytes);
     return status;

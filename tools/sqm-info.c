@@ -2,6 +2,7 @@
    Build: cc -O2 tools/sqm-info.c -o sqm-info -lm                                                          */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
+#include "target_types.h"
 
 static const char *const kv_names[] = { "auto", "f32", "f16", "q8" };           /* by sqm_kv */
 
@@ -20,11 +21,14 @@ static const char help[] =
     "-s N            sequences\n"
     "--threads N\n"
     "--kv f32|f16|q8 type of attention caches\n"
+    "--exact         with SQM_EXACT\n"
+    "--target T      only the memory on that machine, exact, as macros of a C header: MODEL_BYTES for sqm_open,\n"
+    "                SESSION_BYTES for sqm_session_init. T: cortex-m..., rv32 or host. Threads: 1, or --threads\n"
     "\n"
     "Exit status: 0 fine, 1 the file is damaged or cannot be run by this version, 2 wrong usage.\n";
 
 typedef struct info_options {
-    const char        *path, *meta;
+    const char        *path, *meta, *target;
     int                tensors, recipe, verify, custom;
     sqm_session_config config;
 } info_options;
@@ -209,6 +213,7 @@ static int print_memory(const sqm_model *m, const sqm__file *f, const info_optio
     sqm_open_options open_options;
     memset(&open_options, 0, sizeof(open_options));
     open_options.mixers = sqm_all_mixers();
+    open_options.ops = sqm_all_ops();
     printf("memory         model %s bytes besides the file\n",
            grouped(bytes, sqm_open_size(f->image, f->bytes, &open_options, NULL)));
     if (!print_session(m, NULL, "defaults")) return 1;
@@ -221,8 +226,55 @@ static int print_memory(const sqm_model *m, const sqm__file *f, const info_optio
         if (!numbers[i]) continue;
         used += snprintf(what + used, sizeof(what) - (size_t)used, "%s %d, ", names[i], (int)numbers[i]);
     }
-    snprintf(what + used, sizeof(what) - (size_t)used, "kv %s", kv_names[o->config.kv]);
+    snprintf(what + used, sizeof(what) - (size_t)used, "kv %s%s", kv_names[o->config.kv],
+             o->config.precision == SQM_EXACT ? ", exact" : "");
     return !print_session(m, &o->config, what);
+}
+
+/* ---- memory of other machines -------------------------------------------------------------------------- */
+enum { MAX_TARGET_SIZES = 100 };
+static const struct { const char *name; uint32_t sizes[MAX_TARGET_SIZES]; } targets[] = {
+#include "target_sizes.h"
+};
+
+/* "cortex-m7" is a "cortex-m" */
+static const uint32_t *find_target(const char *name)
+{
+    for (size_t i = 0; i < sizeof(targets) / sizeof(targets[0]); i++)
+        if (strncmp(name, targets[i].name, strlen(targets[i].name)) == 0) return targets[i].sizes;
+    return NULL;
+}
+
+/* Prints the exact sizes of model and session as macros; returns the exit status. */
+static int print_target(const sqm__file *f, const info_options *o)
+{
+#define COUNT(type) 1 +
+#define BOUND(mixer, type) { #mixer, 0 },
+    enum { N_MODEL = TARGET_MODEL_TYPES(COUNT) 0, N_SESSION = TARGET_SESSION_TYPES(COUNT) 0 };
+    sqm__bound_size bound[] = { TARGET_MIXERS(BOUND) { NULL, 0 } };
+    const uint32_t *s = find_target(o->target), *t = s + N_MODEL, *b = t + N_SESSION;
+    const sqm__model_sizes model = { s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], bound };
+    const sqm__session_sizes session = { t[0], t[1], t[2], t[3] };
+    sqm_session_config config = o->config;
+    sqm_open_options all;
+    sqm_error err;
+    size_t model_bytes, session_bytes;
+    sqm_model *m = sqm_load_memory(f->image, f->bytes, NULL, &err);
+    for (size_t i = 0; bound[i].mixer; i++) bound[i].bytes = b[i];
+    memset(&all, 0, sizeof(all));
+    all.mixers = sqm_all_mixers();
+    all.ops = sqm_all_ops();
+    if (config.threads == 0) config.threads = 1;
+    model_bytes = m ? sqm__model_size(f->image, f->bytes, &all, &model, &err) : 0;
+    session_bytes = model_bytes ? sqm__session_size(m, &config, &session, &err) : 0;
+    if (session_bytes)
+        printf("#define MODEL_BYTES %lu\n#define SESSION_BYTES %lu\n", (unsigned long)model_bytes,
+               (unsigned long)session_bytes);
+    else fprintf(stderr, "sqm-info: %s: %s\n", o->path, err.text);
+    sqm_model_free(m);
+    return session_bytes == 0;
+#undef COUNT
+#undef BOUND
 }
 
 /* ---- verification -------------------------------------------------------------------------------------- */
@@ -310,6 +362,8 @@ static int show(const info_options *o)
     if (sqm__file_open(&f, image, bytes, 0, &err) != SQM_OK) {
         fprintf(stderr, "sqm-info: %s: %s\n", o->path, err.text);
         status = 1;
+    } else if (o->target) {
+        status = print_target(&f, o);
     } else if (o->verify) {
         status = verify(&f, o->path);
     } else if (o->meta) {
@@ -362,6 +416,16 @@ static int parse(info_options *o, int argc, char **argv)
             if (!value) { fprintf(stderr, "sqm-info: --meta needs the name of a note\n"); return 0; }
             o->meta = value;
             i++;
+        } else if (strcmp(a, "--target") == 0) {
+            if (!value || !find_target(value)) {
+                fprintf(stderr, "sqm-info: --target needs cortex-m..., rv32 or host\n");
+                return 0;
+            }
+            o->target = value;
+            i++;
+        } else if (strcmp(a, "--exact") == 0) {
+            o->config.precision = SQM_EXACT;
+            o->custom = 1;
         } else if (strcmp(a, "--tensors") == 0) { o->tensors = 1;
         } else if (strcmp(a, "--recipe") == 0) { o->recipe = 1;
         } else if (strcmp(a, "--verify") == 0) { o->verify = 1;
