@@ -35,9 +35,9 @@
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
               with malloc.
-   Decoding   sqm_generate samples, with biases and bans of tokens (sqm_sampler); its options take a sqm_grammar
+   Decoding   sqm_generate samples, with biases and bans of tokens (sqm_sampler). Its options take a grammar
               (output that keeps to rules: sqm_json_grammar, your own; texts that must not appear) and a
-              sqm_speculator (guesses that make it faster and change no bit of the result).
+              speculator (guesses that make it faster and change no bit of the result).
               sqm_beam_search finds the most probable texts. sqm_chat_answer puts the frame that a model was
               trained with around a conversation.
    Prefixes   what many texts begin with is fed once: sqm_fork gives each a copy of its state, sqm_state_save
@@ -19559,7 +19559,8 @@ static int32_t sqm__spec_look_up(const sqm_speculator *p, int32_t *guesses, int3
 static sqm_result sqm__spec_follow(sqm_speculator *p)
 {
     sqm_session *const d = p->config.draft;
-    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens, has_past = sqm__session_rewinds(d);
+    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens;
+    const int32_t has_past = sqm__session_rewinds(d);
     int32_t right = p->draft_base;
     for (int32_t i = 0; i < p->draft_guesses && right < end; i++, right++)
         if (p->tokens[right - p->offset] != p->fed[1 + i]) break;
@@ -19575,8 +19576,8 @@ static sqm_result sqm__spec_follow(sqm_speculator *p)
     }
     p->draft_base = end;
     if (sqm_position(d, seq) != right || right < p->offset)
-        SQM__FAIL(&d->exec.error, SQM_E_ARGUMENT, right, "the draft model has read %d tokens, not the %d of the "
-                  "sequence", sqm_position(d, seq), right);
+        SQM__FAIL(&d->exec.error, SQM_E_ARGUMENT, right,
+                  "the draft model has read %d tokens, not the %d of the sequence", sqm_position(d, seq), right);
     if (right < end) SQM__TRY(sqm_feed(d, seq, p->tokens + (right - p->offset), end - right));
     if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
     return SQM_OK;
