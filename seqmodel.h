@@ -17861,13 +17861,13 @@ SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
    (states, frames), and a state knows the state that follows each byte once that was computed, so matching
    is mostly a table look-up: an automaton that is built where texts lead. When the tables are full, what no
    sequence needs is dropped. Bytes that all ops treat alike are one class.
-   Masks: tokens stand in the order of their texts with the number of bytes shared with the one before; a walk
-   reads each prefix once and passes over all that begins with a dead one. Masks are kept by state.
+   Masks: tokens stand in the order of their texts with the number of bytes shared with the one before, which
+   is a trie; a walk reads each prefix once and skips all that begins with a dead one. Masks are kept by state.
    Banned texts are ways that always begin anew; one that gets to its end makes the state dead.
    Calls [PLAT], [MEM], [TOK], [SESS]'s sqm__push_product. Tested by tests/test_grammar.c. */
 enum { SQM__GRAM_BYTES /* low..high, then the next op */, SQM__GRAM_SPLIT /* the next op or `to` */,
        SQM__GRAM_JUMP, SQM__GRAM_CALL /* rule `to` */, SQM__GRAM_RETURN, SQM__GRAM_BANNED };
-enum { SQM__GRAM_MOST_OPS = 1 << 18, SQM__GRAM_MOST_RULES = 4096, SQM__GRAM_GROUPS = 24,
+enum { SQM__GRAM_MOST_OPS = 1 << 18, SQM__GRAM_MOST_RULES = 4096, SQM__GRAM_GROUPS = 20,
        SQM__GRAM_RANGES = 64, SQM__GRAM_TOKEN_BYTES = 65535 };
 enum { SQM__RULE_EMPTY = 1, SQM__RULE_ENDS = 2, SQM__RULE_ORDERED = 4 };
 enum { SQM__GRAM_FULL = -1 };           /* in place of a state or frame */
@@ -17917,11 +17917,10 @@ struct sqm_grammar {
     int32_t             n_classes;
     int32_t            *order;          /* [n_order] tokens by their texts */
     uint16_t           *common;         /* [n_order] bytes shared with the token before */
+    int32_t            *skip;           /* [n_order] next token that shares fewer bytes with the one before it */
     uint8_t            *rest;           /* the other bytes of all tokens, in this order */
     uint32_t           *rest_at;        /* [n_order + 1] where those of a token begin */
     int32_t            *ends;           /* [n_ends] tokens that end texts */
-    /* [257] first token in order that begins with a byte or a greater one */
-    int32_t            *first;
     int32_t             vocab, n_order, n_ends, most_bytes;
     size_t              all_bytes;
     sqm__gram_frame    *frames;
@@ -18626,7 +18625,7 @@ static void sqm__gram_cut(const sqm__tok *t, int32_t *ids, const sqm__gram_part 
 }
 /* Sorts tokens by their texts: three-way radix quicksort (Bentley & Sedgewick 1997). The smallest of three
    parts comes first, so that fewer than 2 log3(n) wait. */
-static void sqm__gram_sort(const sqm__tok *t, int32_t *ids, int32_t n)
+SQM__NOINLINE static void sqm__gram_sort(const sqm__tok *t, int32_t *ids, int32_t n)
 {
     sqm__gram_part wait[48], cut[3];
     int32_t waiting = 1;
@@ -18653,7 +18652,6 @@ static void sqm__gram_index(sqm_grammar *g)
         if (sqm__tok_is_end(g->tok, id)) g->ends[ends++] = id;
     }
     sqm__gram_sort(g->tok, g->order, n);
-    for (int32_t i = 0; i < 257; i++) g->first[i] = n;
     g->rest_at[0] = 0;
     for (int32_t i = 0; i < n; i++) {
         uint32_t bytes, same = 0;
@@ -18662,9 +18660,12 @@ static void sqm__gram_index(sqm_grammar *g)
         g->common[i] = (uint16_t)same;
         memcpy(g->rest + g->rest_at[i], text + same, bytes - same);
         g->rest_at[i + 1] = g->rest_at[i] + bytes - same;
-        if (same == 0) for (int32_t b = last ? last[0] + 1 : 0; b <= text[0]; b++) g->first[b] = i;
         last = text;
         last_bytes = bytes;
+    }
+    for (int32_t i = n; i-- > 0;) {
+        g->skip[i] = i + 1;
+        while (g->skip[i] < n && g->common[g->skip[i]] >= g->common[i]) g->skip[i] = g->skip[g->skip[i]];
     }
 }
 
@@ -18683,7 +18684,7 @@ static int sqm__gram_fill(sqm_grammar *g, uint32_t *mask, int32_t strip, int32_t
         const int32_t id = g->order[i];
         const uint8_t *byte = g->rest + g->rest_at[i], *const end = g->rest + g->rest_at[i + 1];
         int32_t at = g->common[i], spaces = 0;         /* that are not printed */
-        if (at > alive) { i++; continue; }
+        if (at > alive) { i = g->skip[i]; continue; }
         for (uint32_t n; spaces < strip; spaces++) {
             const uint8_t *text = sqm__tok_text(g->tok, id, 0, &n);
             if ((uint32_t)spaces == n || text[spaces] != ' ') break;
@@ -18698,7 +18699,7 @@ static int sqm__gram_fill(sqm_grammar *g, uint32_t *mask, int32_t strip, int32_t
         if (next < 0) return 0;
         alive = at;
         if (byte == end) { mask[id / 32] |= 1u << (id % 32); *any = 1; }
-        i = at == 0 ? g->first[*byte + 1] : i + 1;
+        i++;
     }
     return 1;
 }
@@ -18868,9 +18869,9 @@ static sqm_result sqm__gram_layout(sqm_grammar *g, sqm__arena *a, sqm_error *err
     g->ops = (sqm__gram_op *)sqm__arena_push(a, ops * sizeof(*g->ops), 16);
     g->rules = (sqm__gram_rule *)sqm__arena_push(a, (size_t)g->n_rules * sizeof(*g->rules), 16);
     g->class_of = (uint8_t *)sqm__arena_push(a, 256, 16);
-    g->first = (int32_t *)sqm__arena_push(a, 257 * word, 16);
     g->order = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
     g->common = (uint16_t *)sqm__arena_push(a, (size_t)g->n_order * 2, 16);
+    g->skip = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
     g->rest = (uint8_t *)sqm__arena_push(a, g->all_bytes, 16);
     g->rest_at = (uint32_t *)sqm__arena_push(a, ((size_t)g->n_order + 1) * word, 16);
     g->ends = (int32_t *)sqm__arena_push(a, (size_t)g->n_ends * word, 16);
@@ -19796,7 +19797,7 @@ static sqm_result sqm__gen_prompt_in(sqm__gen *g, const sqm__prompt *p)
 }
 
 /* Tokenizes in the session's scratch, or if that is too small for the prompt, on the heap. */
-static sqm_result sqm__gen_prompt(sqm__gen *g, const char *text)
+SQM__NOINLINE static sqm_result sqm__gen_prompt(sqm__gen *g, const char *text)
 {
     const int32_t position = sqm_position(g->session, g->seq);
     sqm__prompt p;

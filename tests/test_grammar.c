@@ -256,7 +256,7 @@ static void test_wrong_grammars(void)
         {"root ::= \"a\" root", "grammar line 1: no text of this rule ever ends"},
         {"root ::= (((\"a\"{1000}){1000}){1000}){1000}", "grammar line 1: too much with all repetitions"},
         {"root ::= ((((((((((((((((((((((((((((((\"a\"))))))))))))))))))))))))))))))",
-         "grammar line 1: more than 24 ( inside each other"}};
+         "grammar line 1: more than 20 ( inside each other"}};
     for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
         sqm_grammar *g = sqm_grammar_create(model, cases[i].text, NULL, &err);
         CHECK(g == NULL && (err.code == SQM_E_FORMAT || err.code == SQM_E_LIMIT));
