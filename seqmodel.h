@@ -1190,6 +1190,20 @@ static void *sqm__arena_push(sqm__arena *a, size_t bytes, size_t align)
     return a->base + at;
 }
 
+#if SQM__HAVE_MALLOC
+/* `need` bytes at a multiple of 64 inside a block that *owned gives to free(). NULL: there is no memory for
+   `what`, or need is 0 because of an error before. */
+static void *sqm__allocate(void **owned, size_t need, const char *what, sqm_error *err)
+{
+    uint8_t *const block = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
+    *owned = block;
+    if (need && !block)
+        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory for %s: %z bytes", what,
+                        (uint64_t)need);
+    return block ? block + (64 - (uintptr_t)block % 64) % 64 : NULL;
+}
+#endif
+
 /* ==== [TYPE] Element types and quantised formats ===========================================================
    What the bytes of a tensor mean. Layouts are frozen: files hold these bytes and kernels read them in place.
    Calls [PLAT] only. Tested by tests/test_type.c (bit for bit against the gguf package, make_type_data.py).
@@ -2205,7 +2219,8 @@ typedef struct sqm__code_chunk {
     /* [tokens][panels][16 rows]; where there are minima, of half the tokens, then their sums */
     float   sums[SQM__CODE_TOKENS * SQM__CODE_PANELS * SQM__LANES];
     int32_t n_groups, zero;
-    const uint8_t *next;                /* what to ask memory for meanwhile, `next_step` bytes a group, or NULL */
+    /* what to ask memory for meanwhile, `next_step` bytes a group, or NULL */
+    const uint8_t *next;
     size_t  next_step;
 } sqm__code_chunk;
 typedef char sqm__work_holds_a_chunk[sizeof(sqm__code_chunk) <= SQM__WORK_FLOATS * sizeof(float) ? 1 : -1];
@@ -3829,7 +3844,8 @@ static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k,
 }
 
 /* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
-   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k, so chunks change no bit. */
+   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k,
+       so chunks change no bit. */
 static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
                                   float *work)
 {
@@ -16593,20 +16609,11 @@ SQMDEF sqm_session *sqm_session_create(const sqm_model *m, const sqm_session_con
 {
     const size_t need = sqm_session_size(m, c, err);
     sqm_session *s = NULL;
-    uint8_t *memory;
-    if (!need) return NULL;
-    memory = need > (size_t)-1 - 64 ? NULL : (uint8_t *)malloc(need + 64);
-    if (!memory) {
-        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
-                        "no memory for the session: %z bytes; a smaller "
-                        "max_context or n_sequences needs less", (uint64_t)need);
-        return NULL;
-    }
-    if (sqm_session_init(&s, m, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
-        free(memory);
-        return NULL;
-    }
-    s->owned_memory = memory;
+    const char *const what = "the session (less with a smaller max_context or n_sequences)";
+    void *owned, *const memory = sqm__allocate(&owned, need, what, err);
+    if (!memory) return NULL;
+    if (sqm_session_init(&s, m, c, memory, need, err) == SQM_OK) s->owned_memory = owned;
+    else free(owned);
     return s;
 }
 SQMDEF void sqm_session_free(sqm_session *s)
@@ -17861,8 +17868,8 @@ SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
    (states, frames), and a state knows the state that follows each byte once that was computed, so matching
    is mostly a table look-up: an automaton that is built where texts lead. When the tables are full, what no
    sequence needs is dropped. Bytes that all ops treat alike are one class.
-   Masks: tokens stand in the order of their texts with the number of bytes shared with the one before, which
-   is a trie; a walk reads each prefix once and skips all that begins with a dead one. Masks are kept by state.
+   Masks: tokens stand in the order of their texts with the number of bytes shared with the one before: a trie.
+   A walk reads each prefix once and skips all that begins with a dead one. Masks are kept by state.
    Banned texts are ways that always begin anew; one that gets to its end makes the state dead.
    Calls [PLAT], [MEM], [TOK], [SESS]'s sqm__push_product. Tested by tests/test_grammar.c. */
 enum { SQM__GRAM_BYTES /* low..high, then the next op */, SQM__GRAM_SPLIT /* the next op or `to` */,
@@ -17917,7 +17924,7 @@ struct sqm_grammar {
     int32_t             n_classes;
     int32_t            *order;          /* [n_order] tokens by their texts */
     uint16_t           *common;         /* [n_order] bytes shared with the token before */
-    int32_t            *skip;           /* [n_order] next token that shares fewer bytes with the one before it */
+    int32_t            *skip;           /* [n_order] next token that shares fewer bytes with its neighbour */
     uint8_t            *rest;           /* the other bytes of all tokens, in this order */
     uint32_t           *rest_at;        /* [n_order + 1] where those of a token begin */
     int32_t            *ends;           /* [n_ends] tokens that end texts */
@@ -18376,7 +18383,7 @@ static sqm_result sqm__gram_check(sqm_grammar *g, sqm_error *err)
     for (int32_t flag = SQM__RULE_EMPTY; flag <= SQM__RULE_ORDERED; flag *= 2)
         for (int changed = 1; changed;) {
             changed = 0;
-            for (int32_t i = 0; i < g->n_rules; i++) {
+            for (int32_t i = g->n_rules; i-- > 0;) {       /* rules mostly use later ones */
                 if ((g->rules[i].flags & flag) || !sqm__gram_leads(g, i, flag)) continue;
                 g->rules[i].flags |= flag;
                 changed = 1;
@@ -18969,17 +18976,10 @@ SQMDEF sqm_grammar *sqm_grammar_create(const sqm_model *m, const char *text, con
 {
     const size_t need = sqm_grammar_size(m, text, c, err);
     sqm_grammar *g = NULL;
-    uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
-    if (!memory) {
-        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, need, "no memory for a grammar of %z bytes",
-                                  (uint64_t)need);
-        return NULL;
-    }
-    if (sqm_grammar_init(&g, m, text, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
-        free(memory);
-        return NULL;
-    }
-    g->owned_memory = memory;
+    void *owned, *const memory = sqm__allocate(&owned, need, "the grammar", err);
+    if (!memory) return NULL;
+    if (sqm_grammar_init(&g, m, text, c, memory, need, err) == SQM_OK) g->owned_memory = owned;
+    else free(owned);
     return g;
 }
 SQMDEF void sqm_grammar_free(sqm_grammar *g)
@@ -19578,7 +19578,8 @@ static sqm_result sqm__spec_follow(sqm_speculator *p)
     p->draft_base = end;
     if (sqm_position(d, seq) != right || right < p->offset)
         SQM__FAIL(&d->exec.error, SQM_E_ARGUMENT, right,
-                  "the draft model has read %d tokens, not the %d of the sequence", sqm_position(d, seq), right);
+                  "the draft model has read %d tokens, not the %d of the sequence",
+                  sqm_position(d, seq), right);
     if (right < end) SQM__TRY(sqm_feed(d, seq, p->tokens + (right - p->offset), end - right));
     if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
     return SQM_OK;
@@ -19661,17 +19662,10 @@ SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculato
 {
     const size_t need = sqm_speculator_size(s, c, err);
     sqm_speculator *p = NULL;
-    uint8_t *memory = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
-    if (!memory) {
-        if (need) (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
-                                  "no memory to speculate: %z bytes", (uint64_t)need);
-        return NULL;
-    }
-    if (sqm_speculator_init(&p, s, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
-        free(memory);
-        return NULL;
-    }
-    p->owned_memory = memory;
+    void *owned, *const memory = sqm__allocate(&owned, need, "speculation", err);
+    if (!memory) return NULL;
+    if (sqm_speculator_init(&p, s, c, memory, need, err) == SQM_OK) p->owned_memory = owned;
+    else free(owned);
     return p;
 }
 SQMDEF void sqm_speculator_free(sqm_speculator *p)
