@@ -17868,7 +17868,7 @@ SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
    (states, frames), and a state knows the state that follows each byte once that was computed, so matching
    is mostly a table look-up: an automaton that is built where texts lead. When the tables are full, what no
    sequence needs is dropped. Bytes that all ops treat alike are one class.
-   Masks: tokens stand in the order of their texts with the number of bytes shared with the one before: a trie.
+   Masks: tokens stand in the order of their texts with the number of bytes shared with the last one: a trie.
    A walk reads each prefix once and skips all that begins with a dead one. Masks are kept by state.
    Banned texts are ways that always begin anew; one that gets to its end makes the state dead.
    Calls [PLAT], [MEM], [TOK], [SESS]'s sqm__push_product. Tested by tests/test_grammar.c. */
@@ -19438,9 +19438,8 @@ struct sqm_speculator {
     float                  *logits;                    /* [n_guesses + 1, vocab_size] after each of them */
     int32_t                 n_fed, at, base;           /* 0: nothing ahead; last right one; position before */
     int32_t                 n_next;                    /* how many to guess now */
-    /* tokens of the sequence that the draft had read ... */
-    int32_t                 draft_base;
-    int32_t                 draft_guesses;             /* ... before it read so many guesses of `fed` */
+    int32_t                 draft_base;                /* tokens of the sequence that the draft had read */
+    int32_t                 draft_guesses;             /* before it read so many guesses of `fed` */
     int32_t                 guessed, accepted, feeds;
     void                   *owned_memory;
 };
@@ -19608,6 +19607,18 @@ static sqm_result sqm__spec_draft(sqm_speculator *p, const sqm_sampler *sampler,
     }
     return SQM_OK;
 }
+/* Rows that a feed may have so that rotary frequencies, where they depend on the length that a call reaches,
+   are those of feeding one token at a time. */
+static int32_t sqm__spec_rows(const sqm_model *m, int32_t position)
+{
+    int32_t rows = INT32_MAX;
+    for (int32_t i = 0; i < m->n_ropes; i++) {
+        const sqm__rope_table *r = &m->ropes[i];
+        if (r->ntk_factor > 0.0f) rows = sqm__min(rows, r->ntk_length - position);
+        if (r->freq_long && position < r->long_from) rows = sqm__min(rows, r->long_from - position);
+    }
+    return rows;
+}
 /* Feeds a token, which is at the end of p->tokens, and up to `most` guesses. */
 static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, const sqm_sampler *sampler,
                                  const int32_t *recent, int32_t n_recent, int32_t most)
@@ -19618,6 +19629,7 @@ static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, 
     SQM__TRY(sqm__spec_settle(p, seq));
     p->base = sqm_position(p->session, seq);
     most = sqm__min(most, sqm__min(p->n_next, p->session->config.max_context - p->base - 1));
+    most = sqm__min(most, sqm__spec_rows(p->session->model, p->base) - 1);
     if (most > 0 && !p->config.draft) n = sqm__spec_look_up(p, p->fed + 1, most);
     if (most > 0 && p->config.draft && sqm__spec_draft(p, sampler, recent, n_recent, most, &n) != SQM_OK) {
         p->session->exec.error = p->config.draft->exec.error;

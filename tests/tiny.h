@@ -103,7 +103,8 @@ static inline void write_panels(sqm_writer *w, const float *values, int32_t rows
 
 /* ---- models with random weights ---- */
 enum { TINY_DIM = 16, TINY_CONTEXT = 200 };
-enum { TINY_ATTENTION = 1, TINY_WINDOW = 2, TINY_RECURRENT = 4 };       /* what mixes; may be combined */
+/* What mixes; may be combined. TINY_LONG: rotary frequencies that depend on the length beyond 40 tokens. */
+enum { TINY_ATTENTION = 1, TINY_WINDOW = 2, TINY_RECURRENT = 4, TINY_LONG = 8 };
 static const struct { const char *name; int32_t rows; float size; } tiny_tensors[] = {
     {"embed", 0, 1.0f}, {"w", TINY_DIM, 0.3f}, {"o", TINY_DIM, 0.4f}, {"q", 3 * TINY_DIM, 0.8f},
     {"p", TINY_DIM, 0.5f}};
@@ -114,10 +115,17 @@ static inline sqm_model *tiny_model(const char *const *pieces, int32_t n, int32_
 {
     const char *const file = TEST_TMP "tiny.tmp.sqm";
     static blob_writer blob;
+    static const float freq[4] = {1.0f, 0.5f, 0.2f, 0.1f};
+    const int32_t freq_dims = 4;
     char recipe[1024];
     uint64_t rng[2] = {seed, 77};
     sqm_error err;
     sqm_writer *w = sqm_writer_open(file, &err);
+    const char *const long_rope = "linear r1 r0 w=@q\n"
+                                  "rope r1 r1 heads=4 head_dim=8 dims=8 style=half freq=@freq ntk_factor=4 "
+                                  "ntk_length=40\n"
+                                  "mix r2 r1 attention heads=2 head_dim=8 scale=0.4\n"
+                                  "linear r0 r2 w=@p add=1\n";
     const char *const attention = "linear r1 r0 w=@q\nmix r2 r1 attention heads=2 head_dim=8 scale=0.4";
     sqm_writer_meta(w, "max_context", "200");
     make_tokenizer(&blob, pieces, n, n_special, strip);
@@ -126,12 +134,14 @@ static inline sqm_model *tiny_model(const char *const *pieces, int32_t n, int32_
         const int32_t shape[2] = {tiny_tensors[i].rows ? tiny_tensors[i].rows : n, TINY_DIM};
         sqm_writer_declare(w, tiny_tensors[i].name, SQM_F32, SQM_PANELS, 2, shape);
     }
-    snprintf(recipe, sizeof(recipe), "embed r0 tokens w=@embed\n%s%s%s%s%s%s"
+    sqm_writer_declare(w, "freq", SQM_F32, SQM_ROWS, 1, &freq_dims);
+    snprintf(recipe, sizeof(recipe), "embed r0 tokens w=@embed\n%s%s%s%s%s%s%s"
              "head logits r0 w=@embed\n",
              mixes & TINY_ATTENTION ? attention : "",
              mixes & TINY_ATTENTION ? "\nlinear r0 r2 w=@p add=1\n" : "",
              mixes & TINY_WINDOW ? attention : "",
              mixes & TINY_WINDOW ? " window=6\nlinear r0 r2 w=@p add=1\n" : "",
+             mixes & TINY_LONG ? long_rope : "",
              mixes & TINY_RECURRENT ? "mix r1 r0 rnn w=@w act=tanh\n" : "",
              mixes & TINY_RECURRENT ? "linear r0 r1 w=@o add=1\n" : "");
     sqm_writer_recipe(w, recipe);
@@ -142,6 +152,7 @@ static inline sqm_model *tiny_model(const char *const *pieces, int32_t n, int32_
             values[k] = tiny_tensors[i].size * ((float)sqm__random_below(rng, 20001) / 10000.0f - 1.0f);
         write_panels(w, values, rows, TINY_DIM);
     }
+    sqm_writer_data(w, freq, sizeof(freq));
     CHECK(sqm_writer_close(w, &err) == SQM_OK);
     sqm_model *m = sqm_load_file(file, NULL, &err);
     if (!m) printf("%s\n", err.text);
