@@ -24,7 +24,7 @@ endif
 linked  := $(filter-out tools/sqm-vectors.c $(shell grep -l 'sqm__\|include "../tools' tools/sqm-*.c tests/*.c), \
              $(wildcard tools/sqm-*.c examples/*.c tests/test_*.c tests/fuzz_*.c))
 scalar  := $(addprefix tools/sqm-,info.c embed.c tokenize.c) \
-           $(addprefix tests/test_,convert.c file.c gen.c mix_bias.c mixers.c soak.c tok.c type.c) \
+           $(addprefix tests/test_,convert.c decode.c file.c gen.c grammar.c mix_bias.c mixers.c soak.c tok.c type.c) \
            $(wildcard tests/fuzz_*.c)
 share    = $(if $(filter $<,$(linked)),-DSEQMODEL_IMPLEMENTED,$(if $(filter $<,$(scalar)),-DSEQMODEL_NO_SIMD -O1))
 build    = $(CC) $(CPPFLAGS) $(CFLAGS) $(OPENMP) $(LDFLAGS) $(share) $< $(filter %.o,$^) -o $@ -lm

@@ -1,5 +1,5 @@
 /* chat_template.h: recognises the chat template of a model (a Jinja program) and describes it as texts that
-   examples/03_chat.c puts together. One line a text, KEY=TEXT, with \n for a new line and \\ for a backslash:
+   sqm_chat puts together. One line a text, KEY=TEXT, with \n for a new line and \\ for a backslash:
      begin    before everything                        system   around the system text, %s
      default  the system text when none is given       first    around the first question after a system text
      user     around a question, %s                    reply    before an answer
