@@ -2410,6 +2410,9 @@ typedef struct { int32_t v[16]; } w16;
 typedef struct { uint8_t v[64]; } b64;
 /* Small before fast here: this pass serves machines without vector units, whose memory is small too. */
 #define SQM__LANEWISE static inline SQM__UNUSED
+/* bytes 0 and 2, and 1 and 3 of `four`, as two signed 16-bit numbers each */
+#define SQM__SPREAD(even, odd, four) \
+    __asm__("sxtb16 %0, %2\n\tsxtb16 %1, %2, ror #8" : "=&r"(even), "=r"(odd) : "r"(four))
 #define SQM__SPECIAL static SQM__NOINLINE  /* one copy of a kernel, types at run time */
 #define SQM__WIDE
 #define SQM__EACH for (int i = 0; i < 16; i++)
@@ -2544,32 +2547,34 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
-/* acc += products of 16 or 32 k, codes [quads][16 rows][4]: row by row */
+/* acc += products of 16 k, codes [4 quads][16 rows][4]: row by row */
 #define SQM__BY_ROWS SQM__SMALL
-SQM__LANEWISE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+static SQM__NOINLINE void SQM__NAME(dot_rows)(w16 *acc, const uint8_t *codes, const int8_t *x)
 {
 #if SQM__HAVE_DSP
-    uint32_t even[8], odd[8];           /* codes of x in 16 bits: 0 and 2, 1 and 3 of a quad */
-    for (int q = 0; q < 4 * sixteens; q++) {
-        const uint32_t four = sqm__load_u32(x + 4 * q);
-        even[q] = __sxtb16(four);
-        odd[q] = __sxtb16(four >> 8);
+    uint32_t wide[8], even, odd;        /* codes of x in 16 bits: 0 and 2, 1 and 3 of a quad */
+    for (int q = 0; q < 4; q++) {
+        SQM__SPREAD(wide[2 * q], wide[2 * q + 1], sqm__load_u32(x + 4 * q));
     }
     for (int i = 0; i < 16; i++, codes += 4) {
-        int32_t sum = acc.v[i];
-        for (int q = 0; q < 4 * sixteens; q++) {
-            const uint32_t four = sqm__load_u32(codes + 64 * q);
-            sum = __smlad(__sxtb16(four), even[q], sum);
-            sum = __smlad(__sxtb16(four >> 8), odd[q], sum);
+        int32_t sum = acc->v[i];
+        SQM__UNROLL for (int q = 0; q < 4; q++) {
+            SQM__SPREAD(even, odd, sqm__load_u32(codes + 64 * q));
+            sum = __smlad(even, wide[2 * q], sum);
+            sum = __smlad(odd, wide[2 * q + 1], sum);
         }
-        acc.v[i] = sum;
+        acc->v[i] = sum;
     }
 #else
     for (int i = 0; i < 16; i++, codes += 4)
-        for (int k = 0; k < 16 * sixteens; k++)
-            acc.v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
+        for (int k = 0; k < 16; k++) acc->v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
 #endif
-    return acc;
+}
+/* sum + dot * (scales * x), scales in float16 */
+static SQM__NOINLINE void SQM__NAME(add_scaled)(v16 *sum, const w16 *dot, const uint8_t *scales, float x)
+{
+    SQM__EACH sum->v[i] = sqm__fma((float)dot->v[i], sqm__f16_to_f32(sqm__load_u16(scales + 2 * i)) * x,
+                                   sum->v[i]);
 }
 SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
@@ -2578,6 +2583,7 @@ SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return S
 SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #undef SQM__EACH
 #undef SQM__LANEWISE
+#undef SQM__SPREAD
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
 #define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products, */
@@ -3334,21 +3340,32 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 #define SQM__BY_ROWS 1
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
 SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
-/* The four quads of a row are gathered to one register, which meets 16 codes of x at once. */
-SQM__INLINE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+/* The four quads of a row are gathered to one register, which meets 16 codes of x at once; `quads` are their
+   addresses in the first row. */
+#define SQM__ROW(i) \
+    vmladavq_s8(vreinterpretq_s8_u32(vldrwq_gather_base_u32(quads, 4 * (i))), codes_x)
+#define SQM__FOUR_ROWS(i) \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i)), four, 0); \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i) + 1), four, 1); \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i) + 2), four, 2); \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i) + 3), four, 3); \
+    acc->v[i] = vaddq_s32(acc->v[i], four)
+SQM__INLINE void SQM__NAME(dot_rows)(w16 *acc, const uint8_t *codes, const int8_t *x)
 {
-    const uint32x4_t quads = vmulq_n_u32(vidupq_n_u32(0, 1), 64);
-    const int8x16_t first = vld1q_s8(x), second = vld1q_s8(x + 16 * (sixteens - 1));
-    int32_t sum[16];
-    for (int i = 0; i < 16; i++, codes += 4) {
-        sum[i] = vmladavq_s8(vreinterpretq_s8_u32(
-            vldrwq_gather_offset_u32((const uint32_t *)(const void *)codes, quads)), first);
-        if (sixteens == 2)
-            sum[i] = vmladavaq_s8(sum[i], vreinterpretq_s8_u32(
-                vldrwq_gather_offset_u32((const uint32_t *)(const void *)(codes + 256), quads)), second);
-    }
-    SQM__EACH acc.v[i] = vaddq_s32(acc.v[i], vld1q_s32(sum + 4 * i));
-    return acc;
+    const uint32x4_t quads = vaddq_n_u32(vmulq_n_u32(vidupq_n_u32(0, 1), 64), (uint32_t)(uintptr_t)codes);
+    const int8x16_t codes_x = vld1q_s8(x);
+    int32x4_t four = vdupq_n_s32(0);
+    SQM__FOUR_ROWS(0);
+    SQM__FOUR_ROWS(1);
+    SQM__FOUR_ROWS(2);
+    SQM__FOUR_ROWS(3);
+}
+#undef SQM__ROW
+#undef SQM__FOUR_ROWS
+SQM__INLINE void SQM__NAME(add_scaled)(v16 *sum, const w16 *dot, const uint8_t *scales, float x)
+{
+    const v16 scale = SQM__NAME(load_f16)(scales);
+    SQM__EACH sum->v[i] = vfmaq_f32(sum->v[i], vcvtq_f32_s32(dot->v[i]), vmulq_n_f32(scale.v[i], x));
 }
 SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 {
@@ -3680,14 +3697,13 @@ SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t
                                         const int half, const sqm_dtype d, const int32_t P)
 {
 #if SQM__BY_ROWS
-    const int sixteens = half == 2 ? 2 : 1, from = half == 1;
-    for (int32_t p = 0; p < P; p++) {
-        const uint8_t *bytes = codes[p] + 256 * from;
-        uint8_t unpacked[2 * SQM__GROUP * SQM__LANES / 2];
-        for (int q = 0; d != SQM_Q8 && q < 4 * sixteens; q++)
-            SQM__NAME(store_bytes)(unpacked + 64 * q, SQM__NAME(codes)(codes[p], from + (q >> 2), q & 3, d));
-        dot[p] = SQM__NAME(dot_rows)(dot[p], d == SQM_Q8 ? bytes : unpacked, x + 16 * from, sixteens);
-    }
+    for (int32_t p = 0; p < P; p++)
+        for (int high = half == 1; high < (half == 0 ? 1 : 2); high++) {
+            uint8_t unpacked[4 * SQM__LANES * 4];
+            for (int j = 0; j < 4; j++)
+                SQM__NAME(store_bytes)(unpacked + 64 * j, SQM__NAME(codes)(codes[p], high, j, d));
+            SQM__NAME(dot_rows)(&dot[p], unpacked, x + 16 * high);
+        }
 #else
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
     w16 part[SQM__TILE_STREAMS];
@@ -3777,8 +3793,36 @@ SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int
     case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
     case SQM_Q6K: run(SQM_Q6K); break; default: break; \
     }
+#if SQM__BY_ROWS
+/* stream_codes for q8, the type of small machines: nothing to unpack or to decide */
+static void SQM__NAME(stream_bytes)(const sqm__gemm *g, int32_t token, int32_t panel)
+{
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
+    const size_t step = (size_t)g->tile, unit_bytes = SQM__NAME(unit_bytes)(SQM_Q8);
+    size_t at = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
+    v16 sum = SQM__SET1(0.0f);
+    float out[SQM__LANES];
+    for (int32_t group = 0; group < n_groups; group++, at += step, unit += unit_bytes) {
+        const int8_t *x = g->codes + at * SQM__GROUP;
+        w16 dot = SQM__NAME(int1)(0);
+        for (;; x += g->plane) {
+            SQM__NAME(dot_rows)(&dot, unit, x);
+            SQM__NAME(dot_rows)(&dot, unit + SQM__GROUP / 2 * SQM__LANES, x + SQM__GROUP / 2);
+            if (x != g->codes + at * SQM__GROUP || !g->plane) break;
+            dot = SQM__NAME(by255)(dot, 0);
+        }
+        SQM__NAME(add_scaled)(&sum, &dot, unit + SQM__GROUP * SQM__LANES, g->code_scales[at]);
+    }
+    SQM__NAME(store)(out, sum);
+    SQM__NAME(finish)(g, out, token, panel);
+}
+#endif
 static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
 {
+#if SQM__BY_ROWS
+    if (g->dtype == SQM_Q8) { SQM__NAME(stream_bytes)(g, token, panel); return; }
+#endif
 #define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
     SQM__EACH_CODED(g->dtype, SQM__RUN)
 #undef SQM__RUN
