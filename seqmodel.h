@@ -1057,6 +1057,13 @@ SQMDEF const char *sqm_dtype_name(sqm_dtype t)
 /* ---- half floats --------------------------------------------------------------------------------------- */
 SQM__INLINE float sqm__f16_to_f32(uint16_t h)
 {
+#if defined(__ARM_FP) && defined(__GNUC__) && !defined(__aarch64__)
+    if (__ARM_FP & 2) {                 /* the processor converts */
+        float x = sqm__float(h);
+        __asm__("vcvtb.f32.f16 %0, %0" : "+t"(x));
+        return x;
+    }
+#endif
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
     const uint32_t exponent = (uint32_t)h >> 10 & 31u;
     const uint32_t fraction = (uint32_t)h & 0x3ffu;
@@ -2570,11 +2577,14 @@ static SQM__NOINLINE void SQM__NAME(dot_rows)(w16 *acc, const uint8_t *codes, co
         for (int k = 0; k < 16; k++) acc->v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
 #endif
 }
-/* sum + dot * (scales * x), scales in float16 */
-static SQM__NOINLINE void SQM__NAME(add_scaled)(v16 *sum, const w16 *dot, const uint8_t *scales, float x)
+/* sum += dot * (scales * x), scales in float16; then dot is 0 */
+static SQM__NOINLINE void SQM__NAME(add_scaled)(v16 *sum, w16 *dot, const uint8_t *scales, float x)
 {
-    SQM__EACH sum->v[i] = sqm__fma((float)dot->v[i], sqm__f16_to_f32(sqm__load_u16(scales + 2 * i)) * x,
-                                   sum->v[i]);
+    SQM__EACH {
+        const float scale = sqm__f16_to_f32(sqm__load_u16(scales + 2 * i)) * x;
+        sum->v[i] = sqm__fma((float)dot->v[i], scale, sum->v[i]);
+        dot->v[i] = 0;
+    }
 }
 SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
@@ -3362,10 +3372,13 @@ SQM__INLINE void SQM__NAME(dot_rows)(w16 *acc, const uint8_t *codes, const int8_
 }
 #undef SQM__ROW
 #undef SQM__FOUR_ROWS
-SQM__INLINE void SQM__NAME(add_scaled)(v16 *sum, const w16 *dot, const uint8_t *scales, float x)
+SQM__INLINE void SQM__NAME(add_scaled)(v16 *sum, w16 *dot, const uint8_t *scales, float x)
 {
     const v16 scale = SQM__NAME(load_f16)(scales);
-    SQM__EACH sum->v[i] = vfmaq_f32(sum->v[i], vcvtq_f32_s32(dot->v[i]), vmulq_n_f32(scale.v[i], x));
+    SQM__EACH {
+        sum->v[i] = vfmaq_f32(sum->v[i], vcvtq_f32_s32(dot->v[i]), vmulq_n_f32(scale.v[i], x));
+        dot->v[i] = vdupq_n_s32(0);
+    }
 }
 SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 {
@@ -3802,10 +3815,10 @@ static void SQM__NAME(stream_bytes)(const sqm__gemm *g, int32_t token, int32_t p
     size_t at = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
     const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
     v16 sum = SQM__SET1(0.0f);
+    w16 dot = SQM__NAME(int1)(0);
     float out[SQM__LANES];
     for (int32_t group = 0; group < n_groups; group++, at += step, unit += unit_bytes) {
         const int8_t *x = g->codes + at * SQM__GROUP;
-        w16 dot = SQM__NAME(int1)(0);
         for (;; x += g->plane) {
             SQM__NAME(dot_rows)(&dot, unit, x);
             SQM__NAME(dot_rows)(&dot, unit + SQM__GROUP / 2 * SQM__LANES, x + SQM__GROUP / 2);
