@@ -36,7 +36,7 @@ programs := $(tools) $(examples) $(tests) $(fuzzers)
 objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs)))
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run programs test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs clean help force
+.PHONY: all run programs test tokenizers matrix firmware bench lint asan ubsan fuzz fuzz-programs clean help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
@@ -80,6 +80,9 @@ tokenizers: $(BUILD)/tests/test_tok
 matrix:
 	BUILD=$(BUILD) sh tests/matrix.sh
 
+firmware: $(BUILD)/seqmodel.o $(BUILD)/sqm-info $(BUILD)/sqm-embed
+	BUILD=$(BUILD) CC="$(CC)" OPENMP="$(OPENMP)" sh tests/firmware.sh
+
 bench: all
 	$(BUILD)/sqm-bench $(MODEL)
 
@@ -112,6 +115,7 @@ help:
 	@echo 'make test          the self-contained test suite; DATA=dir adds the larger data, MODELS=dir real models'
 	@echo 'make tokenizers    only the reference tokenizers: DATA=dir, and SQM_TOKENIZERS=dir in the environment'
 	@echo 'make matrix        only the build matrix: compilers, standards, switches, symbols, other processors'
+	@echo 'make firmware      the examples for Cortex-M and RV32, built, run in QEMU and compared; their memory and speed'
 	@echo 'make bench         speed of MODEL, with the roofline of this machine'
 	@echo 'make lint          layout of the sources, and every warning as an error'
 	@echo 'make asan ubsan    the test programs under a sanitizer'

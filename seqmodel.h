@@ -40,8 +40,15 @@
               exits or aborts. A failed call leaves its objects as they were.
    Files      are untrusted: everything is checked at open, once; a forward pass cannot fail afterwards.
    Threads    OpenMP when the compiler has it on, or the caller's pool (sqm_parallel), else serial.
-   Firmware   sqm_open with a list of the mixers you use; the linker drops the others (-ffunction-sections
-              -Wl,--gc-sections, or SEQMODEL_STATIC). Weights stay in flash (tools/sqm-embed makes a C array).
+   Firmware   sqm_open with lists of the ops and mixers you use; the linker drops the others
+              (-Os -ffunction-sections -fdata-sections -Wl,--gc-sections). tools/sqm-embed makes a C array that
+              stays in flash and writes the lists: NAME_OPS, NAME_MIXERS. `sqm-info --target cortex-m7` (or rv32)
+              prints on a PC how much memory model and session take there, to the byte; what it depends on
+              most: max_batch = 1, max_context, kv = SQM_KV_Q8, threads = 1. Stack: 4 KB.
+              Macros: NO_STDIO NO_MALLOC NO_ERROR_TEXT, Q8_ONLY, NO_TOKENIZER when ids suffice. A build for one
+              instruction set (Cortex-M with or without DSP, Helium, RISC-V, anything with NO_SIMD) calls its
+              kernels directly. Without an FPU the fused multiply-add is done in integers: the same bits,
+              slowly. Helium takes floats below 1.2e-38 for 0. examples/firmware shows all this.
 
    Macros, defined before the implementation
      SEQMODEL_IMPLEMENTATION   compile the code here
@@ -53,6 +60,7 @@
      SEQMODEL_NO_TOKENIZER     token ids only
      SEQMODEL_NO_ERROR_TEXT    error codes without sentences
      SEQMODEL_NO_SIMD          portable C only
+     SEQMODEL_Q8_ONLY          of the quantised weights only q8: firmware saves 4 KB
      SEQMODEL_ASSERT(x)        check of internal promises
      SEQMODEL_HEADER           this file's name in quotes, if you renamed it: it includes itself once per
                                instruction set
@@ -620,6 +628,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_WRITER 1
 #endif
+#ifdef SEQMODEL_Q8_ONLY
+#  define SQM__HAVE_QUANTS 0
+#else
+#  define SQM__HAVE_QUANTS 1
+#endif
 #if SQM__HAVE_STDIO && (defined(__unix__) || defined(__APPLE__)) && !defined(SEQMODEL_NO_MMAP)
 #  define SQM__HAVE_MMAP 1
 #else
@@ -1024,6 +1037,7 @@ static const sqm__dtype_info sqm__dtypes[] = {
     { "i8",   SQM_I8,   1, 0, 0, 0 },
     { "u8",   SQM_U8,   1, 0, 0, 0 },
     { "q8",   SQM_Q8,   0, 32, 544, 512 },
+#if SQM__HAVE_QUANTS
     { "q4",   SQM_Q4,   0, 32, 288, 256 },
     { "q4m",  SQM_Q4M,  0, 32, 320, 256 },
     { "q5",   SQM_Q5,   0, 32, 352, 320 },
@@ -1033,8 +1047,11 @@ static const sqm__dtype_info sqm__dtypes[] = {
     { "q3k",  SQM_Q3K,  0, 256, 1824, 192 },
     { "q4k",  SQM_Q4K,  0, 256, 2368, 256 },
     { "q5k",  SQM_Q5K,  0, 256, 2880, 320 },
-    { "q6k",  SQM_Q6K,  0, 256, 3360, 384 }
+    { "q6k",  SQM_Q6K,  0, 256, 3360, 384 },
+#endif
 };
+/* The type of quantised weights, where compilers shall know that there is only one */
+#define SQM__CODED(dtype) (SQM__HAVE_QUANTS ? (dtype) : SQM_Q8)
 
 /* Levels of iq4 (IQ4_NL of GGML). */
 static const int8_t sqm__iq4_table[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
@@ -1234,7 +1251,7 @@ static void sqm__block_factors(float *factor, float *minus, const uint8_t *unit,
     for (int32_t h = 0; h < 2; h++) {
         const int32_t g16 = (2 * b + h) * SQM__PANEL_ROWS, g32 = b * SQM__PANEL_ROWS;
         minus[h] = 0.0f;
-        switch ((sqm_dtype)info->dtype) {
+        switch (SQM__CODED((sqm_dtype)info->dtype)) {
         case SQM_Q4M:
         case SQM_Q5M:
             factor[h] = scale;
@@ -1279,7 +1296,8 @@ static void sqm__dequantize_strided(float *dst, int32_t stride, const uint8_t *p
         int8_t level[32];
         float factor[2], minus[2];
         const int32_t b = k % info->unit_k / 32, count = sqm__min(32, n - k);
-        sqm__block_levels(level, unit + (size_t)b * info->code_bytes, (sqm_dtype)info->dtype, row);
+        sqm__block_levels(level, unit + (size_t)b * info->code_bytes, SQM__CODED((sqm_dtype)info->dtype),
+                          row);
         sqm__block_factors(factor, minus, unit, info, b, row);
         for (int32_t i = 0; i < count; i++) {
             dst[(size_t)(k + i) * (size_t)stride] = factor[i >> 4] * (float)level[i] - minus[i >> 4];
@@ -3629,7 +3647,7 @@ static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k,
 {
     if (d >= SQM_Q8) {
         for (int32_t i = 0; i < n; i += SQM__GROUP)
-            SQM__NAME(expand)(dst + i * SQM__LANES, panel, (k + i) / SQM__GROUP, d);
+            SQM__NAME(expand)(dst + i * SQM__LANES, panel, (k + i) / SQM__GROUP, SQM__CODED(d));
         return;
     }
     for (int32_t i = 0; i < n; i++)
@@ -3833,8 +3851,9 @@ static void SQM__NAME(stream_bytes)(const sqm__gemm *g, int32_t token, int32_t p
 #endif
 static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
 {
+    (void)last;
 #if SQM__BY_ROWS
-    if (g->dtype == SQM_Q8) { SQM__NAME(stream_bytes)(g, token, panel); return; }
+    if (SQM__CODED(g->dtype) == SQM_Q8) { SQM__NAME(stream_bytes)(g, token, panel); return; }
 #endif
 #define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
     SQM__EACH_CODED(g->dtype, SQM__RUN)
@@ -7213,16 +7232,20 @@ static sqm_result sqm__attention_bind_plain(void *bound, const sqm_param *params
 {
     return sqm__attention_bind_as((sqm__attention *)bound, NULL, params, n, in_width, out_width, err);
 }
+static const char sqm__attention_keys[] =
+    "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded key_bias "
+    "most shared every selected sums";
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
-    "key_bias most shared every selected sums", sizeof(sqm__attention),
+    "attention", sqm__attention_keys, sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
+static const char sqm__attention_plain_keys[] =
+    "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before";
 static const sqm_mixer sqm__attention_plain_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before",
+    "attention", sqm__attention_plain_keys,
     sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header),
     sqm__attention_bind_plain, sqm__attention_state_bytes, sqm__attention_used_bytes,
     sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -7414,12 +7437,14 @@ static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, 
     return SQM_OK;
 }
 
+static const char sqm__conv_keys[] = "w b act first rest dilation";
 static const sqm_mixer sqm__conv_mixer = {
-    "conv", "w b act first rest dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    "conv", sqm__conv_keys, sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
     sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
+static const char sqm__conv_whole_keys[] = "w b act first rest dilation future columns across";
 static const sqm_mixer sqm__conv_whole_mixer = {
-    "conv_whole", "w b act first rest dilation future columns across", sizeof(sqm__conv),
+    "conv_whole", sqm__conv_whole_keys, sizeof(sqm__conv),
     SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes,
     sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
@@ -8650,8 +8675,9 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
     return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
+static const char sqm__kernel_memory_keys[] = "heads head_dim v_dim window loss kernel rate retain weights";
 static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
+    "kernel_memory", sqm__kernel_memory_keys,
     sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
     sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
@@ -8928,8 +8954,9 @@ static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *o
     return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
                           sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
 }
+static const char sqm__codebook_keys[] = "heads head_dim v_dim codes near block codebook half relative bias";
 static const sqm_mixer sqm__codebook_mixer = {
-    "codebook", "heads head_dim v_dim codes near block codebook half relative bias", sizeof(sqm__codebook),
+    "codebook", sqm__codebook_keys, sizeof(sqm__codebook),
     SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
     sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
 };
@@ -9498,8 +9525,9 @@ static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *ou
     return sqm__run_spans(sqm_mixer_running_softmax(), bound, x, out, in, spans, n_spans, 0,
                           sqm__running_run);
 }
+static const char sqm__running_softmax_keys[] = "heads v_dim decay bonus weights";
 static const sqm_mixer sqm__running_softmax_mixer = {
-    "running_softmax", "heads v_dim decay bonus weights", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    "running_softmax", sqm__running_softmax_keys, sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
     sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
     sqm__running_reset, sqm__running_forward
 };
@@ -9616,8 +9644,9 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(sqm_mixer_slstm(), bound, x, out, in, spans, n_spans,
                           sqm__slstm_scratch_bytes(bound, 0, 0, x->threads), sqm__slstm_run);
 }
+static const char sqm__slstm_keys[] = "heads w";
 static const sqm_mixer sqm__slstm_mixer = {
-    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
+    "slstm", sqm__slstm_keys, sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
     sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
         sqm__slstm_forward
 };
@@ -9720,8 +9749,9 @@ static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out,
     }
     return SQM_OK;
 }
+static const char sqm__shift_keys[] = "mixes dynamic w";
 static const sqm_mixer sqm__shift_mixer = {
-    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
+    "shift", sqm__shift_keys, sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
     sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
         sqm__shift_forward
 };
@@ -9783,8 +9813,9 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
     }
     return SQM_OK;
 }
+static const char sqm__pool_keys[] = "kind groups";
 static const sqm_mixer sqm__pool_mixer = {
-    "pool", "kind groups", sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
+    "pool", sqm__pool_keys, sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
     sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
@@ -9922,8 +9953,9 @@ static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(sqm_mixer_ridge(), bound, x, out, in, spans, n_spans,
                           sqm__ridge_scratch_bytes(bound, 0, 0, x->threads), sqm__ridge_run);
 }
+static const char sqm__ridge_keys[] = "heads dim lambda";
 static const sqm_mixer sqm__ridge_mixer = {
-    "ridge", "heads dim lambda", sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
+    "ridge", sqm__ridge_keys, sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
     sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset,
     sqm__ridge_forward
 };
@@ -10537,14 +10569,18 @@ static sqm_result sqm__scan_forward(const void *bound, sqm_exec *x, float *out, 
     return SQM_OK;
 }
 
+static const char sqm__scan_keys[] =
+    "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at";
 static const sqm_mixer sqm__scan_mixer = {
-    "scan", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at",
+    "scan", sqm__scan_keys,
     sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
     sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
 };
+static const char sqm__scan_whole_keys[] =
+    "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at order "
+    "columns";
 static const sqm_mixer sqm__scan_whole_mixer = {
-    "scan_whole", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
-    "order columns", sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
+    "scan_whole", sqm__scan_whole_keys, sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
     sqm__no_state_bytes, sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset,
     sqm__scan_forward
 };
@@ -10765,14 +10801,18 @@ static sqm_result sqm__ssd_forward(const void *bound, sqm_exec *x, float *out, c
     return SQM_OK;
 }
 
+static const char sqm__ssd_keys[] =
+    "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at";
 static const sqm_mixer sqm__ssd_mixer = {
-    "ssd", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at",
+    "ssd", sqm__ssd_keys,
     sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
     sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward
 };
+static const char sqm__ssd_whole_keys[] =
+    "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at order columns "
+    "shift";
 static const sqm_mixer sqm__ssd_whole_mixer = {
-    "ssd_whole", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at "
-    "order columns shift", sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
+    "ssd_whole", sqm__ssd_whole_keys, sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
     sqm__no_state_bytes, sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
@@ -11073,9 +11113,11 @@ static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *
     return SQM_OK;
 }
 
+static const char sqm__trapezoid_keys[] =
+    "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act dt_bias "
+    "dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at";
 static const sqm_mixer sqm__trapezoid_mixer = {
-    "trapezoid", "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act "
-    "dt_bias dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at", sizeof(sqm__trapezoid),
+    "trapezoid", sqm__trapezoid_keys, sizeof(sqm__trapezoid),
     SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
     sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
 };
@@ -11253,8 +11295,9 @@ static void sqm__lti_run(const void *bound, sqm_exec *x, float *out, const float
 static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__lti_keys[] = "da da_low b c d p q";
 static const sqm_mixer sqm__lti_mixer = {
-    "lti", "da da_low b c d p q", sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
+    "lti", sqm__lti_keys, sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
     sqm__lti_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__lti_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_lti(void) { return &sqm__lti_mixer; }
@@ -11380,8 +11423,9 @@ static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float
 static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__rnn_keys[] = "w act first copies residual";
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
+    "rnn", sqm__rnn_keys, sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
     sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
@@ -11480,8 +11524,9 @@ static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const floa
 static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__legs_keys[] = "order step";
 static const sqm_mixer sqm__legs_mixer = {
-    "legs", "order step", sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
+    "legs", sqm__legs_keys, sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
     sqm__legs_used_bytes, sqm__legs_scratch_bytes, sqm__zero_state, sqm__legs_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_legs(void) { return &sqm__legs_mixer; }
@@ -11745,8 +11790,9 @@ static void sqm__long_conv_run(const void *bound, sqm_exec *x, float *out, const
 static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                          const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__long_conv_keys[] = "w segment";
 static const sqm_mixer sqm__long_conv_mixer = {
-    "long_conv", "w segment", sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    "long_conv", sqm__long_conv_keys, sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
     sizeof(sqm__long_conv_header), sqm__long_conv_bind, sqm__long_conv_state_bytes, sqm__long_conv_used_bytes,
     sqm__long_conv_scratch_bytes, sqm__long_conv_reset, sqm__long_conv_forward
 };
@@ -11824,8 +11870,9 @@ static void sqm__window_run(const void *bound, sqm_exec *x, float *out, const fl
 static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__window_keys[] = "size dilation";
 static const sqm_mixer sqm__window_mixer = {
-    "window", "size dilation", sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
+    "window", sqm__window_keys, sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
     sqm__window_state_bytes, sqm__window_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__window_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_window(void) { return &sqm__window_mixer; }
@@ -11872,8 +11919,9 @@ static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *ou
     return SQM_OK;
 }
 
+static const char sqm__reorder_keys[] = "order columns";
 static const sqm_mixer sqm__reorder_mixer = {
-    "reorder", "order columns", sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
+    "reorder", sqm__reorder_keys, sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
     sqm__no_state_bytes, sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
@@ -11941,8 +11989,10 @@ static void sqm__running_pool_run(const void *bound, sqm_exec *x, float *out, co
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__running_pool_keys[] = "kind weighted";
 static const sqm_mixer sqm__running_pool_mixer = {
-    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind,
+    "running_pool", sqm__running_pool_keys, sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0,
+    sqm__running_pool_bind,
         sqm__running_pool_state_bytes,
     sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
 };
@@ -12029,8 +12079,9 @@ static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const flo
 static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                      const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__spike_keys[] = "tau threshold rest input reset";
 static const sqm_mixer sqm__spike_mixer = {
-    "spike", "tau threshold rest input reset", sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
+    "spike", sqm__spike_keys, sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
     sqm__spike_state_bytes, sqm__spike_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__spike_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_spike(void) { return &sqm__spike_mixer; }
@@ -12216,8 +12267,9 @@ static sqm_result sqm__select_forward(const void *bound, sqm_exec *x, float *out
                           sqm__select_scratch_bytes(bound, sqm__spans_reach(spans, n_spans), 0, x->threads),
                           sqm__select_run);
 }
+static const char sqm__select_keys[] = "heads head_dim k every";
 static const sqm_mixer sqm__select_mixer = {
-    "select", "heads head_dim k every", sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    "select", sqm__select_keys, sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
     sizeof(sqm__kv_header), sqm__select_bind, sqm__select_state_bytes, sqm__select_used_bytes,
     sqm__select_scratch_bytes, sqm__select_reset, sqm__select_forward
 };
@@ -12334,8 +12386,9 @@ static sqm_result sqm__compress_forward(const void *bound, sqm_exec *x, float *o
     return sqm__run_spans(sqm_mixer_compress(), bound, x, out, in, spans, n_spans,
                           sqm__compress_scratch_bytes(bound, 0, 0, 1), sqm__compress_run);
 }
+static const char sqm__compress_keys[] = "size overlap bias";
 static const sqm_mixer sqm__compress_mixer = {
-    "compress", "size overlap bias", sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
+    "compress", sqm__compress_keys, sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
     sqm__compress_state_bytes, sqm__compress_used_bytes, sqm__compress_scratch_bytes, sqm__zero_state,
     sqm__compress_forward
 };
@@ -12588,8 +12641,10 @@ static sqm_result sqm__lsh_forward(const void *bound, sqm_exec *x, float *out, c
                     (size_t)a->chunk * (size_t)a->head_dim * 4);
     return SQM_OK;
 }
+static const char sqm__lsh_keys[] =
+    "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations";
 static const sqm_mixer sqm__lsh_mixer = {
-    "lsh", "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations",
+    "lsh", sqm__lsh_keys,
     sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward
 };
@@ -17094,18 +17149,21 @@ static void sqm__run_batch(sqm_session *s)
 }
 
 /* ---- the kinds of ops ---------------------------------------------------------------------------------- */
+static const char sqm__op_embed_keys[] = "w scale offset add divide period";
 static const sqm_op sqm__op_embed = {
-    SQM__OP_EMBED, 1, 0, "embed", "w scale offset add divide period",
+    SQM__OP_EMBED, 1, 0, "embed", sqm__op_embed_keys,
     sqm__bind_embed, sqm__run_embed, sqm__embed_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_embed(void) { return &sqm__op_embed; }
+static const char sqm__op_norm_keys[] = "kind eps w b first count groups";
 static const sqm_op sqm__op_norm = {
-    SQM__OP_NORM, 1, 0, "norm", "kind eps w b first count groups",
+    SQM__OP_NORM, 1, 0, "norm", sqm__op_norm_keys,
     sqm__bind_norm, sqm__run_norm, NULL
 };
 SQMDEF const sqm_op *sqm_op_norm(void) { return &sqm__op_norm; }
+static const char sqm__op_linear_keys[] = "w b scale add first apart precise";
 static const sqm_op sqm__op_linear = {
-    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", "w b scale add first apart precise",
+    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", sqm__op_linear_keys,
     sqm__bind_linear, sqm__run_linear, sqm__linear_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
@@ -17127,13 +17185,15 @@ static const sqm_op sqm__op_mix = {                      /* the mixer knows its 
     sqm__bind_mix, sqm__run_mix, sqm__mix_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_mix(void) { return &sqm__op_mix; }
+static const char sqm__op_act_keys[] = "kind first count";
 static const sqm_op sqm__op_act = {
-    SQM__OP_ACT, 1, 0, "act", "kind first count",
+    SQM__OP_ACT, 1, 0, "act", sqm__op_act_keys,
     sqm__bind_act, sqm__run_act, NULL
 };
 SQMDEF const sqm_op *sqm_op_act(void) { return &sqm__op_act; }
+static const char sqm__op_glu_keys[] = "act";
 static const sqm_op sqm__op_glu = {
-    SQM__OP_GLU, 1, 0, "glu", "act",
+    SQM__OP_GLU, 1, 0, "glu", sqm__op_glu_keys,
     sqm__bind_glu, sqm__run_glu, NULL
 };
 SQMDEF const sqm_op *sqm_op_glu(void) { return &sqm__op_glu; }
@@ -17147,95 +17207,114 @@ static const sqm_op sqm__op_mul = {
     sqm__bind_pair, sqm__run_pair, NULL
 };
 SQMDEF const sqm_op *sqm_op_mul(void) { return &sqm__op_mul; }
+static const char sqm__op_scale_keys[] = "by first count grow every shift";
 static const sqm_op sqm__op_scale = {
-    SQM__OP_SCALE, 1, 0, "scale", "by first count grow every shift",
+    SQM__OP_SCALE, 1, 0, "scale", sqm__op_scale_keys,
     sqm__bind_scale, sqm__run_scale, NULL
 };
 SQMDEF const sqm_op *sqm_op_scale(void) { return &sqm__op_scale; }
+static const char sqm__op_copy_keys[] = "first count";
 static const sqm_op sqm__op_copy = {
-    SQM__OP_COPY, 1, 0, "copy", "first count",
+    SQM__OP_COPY, 1, 0, "copy", sqm__op_copy_keys,
     sqm__bind_copy, sqm__run_copy, NULL
 };
 SQMDEF const sqm_op *sqm_op_copy(void) { return &sqm__op_copy; }
+static const char sqm__op_softcap_keys[] = "cap first count";
 static const sqm_op sqm__op_softcap = {
-    SQM__OP_SOFTCAP, 1, 0, "softcap", "cap first count",
+    SQM__OP_SOFTCAP, 1, 0, "softcap", sqm__op_softcap_keys,
     sqm__bind_softcap, sqm__run_softcap, NULL
 };
 SQMDEF const sqm_op *sqm_op_softcap(void) { return &sqm__op_softcap; }
+static const char sqm__op_head_keys[] = "w b scale softcap";
 static const sqm_op sqm__op_head = {
-    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", "w b scale softcap",
+    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", sqm__op_head_keys,
     sqm__bind_head, sqm__run_head, sqm__linear_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_head(void) { return &sqm__op_head; }
+static const char sqm__op_input_keys[] = "width";
 static const sqm_op sqm__op_input = {
-    SQM__OP_INPUT, 1, 0, "input", "width",
+    SQM__OP_INPUT, 1, 0, "input", sqm__op_input_keys,
     sqm__bind_input, sqm__run_input, NULL
 };
 SQMDEF const sqm_op *sqm_op_input(void) { return &sqm__op_input; }
+static const char sqm__op_affine_keys[] = "w b first count";
 static const sqm_op sqm__op_affine = {
-    SQM__OP_AFFINE, 1, 0, "affine", "w b first count",
+    SQM__OP_AFFINE, 1, 0, "affine", sqm__op_affine_keys,
     sqm__bind_affine, sqm__run_affine, NULL
 };
 SQMDEF const sqm_op *sqm_op_affine(void) { return &sqm__op_affine; }
+static const char sqm__op_cat_keys[] = "groups";
 static const sqm_op sqm__op_cat = {
-    SQM__OP_CAT, 2, 0, "cat", "groups",
+    SQM__OP_CAT, 2, 0, "cat", sqm__op_cat_keys,
     sqm__bind_cat, sqm__run_cat, NULL
 };
 SQMDEF const sqm_op *sqm_op_cat(void) { return &sqm__op_cat; }
+static const char sqm__op_gate_keys[] = "act first";
 static const sqm_op sqm__op_gate = {
-    SQM__OP_GATE, 2, 0, "gate", "act first",
+    SQM__OP_GATE, 2, 0, "gate", sqm__op_gate_keys,
     sqm__bind_gate, sqm__run_gate, NULL
 };
 SQMDEF const sqm_op *sqm_op_gate(void) { return &sqm__op_gate; }
+static const char sqm__op_softmax_keys[] = "groups scale first count";
 static const sqm_op sqm__op_softmax = {
-    SQM__OP_SOFTMAX, 1, 0, "softmax", "groups scale first count",
+    SQM__OP_SOFTMAX, 1, 0, "softmax", sqm__op_softmax_keys,
     sqm__bind_softmax, sqm__run_softmax, NULL
 };
 SQMDEF const sqm_op *sqm_op_softmax(void) { return &sqm__op_softmax; }
+static const char sqm__op_monomials_keys[] = "groups";
 static const sqm_op sqm__op_monomials = {
-    SQM__OP_MONOMIALS, 1, 0, "monomials", "groups",
+    SQM__OP_MONOMIALS, 1, 0, "monomials", sqm__op_monomials_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_monomials(void) { return &sqm__op_monomials; }
+static const char sqm__op_reduce_keys[] = "kind groups";
 static const sqm_op sqm__op_reduce = {
-    SQM__OP_REDUCE, 1, 0, "reduce", "kind groups",
+    SQM__OP_REDUCE, 1, 0, "reduce", sqm__op_reduce_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_reduce(void) { return &sqm__op_reduce; }
+static const char sqm__op_mirror_keys[] = "groups";
 static const sqm_op sqm__op_mirror = {
-    SQM__OP_MIRROR, 1, 0, "mirror", "groups",
+    SQM__OP_MIRROR, 1, 0, "mirror", sqm__op_mirror_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_mirror(void) { return &sqm__op_mirror; }
+static const char sqm__op_clip_keys[] = "low high first count";
 static const sqm_op sqm__op_clip = {
-    SQM__OP_CLIP, 1, 0, "clip", "low high first count",
+    SQM__OP_CLIP, 1, 0, "clip", sqm__op_clip_keys,
     sqm__bind_clip, sqm__run_clip, NULL
 };
 SQMDEF const sqm_op *sqm_op_clip(void) { return &sqm__op_clip; }
+static const char sqm__op_blocks_keys[] = "w out groups shared";
 static const sqm_op sqm__op_blocks = {
-    SQM__OP_BLOCKS, 1, 0, "blocks", "w out groups shared",
+    SQM__OP_BLOCKS, 1, 0, "blocks", sqm__op_blocks_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_blocks(void) { return &sqm__op_blocks; }
+static const char sqm__op_route_keys[] =
+    "k score b raw groups group_k group_top renorm least eps scale jitter";
 static const sqm_op sqm__op_route = {
     SQM__OP_ROUTE, 1, SQM__PART_MOE, "route",
-    "k score b raw groups group_k group_top renorm least eps scale jitter",
+sqm__op_route_keys,
     sqm__bind_route, sqm__run_route, sqm__route_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_route(void) { return &sqm__op_route; }
+static const char sqm__op_experts_keys[] = "up down up_b down_b act add input limit alpha plus slots blocks";
 static const sqm_op sqm__op_experts = {
     SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts",
-    "up down up_b down_b act add input limit alpha plus slots blocks",
+sqm__op_experts_keys,
     sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_experts(void) { return &sqm__op_experts; }
+static const char sqm__op_combine_keys[] = "out groups first add";
 static const sqm_op sqm__op_combine = {
-    SQM__OP_COMBINE, 2, 0, "combine", "out groups first add",
+    SQM__OP_COMBINE, 2, 0, "combine", sqm__op_combine_keys,
     sqm__bind_combine, sqm__run_combine, NULL
 };
 SQMDEF const sqm_op *sqm_op_combine(void) { return &sqm__op_combine; }
+static const char sqm__op_sinkhorn_keys[] = "n iterations first eps";
 static const sqm_op sqm__op_sinkhorn = {
-    SQM__OP_SINKHORN, 1, 0, "sinkhorn", "n iterations first eps",
+    SQM__OP_SINKHORN, 1, 0, "sinkhorn", sqm__op_sinkhorn_keys,
     sqm__bind_sinkhorn, sqm__run_sinkhorn, NULL
 };
 SQMDEF const sqm_op *sqm_op_sinkhorn(void) { return &sqm__op_sinkhorn; }
@@ -19044,6 +19123,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_TOKENIZER
 #undef SQM__HAVE_ERROR_TEXT
 #undef SQM__HAVE_WRITER
+#undef SQM__HAVE_QUANTS
+#undef SQM__CODED
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON

@@ -8,7 +8,7 @@ dir=$BUILD/matrix
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wundef -Wvla \
  -Wdouble-promotion -Wwrite-strings -Wformat=2 -Werror"
 c_warnings="$warnings -Wstrict-prototypes -Wmissing-prototypes"
-switches="NO_STDIO NO_MALLOC NO_SIMD NO_TOKENIZER NO_WRITER NO_ERROR_TEXT NO_MMAP STATIC"
+switches="NO_STDIO NO_MALLOC NO_SIMD NO_TOKENIZER NO_WRITER NO_ERROR_TEXT NO_MMAP Q8_ONLY STATIC"
 all_switches=$(for s in $switches; do printf ' -DSEQMODEL_%s' "$s"; done)
 m32="-m32 -msse2 -mfpmath=sse -idirafter /usr/include/$(gcc -print-multiarch 2> /dev/null)"
 # not -O1, with which gcc takes minutes over the instrumented header
