@@ -2368,7 +2368,17 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 #define SQM__WIDE
 #define v16 sqm__narrow
 #if SQM__HAVE_HELIUM
+#define SQM__STEP 4
 typedef float32x4_t sqm__narrow;
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { return vld1q_f32(p); }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { vst1q_f32(p, a); }
+/* the first n <= 4 lanes */
+SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
+{
+    const mve_pred16_t first = vctp32q((uint32_t)n);
+    return vpselq_f32(vldrwq_z_f32(p, first), vdupq_n_f32(fill), first);
+}
+SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { vstrwq_p_f32(p, a, vctp32q((uint32_t)n)); }
 SQM__INLINE v16 SQM__NAME(set1)(float x) { return vdupq_n_f32(x); }
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return vaddq_f32(a, b); }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return vsubq_f32(a, b); }
@@ -2404,7 +2414,12 @@ SQM__INLINE v16 SQM__NAME(sqrt)(v16 a)
     return a;
 }
 #else
+#define SQM__STEP 1
 typedef float sqm__narrow;
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { return *p; }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { *p = a; }
+SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill) { (void)n; (void)fill; return *p; }
+SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { (void)n; *p = a; }
 SQM__INLINE v16 SQM__NAME(set1)(float x) { return x; }
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return a + b; }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return a - b; }
@@ -3420,6 +3435,11 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
+#if SQM__PASS != SQM__PASS_NARROW
+#define SQM__STEP SQM__LANES            /* lanes of a vector */
+#endif
+/* Kernels whose lanes do not meet are those of the narrow pass, on small machines */
+#define SQM__FROM_NARROW (SQM__PASS == SQM__PASS_SCALAR || SQM__PASS == SQM__PASS_HELIUM)
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -4152,7 +4172,7 @@ static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t ki
 
 #endif
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
-#if SQM__PASS != SQM__PASS_SCALAR && SQM__PASS != SQM__PASS_HELIUM
+#if !SQM__FROM_NARROW
 /* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
    minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
@@ -4352,17 +4372,24 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
 #undef SQM__PARTS
 #endif
 
-#if SQM__PASS != SQM__PASS_NARROW
+#if !SQM__FROM_NARROW
 /* y = act(x) * up, or act(x) when up is NULL */
 SQM__SPECIAL void SQM__NAME(act_rows)(float *y, const float *x, const float *up, size_t n, const int32_t kind)
 {
-    for (size_t i = 0; i < n; i += SQM__LANES) {
-        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+    for (size_t i = 0; i < n; i += SQM__STEP) {
+        const int32_t left = n - i < SQM__STEP ? (int32_t)(n - i) : SQM__STEP;
         v16 v = SQM__NAME(act)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
         if (up) v = SQM__MUL(v, SQM__NAME(load_n)(up + i, left, 0.0f));
         SQM__NAME(store_n)(y + i, v, left);
     }
 }
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind)
+{
+    sqm__act_rows_narrow(y, gate, up, n, kind);
+}
+#elif SQM__PASS != SQM__PASS_NARROW
 static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind)
 {
     switch (kind) {
@@ -4383,6 +4410,9 @@ static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t 
     default:                 SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_NONE); break;
     }
 }
+#endif
+
+#if SQM__PASS != SQM__PASS_NARROW
 static void SQM__NAME(activate)(float *y, const float *x, size_t n, int32_t kind)
 {
     SQM__NAME(glu)(y, x, NULL, n, kind);
@@ -4584,9 +4614,13 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(conv_row)(float *y, const sqm__taps *c) { sqm__conv_row_narrow(y, c); }
+#else
 static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
 {
-    for (int32_t i = 0; i < c->n; i += SQM__LANES) {
+    for (int32_t i = 0; i < c->n; i += SQM__STEP) {
         const int32_t left = c->n - i;
         v16 sum = SQM__SET1(0.0f);
         if (c->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(c->bias + i, left, 0.0f));
@@ -4599,7 +4633,9 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
         SQM__NAME(store_n)(y + i, sum, left);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* ---- test-time memory ---------------------------------------------------------------------------------- */
 static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride,
                                     int32_t n_rows, const float *w, int32_t rows, int32_t n_panels, int32_t n)
@@ -4815,6 +4851,27 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
 }
 
 /* ---- state-space scans --------------------------------------------------------------------------------- */
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(scan)(const sqm__scan *s)
+{
+    for (int32_t lane = 0; lane < s->lanes; lane += (int32_t)(sizeof(sqm__narrow) / sizeof(float))) {
+        sqm__scan part = *s;
+        const int32_t wide = s->wide ? lane : 0;
+        part.h += lane;
+        part.a += lane;
+        part.x += lane;
+        part.y += lane;
+        part.b += wide;
+        part.c += wide;
+        if (s->dt) part.dt += lane;
+        if (s->dt_bias) part.dt_bias += lane;
+        if (s->d) part.d += lane;
+        part.lanes -= lane;
+        sqm__scan_narrow(&part);
+    }
+}
+#else
 /* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
    e^v - 1, and the step is whole before it is added: a decay below the last digit of h would round the same
    way every row. */
@@ -4886,7 +4943,9 @@ static void SQM__NAME(scan)(const sqm__scan *s)
         SQM__NAME(store_n)(s->y + (ptrdiff_t)t * s->y_step, y, s->lanes);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* One column of P panels of a matrix state: decay, updates, outputs, in this order for every tile shape. */
 SQM__SPECIAL void SQM__NAME(ssd_column)(v16 *state, v16 *acc, const v16 *u, v16 decay, const sqm__ssd *s,
                                         int32_t t, int32_t n, const int32_t U, const int32_t R,
@@ -5805,6 +5864,8 @@ static const sqm__kernels SQM__NAME(pass) = {
 #undef SQM__TILE_A
 #undef SQM__SPECIAL
 #undef SQM__WIDE
+#undef SQM__STEP
+#undef SQM__FROM_NARROW
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB
@@ -19181,6 +19242,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__SSD_STEP
 #undef SQM__TILE_S
 #undef SQM__TILE_A
+#undef SQM__STEP
+#undef SQM__FROM_NARROW
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB
