@@ -41,14 +41,15 @@
    Files      are untrusted: everything is checked at open, once; a forward pass cannot fail afterwards.
    Threads    OpenMP when the compiler has it on, or the caller's pool (sqm_parallel), else serial.
    Firmware   sqm_open with lists of the ops and mixers you use; the linker drops the others
-              (-Os -ffunction-sections -fdata-sections -Wl,--gc-sections). tools/sqm-embed makes a C array that
-              stays in flash and writes the lists: NAME_OPS, NAME_MIXERS. `sqm-info --target cortex-m7` (or rv32)
-              prints on a PC how much memory model and session take there, to the byte; what it depends on
-              most: max_batch = 1, max_context, kv = SQM_KV_Q8, threads = 1. Stack: 4 KB.
-              Macros: NO_STDIO NO_MALLOC NO_ERROR_TEXT, Q8_ONLY, NO_TOKENIZER when ids suffice. A build for one
-              instruction set (Cortex-M with or without DSP, Helium, RISC-V, anything with NO_SIMD) calls its
-              kernels directly. Without an FPU the fused multiply-add is done in integers: the same bits,
-              slowly. Helium takes floats below 1.2e-38 for 0. examples/firmware shows all this.
+              (-Os -ffunction-sections -fdata-sections -Wl,--gc-sections). tools/sqm-embed makes a C array
+              that stays in flash and writes the lists: NAME_OPS, NAME_MIXERS. On a PC `sqm-info --target
+              cortex-m7` (or rv32) prints how much memory model and session take there, to the byte: it
+              depends most on max_context, max_batch = 1, kv = SQM_KV_Q8, threads = 1. Stack: 4 KB.
+              Macros: NO_STDIO NO_MALLOC NO_ERROR_TEXT, Q8_ONLY, NO_TOKENIZER when ids suffice. A build for
+              one instruction set (Cortex-M with or without DSP, Helium, RISC-V, anything with NO_SIMD) calls
+              its kernels directly; -Os, DSP and Helium mean small code. Without an FPU the fused multiply-add
+              is done in integers: the same bits, slowly. Helium takes floats below 1.2e-38 for 0.
+              examples/firmware shows all this.
 
    Macros, defined before the implementation
      SEQMODEL_IMPLEMENTATION   compile the code here
@@ -2263,13 +2264,15 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #define SQM__PASS_AVX512 3
 #define SQM__PASS_NEON   4
 #define SQM__PASS_HELIUM 5
-#define SQM__PASS_NARROW 6              /* the elementary functions of the scalar and the Helium pass */
+#define SQM__PASS_NARROW 6              /* what the scalar or Helium pass of a small machine takes apart */
 
-#define SQM__PASS SQM__PASS_NARROW
-#define SQM__PASS_NAME narrow
-#include SEQMODEL_HEADER
-#undef SQM__PASS
-#undef SQM__PASS_NAME
+#if SQM__SMALL
+#  define SQM__PASS SQM__PASS_NARROW
+#  define SQM__PASS_NAME narrow
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#endif
 
 #if SQM__HAVE_HELIUM
 #  define SQM__PASS SQM__PASS_HELIUM
@@ -2372,6 +2375,22 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 typedef float32x4_t sqm__narrow;
 SQM__INLINE v16 SQM__NAME(load)(const float *p) { return vld1q_f32(p); }
 SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { vst1q_f32(p, a); }
+/* float16 in the low halves of four lanes -> float32. In register 0: the assembler of binutils 2.40 writes
+   another number for the others. */
+SQM__INLINE v16 SQM__NAME(widen)(uint32x4_t h)
+{
+    register float32x4_t q __asm__("q0") = vreinterpretq_f32_u32(h);
+    __asm__("vcvtb.f32.f16 %q0, %q0" : "+w"(q));
+    return q;
+}
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    return SQM__NAME(widen)(vldrhq_u32((const uint16_t *)(const void *)p));
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_u32((const uint16_t *)(const void *)p), 16));
+}
 /* the first n <= 4 lanes */
 SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
 {
@@ -2417,6 +2436,8 @@ SQM__INLINE v16 SQM__NAME(sqrt)(v16 a)
 #define SQM__STEP 1
 typedef float sqm__narrow;
 SQM__INLINE v16 SQM__NAME(load)(const float *p) { return *p; }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return sqm__f16_to_f32(sqm__load_u16(p)); }
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p) { return sqm__bf16_to_f32(sqm__load_u16(p)); }
 SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { *p = a; }
 SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill) { (void)n; (void)fill; return *p; }
 SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { (void)n; *p = a; }
@@ -3242,14 +3263,7 @@ typedef struct { uint8x16_t v[4]; } b64;
 SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = vdupq_n_f32(x); return r; }
 SQM__INLINE v16 SQM__NAME(load)(const float *p) { v16 r; SQM__EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
 SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH vst1q_f32(p + 4 * i, a.v[i]); }
-/* float16 in the low halves of four lanes <-> float32. In register 0: the assembler of binutils 2.40 writes
-   another number for the others. */
-SQM__INLINE float32x4_t SQM__NAME(widen)(uint32x4_t h)
-{
-    register float32x4_t q __asm__("q0") = vreinterpretq_f32_u32(h);
-    __asm__("vcvtb.f32.f16 %q0, %q0" : "+w"(q));
-    return q;
-}
+/* in register 0 like sqm__widen_narrow */
 SQM__INLINE uint32x4_t SQM__NAME(low_half)(float32x4_t x)
 {
     register float32x4_t q __asm__("q0") = x;
@@ -3258,9 +3272,8 @@ SQM__INLINE uint32x4_t SQM__NAME(low_half)(float32x4_t x)
 }
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
-    const uint16_t *h = (const uint16_t *)(const void *)p;
     v16 r;
-    SQM__EACH r.v[i] = SQM__NAME(widen)(vldrhq_u32(h + 4 * i));
+    SQM__EACH r.v[i] = sqm__load_f16_narrow(p + 8 * i);
     return r;
 }
 SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
@@ -3269,9 +3282,8 @@ SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
-    const uint16_t *h = (const uint16_t *)(const void *)p;
     v16 r;
-    SQM__EACH r.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_u32(h + 4 * i), 16));
+    SQM__EACH r.v[i] = sqm__load_bf16_narrow(p + 8 * i);
     return r;
 }
 SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
@@ -3439,7 +3451,7 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__STEP SQM__LANES            /* lanes of a vector */
 #endif
 /* Kernels whose lanes do not meet are those of the narrow pass, on small machines */
-#define SQM__FROM_NARROW (SQM__PASS == SQM__PASS_SCALAR || SQM__PASS == SQM__PASS_HELIUM)
+#define SQM__FROM_NARROW (SQM__SMALL && (SQM__PASS == SQM__PASS_SCALAR || SQM__PASS == SQM__PASS_HELIUM))
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -3447,7 +3459,25 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__MADD SQM__NAME(fma)
 
 #if SQM__PASS != SQM__PASS_NARROW
-/* 16 weights of one k */
+/* ---- rows: loads that end early ------------------------------------------------------------------------ */
+SQM__SPECIAL v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
+{
+    float part[SQM__LANES];
+    if (n >= SQM__LANES) return SQM__NAME(load)(p);
+    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? p[i] : fill;
+    return SQM__NAME(load)(part);
+}
+SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
+{
+    float part[SQM__LANES];
+    if (n >= SQM__LANES) { SQM__NAME(store)(p, v); return; }
+    SQM__NAME(store)(part, v);
+    for (int32_t i = 0; i < n; i++) p[i] = part[i];
+}
+
+#endif
+/* ---- dense products ------------------------------------------------------------------------------------ */
+/* a vector of weights of one k */
 SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 {
     if (dtype == SQM_F16) return SQM__NAME(load_f16)(w);
@@ -3455,6 +3485,33 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
     return SQM__NAME(load)((const float *)(const void *)w);
 }
 
+#if SQM__PASS == SQM__PASS_NARROW
+/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels, as product_of defines it */
+static SQM__NOINLINE void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
+                                             int32_t n_rows, const uint8_t *w, size_t panel_bytes,
+                                             int32_t n_panels, int32_t n, int32_t resume, sqm_dtype dtype)
+{
+    const size_t size = dtype == SQM_F32 ? 4 : 2;
+    for (int32_t t = 0; t < n_rows; t++)
+        for (int32_t i = 0; i < n_panels * SQM__LANES; i += SQM__STEP) {
+            const uint8_t *from = w + (size_t)(i / SQM__LANES) * panel_bytes +
+                                  (size_t)(i % SQM__LANES) * size;
+            float *to = acc + (size_t)t * acc_stride + i;
+            v16 sum = resume ? SQM__NAME(load)(to) : SQM__SET1(0.0f);
+            for (int32_t k = 0; k < n; k++, from += SQM__LANES * size)
+                sum = SQM__MADD(SQM__SET1(x[(size_t)t * x_stride + (size_t)k]),
+                                SQM__NAME(element)(from, dtype), sum);
+            SQM__NAME(store)(to, sum);
+        }
+}
+#elif SQM__FROM_NARROW
+static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                               const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
+                               int32_t resume, sqm_dtype dtype)
+{
+    sqm__product_narrow(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, dtype);
+}
+#else
 /* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
    w[p][k][lane], one chain of fused multiply-adds in increasing k whatever P and T are. */
 SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
@@ -3540,29 +3597,29 @@ static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, si
                               SQM_F32);
 }
 
+#endif
+#if SQM__FROM_NARROW
+SQM__INLINE void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32_t t, int32_t panel)
+{
+    sqm__finish_narrow(g, sums, t, panel);
+}
+#else
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
 SQM__SPECIAL void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32_t t, int32_t panel)
 {
     const int32_t first = panel * SQM__LANES, count = sqm__min(SQM__LANES, g->n_rows - first);
     float *y = g->y + (size_t)t * g->y_stride + first;
-    float part[2 * SQM__LANES];
-    v16 sum = SQM__NAME(load)(sums);
-    if (count == SQM__LANES) {
-        if (g->bias) sum = SQM__ADD(sum, SQM__NAME(load)(g->bias + first));
+    for (int32_t i = 0; i < count; i += SQM__STEP) {
+        v16 sum = SQM__NAME(load)(sums + i);
+        if (g->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(g->bias + first + i, count - i, 0.0f));
         sum = SQM__MUL(sum, SQM__SET1(g->scale));
-        if (g->add) sum = SQM__ADD(SQM__NAME(load)(y), sum);
-        SQM__NAME(store)(y, sum);
-        return;
-    }
-    SQM__NAME(store)(part, sum);
-    for (int32_t i = 0; i < count; i++) {
-        float value = part[i];
-        if (g->bias) value += g->bias[first + i];
-        value *= g->scale;
-        y[i] = g->add ? y[i] + value : value;
+        if (g->add) sum = SQM__ADD(SQM__NAME(load_n)(y + i, count - i, 0.0f), sum);
+        SQM__NAME(store_n)(y + i, sum, count - i);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* ---- quantised weights: codes and scales as they lie in a panel ---------------------------------------- */
 SQM__SPECIAL int SQM__NAME(is_signed)(const sqm_dtype d) { return d == SQM_Q8 || d == SQM_IQ4; }
 SQM__SPECIAL int SQM__NAME(has_min)(const sqm_dtype d)
@@ -3662,6 +3719,29 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
         }
     }
 }
+#if SQM__CODE_T == 1
+/* Product in float32, with weights exactly as their format defines them: panel by panel, token by token, a
+   group of quantised weights at once */
+static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    const int32_t step = g->dtype < SQM_Q8 ? g->n_cols : SQM__GROUP;
+    for (int32_t panel = first; panel < last; panel++)
+        for (int32_t t = 0; t < g->n_tokens; t++) {
+            const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes, *from = w;
+            const float *x = g->x + (size_t)t * g->x_stride;
+            float sums[SQM__LANES];
+            for (int32_t k = 0; k < g->n_cols; k += step) {
+                if (g->dtype >= SQM_Q8) {
+                    SQM__NAME(expand)(work, w, k / SQM__GROUP, SQM__CODED(g->dtype));
+                    from = (const uint8_t *)work;
+                }
+                SQM__NAME(product)(sums, 0, x + k, 0, 1, from, 0, 1, sqm__min(step, g->n_cols - k), k > 0,
+                                   g->dtype < SQM_Q8 ? g->dtype : SQM_F32);
+            }
+            SQM__NAME(finish)(g, sums, t, panel);
+        }
+}
+#else
 /* Weights k .. k + n - 1 of a panel as float32 [n][16]; k and n are multiples of what the type groups. */
 static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k, int32_t n, sqm_dtype d)
 {
@@ -3724,6 +3804,8 @@ static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t las
             SQM__NAME(gemm_block)(g, panel, sqm__min(SQM__TILE_P, last - panel), t,
                                   sqm__min(SQM__BLOCK, g->n_tokens - t), work);
 }
+
+#endif
 
 /* ---- 8-bit products: one token ------------------------------------------------------------------------- */
 /* Weight codes are `zero` above their values, so that an integer dot starts from -zero * (sum of codes of x).
@@ -4082,22 +4164,7 @@ static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, flo
     else SQM__NAME(gemm_float)(g, first, last, work);
 }
 
-/* ---- rows: loads that end early ------------------------------------------------------------------------ */
-SQM__SPECIAL v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
-{
-    float part[SQM__LANES];
-    if (n >= SQM__LANES) return SQM__NAME(load)(p);
-    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? p[i] : fill;
-    return SQM__NAME(load)(part);
-}
-SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
-{
-    float part[SQM__LANES];
-    if (n >= SQM__LANES) { SQM__NAME(store)(p, v); return; }
-    SQM__NAME(store)(part, v);
-    for (int32_t i = 0; i < n; i++) p[i] = part[i];
-}
-
+/* ---- rows ---------------------------------------------------------------------------------------------- */
 /* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane
    in 16 bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
@@ -4438,17 +4505,26 @@ static void SQM__NAME(softmax)(float *y, const float *x, int32_t n, float scale)
         SQM__NAME(store_n)(y + i, SQM__NAME(div)(SQM__NAME(load_n)(y + i, n - i, 0.0f), total), n - i);
 }
 
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
+{
+    sqm__softcap_narrow(y, x, n, cap);
+}
+#else
 /* y = cap * tanh(x / cap) */
 static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 {
     const v16 factor = SQM__SET1(cap);
-    for (size_t i = 0; i < n; i += SQM__LANES) {
-        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+    for (size_t i = 0; i < n; i += SQM__STEP) {
+        const int32_t left = n - i < SQM__STEP ? (int32_t)(n - i) : SQM__STEP;
         const v16 v = SQM__NAME(tanh)(SQM__NAME(div)(SQM__NAME(load_n)(x + i, left, 0.0f), factor));
         SQM__NAME(store_n)(y + i, SQM__MUL(v, factor), left);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* ---- attention ----------------------------------------------------------------------------------------- */
 static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
 {

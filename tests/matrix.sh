@@ -191,6 +191,7 @@ list() {
     echo "symbols symbols"
     echo "macros macros"
     echo "includes includes"
+    echo "small tests '' 'test_kern' gcc -Os"
     echo "m32 tests '' 'test_file test_sess' gcc $m32 -O1"
     echo "aarch64-logits logits qemu-aarch64 aarch64-linux-gnu-gcc -static"
     echo "sanitized tests '' 'test_file' gcc $san -DSEQMODEL_NO_SIMD"
