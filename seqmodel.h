@@ -2017,8 +2017,21 @@ typedef struct sqm__code_chunk {
     /* [tokens][panels][16 rows]; where there are minima, of half the tokens, then their sums */
     float   sums[SQM__CODE_TOKENS * SQM__CODE_PANELS * SQM__LANES];
     int32_t n_groups, zero;
+    const uint8_t *next;                /* what to ask memory for meanwhile, `next_step` bytes a group, or NULL */
+    size_t  next_step;
 } sqm__code_chunk;
 typedef char sqm__work_holds_a_chunk[sizeof(sqm__code_chunk) <= SQM__WORK_FLOATS * sizeof(float) ? 1 : -1];
+
+/* acc [n_rows, n_panels * 16] = or (resume) += x [n_rows, n] * panels of n rows of 16 */
+typedef struct sqm__dense {
+    float         *acc;
+    const float   *x;
+    const uint8_t *w, *next;            /* next: what memory is asked for meanwhile, */
+    size_t         acc_stride, x_stride, panel_bytes;
+    size_t         next_panel, next_step;                   /* these bytes a panel and a k */
+    int32_t        n_rows, n_panels, n, resume;
+    sqm_dtype      dtype;
+} sqm__dense;
 
 /* Query vectors of one key/value head against a run of key tiles. */
 typedef struct sqm__attend {
@@ -3514,87 +3527,82 @@ static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, si
 #else
 /* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
    w[p][k][lane], one chain of fused multiply-adds in increasing k whatever P and T are. */
-SQM__SPECIAL void SQM__NAME(tile)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                  const uint8_t *w,
-                                 size_t panel_bytes, int32_t n, int32_t resume, const sqm_dtype dtype,
-                                     const int32_t P,
-                                 const int32_t T)
+SQM__SPECIAL void SQM__NAME(tile)(const sqm__dense *d, int32_t row, int32_t panel, const sqm_dtype dtype,
+                                  const int32_t P, const int32_t T)
 {
-    const size_t step = dtype == SQM_F32 ? 64 : 32;
+    const size_t step = dtype == SQM_F32 ? 64 : 32, x_stride = d->x_stride, panel_bytes = d->panel_bytes;
+    const size_t next_panel = d->next_panel, next_step = d->next_step;
+    const uint8_t *w = d->w + (size_t)panel * panel_bytes, *next = d->next + (size_t)panel * next_panel;
+    const float *x = d->x + (size_t)row * x_stride;
+    float *acc = d->acc + (size_t)row * d->acc_stride + 16 * panel;
     v16 sum[SQM__TILE_SUMS];
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         SQM__WIDE for (int32_t p = 0; p < P; p++)
-            sum[t * P + p] = resume ? SQM__NAME(load)(acc + (size_t)t * acc_stride + 16 * p)
-                : SQM__SET1(0.0f);
-    for (int32_t k = 0; k < n; k++) {
+            sum[t * P + p] = d->resume ? SQM__NAME(load)(acc + (size_t)t * d->acc_stride + 16 * p)
+                                       : SQM__SET1(0.0f);
+    for (int32_t k = 0; k < d->n; k++, w += step, next += next_step) {
         v16 weight[SQM__TILE_P > SQM__TILE_ROWS ? SQM__TILE_P : SQM__TILE_ROWS];
-        SQM__WIDE for (int32_t p = 0; p < P; p++)
-            weight[p] = SQM__NAME(element)(w + (size_t)p * panel_bytes + (size_t)k * step, dtype);
+        SQM__WIDE for (int32_t p = 0; p < P; p++) {
+            weight[p] = SQM__NAME(element)(w + (size_t)p * panel_bytes, dtype);
+            SQM__PREFETCH(next + (size_t)p * next_panel);
+        }
         SQM__WIDE for (int32_t t = 0; t < T; t++) {
             const v16 value = SQM__SET1(x[(size_t)t * x_stride + (size_t)k]);
-            SQM__WIDE for (int32_t p = 0; p < P; p++) sum[t * P + p] = SQM__MADD(value, weight[p],
-                    sum[t * P + p]);
+            SQM__WIDE for (int32_t p = 0; p < P; p++)
+                sum[t * P + p] = SQM__MADD(value, weight[p], sum[t * P + p]);
         }
     }
     SQM__WIDE for (int32_t t = 0; t < T; t++)
         SQM__WIDE for (int32_t p = 0; p < P; p++)
-            SQM__NAME(store)(acc + (size_t)t * acc_stride + 16 * p, sum[t * P + p]);
+            SQM__NAME(store)(acc + (size_t)t * d->acc_stride + 16 * p, sum[t * P + p]);
 }
 
-/* All rows of x against P panels, in tiles of T rows; the last rows one by one, or in threes before that. */
-SQM__SPECIAL void SQM__NAME(strip)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                   int32_t n_rows, const uint8_t *w, size_t panel_bytes, int32_t n,
-                                   int32_t resume, const sqm_dtype dtype, const int32_t P, const int32_t T)
+/* All rows of x against P panels, in tiles of T rows; the last ones in tiles of eight, three and one. */
+SQM__SPECIAL void SQM__NAME(strip)(const sqm__dense *d, int32_t panel, const sqm_dtype dtype, const int32_t P,
+                                   const int32_t T)
 {
     int32_t t = 0;
-    for (; t + T <= n_rows; t += T)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, T);
-    for (; T > 3 && t + 3 <= n_rows; t += 3)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, 3);
-    for (; t < n_rows; t++)
-        SQM__NAME(tile)(acc + (size_t)t * acc_stride, acc_stride, x + (size_t)t * x_stride, x_stride, w,
-                        panel_bytes, n, resume, dtype, P, 1);
+    for (; t + T <= d->n_rows && !(T > 8 && d->n_rows - t == 16); t += T)
+        SQM__NAME(tile)(d, t, panel, dtype, P, T);
+    for (; T > 8 && t + 8 <= d->n_rows; t += 8) SQM__NAME(tile)(d, t, panel, dtype, P, 8);
+    for (; T > 3 && t + 3 <= d->n_rows; t += 3) SQM__NAME(tile)(d, t, panel, dtype, P, 3);
+    for (; t < d->n_rows; t++) SQM__NAME(tile)(d, t, panel, dtype, P, 1);
 }
 
-/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels: the one dense kernel, for weights, keys and
-   values alike. Few rows take more panels at once, so that enough sums are under way; half-width types are
-   for few rows, for many it pays to widen a panel first. */
-SQM__SPECIAL void SQM__NAME(product_of)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
-                                        int32_t n_rows, const uint8_t *w, size_t panel_bytes,
-                                        int32_t n_panels, int32_t n, int32_t resume, const sqm_dtype dtype)
+/* The one dense kernel, for weights, keys and values alike. Few rows take more panels at once, so that enough
+   sums are under way; half-width types are for few rows, for many it pays to widen a panel first. */
+SQM__SPECIAL void SQM__NAME(dense_of)(const sqm__dense *d, const sqm_dtype dtype)
 {
+    const int32_t n_panels = d->n_panels;
     int32_t p = 0;
-    if (n_rows == 1)
+    if (d->n_rows == 1)
         for (; p + SQM__TILE_ROWS <= n_panels; p += SQM__TILE_ROWS)
-            SQM__NAME(tile)(acc + 16 * p, acc_stride, x, x_stride, w + (size_t)p * panel_bytes, panel_bytes,
-                            n, resume, dtype, SQM__TILE_ROWS, 1);
-    if (n_rows < SQM__TILE_T || dtype != SQM_F32)
+            SQM__NAME(tile)(d, 0, p, dtype, SQM__TILE_ROWS, 1);
+    if (d->n_rows < SQM__TILE_T || dtype != SQM_F32)
         for (; p + SQM__TILE_FEW <= n_panels; p += SQM__TILE_FEW)
-            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                             panel_bytes, n, resume, dtype, SQM__TILE_FEW, 3);
+            SQM__NAME(strip)(d, p, dtype, SQM__TILE_FEW, 3);
     if (SQM__TILE_P > 1 && dtype == SQM_F32)
         for (; p + SQM__TILE_P <= n_panels; p += SQM__TILE_P)
-            SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                             panel_bytes, n, resume, dtype, SQM__TILE_P, SQM__TILE_T);
-    for (; p < n_panels; p++)
-        SQM__NAME(strip)(acc + 16 * p, acc_stride, x, x_stride, n_rows, w + (size_t)p * panel_bytes,
-                         panel_bytes, n, resume, dtype, 1, dtype == SQM_F32 ? SQM__TILE_T : 3);
+            SQM__NAME(strip)(d, p, dtype, SQM__TILE_P, SQM__TILE_T);
+    for (; p < n_panels; p++) SQM__NAME(strip)(d, p, dtype, 1, dtype == SQM_F32 ? SQM__TILE_T : 3);
+}
+static void SQM__NAME(dense)(const sqm__dense *d)
+{
+    if (d->dtype == SQM_F16) SQM__NAME(dense_of)(d, SQM_F16);
+    else if (d->dtype == SQM_BF16) SQM__NAME(dense_of)(d, SQM_BF16);
+    else SQM__NAME(dense_of)(d, SQM_F32);
 }
 static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
                                const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
                                int32_t resume, sqm_dtype dtype)
 {
-    if (dtype == SQM_F16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F16);
-    else if (dtype == SQM_BF16)
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_BF16);
-    else
-        SQM__NAME(product_of)(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume,
-                              SQM_F32);
+    sqm__dense d;
+    d.acc = acc; d.acc_stride = acc_stride;
+    d.x = x; d.x_stride = x_stride; d.n_rows = n_rows;
+    d.w = d.next = w; d.panel_bytes = panel_bytes; d.n_panels = n_panels;
+    d.next_panel = d.next_step = 0;
+    d.n = n; d.resume = resume; d.dtype = dtype;
+    SQM__NAME(dense)(&d);
 }
 
 #endif
@@ -3755,27 +3763,35 @@ static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k,
 }
 
 /* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
-   float32, while all rows pass over it. Sums grow in increasing k, so chunks change no bit. */
+   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k, so chunks change no bit. */
 static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
                                   float *work)
 {
     const int32_t chunk = SQM__CHUNK / SQM__TILE_P;
+    const size_t step = g->dtype == SQM_F32 ? 64 : g->dtype < SQM_Q8 ? 32 : 0;
     const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes;
     float *weights = work, *sums = work + SQM__CHUNK * SQM__LANES;
     const size_t stride = (size_t)n_panels * SQM__LANES;
+    sqm__dense d;
+    d.acc = sums; d.acc_stride = stride;
+    d.x_stride = g->x_stride; d.n_rows = n;
+    d.n_panels = n_panels; d.dtype = SQM_F32;
+    d.next_panel = g->panel_bytes; d.next_step = step;
     for (int32_t k = 0; k < g->n_cols; k += chunk) {
-        const int32_t width = sqm__min(chunk, g->n_cols - k);
-        const uint8_t *from = w + (size_t)k * SQM__LANES * sizeof(float);
-        size_t panel_bytes = g->panel_bytes;
+        d.n = sqm__min(chunk, g->n_cols - k);
+        d.x = g->x + (size_t)t * g->x_stride + k;
+        d.w = w + (size_t)k * step;
+        d.next = k + chunk < g->n_cols ? d.w + (size_t)chunk * step : w + (size_t)n_panels * g->panel_bytes;
+        d.panel_bytes = g->panel_bytes;
         if (g->dtype != SQM_F32) {
-            from = (const uint8_t *)weights;
-            panel_bytes = (size_t)chunk * SQM__LANES * sizeof(float);
+            d.w = (const uint8_t *)weights;
+            d.panel_bytes = (size_t)chunk * SQM__LANES * sizeof(float);
             for (int32_t p = 0; p < n_panels; p++)
                 SQM__NAME(expand_chunk)(weights + p * chunk * SQM__LANES, w + (size_t)p * g->panel_bytes, k,
-                                        width, g->dtype);
+                                        d.n, g->dtype);
         }
-        SQM__NAME(product)(sums, stride, g->x + (size_t)t * g->x_stride + k, g->x_stride, n, from,
-                           panel_bytes, n_panels, width, k > 0, SQM_F32);
+        d.resume = k > 0;
+        SQM__NAME(dense)(&d);
     }
     for (int32_t i = 0; i < n; i++)
         for (int32_t p = 0; p < n_panels; p++)
@@ -4030,6 +4046,9 @@ SQM__SPECIAL void SQM__NAME(tile_codes)(const sqm__gemm *g, const sqm__code_chun
         SQM__WIDE for (int half = 0; half < halves; half++) {
             const uint8_t *codes = c->codes[0] + (i * SQM__GROUP + 16 * half) * SQM__LANES;
             w16 dot[SQM__CODE_P * SQM__CODE_T];
+            if (c->next && half == 0)
+                for (size_t b = 0; b < c->next_step; b += 64)
+                    SQM__PREFETCH(c->next + (size_t)i * c->next_step + b);
             SQM__WIDE for (int32_t t = 0; t < T; t++) {
                 const int32_t start = SQM__NAME(code_sum)(x_sums + 2 * t, halves, half) * zero;
                 SQM__WIDE for (int32_t p = 0; p < P; p++)
@@ -4110,6 +4129,7 @@ static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t la
     const int has_min = SQM__NAME(has_min)(g->dtype);
     float *sums = c->sums, *min_sums = c->sums + tiles * tile_sums;
     c->zero = SQM__NAME(zero_code)(g->dtype);
+    c->next_step = g->panel_bytes / (size_t)n_groups;
     memset(sums, 0, (size_t)((has_min ? 2 : 1) * tiles * tile_sums) * sizeof(float));
     for (int32_t group = 0; group < n_groups; group += c->n_groups) {
         c->n_groups = sqm__min(SQM__CODE_CHUNK / SQM__GROUP, n_groups - group);
@@ -4119,6 +4139,8 @@ static void SQM__NAME(block_codes)(const sqm__gemm *g, int32_t panel, int32_t la
         for (int32_t i = 0; i < tiles; i++) {
             const size_t row = (size_t)(t / SQM__CODE_T + i) * (size_t)n_groups + (size_t)group;
             const size_t at = row * SQM__CODE_T;
+            c->next = i < SQM__CODE_P ? g->panels + (size_t)(panel + SQM__CODE_P + i) * g->panel_bytes
+                + (size_t)group * c->next_step : NULL;
             SQM__NAME(tile_any)(g, c, at, sums + i * tile_sums);
             if (has_min) SQM__NAME(tile_mins)(g, c, at, min_sums + i * tile_sums);
         }
