@@ -2382,6 +2382,7 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 #if SQM__PASS == SQM__PASS_NARROW
 #define SQM__SPECIAL static SQM__NOINLINE
 #define SQM__WIDE
+#define SQM__SUM_UNIT 1
 #define v16 sqm__narrow
 #if SQM__HAVE_HELIUM
 #define SQM__STEP 4
@@ -2411,6 +2412,20 @@ SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
     return vpselq_f32(vldrwq_z_f32(p, first), vdupq_n_f32(fill), first);
 }
 SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { vstrwq_p_f32(p, a, vctp32q((uint32_t)n)); }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    vstrbq_u32((uint8_t *)p, vreinterpretq_u32_f32(a));
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a) { return vmaxnmvq_f32(-3.4e38f, a); }
+SQM__INLINE float SQM__NAME(sum)(v16 a)                /* of integers: in any order */
+{
+    return (vgetq_lane_f32(a, 0) + vgetq_lane_f32(a, 2)) + (vgetq_lane_f32(a, 1) + vgetq_lane_f32(a, 3));
+}
+SQM__INLINE float SQM__NAME(tree)(const float *p)
+{
+    return SQM__NAME(sum)(vaddq_f32(vaddq_f32(vld1q_f32(p), vld1q_f32(p + 8)),
+                                    vaddq_f32(vld1q_f32(p + 4), vld1q_f32(p + 12))));
+}
 SQM__INLINE v16 SQM__NAME(set1)(float x) { return vdupq_n_f32(x); }
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return vaddq_f32(a, b); }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return vsubq_f32(a, b); }
@@ -2454,6 +2469,20 @@ SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p) { return sqm__bf16_to_f32
 SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { *p = a; }
 SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill) { (void)n; (void)fill; return *p; }
 SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { (void)n; *p = a; }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    *p = (int8_t)((int32_t)((sqm__bits(a) & 0xffu) ^ 0x80u) - 0x80);
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a) { return a; }
+SQM__INLINE float SQM__NAME(sum)(v16 a) { return a; }
+SQM__SPECIAL float SQM__NAME(tree)(const float *p)
+{
+    float part[SQM__LANES];
+    memcpy(part, p, sizeof(part));
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
 SQM__INLINE v16 SQM__NAME(set1)(float x) { return x; }
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return a + b; }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return a - b; }
@@ -3488,6 +3517,8 @@ SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
     for (int32_t i = 0; i < n; i++) p[i] = part[i];
 }
 
+/* the sum of 16 floats, pairs of lanes 8, 4, 2 and 1 apart */
+SQM__SPECIAL float SQM__NAME(tree)(const float *p) { return SQM__NAME(sum)(SQM__NAME(load)(p)); }
 #endif
 /* ---- dense products ------------------------------------------------------------------------------------ */
 /* a vector of weights of one k */
@@ -3499,7 +3530,7 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 }
 
 #if SQM__PASS == SQM__PASS_NARROW
-/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels, as product_of defines it */
+/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels, as dense_of defines it */
 static SQM__NOINLINE void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
                                              int32_t n_rows, const uint8_t *w, size_t panel_bytes,
                                              int32_t n_panels, int32_t n, int32_t resume, sqm_dtype dtype)
@@ -4187,6 +4218,19 @@ static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, flo
 }
 
 /* ---- rows ---------------------------------------------------------------------------------------------- */
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
+                                const float *x, int32_t n)
+{
+    sqm__quantize_narrow(codes, scales, sums, step, plane, x, n);
+}
+static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
+                                 const float *bias, float eps)
+{
+    sqm__normalize_narrow(y, x, n, kind, gain, bias, eps);
+}
+#else
 /* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane
    in 16 bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
@@ -4195,25 +4239,31 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, siz
     const v16 magic = SQM__SET1(12582912.0f);   /* 1.5 * 2^23: adding it leaves the integer in the low bits */
     const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
-        v16 half[2], inverse;
-        float largest, sum[2];
-        for (int i = 0; i < 2; i++)
-            half[i] = n - k > i * SQM__LANES
-                ? SQM__NAME(load_n)(x + k + i * SQM__LANES, n - k - i * SQM__LANES, 0.0f) : SQM__SET1(0.0f);
-        largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = SQM__SET1(largest > 0.0f ? most / largest : 0.0f);
-        *scales = largest / most;
-        for (int i = 0; i < 2; i++) {
-            v16 rounded = SQM__MADD(half[i], inverse, magic);
-            const v16 code = SQM__SUB(rounded, magic);
-            if (plane) {
-                v16 second;
-                rounded = SQM__MADD(code, SQM__SET1(1.0f / 255.0f), magic);
-                second = SQM__MADD(SQM__SUB(rounded, magic), SQM__SET1(-255.0f), code);
-                SQM__NAME(store_low)(codes + plane + i * SQM__LANES, SQM__ADD(second, magic));
+        v16 part[SQM__GROUP / SQM__STEP], largest = SQM__SET1(0.0f), inverse;
+        float top, sum[2];
+        SQM__WIDE for (int i = 0; i < SQM__GROUP / SQM__STEP; i++) {
+            const int32_t left = n - k - i * SQM__STEP;
+            part[i] = left > 0 ? SQM__NAME(load_n)(x + k + i * SQM__STEP, left, 0.0f) : SQM__SET1(0.0f);
+            largest = SQM__NAME(max)(largest, SQM__NAME(abs)(part[i]));
+        }
+        top = SQM__NAME(max_lane)(largest);
+        inverse = SQM__SET1(top > 0.0f ? most / top : 0.0f);
+        *scales = top / most;
+        SQM__WIDE for (int half = 0; half < 2; half++) {
+            v16 total = SQM__SET1(0.0f);
+            SQM__WIDE for (int i = half * SQM__LANES; i < (half + 1) * SQM__LANES; i += SQM__STEP) {
+                v16 rounded = SQM__MADD(part[i / SQM__STEP], inverse, magic);
+                const v16 code = SQM__SUB(rounded, magic);
+                if (plane) {
+                    v16 second;
+                    rounded = SQM__MADD(code, SQM__SET1(1.0f / 255.0f), magic);
+                    second = SQM__MADD(SQM__SUB(rounded, magic), SQM__SET1(-255.0f), code);
+                    SQM__NAME(store_low)(codes + plane + i, SQM__ADD(second, magic));
+                }
+                SQM__NAME(store_low)(codes + i, rounded);
+                total = SQM__ADD(total, code);
             }
-            SQM__NAME(store_low)(codes + i * SQM__LANES, rounded);
-            sum[i] = SQM__NAME(sum)(code);      /* of integers: exact */
+            sum[half] = SQM__NAME(sum)(total);  /* of integers: exact */
         }
         sums[0] = sqm__round_sum(sum[0] + sum[1]) * -SQM__SUM_UNIT;
         sums[1] = sqm__round_sum(sum[0]) * -SQM__SUM_UNIT;
@@ -4223,43 +4273,40 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, siz
     }
 }
 
-static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
-                                 const float *bias,
-                                 float eps)
+/* Sum of x - mean (plain), or of its squares: 16 sums of every 16th, then their tree */
+SQM__SPECIAL float SQM__NAME(row_sum)(const float *x, int32_t n, float mean, const int plain)
 {
-    v16 total = SQM__SET1(0.0f), squares = SQM__SET1(0.0f), mean = SQM__SET1(0.0f), inverse;
-    float second;
-    if (kind == SQM_NORM_LAYER) {
-        for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(x + i, n - i,
-                0.0f));
-        mean = SQM__SET1(SQM__NAME(sum)(total) / (float)n);
-    }
-    for (int32_t i = 0; i < n; i += SQM__LANES) {
-        v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
-        if (kind == SQM_NORM_LAYER) {   /* missing lanes must not become -mean */
-            v = SQM__SUB(v, mean);
-            if (n - i < SQM__LANES) {
-                float part[SQM__LANES];
-                SQM__NAME(store)(part, v);
-                v = SQM__NAME(load_n)(part, n - i, 0.0f);
-            }
+    const v16 middle = SQM__SET1(mean);
+    float sums[SQM__LANES];
+    for (int32_t lane = 0; lane < SQM__LANES; lane += SQM__STEP) {
+        v16 total = SQM__SET1(0.0f);
+        for (int32_t i = lane; i < n; i += SQM__LANES) {
+            const v16 v = SQM__SUB(SQM__NAME(load_n)(x + i, n - i, mean), middle);
+            total = plain ? SQM__ADD(v, total) : SQM__MADD(v, v, total);
         }
-        squares = kind == SQM_NORM_SUM ? SQM__ADD(v, squares) : SQM__MADD(v, v, squares);
+        SQM__NAME(store)(sums + lane, total);
     }
-    second = SQM__NAME(sum)(squares);
+    return SQM__NAME(tree)(sums);
+}
+static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
+                                 const float *bias, float eps)
+{
+    const float mean = kind == SQM_NORM_LAYER ? SQM__NAME(row_sum)(x, n, 0.0f, 1) / (float)n : 0.0f;
+    float second = SQM__NAME(row_sum)(x, n, mean, kind == SQM_NORM_SUM);
+    v16 inverse;
     if (kind == SQM_NORM_RMS || kind == SQM_NORM_LAYER) second /= (float)n;
     inverse = SQM__SET1(1.0f / (kind == SQM_NORM_SUM ? second + eps : sqm__sqrt(second + eps)));
-    for (int32_t i = 0; i < n; i += SQM__LANES) {
+    for (int32_t i = 0; i < n; i += SQM__STEP) {
         v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
-        if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, mean);
+        if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, SQM__SET1(mean));
         v = SQM__MUL(v, inverse);
         if (gain) v = SQM__MUL(v, SQM__NAME(load_n)(gain + i, n - i, 0.0f));
         if (bias) v = SQM__ADD(v, SQM__NAME(load_n)(bias + i, n - i, 0.0f));
         SQM__NAME(store_n)(y + i, v, n - i);
     }
 }
-
 #endif
+
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
 #if !SQM__FROM_NARROW
 /* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
