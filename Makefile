@@ -39,8 +39,8 @@ programs := $(tools) $(examples) $(tests) $(fuzzers)
 objects  := $(foreach source,$(linked),$(filter %/$(basename $(notdir $(source))),$(programs))) $(examples)
 tool_headers := $(wildcard tools/*.h tools/*/*.h)
 
-.PHONY: all run compare web programs test examples-test tokenizers matrix bench lint asan ubsan fuzz fuzz-programs \
-        clean help force
+.PHONY: all run compare web programs test examples-test tokenizers matrix firmware bench lint asan ubsan fuzz \
+        fuzz-programs clean help force
 .DELETE_ON_ERROR:
 
 all: $(tools) $(examples)
@@ -112,6 +112,9 @@ examples-test: all
 matrix:
 	BUILD=$(BUILD) sh tests/matrix.sh
 
+firmware: $(BUILD)/seqmodel.o $(BUILD)/sqm-info $(BUILD)/sqm-embed
+	BUILD=$(BUILD) CC="$(CC)" OPENMP="$(OPENMP)" sh tests/firmware.sh
+
 models := examples/models
 bench: all
 	$(BUILD)/sqm-bench $(MODEL)
@@ -159,6 +162,7 @@ help:
 	@echo 'make examples-test only the examples: what they print'
 	@echo 'make tokenizers    only the reference tokenizers: DATA=dir, and SQM_TOKENIZERS=dir in the environment'
 	@echo 'make matrix        only the build matrix: compilers, standards, switches, symbols, other processors'
+	@echo 'make firmware      the examples for Cortex-M and RV32, built, run in QEMU and compared; their memory and speed'
 	@echo 'make bench         speed of MODEL, with the roofline of this machine; $(BUILD)/speed.svg: speed and memory'
 	@echo '                   of the models in examples/models against the length of the context'
 	@echo 'make lint          layout of the sources, and every warning as an error'

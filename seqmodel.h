@@ -47,8 +47,16 @@
               exits or aborts. A failed call leaves its objects as they were.
    Files      are untrusted: everything is checked at open, once; a forward pass cannot fail afterwards.
    Threads    OpenMP when the compiler has it on, or the caller's pool (sqm_parallel), else serial.
-   Firmware   sqm_open with a list of the mixers you use; the linker drops the others (-ffunction-sections
-              -Wl,--gc-sections, or SEQMODEL_STATIC). Weights stay in flash (tools/sqm-embed makes a C array).
+   Firmware   sqm_open with lists of the ops and mixers you use; the linker drops the others
+              (-Os -ffunction-sections -fdata-sections -Wl,--gc-sections). tools/sqm-embed makes a C array
+              that stays in flash and writes the lists: NAME_OPS, NAME_MIXERS. On a PC `sqm-info --target
+              cortex-m7` (or rv32) prints how much memory model and session take there, to the byte: it
+              depends most on max_context, max_batch = 1, kv = SQM_KV_Q8, threads = 1. Stack: 4 KB.
+              Macros: NO_STDIO NO_MALLOC NO_ERROR_TEXT, Q8_ONLY, NO_TOKENIZER when ids suffice. A build for
+              one instruction set (Cortex-M with or without DSP, Helium, RISC-V, anything with NO_SIMD) calls
+              its kernels directly; -Os, DSP and Helium mean small code. Without an FPU the fused multiply-add
+              is done in integers: the same bits, slowly. Helium takes floats below 1.2e-38 for 0.
+              examples/firmware shows all this.
    Web        clang's --target=wasm32 with -msimd128; examples/web is a page that runs models.
 
    Macros, defined before the implementation
@@ -61,6 +69,7 @@
      SEQMODEL_NO_TOKENIZER     token ids only
      SEQMODEL_NO_ERROR_TEXT    error codes without sentences
      SEQMODEL_NO_SIMD          portable C only
+     SEQMODEL_Q8_ONLY          of the quantised weights only q8: firmware saves 4 KB
      SEQMODEL_ASSERT(x)        check of internal promises
      SEQMODEL_HEADER           this file's name in quotes, if you renamed it: it includes itself once per
                                instruction set
@@ -790,6 +799,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_WRITER 1
 #endif
+#ifdef SEQMODEL_Q8_ONLY
+#  define SQM__HAVE_QUANTS 0
+#else
+#  define SQM__HAVE_QUANTS 1
+#endif
 #if SQM__HAVE_STDIO && (defined(__unix__) || defined(__APPLE__)) && !defined(SEQMODEL_NO_MMAP)
 #  define SQM__HAVE_MMAP 1
 #else
@@ -1266,6 +1280,7 @@ static const sqm__dtype_info sqm__dtypes[] = {
     { "i8",   SQM_I8,   1, 0, 0, 0 },
     { "u8",   SQM_U8,   1, 0, 0, 0 },
     { "q8",   SQM_Q8,   0, 32, 544, 512 },
+#if SQM__HAVE_QUANTS
     { "q4",   SQM_Q4,   0, 32, 288, 256 },
     { "q4m",  SQM_Q4M,  0, 32, 320, 256 },
     { "q5",   SQM_Q5,   0, 32, 352, 320 },
@@ -1275,8 +1290,11 @@ static const sqm__dtype_info sqm__dtypes[] = {
     { "q3k",  SQM_Q3K,  0, 256, 1824, 192 },
     { "q4k",  SQM_Q4K,  0, 256, 2368, 256 },
     { "q5k",  SQM_Q5K,  0, 256, 2880, 320 },
-    { "q6k",  SQM_Q6K,  0, 256, 3360, 384 }
+    { "q6k",  SQM_Q6K,  0, 256, 3360, 384 },
+#endif
 };
+/* The type of quantised weights, where compilers shall know that there is only one */
+#define SQM__CODED(dtype) (SQM__HAVE_QUANTS ? (dtype) : SQM_Q8)
 
 /* Levels of iq4 (IQ4_NL of GGML). */
 static const int8_t sqm__iq4_table[16] = { -127, -104, -83, -65, -49, -35, -22, -10,
@@ -1299,6 +1317,13 @@ SQMDEF const char *sqm_dtype_name(sqm_dtype t)
 /* ---- half floats --------------------------------------------------------------------------------------- */
 SQM__INLINE float sqm__f16_to_f32(uint16_t h)
 {
+#if defined(__ARM_FP) && defined(__GNUC__) && !defined(__aarch64__)
+    if (__ARM_FP & 2) {                 /* the processor converts */
+        float x = sqm__float(h);
+        __asm__("vcvtb.f32.f16 %0, %0" : "+t"(x));
+        return x;
+    }
+#endif
     const uint32_t sign = (uint32_t)(h & 0x8000u) << 16;
     const uint32_t exponent = (uint32_t)h >> 10 & 31u;
     const uint32_t fraction = (uint32_t)h & 0x3ffu;
@@ -1469,7 +1494,7 @@ static void sqm__block_factors(float *factor, float *minus, const uint8_t *unit,
     for (int32_t h = 0; h < 2; h++) {
         const int32_t g16 = (2 * b + h) * SQM__PANEL_ROWS, g32 = b * SQM__PANEL_ROWS;
         minus[h] = 0.0f;
-        switch ((sqm_dtype)info->dtype) {
+        switch (SQM__CODED((sqm_dtype)info->dtype)) {
         case SQM_Q4M:
         case SQM_Q5M:
             factor[h] = scale;
@@ -1514,7 +1539,8 @@ static void sqm__dequantize_strided(float *dst, int32_t stride, const uint8_t *p
         int8_t level[32];
         float factor[2], minus[2];
         const int32_t b = k % info->unit_k / 32, count = sqm__min(32, n - k);
-        sqm__block_levels(level, unit + (size_t)b * info->code_bytes, (sqm_dtype)info->dtype, row);
+        sqm__block_levels(level, unit + (size_t)b * info->code_bytes, SQM__CODED((sqm_dtype)info->dtype),
+                          row);
         sqm__block_factors(factor, minus, unit, info, b, row);
         for (int32_t i = 0; i < count; i++) {
             dst[(size_t)(k + i) * (size_t)stride] = factor[i >> 4] * (float)level[i] - minus[i >> 4];
@@ -2507,13 +2533,15 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #define SQM__PASS_NEON   4
 #define SQM__PASS_HELIUM 5
 #define SQM__PASS_WASM   6
-#define SQM__PASS_NARROW 7              /* the elementary functions of the scalar and the Helium pass */
+#define SQM__PASS_NARROW 7              /* what the scalar or Helium pass of a small machine takes apart */
 
-#define SQM__PASS SQM__PASS_NARROW
-#define SQM__PASS_NAME narrow
-#include SEQMODEL_HEADER
-#undef SQM__PASS
-#undef SQM__PASS_NAME
+#if SQM__SMALL
+#  define SQM__PASS SQM__PASS_NARROW
+#  define SQM__PASS_NAME narrow
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#endif
 
 #if SQM__HAVE_HELIUM
 #  define SQM__PASS SQM__PASS_HELIUM
@@ -2621,9 +2649,50 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 #if SQM__PASS == SQM__PASS_NARROW
 #define SQM__SPECIAL static SQM__NOINLINE
 #define SQM__WIDE
+#define SQM__SUM_UNIT 1
 #define v16 sqm__narrow
 #if SQM__HAVE_HELIUM
+#define SQM__STEP 4
 typedef float32x4_t sqm__narrow;
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { return vld1q_f32(p); }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { vst1q_f32(p, a); }
+/* float16 in the low halves of four lanes -> float32. In register 0: the assembler of binutils 2.40 writes
+   another number for the others. */
+SQM__INLINE v16 SQM__NAME(widen)(uint32x4_t h)
+{
+    register float32x4_t q __asm__("q0") = vreinterpretq_f32_u32(h);
+    __asm__("vcvtb.f32.f16 %q0, %q0" : "+w"(q));
+    return q;
+}
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    return SQM__NAME(widen)(vldrhq_u32((const uint16_t *)(const void *)p));
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    return vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_u32((const uint16_t *)(const void *)p), 16));
+}
+/* the first n <= 4 lanes */
+SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
+{
+    const mve_pred16_t first = vctp32q((uint32_t)n);
+    return vpselq_f32(vldrwq_z_f32(p, first), vdupq_n_f32(fill), first);
+}
+SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { vstrwq_p_f32(p, a, vctp32q((uint32_t)n)); }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    vstrbq_u32((uint8_t *)p, vreinterpretq_u32_f32(a));
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a) { return vmaxnmvq_f32(-3.4e38f, a); }
+SQM__INLINE float SQM__NAME(sum)(v16 a)                /* of integers: in any order */
+{
+    return (vgetq_lane_f32(a, 0) + vgetq_lane_f32(a, 2)) + (vgetq_lane_f32(a, 1) + vgetq_lane_f32(a, 3));
+}
+SQM__INLINE float SQM__NAME(tree)(const float *p)
+{
+    return SQM__NAME(sum)(vaddq_f32(vaddq_f32(vld1q_f32(p), vld1q_f32(p + 8)),
+                                    vaddq_f32(vld1q_f32(p + 4), vld1q_f32(p + 12))));
+}
 SQM__INLINE v16 SQM__NAME(set1)(float x) { return vdupq_n_f32(x); }
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return vaddq_f32(a, b); }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return vsubq_f32(a, b); }
@@ -2659,7 +2728,28 @@ SQM__INLINE v16 SQM__NAME(sqrt)(v16 a)
     return a;
 }
 #else
+#define SQM__STEP 1
 typedef float sqm__narrow;
+SQM__INLINE v16 SQM__NAME(load)(const float *p) { return *p; }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p) { return sqm__f16_to_f32(sqm__load_u16(p)); }
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p) { return sqm__bf16_to_f32(sqm__load_u16(p)); }
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { *p = a; }
+SQM__INLINE v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill) { (void)n; (void)fill; return *p; }
+SQM__INLINE void SQM__NAME(store_n)(float *p, v16 a, int32_t n) { (void)n; *p = a; }
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    *p = (int8_t)((int32_t)((sqm__bits(a) & 0xffu) ^ 0x80u) - 0x80);
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a) { return a; }
+SQM__INLINE float SQM__NAME(sum)(v16 a) { return a; }
+SQM__SPECIAL float SQM__NAME(tree)(const float *p)
+{
+    float part[SQM__LANES];
+    memcpy(part, p, sizeof(part));
+    for (int half = 8; half; half /= 2)
+        for (int i = 0; i < half; i++) part[i] += part[i + half];
+    return part[0];
+}
 SQM__INLINE v16 SQM__NAME(set1)(float x) { return x; }
 SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { return a + b; }
 SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { return a - b; }
@@ -2690,6 +2780,9 @@ typedef struct { int32_t v[16]; } w16;
 typedef struct { uint8_t v[64]; } b64;
 /* Small before fast here: this pass serves machines without vector units, whose memory is small too. */
 #define SQM__LANEWISE static inline SQM__UNUSED
+/* bytes 0 and 2, and 1 and 3 of `four`, as two signed 16-bit numbers each */
+#define SQM__SPREAD(even, odd, four) \
+    __asm__("sxtb16 %0, %2\n\tsxtb16 %1, %2, ror #8" : "=&r"(even), "=r"(odd) : "r"(four))
 #define SQM__SPECIAL static SQM__NOINLINE  /* one copy of a kernel, types at run time */
 #define SQM__WIDE
 #define SQM__EACH for (int i = 0; i < 16; i++)
@@ -2824,32 +2917,37 @@ SQM__LANEWISE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
                           (int8_t)w.v[4 * i + 3] * x[3];
     return acc;
 }
-/* acc += products of 16 or 32 k, codes [quads][16 rows][4]: row by row */
+/* acc += products of 16 k, codes [4 quads][16 rows][4]: row by row */
 #define SQM__BY_ROWS SQM__SMALL
-SQM__LANEWISE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+static SQM__NOINLINE void SQM__NAME(dot_rows)(w16 *acc, const uint8_t *codes, const int8_t *x)
 {
 #if SQM__HAVE_DSP
-    uint32_t even[8], odd[8];           /* codes of x in 16 bits: 0 and 2, 1 and 3 of a quad */
-    for (int q = 0; q < 4 * sixteens; q++) {
-        const uint32_t four = sqm__load_u32(x + 4 * q);
-        even[q] = __sxtb16(four);
-        odd[q] = __sxtb16(four >> 8);
+    uint32_t wide[8], even, odd;        /* codes of x in 16 bits: 0 and 2, 1 and 3 of a quad */
+    for (int q = 0; q < 4; q++) {
+        SQM__SPREAD(wide[2 * q], wide[2 * q + 1], sqm__load_u32(x + 4 * q));
     }
     for (int i = 0; i < 16; i++, codes += 4) {
-        int32_t sum = acc.v[i];
-        for (int q = 0; q < 4 * sixteens; q++) {
-            const uint32_t four = sqm__load_u32(codes + 64 * q);
-            sum = __smlad(__sxtb16(four), even[q], sum);
-            sum = __smlad(__sxtb16(four >> 8), odd[q], sum);
+        int32_t sum = acc->v[i];
+        SQM__UNROLL for (int q = 0; q < 4; q++) {
+            SQM__SPREAD(even, odd, sqm__load_u32(codes + 64 * q));
+            sum = __smlad(even, wide[2 * q], sum);
+            sum = __smlad(odd, wide[2 * q + 1], sum);
         }
-        acc.v[i] = sum;
+        acc->v[i] = sum;
     }
 #else
     for (int i = 0; i < 16; i++, codes += 4)
-        for (int k = 0; k < 16 * sixteens; k++)
-            acc.v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
+        for (int k = 0; k < 16; k++) acc->v[i] += (int8_t)codes[16 * (k & ~3) + (k & 3)] * x[k];
 #endif
-    return acc;
+}
+/* sum += dot * (scales * x), scales in float16; then dot is 0 */
+static SQM__NOINLINE void SQM__NAME(add_scaled)(v16 *sum, w16 *dot, const uint8_t *scales, float x)
+{
+    SQM__EACH {
+        const float scale = sqm__f16_to_f32(sqm__load_u16(scales + 2 * i)) * x;
+        sum->v[i] = sqm__fma((float)dot->v[i], scale, sum->v[i]);
+        dot->v[i] = 0;
+    }
 }
 SQM__LANEWISE w16 SQM__NAME(by255)(w16 a, int32_t b) { SQM__EACH a.v[i] = a.v[i] * 255 + b; return a; }
 /* sums of 8-bit products that a pass may gather in something narrower than the 32 bits of dot_u */
@@ -2858,6 +2956,7 @@ SQM__LANEWISE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return S
 SQM__LANEWISE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
 #undef SQM__EACH
 #undef SQM__LANEWISE
+#undef SQM__SPREAD
 #define SQM__TILE_P 2                   /* panels and tokens of a register tile */
 #define SQM__TILE_T 4
 #define SQM__CODE_P 1                   /* panels and tokens of a register tile of 8-bit products, */
@@ -3714,14 +3813,7 @@ typedef struct { uint8x16_t v[4]; } b64;
 SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = vdupq_n_f32(x); return r; }
 SQM__INLINE v16 SQM__NAME(load)(const float *p) { v16 r; SQM__EACH r.v[i] = vld1q_f32(p + 4 * i); return r; }
 SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH vst1q_f32(p + 4 * i, a.v[i]); }
-/* float16 in the low halves of four lanes <-> float32. In register 0: the assembler of binutils 2.40 writes
-   another number for the others. */
-SQM__INLINE float32x4_t SQM__NAME(widen)(uint32x4_t h)
-{
-    register float32x4_t q __asm__("q0") = vreinterpretq_f32_u32(h);
-    __asm__("vcvtb.f32.f16 %q0, %q0" : "+w"(q));
-    return q;
-}
+/* in register 0 like sqm__widen_narrow */
 SQM__INLINE uint32x4_t SQM__NAME(low_half)(float32x4_t x)
 {
     register float32x4_t q __asm__("q0") = x;
@@ -3730,9 +3822,8 @@ SQM__INLINE uint32x4_t SQM__NAME(low_half)(float32x4_t x)
 }
 SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
 {
-    const uint16_t *h = (const uint16_t *)(const void *)p;
     v16 r;
-    SQM__EACH r.v[i] = SQM__NAME(widen)(vldrhq_u32(h + 4 * i));
+    SQM__EACH r.v[i] = sqm__load_f16_narrow(p + 8 * i);
     return r;
 }
 SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
@@ -3741,9 +3832,8 @@ SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
 }
 SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
 {
-    const uint16_t *h = (const uint16_t *)(const void *)p;
     v16 r;
-    SQM__EACH r.v[i] = vreinterpretq_f32_u32(vshlq_n_u32(vldrhq_u32(h + 4 * i), 16));
+    SQM__EACH r.v[i] = sqm__load_bf16_narrow(p + 8 * i);
     return r;
 }
 SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
@@ -3855,21 +3945,35 @@ SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
 #define SQM__BY_ROWS 1
 SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
 SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH vst1q_u8(p + 16 * i, x.v[i]); }
-/* The four quads of a row are gathered to one register, which meets 16 codes of x at once. */
-SQM__INLINE w16 SQM__NAME(dot_rows)(w16 acc, const uint8_t *codes, const int8_t *x, int sixteens)
+/* The four quads of a row are gathered to one register, which meets 16 codes of x at once; `quads` are their
+   addresses in the first row. */
+#define SQM__ROW(i) \
+    vmladavq_s8(vreinterpretq_s8_u32(vldrwq_gather_base_u32(quads, 4 * (i))), codes_x)
+#define SQM__FOUR_ROWS(i) \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i)), four, 0); \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i) + 1), four, 1); \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i) + 2), four, 2); \
+    four = vsetq_lane_s32(SQM__ROW(4 * (i) + 3), four, 3); \
+    acc->v[i] = vaddq_s32(acc->v[i], four)
+SQM__INLINE void SQM__NAME(dot_rows)(w16 *acc, const uint8_t *codes, const int8_t *x)
 {
-    const uint32x4_t quads = vmulq_n_u32(vidupq_n_u32(0, 1), 64);
-    const int8x16_t first = vld1q_s8(x), second = vld1q_s8(x + 16 * (sixteens - 1));
-    int32_t sum[16];
-    for (int i = 0; i < 16; i++, codes += 4) {
-        sum[i] = vmladavq_s8(vreinterpretq_s8_u32(
-            vldrwq_gather_offset_u32((const uint32_t *)(const void *)codes, quads)), first);
-        if (sixteens == 2)
-            sum[i] = vmladavaq_s8(sum[i], vreinterpretq_s8_u32(
-                vldrwq_gather_offset_u32((const uint32_t *)(const void *)(codes + 256), quads)), second);
+    const uint32x4_t quads = vaddq_n_u32(vmulq_n_u32(vidupq_n_u32(0, 1), 64), (uint32_t)(uintptr_t)codes);
+    const int8x16_t codes_x = vld1q_s8(x);
+    int32x4_t four = vdupq_n_s32(0);
+    SQM__FOUR_ROWS(0);
+    SQM__FOUR_ROWS(1);
+    SQM__FOUR_ROWS(2);
+    SQM__FOUR_ROWS(3);
+}
+#undef SQM__ROW
+#undef SQM__FOUR_ROWS
+SQM__INLINE void SQM__NAME(add_scaled)(v16 *sum, w16 *dot, const uint8_t *scales, float x)
+{
+    const v16 scale = SQM__NAME(load_f16)(scales);
+    SQM__EACH {
+        sum->v[i] = vfmaq_f32(sum->v[i], vcvtq_f32_s32(dot->v[i]), vmulq_n_f32(scale.v[i], x));
+        dot->v[i] = vdupq_n_s32(0);
     }
-    SQM__EACH acc.v[i] = vaddq_s32(acc.v[i], vld1q_s32(sum + 4 * i));
-    return acc;
 }
 SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 {
@@ -3893,6 +3997,11 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #endif
 
 /* ---- the kernels --------------------------------------------------------------------------------------- */
+#if SQM__PASS != SQM__PASS_NARROW
+#define SQM__STEP SQM__LANES            /* lanes of a vector */
+#endif
+/* Kernels whose lanes do not meet are those of the narrow pass, on small machines */
+#define SQM__FROM_NARROW (SQM__SMALL && (SQM__PASS == SQM__PASS_SCALAR || SQM__PASS == SQM__PASS_HELIUM))
 #define SQM__SET1 SQM__NAME(set1)
 #define SQM__ADD  SQM__NAME(add)
 #define SQM__SUB  SQM__NAME(sub)
@@ -3900,7 +4009,27 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__MADD SQM__NAME(fma)
 
 #if SQM__PASS != SQM__PASS_NARROW
-/* 16 weights of one k */
+/* ---- rows: loads that end early ------------------------------------------------------------------------ */
+SQM__SPECIAL v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
+{
+    float part[SQM__LANES];
+    if (n >= SQM__LANES) return SQM__NAME(load)(p);
+    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? p[i] : fill;
+    return SQM__NAME(load)(part);
+}
+SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
+{
+    float part[SQM__LANES];
+    if (n >= SQM__LANES) { SQM__NAME(store)(p, v); return; }
+    SQM__NAME(store)(part, v);
+    for (int32_t i = 0; i < n; i++) p[i] = part[i];
+}
+
+/* the sum of 16 floats, pairs of lanes 8, 4, 2 and 1 apart */
+SQM__SPECIAL float SQM__NAME(tree)(const float *p) { return SQM__NAME(sum)(SQM__NAME(load)(p)); }
+#endif
+/* ---- dense products ------------------------------------------------------------------------------------ */
+/* a vector of weights of one k */
 SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
 {
     if (dtype == SQM_F16) return SQM__NAME(load_f16)(w);
@@ -3908,6 +4037,33 @@ SQM__SPECIAL v16 SQM__NAME(element)(const uint8_t *w, const sqm_dtype dtype)
     return SQM__NAME(load)((const float *)(const void *)w);
 }
 
+#if SQM__PASS == SQM__PASS_NARROW
+/* acc [n_rows, n_panels * 16] = or += x [n_rows, n] * panels, as dense_of defines it */
+static SQM__NOINLINE void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride,
+                                             int32_t n_rows, const uint8_t *w, size_t panel_bytes,
+                                             int32_t n_panels, int32_t n, int32_t resume, sqm_dtype dtype)
+{
+    const size_t size = dtype == SQM_F32 ? 4 : 2;
+    for (int32_t t = 0; t < n_rows; t++)
+        for (int32_t i = 0; i < n_panels * SQM__LANES; i += SQM__STEP) {
+            const uint8_t *from = w + (size_t)(i / SQM__LANES) * panel_bytes +
+                                  (size_t)(i % SQM__LANES) * size;
+            float *to = acc + (size_t)t * acc_stride + i;
+            v16 sum = resume ? SQM__NAME(load)(to) : SQM__SET1(0.0f);
+            for (int32_t k = 0; k < n; k++, from += SQM__LANES * size)
+                sum = SQM__MADD(SQM__SET1(x[(size_t)t * x_stride + (size_t)k]),
+                                SQM__NAME(element)(from, dtype), sum);
+            SQM__NAME(store)(to, sum);
+        }
+}
+#elif SQM__FROM_NARROW
+static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, size_t x_stride, int32_t n_rows,
+                               const uint8_t *w, size_t panel_bytes, int32_t n_panels, int32_t n,
+                               int32_t resume, sqm_dtype dtype)
+{
+    sqm__product_narrow(acc, acc_stride, x, x_stride, n_rows, w, panel_bytes, n_panels, n, resume, dtype);
+}
+#else
 /* Register tile of P panels x T rows of x: acc[t][p*16 + lane] = (resume ? itself : 0) + sum_k x[t][k] *
    w[p][k][lane], one chain of fused multiply-adds in increasing k whatever P and T are. */
 SQM__SPECIAL void SQM__NAME(tile)(const sqm__dense *d, int32_t row, int32_t panel, const sqm_dtype dtype,
@@ -3988,29 +4144,29 @@ static void SQM__NAME(product)(float *acc, size_t acc_stride, const float *x, si
     SQM__NAME(dense)(&d);
 }
 
+#endif
+#if SQM__FROM_NARROW
+SQM__INLINE void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32_t t, int32_t panel)
+{
+    sqm__finish_narrow(g, sums, t, panel);
+}
+#else
 /* Bias, scale, residual: turns 16 finished sums of token t into outputs. */
 SQM__SPECIAL void SQM__NAME(finish)(const sqm__gemm *g, const float *sums, int32_t t, int32_t panel)
 {
     const int32_t first = panel * SQM__LANES, count = sqm__min(SQM__LANES, g->n_rows - first);
     float *y = g->y + (size_t)t * g->y_stride + first;
-    float part[2 * SQM__LANES];
-    v16 sum = SQM__NAME(load)(sums);
-    if (count == SQM__LANES) {
-        if (g->bias) sum = SQM__ADD(sum, SQM__NAME(load)(g->bias + first));
+    for (int32_t i = 0; i < count; i += SQM__STEP) {
+        v16 sum = SQM__NAME(load)(sums + i);
+        if (g->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(g->bias + first + i, count - i, 0.0f));
         sum = SQM__MUL(sum, SQM__SET1(g->scale));
-        if (g->add) sum = SQM__ADD(SQM__NAME(load)(y), sum);
-        SQM__NAME(store)(y, sum);
-        return;
-    }
-    SQM__NAME(store)(part, sum);
-    for (int32_t i = 0; i < count; i++) {
-        float value = part[i];
-        if (g->bias) value += g->bias[first + i];
-        value *= g->scale;
-        y[i] = g->add ? y[i] + value : value;
+        if (g->add) sum = SQM__ADD(SQM__NAME(load_n)(y + i, count - i, 0.0f), sum);
+        SQM__NAME(store_n)(y + i, sum, count - i);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* ---- quantised weights: codes and scales as they lie in a panel ---------------------------------------- */
 SQM__SPECIAL int SQM__NAME(is_signed)(const sqm_dtype d) { return d == SQM_Q8 || d == SQM_IQ4; }
 SQM__SPECIAL int SQM__NAME(has_min)(const sqm_dtype d)
@@ -4110,12 +4266,35 @@ static void SQM__NAME(expand)(float *dst, const uint8_t *panel, int32_t group, s
         }
     }
 }
+#if SQM__CODE_T == 1
+/* Product in float32, with weights exactly as their format defines them: panel by panel, token by token, a
+   group of quantised weights at once */
+static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t last, float *work)
+{
+    const int32_t step = g->dtype < SQM_Q8 ? g->n_cols : SQM__GROUP;
+    for (int32_t panel = first; panel < last; panel++)
+        for (int32_t t = 0; t < g->n_tokens; t++) {
+            const uint8_t *w = g->panels + (size_t)panel * g->panel_bytes, *from = w;
+            const float *x = g->x + (size_t)t * g->x_stride;
+            float sums[SQM__LANES];
+            for (int32_t k = 0; k < g->n_cols; k += step) {
+                if (g->dtype >= SQM_Q8) {
+                    SQM__NAME(expand)(work, w, k / SQM__GROUP, SQM__CODED(g->dtype));
+                    from = (const uint8_t *)work;
+                }
+                SQM__NAME(product)(sums, 0, x + k, 0, 1, from, 0, 1, sqm__min(step, g->n_cols - k), k > 0,
+                                   g->dtype < SQM_Q8 ? g->dtype : SQM_F32);
+            }
+            SQM__NAME(finish)(g, sums, t, panel);
+        }
+}
+#else
 /* Weights k .. k + n - 1 of a panel as float32 [n][16]; k and n are multiples of what the type groups. */
 static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k, int32_t n, sqm_dtype d)
 {
     if (d >= SQM_Q8) {
         for (int32_t i = 0; i < n; i += SQM__GROUP)
-            SQM__NAME(expand)(dst + i * SQM__LANES, panel, (k + i) / SQM__GROUP, d);
+            SQM__NAME(expand)(dst + i * SQM__LANES, panel, (k + i) / SQM__GROUP, SQM__CODED(d));
         return;
     }
     for (int32_t i = 0; i < n; i++)
@@ -4182,6 +4361,8 @@ static void SQM__NAME(gemm_float)(const sqm__gemm *g, int32_t first, int32_t las
                                   sqm__min(SQM__BLOCK, g->n_tokens - t), work);
 }
 
+#endif
+
 /* ---- 8-bit products: one token ------------------------------------------------------------------------- */
 /* Weight codes are `zero` above their values, so that an integer dot starts from -zero * (sum of codes of x).
    Sums of x are kept times -SQM__SUM_UNIT: what a dot with this pass's own zero starts from. */
@@ -4205,14 +4386,13 @@ SQM__SPECIAL void SQM__NAME(dot_panels)(w16 *dot, const int8_t *x, const uint8_t
                                         const int half, const sqm_dtype d, const int32_t P)
 {
 #if SQM__BY_ROWS
-    const int sixteens = half == 2 ? 2 : 1, from = half == 1;
-    for (int32_t p = 0; p < P; p++) {
-        const uint8_t *bytes = codes[p] + 256 * from;
-        uint8_t unpacked[2 * SQM__GROUP * SQM__LANES / 2];
-        for (int q = 0; d != SQM_Q8 && q < 4 * sixteens; q++)
-            SQM__NAME(store_bytes)(unpacked + 64 * q, SQM__NAME(codes)(codes[p], from + (q >> 2), q & 3, d));
-        dot[p] = SQM__NAME(dot_rows)(dot[p], d == SQM_Q8 ? bytes : unpacked, x + 16 * from, sixteens);
-    }
+    for (int32_t p = 0; p < P; p++)
+        for (int high = half == 1; high < (half == 0 ? 1 : 2); high++) {
+            uint8_t unpacked[4 * SQM__LANES * 4];
+            for (int j = 0; j < 4; j++)
+                SQM__NAME(store_bytes)(unpacked + 64 * j, SQM__NAME(codes)(codes[p], high, j, d));
+            SQM__NAME(dot_rows)(&dot[p], unpacked, x + 16 * high);
+        }
 #else
     const int run = SQM__NAME(run)(d), is_signed = SQM__NAME(is_signed)(d);
     w16 part[SQM__TILE_STREAMS];
@@ -4302,8 +4482,37 @@ SQM__SPECIAL void SQM__NAME(stream_codes)(const sqm__gemm *g, int32_t token, int
     case SQM_Q4K: run(SQM_Q4K); break; case SQM_Q5K: run(SQM_Q5K); break; \
     case SQM_Q6K: run(SQM_Q6K); break; default: break; \
     }
+#if SQM__BY_ROWS
+/* stream_codes for q8, the type of small machines: nothing to unpack or to decide */
+static void SQM__NAME(stream_bytes)(const sqm__gemm *g, int32_t token, int32_t panel)
+{
+    const int32_t n_groups = sqm__ceil_div(g->n_cols, SQM__GROUP);
+    const size_t step = (size_t)g->tile, unit_bytes = SQM__NAME(unit_bytes)(SQM_Q8);
+    size_t at = (size_t)(token / g->tile * n_groups) * step + (size_t)(token % g->tile);
+    const uint8_t *unit = g->panels + (size_t)panel * g->panel_bytes;
+    v16 sum = SQM__SET1(0.0f);
+    w16 dot = SQM__NAME(int1)(0);
+    float out[SQM__LANES];
+    for (int32_t group = 0; group < n_groups; group++, at += step, unit += unit_bytes) {
+        const int8_t *x = g->codes + at * SQM__GROUP;
+        for (;; x += g->plane) {
+            SQM__NAME(dot_rows)(&dot, unit, x);
+            SQM__NAME(dot_rows)(&dot, unit + SQM__GROUP / 2 * SQM__LANES, x + SQM__GROUP / 2);
+            if (x != g->codes + at * SQM__GROUP || !g->plane) break;
+            dot = SQM__NAME(by255)(dot, 0);
+        }
+        SQM__NAME(add_scaled)(&sum, &dot, unit + SQM__GROUP * SQM__LANES, g->code_scales[at]);
+    }
+    SQM__NAME(store)(out, sum);
+    SQM__NAME(finish)(g, out, token, panel);
+}
+#endif
 static void SQM__NAME(stream_any)(const sqm__gemm *g, int32_t token, int32_t panel, int32_t last)
 {
+    (void)last;
+#if SQM__BY_ROWS
+    if (SQM__CODED(g->dtype) == SQM_Q8) { SQM__NAME(stream_bytes)(g, token, panel); return; }
+#endif
 #define SQM__RUN(d) SQM__NAME(stream_codes)(g, token, panel, last, d, SQM__TILE_STREAMS)
     SQM__EACH_CODED(g->dtype, SQM__RUN)
 #undef SQM__RUN
@@ -4517,22 +4726,20 @@ static void SQM__NAME(gemm)(const sqm__gemm *g, int32_t first, int32_t last, flo
     else SQM__NAME(gemm_float)(g, first, last, work);
 }
 
-/* ---- rows: loads that end early ------------------------------------------------------------------------ */
-SQM__SPECIAL v16 SQM__NAME(load_n)(const float *p, int32_t n, float fill)
+/* ---- rows ---------------------------------------------------------------------------------------------- */
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
+                                const float *x, int32_t n)
 {
-    float part[SQM__LANES];
-    if (n >= SQM__LANES) return SQM__NAME(load)(p);
-    for (int32_t i = 0; i < SQM__LANES; i++) part[i] = i < n ? p[i] : fill;
-    return SQM__NAME(load)(part);
+    sqm__quantize_narrow(codes, scales, sums, step, plane, x, n);
 }
-SQM__SPECIAL void SQM__NAME(store_n)(float *p, v16 v, int32_t n)
+static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
+                                 const float *bias, float eps)
 {
-    float part[SQM__LANES];
-    if (n >= SQM__LANES) { SQM__NAME(store)(p, v); return; }
-    SQM__NAME(store)(part, v);
-    for (int32_t i = 0; i < n; i++) p[i] = part[i];
+    sqm__normalize_narrow(y, x, n, kind, gain, bias, eps);
 }
-
+#else
 /* One row x [n] in 8 bits: per group of 32, scale = max|x| / 127; padding codes are 0. With a second plane
    in 16 bits: scale = max|x| / 32512 and code = 255 * first + second, both of at most 127. */
 static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, size_t step, size_t plane,
@@ -4541,25 +4748,31 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, siz
     const v16 magic = SQM__SET1(12582912.0f);   /* 1.5 * 2^23: adding it leaves the integer in the low bits */
     const float most = plane ? 32512.0f : 127.0f;
     for (int32_t k = 0; k < n; k += SQM__GROUP) {
-        v16 half[2], inverse;
-        float largest, sum[2];
-        for (int i = 0; i < 2; i++)
-            half[i] = n - k > i * SQM__LANES
-                ? SQM__NAME(load_n)(x + k + i * SQM__LANES, n - k - i * SQM__LANES, 0.0f) : SQM__SET1(0.0f);
-        largest = SQM__NAME(max_lane)(SQM__NAME(max)(SQM__NAME(abs)(half[0]), SQM__NAME(abs)(half[1])));
-        inverse = SQM__SET1(largest > 0.0f ? most / largest : 0.0f);
-        *scales = largest / most;
-        for (int i = 0; i < 2; i++) {
-            v16 rounded = SQM__MADD(half[i], inverse, magic);
-            const v16 code = SQM__SUB(rounded, magic);
-            if (plane) {
-                v16 second;
-                rounded = SQM__MADD(code, SQM__SET1(1.0f / 255.0f), magic);
-                second = SQM__MADD(SQM__SUB(rounded, magic), SQM__SET1(-255.0f), code);
-                SQM__NAME(store_low)(codes + plane + i * SQM__LANES, SQM__ADD(second, magic));
+        v16 part[SQM__GROUP / SQM__STEP], largest = SQM__SET1(0.0f), inverse;
+        float top, sum[2];
+        SQM__WIDE for (int i = 0; i < SQM__GROUP / SQM__STEP; i++) {
+            const int32_t left = n - k - i * SQM__STEP;
+            part[i] = left > 0 ? SQM__NAME(load_n)(x + k + i * SQM__STEP, left, 0.0f) : SQM__SET1(0.0f);
+            largest = SQM__NAME(max)(largest, SQM__NAME(abs)(part[i]));
+        }
+        top = SQM__NAME(max_lane)(largest);
+        inverse = SQM__SET1(top > 0.0f ? most / top : 0.0f);
+        *scales = top / most;
+        SQM__WIDE for (int half = 0; half < 2; half++) {
+            v16 total = SQM__SET1(0.0f);
+            SQM__WIDE for (int i = half * SQM__LANES; i < (half + 1) * SQM__LANES; i += SQM__STEP) {
+                v16 rounded = SQM__MADD(part[i / SQM__STEP], inverse, magic);
+                const v16 code = SQM__SUB(rounded, magic);
+                if (plane) {
+                    v16 second;
+                    rounded = SQM__MADD(code, SQM__SET1(1.0f / 255.0f), magic);
+                    second = SQM__MADD(SQM__SUB(rounded, magic), SQM__SET1(-255.0f), code);
+                    SQM__NAME(store_low)(codes + plane + i, SQM__ADD(second, magic));
+                }
+                SQM__NAME(store_low)(codes + i, rounded);
+                total = SQM__ADD(total, code);
             }
-            SQM__NAME(store_low)(codes + i * SQM__LANES, rounded);
-            sum[i] = SQM__NAME(sum)(code);      /* of integers: exact */
+            sum[half] = SQM__NAME(sum)(total);  /* of integers: exact */
         }
         sums[0] = sqm__round_sum(sum[0] + sum[1]) * -SQM__SUM_UNIT;
         sums[1] = sqm__round_sum(sum[0]) * -SQM__SUM_UNIT;
@@ -4569,45 +4782,42 @@ static void SQM__NAME(quantize)(int8_t *codes, float *scales, int32_t *sums, siz
     }
 }
 
-static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
-                                 const float *bias,
-                                 float eps)
+/* Sum of x - mean (plain), or of its squares: 16 sums of every 16th, then their tree */
+SQM__SPECIAL float SQM__NAME(row_sum)(const float *x, int32_t n, float mean, const int plain)
 {
-    v16 total = SQM__SET1(0.0f), squares = SQM__SET1(0.0f), mean = SQM__SET1(0.0f), inverse;
-    float second;
-    if (kind == SQM_NORM_LAYER) {
-        for (int32_t i = 0; i < n; i += SQM__LANES) total = SQM__ADD(total, SQM__NAME(load_n)(x + i, n - i,
-                0.0f));
-        mean = SQM__SET1(SQM__NAME(sum)(total) / (float)n);
-    }
-    for (int32_t i = 0; i < n; i += SQM__LANES) {
-        v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
-        if (kind == SQM_NORM_LAYER) {   /* missing lanes must not become -mean */
-            v = SQM__SUB(v, mean);
-            if (n - i < SQM__LANES) {
-                float part[SQM__LANES];
-                SQM__NAME(store)(part, v);
-                v = SQM__NAME(load_n)(part, n - i, 0.0f);
-            }
+    const v16 middle = SQM__SET1(mean);
+    float sums[SQM__LANES];
+    for (int32_t lane = 0; lane < SQM__LANES; lane += SQM__STEP) {
+        v16 total = SQM__SET1(0.0f);
+        for (int32_t i = lane; i < n; i += SQM__LANES) {
+            const v16 v = SQM__SUB(SQM__NAME(load_n)(x + i, n - i, mean), middle);
+            total = plain ? SQM__ADD(v, total) : SQM__MADD(v, v, total);
         }
-        squares = kind == SQM_NORM_SUM ? SQM__ADD(v, squares) : SQM__MADD(v, v, squares);
+        SQM__NAME(store)(sums + lane, total);
     }
-    second = SQM__NAME(sum)(squares);
+    return SQM__NAME(tree)(sums);
+}
+static void SQM__NAME(normalize)(float *y, const float *x, int32_t n, int32_t kind, const float *gain,
+                                 const float *bias, float eps)
+{
+    const float mean = kind == SQM_NORM_LAYER ? SQM__NAME(row_sum)(x, n, 0.0f, 1) / (float)n : 0.0f;
+    float second = SQM__NAME(row_sum)(x, n, mean, kind == SQM_NORM_SUM);
+    v16 inverse;
     if (kind == SQM_NORM_RMS || kind == SQM_NORM_LAYER) second /= (float)n;
     inverse = SQM__SET1(1.0f / (kind == SQM_NORM_SUM ? second + eps : sqm__sqrt(second + eps)));
-    for (int32_t i = 0; i < n; i += SQM__LANES) {
+    for (int32_t i = 0; i < n; i += SQM__STEP) {
         v16 v = SQM__NAME(load_n)(x + i, n - i, 0.0f);
-        if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, mean);
+        if (kind == SQM_NORM_LAYER) v = SQM__SUB(v, SQM__SET1(mean));
         v = SQM__MUL(v, inverse);
         if (gain) v = SQM__MUL(v, SQM__NAME(load_n)(gain + i, n - i, 0.0f));
         if (bias) v = SQM__ADD(v, SQM__NAME(load_n)(bias + i, n - i, 0.0f));
         SQM__NAME(store_n)(y + i, v, n - i);
     }
 }
-
 #endif
+
 /* ---- elementary functions: the same polynomials in every pass ------------------------------------------ */
-#if SQM__PASS != SQM__PASS_SCALAR && SQM__PASS != SQM__PASS_HELIUM
+#if !SQM__FROM_NARROW
 /* e^x within 2 ulp: x = n ln2 + r, e^r by a degree-6 polynomial (own
    minimax fit on |r| <= ln2 / 2); 0 below -86.5 */
 SQM__SPECIAL v16 SQM__NAME(exp)(v16 x)
@@ -4807,17 +5017,24 @@ SQM__SPECIAL v16 SQM__NAME(act)(v16 x, const int32_t kind)
 #undef SQM__PARTS
 #endif
 
-#if SQM__PASS != SQM__PASS_NARROW
+#if !SQM__FROM_NARROW
 /* y = act(x) * up, or act(x) when up is NULL */
 SQM__SPECIAL void SQM__NAME(act_rows)(float *y, const float *x, const float *up, size_t n, const int32_t kind)
 {
-    for (size_t i = 0; i < n; i += SQM__LANES) {
-        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+    for (size_t i = 0; i < n; i += SQM__STEP) {
+        const int32_t left = n - i < SQM__STEP ? (int32_t)(n - i) : SQM__STEP;
         v16 v = SQM__NAME(act)(SQM__NAME(load_n)(x + i, left, 0.0f), kind);
         if (up) v = SQM__MUL(v, SQM__NAME(load_n)(up + i, left, 0.0f));
         SQM__NAME(store_n)(y + i, v, left);
     }
 }
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind)
+{
+    sqm__act_rows_narrow(y, gate, up, n, kind);
+}
+#elif SQM__PASS != SQM__PASS_NARROW
 static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t n, int32_t kind)
 {
     switch (kind) {
@@ -4838,6 +5055,9 @@ static void SQM__NAME(glu)(float *y, const float *gate, const float *up, size_t 
     default:                 SQM__NAME(act_rows)(y, gate, up, n, SQM_ACT_NONE); break;
     }
 }
+#endif
+
+#if SQM__PASS != SQM__PASS_NARROW
 static void SQM__NAME(activate)(float *y, const float *x, size_t n, int32_t kind)
 {
     SQM__NAME(glu)(y, x, NULL, n, kind);
@@ -4863,17 +5083,26 @@ static void SQM__NAME(softmax)(float *y, const float *x, int32_t n, float scale)
         SQM__NAME(store_n)(y + i, SQM__NAME(div)(SQM__NAME(load_n)(y + i, n - i, 0.0f), total), n - i);
 }
 
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
+{
+    sqm__softcap_narrow(y, x, n, cap);
+}
+#else
 /* y = cap * tanh(x / cap) */
 static void SQM__NAME(softcap)(float *y, const float *x, size_t n, float cap)
 {
     const v16 factor = SQM__SET1(cap);
-    for (size_t i = 0; i < n; i += SQM__LANES) {
-        const int32_t left = n - i < SQM__LANES ? (int32_t)(n - i) : SQM__LANES;
+    for (size_t i = 0; i < n; i += SQM__STEP) {
+        const int32_t left = n - i < SQM__STEP ? (int32_t)(n - i) : SQM__STEP;
         const v16 v = SQM__NAME(tanh)(SQM__NAME(div)(SQM__NAME(load_n)(x + i, left, 0.0f), factor));
         SQM__NAME(store_n)(y + i, SQM__MUL(v, factor), left);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* ---- attention ----------------------------------------------------------------------------------------- */
 static void SQM__NAME(narrow)(uint16_t *y, const float *x, int32_t n)
 {
@@ -5060,9 +5289,13 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(conv_row)(float *y, const sqm__taps *c) { sqm__conv_row_narrow(y, c); }
+#else
 static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
 {
-    for (int32_t i = 0; i < c->n; i += SQM__LANES) {
+    for (int32_t i = 0; i < c->n; i += SQM__STEP) {
         const int32_t left = c->n - i;
         v16 sum = SQM__SET1(0.0f);
         if (c->bias) sum = SQM__ADD(sum, SQM__NAME(load_n)(c->bias + i, left, 0.0f));
@@ -5075,7 +5308,9 @@ static void SQM__NAME(conv_row)(float *y, const sqm__taps *c)
         SQM__NAME(store_n)(y + i, sum, left);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* ---- test-time memory ---------------------------------------------------------------------------------- */
 static void SQM__NAME(product_back)(float *y, size_t y_stride, const float *e, size_t e_stride,
                                     int32_t n_rows, const float *w, int32_t rows, int32_t n_panels, int32_t n)
@@ -5291,6 +5526,27 @@ static void SQM__NAME(norm_error)(float *e, const float *z, const float *target,
 }
 
 /* ---- state-space scans --------------------------------------------------------------------------------- */
+#endif
+#if SQM__FROM_NARROW
+static void SQM__NAME(scan)(const sqm__scan *s)
+{
+    for (int32_t lane = 0; lane < s->lanes; lane += (int32_t)(sizeof(sqm__narrow) / sizeof(float))) {
+        sqm__scan part = *s;
+        const int32_t wide = s->wide ? lane : 0;
+        part.h += lane;
+        part.a += lane;
+        part.x += lane;
+        part.y += lane;
+        part.b += wide;
+        part.c += wide;
+        if (s->dt) part.dt += lane;
+        if (s->dt_bias) part.dt_bias += lane;
+        if (s->d) part.d += lane;
+        part.lanes -= lane;
+        sqm__scan_narrow(&part);
+    }
+}
+#else
 /* One row of a panel: h += (e^(dt a) - 1) h + in b; returns sum_n c h in increasing n. The decay enters as
    e^v - 1, and the step is whole before it is added: a decay below the last digit of h would round the same
    way every row. */
@@ -5362,7 +5618,9 @@ static void SQM__NAME(scan)(const sqm__scan *s)
         SQM__NAME(store_n)(s->y + (ptrdiff_t)t * s->y_step, y, s->lanes);
     }
 }
+#endif
 
+#if SQM__PASS != SQM__PASS_NARROW
 /* One column of P panels of a matrix state: decay, updates, outputs, in this order for every tile shape. */
 SQM__SPECIAL void SQM__NAME(ssd_column)(v16 *state, v16 *acc, const v16 *u, v16 decay, const sqm__ssd *s,
                                         int32_t t, int32_t n, const int32_t U, const int32_t R,
@@ -6283,6 +6541,8 @@ static const sqm__kernels SQM__NAME(pass) = {
 #undef SQM__TILE_A
 #undef SQM__SPECIAL
 #undef SQM__WIDE
+#undef SQM__STEP
+#undef SQM__FROM_NARROW
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB
@@ -7711,16 +7971,20 @@ static sqm_result sqm__attention_bind_plain(void *bound, const sqm_param *params
 {
     return sqm__attention_bind_as((sqm__attention *)bound, NULL, params, n, in_width, out_width, err);
 }
+static const char sqm__attention_keys[] =
+    "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded key_bias "
+    "most shared every selected sums";
 static const sqm_mixer sqm__attention_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
-    "key_bias most shared every selected sums", sizeof(sqm__attention),
+    "attention", sqm__attention_keys, sizeof(sqm__attention),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS | SQM_MIXER_REWINDS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
+static const char sqm__attention_plain_keys[] =
+    "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before";
 static const sqm_mixer sqm__attention_plain_mixer = {
-    "attention", "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before",
+    "attention", sqm__attention_plain_keys,
     sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header),
     sqm__attention_bind_plain, sqm__attention_state_bytes, sqm__attention_used_bytes,
     sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
@@ -7912,12 +8176,14 @@ static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, 
     return SQM_OK;
 }
 
+static const char sqm__conv_keys[] = "w b act first rest dilation";
 static const sqm_mixer sqm__conv_mixer = {
-    "conv", "w b act first rest dilation", sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
+    "conv", sqm__conv_keys, sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
     sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
+static const char sqm__conv_whole_keys[] = "w b act first rest dilation future columns across";
 static const sqm_mixer sqm__conv_whole_mixer = {
-    "conv_whole", "w b act first rest dilation future columns across", sizeof(sqm__conv),
+    "conv_whole", sqm__conv_whole_keys, sizeof(sqm__conv),
     SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes,
     sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
 };
@@ -9148,8 +9414,9 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
     return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
+static const char sqm__kernel_memory_keys[] = "heads head_dim v_dim window loss kernel rate retain weights";
 static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
+    "kernel_memory", sqm__kernel_memory_keys,
     sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
     sqm__kernel_memory_state_bytes,
     sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
@@ -9426,8 +9693,9 @@ static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *o
     return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
                           sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
 }
+static const char sqm__codebook_keys[] = "heads head_dim v_dim codes near block codebook half relative bias";
 static const sqm_mixer sqm__codebook_mixer = {
-    "codebook", "heads head_dim v_dim codes near block codebook half relative bias", sizeof(sqm__codebook),
+    "codebook", sqm__codebook_keys, sizeof(sqm__codebook),
     SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
     sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
 };
@@ -9996,8 +10264,9 @@ static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *ou
     return sqm__run_spans(sqm_mixer_running_softmax(), bound, x, out, in, spans, n_spans, 0,
                           sqm__running_run);
 }
+static const char sqm__running_softmax_keys[] = "heads v_dim decay bonus weights";
 static const sqm_mixer sqm__running_softmax_mixer = {
-    "running_softmax", "heads v_dim decay bonus weights", sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
+    "running_softmax", sqm__running_softmax_keys, sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
     sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
     sqm__running_reset, sqm__running_forward
 };
@@ -10114,8 +10383,9 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(sqm_mixer_slstm(), bound, x, out, in, spans, n_spans,
                           sqm__slstm_scratch_bytes(bound, 0, 0, x->threads), sqm__slstm_run);
 }
+static const char sqm__slstm_keys[] = "heads w";
 static const sqm_mixer sqm__slstm_mixer = {
-    "slstm", "heads w", sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
+    "slstm", sqm__slstm_keys, sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
     sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
         sqm__slstm_forward
 };
@@ -10218,8 +10488,9 @@ static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out,
     }
     return SQM_OK;
 }
+static const char sqm__shift_keys[] = "mixes dynamic w";
 static const sqm_mixer sqm__shift_mixer = {
-    "shift", "mixes dynamic w", sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
+    "shift", sqm__shift_keys, sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
     sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
         sqm__shift_forward
 };
@@ -10281,8 +10552,9 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
     }
     return SQM_OK;
 }
+static const char sqm__pool_keys[] = "kind groups";
 static const sqm_mixer sqm__pool_mixer = {
-    "pool", "kind groups", sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
+    "pool", sqm__pool_keys, sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
     sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
@@ -10420,8 +10692,9 @@ static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(sqm_mixer_ridge(), bound, x, out, in, spans, n_spans,
                           sqm__ridge_scratch_bytes(bound, 0, 0, x->threads), sqm__ridge_run);
 }
+static const char sqm__ridge_keys[] = "heads dim lambda";
 static const sqm_mixer sqm__ridge_mixer = {
-    "ridge", "heads dim lambda", sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
+    "ridge", sqm__ridge_keys, sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
     sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset,
     sqm__ridge_forward
 };
@@ -11035,14 +11308,18 @@ static sqm_result sqm__scan_forward(const void *bound, sqm_exec *x, float *out, 
     return SQM_OK;
 }
 
+static const char sqm__scan_keys[] =
+    "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at";
 static const sqm_mixer sqm__scan_mixer = {
-    "scan", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at",
+    "scan", sqm__scan_keys,
     sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
     sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
 };
+static const char sqm__scan_whole_keys[] =
+    "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at order "
+    "columns";
 static const sqm_mixer sqm__scan_whole_mixer = {
-    "scan_whole", "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
-    "order columns", sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
+    "scan_whole", sqm__scan_whole_keys, sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
     sqm__no_state_bytes, sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset,
     sqm__scan_forward
 };
@@ -11263,14 +11540,18 @@ static sqm_result sqm__ssd_forward(const void *bound, sqm_exec *x, float *out, c
     return SQM_OK;
 }
 
+static const char sqm__ssd_keys[] =
+    "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at";
 static const sqm_mixer sqm__ssd_mixer = {
-    "ssd", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at",
+    "ssd", sqm__ssd_keys,
     sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
     sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward
 };
+static const char sqm__ssd_whole_keys[] =
+    "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at order columns "
+    "shift";
 static const sqm_mixer sqm__ssd_whole_mixer = {
-    "ssd_whole", "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at "
-    "order columns shift", sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
+    "ssd_whole", sqm__ssd_whole_keys, sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
     sqm__no_state_bytes, sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
@@ -11571,9 +11852,11 @@ static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *
     return SQM_OK;
 }
 
+static const char sqm__trapezoid_keys[] =
+    "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act dt_bias "
+    "dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at";
 static const sqm_mixer sqm__trapezoid_mixer = {
-    "trapezoid", "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act "
-    "dt_bias dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at", sizeof(sqm__trapezoid),
+    "trapezoid", sqm__trapezoid_keys, sizeof(sqm__trapezoid),
     SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
     sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
 };
@@ -11751,8 +12034,9 @@ static void sqm__lti_run(const void *bound, sqm_exec *x, float *out, const float
 static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__lti_keys[] = "da da_low b c d p q";
 static const sqm_mixer sqm__lti_mixer = {
-    "lti", "da da_low b c d p q", sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
+    "lti", sqm__lti_keys, sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
     sqm__lti_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__lti_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_lti(void) { return &sqm__lti_mixer; }
@@ -11878,8 +12162,9 @@ static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float
 static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__rnn_keys[] = "w act first copies residual";
 static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", "w act first copies residual", sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
+    "rnn", sqm__rnn_keys, sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
     sqm__rnn_state_bytes,
     sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
 };
@@ -11978,8 +12263,9 @@ static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const floa
 static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__legs_keys[] = "order step";
 static const sqm_mixer sqm__legs_mixer = {
-    "legs", "order step", sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
+    "legs", sqm__legs_keys, sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
     sqm__legs_used_bytes, sqm__legs_scratch_bytes, sqm__zero_state, sqm__legs_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_legs(void) { return &sqm__legs_mixer; }
@@ -12243,8 +12529,9 @@ static void sqm__long_conv_run(const void *bound, sqm_exec *x, float *out, const
 static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                          const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__long_conv_keys[] = "w segment";
 static const sqm_mixer sqm__long_conv_mixer = {
-    "long_conv", "w segment", sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    "long_conv", sqm__long_conv_keys, sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
     sizeof(sqm__long_conv_header), sqm__long_conv_bind, sqm__long_conv_state_bytes, sqm__long_conv_used_bytes,
     sqm__long_conv_scratch_bytes, sqm__long_conv_reset, sqm__long_conv_forward
 };
@@ -12322,8 +12609,9 @@ static void sqm__window_run(const void *bound, sqm_exec *x, float *out, const fl
 static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__window_keys[] = "size dilation";
 static const sqm_mixer sqm__window_mixer = {
-    "window", "size dilation", sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
+    "window", sqm__window_keys, sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
     sqm__window_state_bytes, sqm__window_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__window_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_window(void) { return &sqm__window_mixer; }
@@ -12370,8 +12658,9 @@ static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *ou
     return SQM_OK;
 }
 
+static const char sqm__reorder_keys[] = "order columns";
 static const sqm_mixer sqm__reorder_mixer = {
-    "reorder", "order columns", sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
+    "reorder", sqm__reorder_keys, sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
     sqm__no_state_bytes, sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
@@ -12439,8 +12728,10 @@ static void sqm__running_pool_run(const void *bound, sqm_exec *x, float *out, co
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__running_pool_keys[] = "kind weighted";
 static const sqm_mixer sqm__running_pool_mixer = {
-    "running_pool", "kind weighted", sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind,
+    "running_pool", sqm__running_pool_keys, sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0,
+    sqm__running_pool_bind,
         sqm__running_pool_state_bytes,
     sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
 };
@@ -12527,8 +12818,9 @@ static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const flo
 static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                      const sqm_span *spans, int32_t n_spans);
 
+static const char sqm__spike_keys[] = "tau threshold rest input reset";
 static const sqm_mixer sqm__spike_mixer = {
-    "spike", "tau threshold rest input reset", sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
+    "spike", sqm__spike_keys, sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
     sqm__spike_state_bytes, sqm__spike_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__spike_forward
 };
 SQMDEF const sqm_mixer *sqm_mixer_spike(void) { return &sqm__spike_mixer; }
@@ -12714,8 +13006,9 @@ static sqm_result sqm__select_forward(const void *bound, sqm_exec *x, float *out
                           sqm__select_scratch_bytes(bound, sqm__spans_reach(spans, n_spans), 0, x->threads),
                           sqm__select_run);
 }
+static const char sqm__select_keys[] = "heads head_dim k every";
 static const sqm_mixer sqm__select_mixer = {
-    "select", "heads head_dim k every", sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
+    "select", sqm__select_keys, sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
     sizeof(sqm__kv_header), sqm__select_bind, sqm__select_state_bytes, sqm__select_used_bytes,
     sqm__select_scratch_bytes, sqm__select_reset, sqm__select_forward
 };
@@ -12832,8 +13125,9 @@ static sqm_result sqm__compress_forward(const void *bound, sqm_exec *x, float *o
     return sqm__run_spans(sqm_mixer_compress(), bound, x, out, in, spans, n_spans,
                           sqm__compress_scratch_bytes(bound, 0, 0, 1), sqm__compress_run);
 }
+static const char sqm__compress_keys[] = "size overlap bias";
 static const sqm_mixer sqm__compress_mixer = {
-    "compress", "size overlap bias", sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
+    "compress", sqm__compress_keys, sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
     sqm__compress_state_bytes, sqm__compress_used_bytes, sqm__compress_scratch_bytes, sqm__zero_state,
     sqm__compress_forward
 };
@@ -13086,8 +13380,10 @@ static sqm_result sqm__lsh_forward(const void *bound, sqm_exec *x, float *out, c
                     (size_t)a->chunk * (size_t)a->head_dim * 4);
     return SQM_OK;
 }
+static const char sqm__lsh_keys[] =
+    "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations";
 static const sqm_mixer sqm__lsh_mixer = {
-    "lsh", "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations",
+    "lsh", sqm__lsh_keys,
     sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
     sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward
 };
@@ -17568,18 +17864,21 @@ static void sqm__run_batch(sqm_session *s)
 }
 
 /* ---- the kinds of ops ---------------------------------------------------------------------------------- */
+static const char sqm__op_embed_keys[] = "w scale offset add divide period";
 static const sqm_op sqm__op_embed = {
-    SQM__OP_EMBED, 1, 0, "embed", "w scale offset add divide period",
+    SQM__OP_EMBED, 1, 0, "embed", sqm__op_embed_keys,
     sqm__bind_embed, sqm__run_embed, sqm__embed_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_embed(void) { return &sqm__op_embed; }
+static const char sqm__op_norm_keys[] = "kind eps w b first count groups";
 static const sqm_op sqm__op_norm = {
-    SQM__OP_NORM, 1, 0, "norm", "kind eps w b first count groups",
+    SQM__OP_NORM, 1, 0, "norm", sqm__op_norm_keys,
     sqm__bind_norm, sqm__run_norm, NULL
 };
 SQMDEF const sqm_op *sqm_op_norm(void) { return &sqm__op_norm; }
+static const char sqm__op_linear_keys[] = "w b scale add first apart precise";
 static const sqm_op sqm__op_linear = {
-    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", "w b scale add first apart precise",
+    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", sqm__op_linear_keys,
     sqm__bind_linear, sqm__run_linear, sqm__linear_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
@@ -17601,13 +17900,15 @@ static const sqm_op sqm__op_mix = {                      /* the mixer knows its 
     sqm__bind_mix, sqm__run_mix, sqm__mix_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_mix(void) { return &sqm__op_mix; }
+static const char sqm__op_act_keys[] = "kind first count";
 static const sqm_op sqm__op_act = {
-    SQM__OP_ACT, 1, 0, "act", "kind first count",
+    SQM__OP_ACT, 1, 0, "act", sqm__op_act_keys,
     sqm__bind_act, sqm__run_act, NULL
 };
 SQMDEF const sqm_op *sqm_op_act(void) { return &sqm__op_act; }
+static const char sqm__op_glu_keys[] = "act";
 static const sqm_op sqm__op_glu = {
-    SQM__OP_GLU, 1, 0, "glu", "act",
+    SQM__OP_GLU, 1, 0, "glu", sqm__op_glu_keys,
     sqm__bind_glu, sqm__run_glu, NULL
 };
 SQMDEF const sqm_op *sqm_op_glu(void) { return &sqm__op_glu; }
@@ -17621,95 +17922,114 @@ static const sqm_op sqm__op_mul = {
     sqm__bind_pair, sqm__run_pair, NULL
 };
 SQMDEF const sqm_op *sqm_op_mul(void) { return &sqm__op_mul; }
+static const char sqm__op_scale_keys[] = "by first count grow every shift";
 static const sqm_op sqm__op_scale = {
-    SQM__OP_SCALE, 1, 0, "scale", "by first count grow every shift",
+    SQM__OP_SCALE, 1, 0, "scale", sqm__op_scale_keys,
     sqm__bind_scale, sqm__run_scale, NULL
 };
 SQMDEF const sqm_op *sqm_op_scale(void) { return &sqm__op_scale; }
+static const char sqm__op_copy_keys[] = "first count";
 static const sqm_op sqm__op_copy = {
-    SQM__OP_COPY, 1, 0, "copy", "first count",
+    SQM__OP_COPY, 1, 0, "copy", sqm__op_copy_keys,
     sqm__bind_copy, sqm__run_copy, NULL
 };
 SQMDEF const sqm_op *sqm_op_copy(void) { return &sqm__op_copy; }
+static const char sqm__op_softcap_keys[] = "cap first count";
 static const sqm_op sqm__op_softcap = {
-    SQM__OP_SOFTCAP, 1, 0, "softcap", "cap first count",
+    SQM__OP_SOFTCAP, 1, 0, "softcap", sqm__op_softcap_keys,
     sqm__bind_softcap, sqm__run_softcap, NULL
 };
 SQMDEF const sqm_op *sqm_op_softcap(void) { return &sqm__op_softcap; }
+static const char sqm__op_head_keys[] = "w b scale softcap";
 static const sqm_op sqm__op_head = {
-    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", "w b scale softcap",
+    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", sqm__op_head_keys,
     sqm__bind_head, sqm__run_head, sqm__linear_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_head(void) { return &sqm__op_head; }
+static const char sqm__op_input_keys[] = "width";
 static const sqm_op sqm__op_input = {
-    SQM__OP_INPUT, 1, 0, "input", "width",
+    SQM__OP_INPUT, 1, 0, "input", sqm__op_input_keys,
     sqm__bind_input, sqm__run_input, NULL
 };
 SQMDEF const sqm_op *sqm_op_input(void) { return &sqm__op_input; }
+static const char sqm__op_affine_keys[] = "w b first count";
 static const sqm_op sqm__op_affine = {
-    SQM__OP_AFFINE, 1, 0, "affine", "w b first count",
+    SQM__OP_AFFINE, 1, 0, "affine", sqm__op_affine_keys,
     sqm__bind_affine, sqm__run_affine, NULL
 };
 SQMDEF const sqm_op *sqm_op_affine(void) { return &sqm__op_affine; }
+static const char sqm__op_cat_keys[] = "groups";
 static const sqm_op sqm__op_cat = {
-    SQM__OP_CAT, 2, 0, "cat", "groups",
+    SQM__OP_CAT, 2, 0, "cat", sqm__op_cat_keys,
     sqm__bind_cat, sqm__run_cat, NULL
 };
 SQMDEF const sqm_op *sqm_op_cat(void) { return &sqm__op_cat; }
+static const char sqm__op_gate_keys[] = "act first";
 static const sqm_op sqm__op_gate = {
-    SQM__OP_GATE, 2, 0, "gate", "act first",
+    SQM__OP_GATE, 2, 0, "gate", sqm__op_gate_keys,
     sqm__bind_gate, sqm__run_gate, NULL
 };
 SQMDEF const sqm_op *sqm_op_gate(void) { return &sqm__op_gate; }
+static const char sqm__op_softmax_keys[] = "groups scale first count";
 static const sqm_op sqm__op_softmax = {
-    SQM__OP_SOFTMAX, 1, 0, "softmax", "groups scale first count",
+    SQM__OP_SOFTMAX, 1, 0, "softmax", sqm__op_softmax_keys,
     sqm__bind_softmax, sqm__run_softmax, NULL
 };
 SQMDEF const sqm_op *sqm_op_softmax(void) { return &sqm__op_softmax; }
+static const char sqm__op_monomials_keys[] = "groups";
 static const sqm_op sqm__op_monomials = {
-    SQM__OP_MONOMIALS, 1, 0, "monomials", "groups",
+    SQM__OP_MONOMIALS, 1, 0, "monomials", sqm__op_monomials_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_monomials(void) { return &sqm__op_monomials; }
+static const char sqm__op_reduce_keys[] = "kind groups";
 static const sqm_op sqm__op_reduce = {
-    SQM__OP_REDUCE, 1, 0, "reduce", "kind groups",
+    SQM__OP_REDUCE, 1, 0, "reduce", sqm__op_reduce_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_reduce(void) { return &sqm__op_reduce; }
+static const char sqm__op_mirror_keys[] = "groups";
 static const sqm_op sqm__op_mirror = {
-    SQM__OP_MIRROR, 1, 0, "mirror", "groups",
+    SQM__OP_MIRROR, 1, 0, "mirror", sqm__op_mirror_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_mirror(void) { return &sqm__op_mirror; }
+static const char sqm__op_clip_keys[] = "low high first count";
 static const sqm_op sqm__op_clip = {
-    SQM__OP_CLIP, 1, 0, "clip", "low high first count",
+    SQM__OP_CLIP, 1, 0, "clip", sqm__op_clip_keys,
     sqm__bind_clip, sqm__run_clip, NULL
 };
 SQMDEF const sqm_op *sqm_op_clip(void) { return &sqm__op_clip; }
+static const char sqm__op_blocks_keys[] = "w out groups shared";
 static const sqm_op sqm__op_blocks = {
-    SQM__OP_BLOCKS, 1, 0, "blocks", "w out groups shared",
+    SQM__OP_BLOCKS, 1, 0, "blocks", sqm__op_blocks_keys,
     sqm__bind_groups, sqm__run_groups_op, NULL
 };
 SQMDEF const sqm_op *sqm_op_blocks(void) { return &sqm__op_blocks; }
+static const char sqm__op_route_keys[] =
+    "k score b raw groups group_k group_top renorm least eps scale jitter";
 static const sqm_op sqm__op_route = {
     SQM__OP_ROUTE, 1, SQM__PART_MOE, "route",
-    "k score b raw groups group_k group_top renorm least eps scale jitter",
+sqm__op_route_keys,
     sqm__bind_route, sqm__run_route, sqm__route_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_route(void) { return &sqm__op_route; }
+static const char sqm__op_experts_keys[] = "up down up_b down_b act add input limit alpha plus slots blocks";
 static const sqm_op sqm__op_experts = {
     SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts",
-    "up down up_b down_b act add input limit alpha plus slots blocks",
+sqm__op_experts_keys,
     sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_experts(void) { return &sqm__op_experts; }
+static const char sqm__op_combine_keys[] = "out groups first add";
 static const sqm_op sqm__op_combine = {
-    SQM__OP_COMBINE, 2, 0, "combine", "out groups first add",
+    SQM__OP_COMBINE, 2, 0, "combine", sqm__op_combine_keys,
     sqm__bind_combine, sqm__run_combine, NULL
 };
 SQMDEF const sqm_op *sqm_op_combine(void) { return &sqm__op_combine; }
+static const char sqm__op_sinkhorn_keys[] = "n iterations first eps";
 static const sqm_op sqm__op_sinkhorn = {
-    SQM__OP_SINKHORN, 1, 0, "sinkhorn", "n iterations first eps",
+    SQM__OP_SINKHORN, 1, 0, "sinkhorn", sqm__op_sinkhorn_keys,
     sqm__bind_sinkhorn, sqm__run_sinkhorn, NULL
 };
 SQMDEF const sqm_op *sqm_op_sinkhorn(void) { return &sqm__op_sinkhorn; }
@@ -21608,6 +21928,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_TOKENIZER
 #undef SQM__HAVE_ERROR_TEXT
 #undef SQM__HAVE_WRITER
+#undef SQM__HAVE_QUANTS
+#undef SQM__CODED
 #undef SQM__HAVE_MMAP
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
@@ -21666,6 +21988,8 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__SSD_STEP
 #undef SQM__TILE_S
 #undef SQM__TILE_A
+#undef SQM__STEP
+#undef SQM__FROM_NARROW
 #undef SQM__SET1
 #undef SQM__ADD
 #undef SQM__SUB

@@ -8,7 +8,7 @@ dir=$BUILD/matrix
 warnings="-Wall -Wextra -Wpedantic -Wconversion -Wsign-conversion -Wshadow -Wcast-qual -Wundef -Wvla \
  -Wdouble-promotion -Wwrite-strings -Wformat=2 -Werror"
 c_warnings="$warnings -Wstrict-prototypes -Wmissing-prototypes"
-switches="NO_STDIO NO_MALLOC NO_SIMD NO_TOKENIZER NO_WRITER NO_ERROR_TEXT NO_MMAP STATIC"
+switches="NO_STDIO NO_MALLOC NO_SIMD NO_TOKENIZER NO_WRITER NO_ERROR_TEXT NO_MMAP Q8_ONLY STATIC"
 all_switches=$(for s in $switches; do printf ' -DSEQMODEL_%s' "$s"; done)
 m32="-m32 -msse2 -mfpmath=sse -idirafter /usr/include/$(gcc -print-multiarch 2> /dev/null)"
 # not -O1, with which gcc takes minutes over the instrumented header
@@ -242,6 +242,7 @@ list() {
     echo "symbols symbols"
     echo "macros macros"
     echo "includes includes"
+    echo "small tests '' 'test_kern' gcc -Os"
     echo "m32 tests '' 'test_file test_sess' gcc $m32 -O1"
     echo "m32-logits logits '' gcc $m32 -O1"
     echo "arm-logits logits qemu-arm arm-linux-gnueabihf-gcc -static -O1"
