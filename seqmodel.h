@@ -18566,7 +18566,7 @@ struct sqm_grammar {
     uint32_t           *rest_at;        /* [n_order + 1] where those of a token begin */
     int32_t            *ends;           /* [n_ends] tokens that end texts */
     int32_t             vocab, n_order, n_ends, most_bytes;
-    size_t              all_bytes;
+    uint64_t            all_bytes;      /* of the texts of tokens in order */
     sqm__gram_frame    *frames;
     sqm__gram_state    *states;
     sqm__gram_way      *ways;           /* of all states */
@@ -19493,7 +19493,7 @@ static sqm_result sqm__gram_count(sqm_grammar *g, sqm__gram_parse *p, const sqm_
         g->n_order += n > 0;
         g->n_ends += sqm__tok_is_end(g->tok, id);
         g->most_bytes = sqm__max(g->most_bytes, n);
-        g->all_bytes += (size_t)n;
+        g->all_bytes += (uint64_t)n;
     }
     if (g->all_bytes > UINT32_MAX) SQM__FAIL(err, SQM_E_LIMIT, g->all_bytes, "grammar: too long token texts");
     g->n_classes = 1;
@@ -19516,7 +19516,7 @@ static sqm_result sqm__gram_layout(sqm_grammar *g, sqm__arena *a, sqm_error *err
     g->order = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
     g->common = (uint16_t *)sqm__arena_push(a, (size_t)g->n_order * 2, 16);
     g->skip = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
-    g->rest = (uint8_t *)sqm__arena_push(a, g->all_bytes, 16);
+    g->rest = (uint8_t *)sqm__arena_push(a, (size_t)g->all_bytes, 16);
     g->rest_at = (uint32_t *)sqm__arena_push(a, ((size_t)g->n_order + 1) * word, 16);
     g->ends = (int32_t *)sqm__arena_push(a, (size_t)g->n_ends * word, 16);
     g->frames = (sqm__gram_frame *)sqm__arena_push(a, (size_t)g->max_frames * sizeof(*g->frames), 16);

@@ -228,7 +228,7 @@ static void test_speculation_after_changes(int kind)
                 CHECK(sqm_generate(s, 0, "abab,1,1,", &o, hear, &h[k], NULL) == SQM_OK);
                 if (has_past) CHECK(sqm_rewind(s, 0, sqm_position(s, 0) - 3) == SQM_OK);
                 CHECK(sqm_generate(s, 0, "12", &o, hear, &h[k], NULL) == SQM_OK);
-                CHECK(sqm_feed(s, 0, others, 4) == SQM_OK);            /* the draft model does not see these */
+                CHECK(sqm_feed(s, 0, others, 4) == SQM_OK); /* the draft model does not see these */
                 if (!from_draft) CHECK(sqm_generate(s, 0, "2", &o, hear, &h[k], NULL) == SQM_OK);
             }
         }
