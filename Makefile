@@ -122,5 +122,5 @@ help:
 	@echo 'make bench         speed of MODEL, with the roofline of this machine'
 	@echo 'make lint          layout of the sources, and every warning as an error'
 	@echo 'make asan ubsan    the test programs under a sanitizer'
-	@echo 'make fuzz          damaged inputs for every reader; TIME=$(TIME) seconds each (without libFuzzer: N=$(N) of each)'
+	@echo 'make fuzz          damaged inputs for every reader; TIME=$(TIME) seconds each (or N=$(N) of each input)'
 	@echo 'make clean         removes $(BUILD)/'
