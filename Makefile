@@ -167,5 +167,5 @@ help:
 	@echo '                   of the models in examples/models against the length of the context'
 	@echo 'make lint          layout of the sources, and every warning as an error'
 	@echo 'make asan ubsan    the test programs under a sanitizer'
-	@echo 'make fuzz          damaged inputs for every reader; TIME=$(TIME) seconds each (without libFuzzer: N=$(N) of each)'
+	@echo 'make fuzz          damaged inputs for every reader; TIME=$(TIME) seconds each (or N=$(N) of each input)'
 	@echo 'make clean         removes $(BUILD)/'

@@ -150,6 +150,7 @@ static void test_configurations(void)
     save_config(", \"head_dim\": 2.5");                  REFUSE("", "head_dim");
     save_config(", \"head_dim\": 8");                    REFUSE("", "q_proj|[8, 8]|[16, 8]");
     save_config(", \"head_dim\": 268435456");            REFUSE("", "heads");
+    save_config(", \"head_dim\": 67108864");             REFUSE("", "rotary positions over 67108864");
     save_config(", \"attention_bias\": true");           REFUSE("", "q_proj.bias|missing");
     save_config(", \"attention_bias\": \"yes\"");        REFUSE("", "attention_bias");
     save_config(", \"hidden_size\": 8");                 REFUSE("", "hidden_size");

@@ -70,7 +70,7 @@ static int conv__rope_check(conv *c, const conv_rope_spec *s, int32_t head_dim)
     const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0 &&
                        strcmp(s->type, "proportional") != 0;
     if (c->env->failed) return 0;
-    if (s->dims < 1 || s->dims + s->dims % 2 > head_dim)
+    if (s->dims < 1 || s->dims > 65536 || s->dims + s->dims % 2 > head_dim)      /* a pow for each pair     */
         return conv_fail(c->env, "rotary positions over %d of %d channels of a head are not possible",
                          s->dims, head_dim);
     if (!(s->theta > 1.0)) return conv_fail(c->env, "rope_theta must be greater than 1");
