@@ -1,6 +1,6 @@
 /* board.h - what the two firmware examples share: seqmodel.h as microcontrollers want it, the memory that
    `sqm-info --target` printed (memory.h), the model in flash (model.h, from sqm-embed), a counter of
-   instructions and a mark of how deep the stack went. On a PC the same programs make the numbers to compare. */
+   instructions and a mark of how deep the stack went. A PC makes the numbers to compare with. */
 #define SEQMODEL_NO_STDIO
 #define SEQMODEL_NO_MALLOC
 #define SEQMODEL_NO_ERROR_TEXT
@@ -96,7 +96,7 @@ static sqm_session *start(const sqm_session_config *config)
     if (sqm_session_init(&s, m, config, arena + SESSION_AT, SESSION_BYTES - 1, &err) != SQM_E_MEMORY ||
         err.value != SESSION_BYTES) printf("FAIL: a session in a byte less\n");
     if (sqm_session_init(&s, m, config, arena + SESSION_AT, SESSION_BYTES, &err) != SQM_OK)
-        printf("FAIL: sqm_session_init: error %d, line %d, %u\n", (int)err.code, err.line, (unsigned)err.value);
+        printf("FAIL: session_init: error %d, line %d, %u\n", (int)err.code, err.line, (unsigned)err.value);
     else printf("memory model %d session %d, a byte less is refused\n", MODEL_BYTES, SESSION_BYTES);
     return s;
 }
