@@ -2007,13 +2007,16 @@ typedef struct sqm__dense {
     sqm_dtype      dtype;
 } sqm__dense;
 
+/* Panels of keys or values that are widened to float32 at once */
+SQM__INLINE int32_t sqm__widened(size_t n_vectors) { return n_vectors < 6 ? 1 : 2; }
+
 /* Query vectors of one key/value head against a run of key tiles. */
 typedef struct sqm__attend {
     float         *q;                   /* [n_vectors, head_dim], already scaled */
     float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
-    float         *panel;               /* [max(head_dim, SQM__TILE_KEYS), 16] keys or values as float32 */
+    float         *panels;              /* [sqm__widened(n_vectors)][max(head_dim, SQM__TILE_KEYS), 16] */
     const int32_t *position, *oldest;   /* [n_vectors] of each query, and of the first key it sees */
     const float   *bias;                /* [n_vectors, SQM__TILE_KEYS] to add to the scores, or NULL */
     int32_t        n_vectors, head_dim, v_pad;
@@ -4416,34 +4419,28 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* A panel of 16 keys [head_dim][16] or of 16 columns of values [n][16], widened to float32 when it holds
-   codes or serves many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+/* Panels of 16 keys [head_dim][16] or of 16 columns of values [n][16] are widened to float32, a few at a time,
+   when they hold codes or serve many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
 SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
     return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
 }
-SQM__SPECIAL const uint8_t *SQM__NAME(key_panel)(const sqm__attend *a, const uint8_t *codes,
-                                                 const float *scales)
+SQM__SPECIAL void SQM__NAME(widen_keys)(const sqm__attend *a, float *to, const uint8_t *codes,
+                                        const float *scales)
 {
-    if (!SQM__NAME(widens)(a)) return codes;
-    for (int32_t i = 0; i < a->head_dim; i++) {
-        float *to = a->panel + i * SQM__LANES;
+    for (int32_t i = 0; i < a->head_dim; i++, to += SQM__LANES) {
         if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
         else SQM__NAME(store)(to, SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS),
                                            SQM__NAME(load_s8)(codes + i * SQM__LANES)));
     }
-    return (const uint8_t *)a->panel;
 }
-SQM__SPECIAL const uint8_t *SQM__NAME(value_panel)(const sqm__attend *a, const uint8_t *codes,
-                                                   const float *scales, int32_t n)
+SQM__SPECIAL void SQM__NAME(widen_values)(const sqm__attend *a, float *to, const uint8_t *codes,
+                                          const float *scales, int32_t n)
 {
-    if (!SQM__NAME(widens)(a)) return codes;
-    for (int32_t i = 0; i < n; i++) {
-        float *to = a->panel + i * SQM__LANES;
+    for (int32_t i = 0; i < n; i++, to += SQM__LANES) {
         if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
         else SQM__NAME(store)(to, SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
     }
-    return (const uint8_t *)a->panel;
 }
 /* to[16][stride 16] = four rows of 16 turned: to[k][i] = from[i][k] */
 SQM__SPECIAL void SQM__NAME(turn4)(float *to, const float *from)
@@ -4463,7 +4460,7 @@ SQM__SPECIAL void SQM__NAME(turn4)(float *to, const float *from)
 #endif
     }
 }
-/* The same panel out of keys: 16 of their columns from `column` on, zeros behind the last. */
+/* A panel of values out of keys: 16 of their columns from `column` on, zeros behind the last. */
 SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const uint8_t *keys,
                                                     const float *scales, int32_t column, int32_t n)
 {
@@ -4481,9 +4478,45 @@ SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const 
                 x = SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS + from),
                              SQM__NAME(load_s8)(codes));
             SQM__NAME(store)(rows + i % 4 * SQM__LANES, x);
-            if (i % 4 == 3) SQM__NAME(turn4)(a->panel + from * SQM__LANES + i - column - 3, rows);
+            if (i % 4 == 3) SQM__NAME(turn4)(a->panels + from * SQM__LANES + i - column - 3, rows);
         }
-    return (const uint8_t *)a->panel;
+    return (const uint8_t *)a->panels;
+}
+/* scores = q times n_panels of keys */
+SQM__SPECIAL void SQM__NAME(score_keys)(const sqm__attend *a, const uint8_t *keys, size_t panel_bytes,
+                                        const float *scales, int32_t n_panels)
+{
+    const int widens = SQM__NAME(widens)(a);
+    const int32_t at_once = widens ? sqm__widened((size_t)a->n_vectors) : n_panels;
+    const size_t widened = (size_t)a->head_dim * SQM__LANES;
+    for (int32_t i = 0; i < n_panels; i += at_once) {
+        const int32_t n = sqm__min(at_once, n_panels - i);
+        const uint8_t *from = keys + (size_t)i * panel_bytes;
+        for (int32_t p = 0; widens && p < n; p++)
+            SQM__NAME(widen_keys)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
+                                  scales + (i + p) * SQM__LANES);
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
+                           widens ? (const uint8_t *)a->panels : from, widens ? 4 * widened : panel_bytes, n,
+                           a->head_dim, 0, widens ? SQM_F32 : a->dtype);
+    }
+}
+/* acc += weights times n_panels of values of n_keys rows */
+SQM__SPECIAL void SQM__NAME(gather_values)(const sqm__attend *a, const uint8_t *values, size_t panel_bytes,
+                                           const float *scales, int32_t n_panels, int32_t n_keys)
+{
+    const int widens = SQM__NAME(widens)(a);
+    const int32_t at_once = widens ? sqm__widened((size_t)a->n_vectors) : n_panels;
+    const size_t widened = SQM__TILE_KEYS * SQM__LANES;
+    for (int32_t i = 0; i < n_panels; i += at_once) {
+        const int32_t n = sqm__min(at_once, n_panels - i);
+        const uint8_t *from = values + (size_t)i * panel_bytes;
+        for (int32_t p = 0; widens && p < n; p++)
+            SQM__NAME(widen_values)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes, scales +
+                                    (i + p) * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys);
+        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
+                           widens ? (const uint8_t *)a->panels : from, widens ? 4 * widened : panel_bytes, n,
+                           n_keys, 1, widens ? SQM_F32 : a->dtype);
+    }
 }
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
                                    int32_t n_keys)
@@ -4491,16 +4524,11 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
     const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
     const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
+    const int32_t value_panels = a->shared ? 0 : a->v_pad / SQM__LANES;
     const uint8_t *values = tile + 4 * key_bytes;
-    const size_t stored = a->shared ? 0 : (size_t)(a->v_pad / SQM__LANES) * value_bytes;
-    const float *key_scales = (const float *)(const void *)(values + stored);
+    const float *key_scales = (const float *)(const void *)(values + (size_t)value_panels * value_bytes);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
-    const sqm_dtype dtype = SQM__NAME(widens)(a) ? SQM_F32 : a->dtype;
-    for (int32_t i = 0; i * SQM__LANES < n_keys; i++)
-        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim,
-                           a->n_vectors,
-                           SQM__NAME(key_panel)(a, tile + (size_t)i * key_bytes, key_scales + i * SQM__LANES),
-                           0, 1, a->head_dim, 0, dtype);
+    SQM__NAME(score_keys)(a, tile, key_bytes, key_scales, sqm__ceil_div(n_keys, SQM__LANES));
     for (int32_t i = 0; a->bias && i < a->n_vectors * SQM__TILE_KEYS; i += SQM__LANES)
         SQM__NAME(store)(a->scores + i, SQM__ADD(SQM__NAME(load)(a->scores + i),
                                                  SQM__NAME(load)(a->bias + i)));
@@ -4522,11 +4550,7 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     for (int32_t i = 0; a->shared && i < a->v_pad; i += SQM__LANES)
         SQM__NAME(product)(a->acc + i, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
                            SQM__NAME(shared_panel)(a, tile, key_scales, i, n_keys), 0, 1, n_keys, 1, SQM_F32);
-    for (int32_t i = 0; !a->shared && i < a->v_pad / SQM__LANES; i++)
-        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
-                           SQM__NAME(value_panel)(a, values + (size_t)i * value_bytes, value_scales +
-                                                  i * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys),
-                           0, 1, n_keys, 1, dtype);
+    SQM__NAME(gather_values)(a, values, value_bytes, value_scales, value_panels, n_keys);
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
@@ -6676,10 +6700,10 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length,
     const size_t words = (length + 31) / 32 * block;
     const size_t select = a->most ? length * 2 + words : 0;
     const size_t m = block * (size_t)a->group;
-    const size_t panel = (size_t)sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    const size_t panels = (size_t)(sqm__widened(m) * sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES);
     const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
     return (a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0) +
-        sqm__align_up((panel + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4) +
+        sqm__align_up((panels + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4) +
                        select) * 4, 64);
 }
 static size_t sqm__attention_scratch_bytes(const void *bound, int32_t max_context, int32_t max_batch,
@@ -6911,7 +6935,8 @@ static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, flo
     const size_t capacity = (size_t)n;
     int32_t *position, *oldest;
     memset(work, 0, sizeof(*work));
-    work->panel = floats;                floats += sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    work->panels = floats;
+    floats += sqm__widened(capacity) * sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
     work->q = floats;                    floats += capacity * (size_t)a->head_dim;
     work->acc = floats;                  floats += capacity * (size_t)a->v_pad;
     work->scores = floats;               floats += capacity * SQM__TILE_KEYS;
