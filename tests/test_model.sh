@@ -63,6 +63,24 @@ expect "another seed gives the same text" sh -c '! cmp -s "$0" "$1"' "$work/one"
 expect "the story example fails" sh -c '"$0" "$1" "First Citizen:" | head -c 100 | grep -q "First Citizen:"' \
     "$build/story" "$model"
 
+# decoding: rules, texts that must not appear, the same text from guesses, beams
+decode() { "$build/decode" "$model" "$@"; }
+decode "ROMEO:" --rules 'root ::= "yes" | "no" | [0-9]{3}' > "$work/one"
+expect "rules are not kept" grep -qxE 'yes|no|[0-9]{3}' "$work/one"
+decode "JULIET:" --json --temp 1 -n 300 > "$work/one"
+expect "no JSON" grep -qE '^ *[[{]' "$work/one"
+decode "ROMEO:" -n 200 > "$work/one"
+decode "ROMEO:" -n 200 --lookup 8 > "$work/two"
+expect "guesses change the text" sh -c 'head -c "$(wc -c < "$0")" "$1" | cmp - "$0"' "$work/one" "$work/two"
+expect "no guess was right" grep -qE '^\(200 tokens in 1?[0-9]?[0-9] feeds: ' "$work/two"
+decode "ROMEO:" -n 200 --ban the --ban I > "$work/two"
+expect "the text without them has the banned texts" grep -qE 'the|I' "$work/one"
+expect "a banned text appears" sh -c '! grep -qE "the|I" "$0"' "$work/two"
+fails 'grammar line 2: there is no rule b' decode "ROMEO:" --rules "$(printf 'root ::= a\na ::= b')"
+"$build/beams" "$model" "ROMEO:" 3 12 > "$work/one"
+expect "no three beams, best first" sh -c 'grep -E "^ +-[0-9.]+ +-[0-9.]+ " "$0" | sort -k2 -g -r -c' "$work/one"
+expect "a chat without a frame" sh -c '! "$0" "$1" < /dev/null' "$build/chat" "$model"
+
 # errors
 fails 'absent.sqm' "$build/generate" "$work/absent.sqm" "x"
 head -c 5000 "$model" > "$work/short.sqm"

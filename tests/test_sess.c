@@ -81,7 +81,7 @@ static void test_splits(const sqm_model *m, sqm_precision precision, sqm_kv kv)
 
 static void test_isas(const sqm_model *m, sqm_precision precision)
 {
-    static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+    static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON, SQM_ISA_WASM };
     sqm_session *s = make(m, 64, 1, 1, SQM_ISA_SCALAR, precision, SQM_KV_Q8);
     float *scalar = feed_in_steps(s, 0, LENGTH);
     sqm_session_free(s);
@@ -202,6 +202,34 @@ static void test_bad_arguments(const sqm_model *m)
     sqm_session_free(s);
 }
 
+/* A session for one row at a time, as microcontrollers have it: little work memory, none behind it, and the
+   same logits. */
+static void test_small(const sqm_model *m)
+{
+    for (int i = 0; i < 6; i++) {
+        sqm_session_config c;
+        sqm_session *s, *usual;
+        sqm_model_info info;
+        memset(&c, 0, sizeof(c));
+        c.max_context = 100;
+        c.precision = i < 3 ? SQM_FAST : SQM_EXACT;
+        c.kv = (sqm_kv)(SQM_KV_F32 + i % 3);
+        usual = sqm_session_create(m, &c, NULL);
+        c.max_batch = c.threads = 1;
+        const size_t need = sqm_session_size(m, &c, NULL);
+        uint8_t *raw = (uint8_t *)malloc(need + 192), *memory = raw + (64 - (uintptr_t)raw % 64) % 64;
+        memset(memory + need, 0xa5, 64);
+        CHECK(sqm_session_init(&s, m, &c, memory, need - 1, NULL) == SQM_E_MEMORY);
+        CHECK(sqm_session_init(&s, m, &c, memory, need, NULL) == SQM_OK);
+        CHECK(sqm_feed(s, 0, tokens, 100) == SQM_OK && sqm_feed(usual, 0, tokens, 100) == SQM_OK);
+        sqm_model_get_info(m, &info);
+        CHECK(memcmp(sqm_logits(s, 0), sqm_logits(usual, 0), (size_t)info.vocab_size * sizeof(float)) == 0);
+        for (int k = 0; k < 64; k++) CHECK(memory[need + (size_t)k] == 0xa5);
+        sqm_session_free(usual);
+        free(raw);
+    }
+}
+
 /* The size is exact: one byte less fails cleanly, bytes behind it stay untouched. */
 static void test_sizes(const sqm_model *m)
 {
@@ -261,6 +289,7 @@ int main(void)
             test_fork_save_load(m, SQM_KV_Q8);
             test_bad_arguments(m);
             test_sizes(m);
+            test_small(m);
         }
         sqm_model_free(m);
     }

@@ -31,6 +31,7 @@ expect 2 '^usage: sqm-info' "$build/sqm-info"
 expect 2 "unexpected '--nonsense'" "$build/sqm-info" --nonsense
 expect 2 'positive number' "$build/sqm-info" "$toy" -c 0
 expect 2 'f32, f16 or q8' "$build/sqm-info" "$toy" --kv q9
+expect 2 'cortex-m' "$build/sqm-info" "$toy" --target z80
 expect 1 'cannot open' "$build/sqm-info" "$work/absent.sqm"
 expect 0 'as they were written' "$build/sqm-info" --verify "$toy"
 expect 0 '^mix r0 r0 attention w=@embed,- eps=1e-05$' "$build/sqm-info" --recipe "$toy"
@@ -81,6 +82,17 @@ if [ -n "$model" ]; then
     echo 1 2 3 > "$work/ids"
     expect 0 - "$build/sqm-eval" "$model" --ids "$work/ids" --state "$work/state"
     expect 0 '^SQMSTAT1$' head -c 8 "$work/state"
+    # what a program must register, and memory on other machines; on this one it is what a session takes
+    expect 0 '^#define M_MIXERS sqm_mixer_attention_plain(), NULL$' "$build/sqm-embed" "$model" -o - -n m
+    expect 0 '^#define M_OPS .*sqm_op_rope(), .*NULL$' "$build/sqm-embed" "$model" -o - -n m
+    small="-c 128 -b 1 --threads 1 --kv q8"
+    "$build/sqm-info" "$model" $small | tr -d , > "$work/sizes"
+    model_bytes=$(sed -n 's/^memory *model \([0-9]*\) bytes.*/\1/p' "$work/sizes")
+    session_bytes=$(sed -n 's/^memory *session (con.*) \([0-9]*\) bytes.*/\1/p' "$work/sizes")
+    expect 0 "^#define MODEL_BYTES ${model_bytes:-none}\$" "$build/sqm-info" "$model" --target host $small
+    expect 0 "^#define SESSION_BYTES ${session_bytes:-none}\$" "$build/sqm-info" "$model" --target host $small
+    expect 0 '^#define SESSION_BYTES [0-9]*$' "$build/sqm-info" "$model" --target cortex-m7 $small
+    expect 0 '^#define MODEL_BYTES [0-9]*$' "$build/sqm-info" "$model" --target rv32 $small
 fi
 expect 0 '^| llama | [0-9]* | [0-9.e-]* | [0-9]* % |' "$build/sqm-check" --table "$(dirname "$0")/data/hf/llama"
 if command -v python3 > /dev/null; then

@@ -4,6 +4,7 @@
 #define SEQMODEL_NO_STDIO
 #define SEQMODEL_NO_MALLOC
 #define SEQMODEL_NO_ERROR_TEXT
+#define SEQMODEL_Q8_ONLY                               /* the types of the weights here */
 #ifndef HOST                                           /* there, seqmodel.o has the passes of a PC */
 #  define SEQMODEL_IMPLEMENTATION
 #endif

@@ -1,6 +1,6 @@
 /* Shows models of different kinds side by side: what they write, how well they predict a text that none was
    trained on, and what a long text costs them. Nothing here depends on the architecture.
-   Build  cc -O2 compare.c -o compare -lm    (seqmodel.h is one directory up)
+   Build  cc -O2 11_compare.c -o compare -lm    (seqmodel.h is one directory up)
    Run    ./compare [--text FILE] [MODEL.sqm ...]       without models: in the repository, the bundled ones
    Prints a row a model: thousand parameters, size, loss in pieces of 512 tokens, tokens/s of a processor and
    size of the state at 100 and 10,000 tokens (dashes: not made for it); what each writes after a prompt. */
