@@ -102,18 +102,19 @@ int main(int argc, char **argv)
     const int named = argc > 2 && strcmp(argv[1], "--text") == 0, first = named ? 3 : 1;
     const char *const path = named ? argv[2] : "examples/models/heldout.txt";
     const int n = argc > first ? argc - first : (int)(sizeof(bundled) / sizeof(bundled[0]));
+    static sqm_sampler sampler; static sqm_generate_options o;         /* static: zeros, everything off */
     int failed = 0;
     FILE *f = fopen(path, "rb");
     const int32_t bytes = f ? (int32_t)fread(text, 1, sizeof(text), f) : 0;
     if (bytes <= PIECE || fclose(f) != 0) { fprintf(stderr, "compare: no text in %s\n", path); return 1; }
     printf("%-20s %7s %7s %9s %10s %7s %10s %7s\n", "model", "params", "KB", "nats/byte", "at 100: /s", "KB",
            "10,000: /s", "KB");
+    o.sampler = &sampler;
+    o.max_tokens = 84;
+    sampler.temperature = 0.7f;
     for (int i = 0; i < 2 * n; i++) {
-        sqm_sampler sampler = {0.7f, 0, 0, 0, 0, 0, 0, 0, 0, {0, 0}};
-        sqm_generate_options options = {&sampler, 84, NULL, 0, 0};
         sqm_sampler_seed(&sampler, 1);
-        const char *const model = argc > first ? argv[first + i % n] : bundled[i % n];
-        failed |= print_row(model, bytes, i < n ? NULL : &options);
+        failed |= print_row(argc > first ? argv[first + i % n] : bundled[i % n], bytes, i < n ? NULL : &o);
     }
     return failed;
 }
