@@ -5154,8 +5154,9 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* Panels of 16 keys [head_dim][16] or of 16 columns of values [n][16] are widened to float32, a few at a time,
-   when they hold codes or serve many rows. Scales: of keys [head_dim / 32][64] by key, of values [64] by row. */
+/* Panels of 16 keys [head_dim][16] or of 16 columns of values [n][16] are widened to float32, a few at a
+   time, when they hold codes or serve many rows. Scales: of keys [head_dim / 32][64] by key, of values [64]
+   by row. */
 SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
     return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
@@ -5230,9 +5231,9 @@ SQM__SPECIAL void SQM__NAME(score_keys)(const sqm__attend *a, const uint8_t *key
         for (int32_t p = 0; widens && p < n; p++)
             SQM__NAME(widen_keys)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
                                   scales + (i + p) * SQM__LANES);
-        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim, a->n_vectors,
-                           widens ? (const uint8_t *)a->panels : from, widens ? 4 * widened : panel_bytes, n,
-                           a->head_dim, 0, widens ? SQM_F32 : a->dtype);
+        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim,
+                           a->n_vectors, widens ? (const uint8_t *)a->panels : from,
+                           widens ? 4 * widened : panel_bytes, n, a->head_dim, 0, widens ? SQM_F32 : a->dtype);
     }
 }
 /* acc += weights times n_panels of values of n_keys rows */
@@ -5246,8 +5247,8 @@ SQM__SPECIAL void SQM__NAME(gather_values)(const sqm__attend *a, const uint8_t *
         const int32_t n = sqm__min(at_once, n_panels - i);
         const uint8_t *from = values + (size_t)i * panel_bytes;
         for (int32_t p = 0; widens && p < n; p++)
-            SQM__NAME(widen_values)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes, scales +
-                                    (i + p) * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys);
+            SQM__NAME(widen_values)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
+                                    scales + (i + p) * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys);
         SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
                            widens ? (const uint8_t *)a->panels : from, widens ? 4 * widened : panel_bytes, n,
                            n_keys, 1, widens ? SQM_F32 : a->dtype);

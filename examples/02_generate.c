@@ -10,8 +10,7 @@
 #include <string.h>
 #include <time.h>
 
-static const char usage[] =
-    "usage: generate MODEL.sqm \"prompt\" [options]\n"
+static const char usage[] = "usage: generate MODEL.sqm \"prompt\" [options]\n"
     "  -n N         tokens to make at most (256; 0: until the model ends or the context is full)\n"
     "  --temp T     temperature (0.8; 0: always the most probable token);  --repeat-penalty R  (1: none)\n"
     "  --top-k K    only the K most probable (0: all);  --typical P  locally typical ones (1: all)\n"
@@ -99,8 +98,7 @@ int main(int argc, char **argv)
     s.sampler.temperature = 0.8f;
     s.sampler.top_p = 0.95f;
     sqm_sampler_seed(&s.sampler, 1);
-    s.options.sampler = &s.sampler;
-    s.options.stop = s.stop;
+    s.options.sampler = &s.sampler; s.options.stop = s.stop;
     s.options.max_tokens = 256;
     const int help = argc > 1 && strcmp(argv[1], "--help") == 0;
     if (help || argc < 3) { fputs(usage, help ? stdout : stderr); return help ? 0 : 2; }

@@ -103,7 +103,7 @@ int main(int argc, char **argv)
         if (strcmp(argv[i], "--json") == 0) s.rules = sqm_json_grammar();
         else { ok = i + 1 < argc && take_option(&s, argv[i], argv[i + 1]); i++; }
     }
-    if (!ok) return fputs("usage: decode MODEL.sqm PROMPT [options], see the top of 04_decode.c\n", stderr), 2;
+    if (!ok) return fputs("usage: decode MODEL.sqm PROMPT [options]: the top of 04_decode.c\n", stderr), 2;
     sqm_model *model = sqm_load_file(argv[1], NULL, &err);
     sqm_model *draft = s.draft && model ? sqm_load_file(s.draft, NULL, &err) : NULL;
     sqm_session *session = open_session(model, &err), *small = open_session(draft, &err);

@@ -109,8 +109,7 @@ int main(int argc, char **argv)
     if (bytes <= PIECE || fclose(f) != 0) { fprintf(stderr, "compare: no text in %s\n", path); return 1; }
     printf("%-20s %7s %7s %9s %10s %7s %10s %7s\n", "model", "params", "KB", "nats/byte", "at 100: /s", "KB",
            "10,000: /s", "KB");
-    o.sampler = &sampler;
-    o.max_tokens = 84;
+    o.sampler = &sampler; o.max_tokens = 84;
     sampler.temperature = 0.7f;
     for (int i = 0; i < 2 * n; i++) {
         sqm_sampler_seed(&sampler, 1);
