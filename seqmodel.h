@@ -5233,7 +5233,8 @@ SQM__SPECIAL void SQM__NAME(score_keys)(const sqm__attend *a, const uint8_t *key
                                   scales + (i + p) * SQM__LANES);
         SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim,
                            a->n_vectors, widens ? (const uint8_t *)a->panels : from,
-                           widens ? 4 * widened : panel_bytes, n, a->head_dim, 0, widens ? SQM_F32 : a->dtype);
+                           widens ? 4 * widened : panel_bytes, n, a->head_dim, 0,
+                           widens ? SQM_F32 : a->dtype);
     }
 }
 /* acc += weights times n_panels of values of n_keys rows */
