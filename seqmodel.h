@@ -35,6 +35,13 @@
    Memory     sqm_open_size / sqm_session_size are exact; sqm_open / sqm_session_init take that much from
               the caller and nothing is allocated afterwards. sqm_load_* and sqm_session_create wrap them
               with malloc.
+   Decoding   sqm_generate samples, with biases and bans of tokens (sqm_sampler). Its options take a grammar
+              (output that keeps to rules: sqm_json_grammar, your own; texts that must not appear) and a
+              speculator (guesses that make it faster and change no bit of the result).
+              sqm_beam_search finds the most probable texts. sqm_chat_answer puts the frame that a model was
+              trained with around a conversation.
+   Prefixes   what many texts begin with is fed once: sqm_fork gives each a copy of its state, sqm_state_save
+              keeps it for later, sqm_rewind takes back what came after it.
    Errors     every call that can fail returns a sqm_result (negative: error) and writes one sentence with
               the numbers to a sqm_error, the caller's or the session's (sqm_session_error). Nothing prints,
               exits or aborts. A failed call leaves its objects as they were.
@@ -50,6 +57,7 @@
               its kernels directly; -Os, DSP and Helium mean small code. Without an FPU the fused multiply-add
               is done in integers: the same bits, slowly. Helium takes floats below 1.2e-38 for 0.
               examples/firmware shows all this.
+   Web        clang's --target=wasm32 with -msimd128; examples/web is a page that runs models.
 
    Macros, defined before the implementation
      SEQMODEL_IMPLEMENTATION   compile the code here
@@ -83,7 +91,10 @@
      [RECIPE] models as lists of ops: binding, opening
      [SESS] sessions: feeding, states
      [TEXT] text and tokens of a model
-     [GEN] sampling and generation
+     [GRAM] grammars for output, masks of tokens
+     [GEN] sampling, generation, speculation
+     [BEAM] beam search
+     [CHAT] conversations in a model's own frame
      [WRITE] weight file writer
      [LIC] revisions and licence
 */
@@ -144,7 +155,7 @@ SQMDEF const char *sqm_build_info(void);
 
 /* ---- processor ----------------------------------------------------------------------------------------- */
 typedef enum sqm_isa { SQM_ISA_AUTO, SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON,
-                       SQM_ISA_HELIUM } sqm_isa;
+                       SQM_ISA_HELIUM, SQM_ISA_WASM /* SIMD128 of WebAssembly */ } sqm_isa;
 SQMDEF sqm_isa     sqm_cpu_best_isa(void);             /* asks the processor every time, keeps nothing */
 SQMDEF int         sqm_cpu_has(sqm_isa isa);           /* is this pass compiled in and runnable here */
 SQMDEF const char *sqm_isa_name(sqm_isa isa);          /* "avx2" */
@@ -297,7 +308,10 @@ typedef struct sqm_param {
 
 enum { SQM_MIXER_CAUSAL = 1,        /* row t depends on rows <= t only: forward(T) == T x forward(1) */
        SQM_MIXER_WHOLE_ONLY = 2,    /* needs the whole sequence at once */
-       SQM_MIXER_STATE_GROWS = 4 }; /* state size depends on max_context */
+       SQM_MIXER_STATE_GROWS = 4,   /* state size depends on max_context */
+       /* up to max_batch tokens back, the state still is what it was: later entries are only added to it; any
+          number, if the state would not be larger with a longer batch */
+       SQM_MIXER_REWINDS = 8 };
 
 typedef struct sqm_mixer {
     const char *name;         /* "attention" */
@@ -496,6 +510,11 @@ SQMDEF sqm_result   sqm_feed_batch(sqm_session *s, const sqm_input *inputs, int3
 SQMDEF const float *sqm_logits(const sqm_session *s, int32_t seq);
 
 SQMDEF sqm_result   sqm_fork(sqm_session *s, int32_t from, int32_t to);    /* `to` becomes a copy of `from` */
+/* Takes seq back to an earlier position, as if what came after it had never been fed; logits come with the
+   next feed. SQM_E_UNSUPPORTED when a mixer keeps no past (recurrent states: fork or save before, instead);
+   SQM_E_LIMIT more than max_batch tokens back from the furthest position, when attention has a window. A
+   refused call changes nothing. */
+SQMDEF sqm_result   sqm_rewind(sqm_session *s, int32_t seq, int32_t position);
 /* bytes sqm_state_save writes now */
 SQMDEF size_t       sqm_state_size(const sqm_session *s, int32_t seq);
 SQMDEF sqm_result   sqm_state_save(sqm_session *s, int32_t seq, void *dst, size_t bytes);
@@ -533,7 +552,56 @@ SQMDEF int32_t     sqm_token_find(const sqm_model *m, const char *role_or_text);
 /* does it end a text or a chat turn */
 SQMDEF int         sqm_token_is_end(const sqm_model *m, int32_t token);
 
+/* ---- grammars: output that keeps to rules -------------------------------------------------------------- */
+/* A text that describes texts, as rules on characters; what a token prints counts, whatever the tokenizer.
+       root   ::= "[" ( number ( ", " number )* )? "]"      # the rule that a whole output follows
+       number ::= "-"? [0-9]{1,9} | "pi"
+   Elements: "text", [a-z_] or [^a-z] one character in or out of a class, . any character, a rule's name,
+   ( ). After one: ? * + {2} {2,} {2,5}. Side by side: in sequence; | parts alternatives, which may be empty.
+   Escapes: \n \r \t \\ \" \[ \] \^ \- and \x41 \u00e9 \U0001f600 (characters by number). Rules may use each
+   other, also recursively, but none may begin with itself. A rule ends where the next "name ::=" begins.
+   A sqm_grammar is such a text, compiled for the vocabulary of a model, with what has been computed for it:
+   one thread at a time. It follows n_sequences outputs, numbered from 0. */
+typedef struct sqm_grammar sqm_grammar;
+typedef struct sqm_grammar_config {                    /* all zero = defaults */
+    int32_t n_sequences;                               /* outputs followed (one a beam); 0: 1 */
+    int32_t max_states;                                /* kept; others are computed when met again; 0: 1024 */
+    int32_t max_masks;                                 /* the same, of vocab_size / 8 bytes each; 0: 32 */
+    /* rules inside rules that have not ended; deeper ones are not allowed; 0: 256 */
+    int32_t max_depth;
+    /* NULL-terminated texts that must not appear in the output, wherever its tokens begin; NULL: none */
+    const char *const *banned;
+} sqm_grammar_config;
+/* Bytes for a grammar; 0 on error. text NULL: any output, but for the banned texts.
+   Errors: SQM_E_FORMAT with the line, SQM_E_LIMIT too large, SQM_E_UNSUPPORTED no tokenizer. */
+SQMDEF size_t       sqm_grammar_size(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                                     sqm_error *err);
+/* memory: aligned to 64; the text and the banned texts need not stay. */
+SQMDEF sqm_result   sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
+                                     const sqm_grammar_config *c, void *memory, size_t memory_bytes,
+                                   sqm_error *err);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_grammar *sqm_grammar_create(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                                       sqm_error *err);
+SQMDEF void         sqm_grammar_free(sqm_grammar *g);  /* only from sqm_grammar_create; NULL is fine */
+#endif
+/* Text of a grammar: an object or an array of RFC 8259, with at most one space or new line between parts. */
+SQMDEF const char  *sqm_json_grammar(void);
+SQMDEF sqm_result   sqm_grammar_reset(sqm_grammar *g, int32_t seq);                 /* to the beginning */
+/* `to` stands where `from` does */
+SQMDEF sqm_result   sqm_grammar_fork(sqm_grammar *g, int32_t from, int32_t to);
+/* One bit a token, bit t % 32 of word t / 32: can it come next? Tokens that end texts can where the grammar
+   can end. Valid until the next call with g; NULL on error: no such seq, SQM_E_LIMIT max_states too few. */
+SQMDEF const uint32_t *sqm_grammar_mask(sqm_grammar *g, int32_t seq, sqm_error *err);
+/* Goes on by a token, or by a text. SQM_E_ARGUMENT when it is not allowed here: nothing happens. */
+SQMDEF sqm_result   sqm_grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, sqm_error *err);
+SQMDEF sqm_result   sqm_grammar_accept_text(sqm_grammar *g, int32_t seq, const char *text, size_t bytes,
+                                            sqm_error *err);
+SQMDEF int          sqm_grammar_can_end(const sqm_grammar *g, int32_t seq);         /* is the output whole */
+
 /* ---- sampling and generation --------------------------------------------------------------------------- */
+/* What is added to the logit of a token; -INFINITY bans it. */
+typedef struct sqm_bias { int32_t token; float bias; } sqm_bias;
 typedef struct sqm_sampler {                           /* plain data: copy it to fork it. All zero: greedy */
     float    temperature;                              /* 0: greedy */
     int32_t  top_k;                                    /* 0: off */
@@ -543,6 +611,10 @@ typedef struct sqm_sampler {                           /* plain data: copy it to
     float    frequency_penalty, presence_penalty;      /* subtracted from logits of recent tokens; 0: off */
     int32_t  penalty_window;                           /* how many recent tokens count; 0: 64 */
     uint64_t rng[2];                                   /* set by sqm_sampler_seed */
+    /* [n_biases] added to logits before all the rest, also when greedy; NULL: none */
+    const sqm_bias *biases;
+    int32_t  n_biases;
+    const uint32_t *allowed;                           /* one bit a token, as sqm_grammar_mask; NULL: all */
 } sqm_sampler;
 SQMDEF void    sqm_sampler_seed(sqm_sampler *p, uint64_t seed);
 /* Scratch bytes sqm_sample needs for n logits. */
@@ -552,6 +624,34 @@ SQMDEF size_t  sqm_sample_size(int32_t n);
 SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const int32_t *recent,
                           int32_t n_recent,
                           void *scratch, size_t scratch_bytes);
+
+/* Speculation: guesses what comes next and feeds it in one go with the last token. The text, the logits and
+   the random numbers stay those of plain generation, to the bit; only the speed changes. Guesses are what
+   followed the same tokens earlier in the sequence (look-up: good where answers repeat their prompt), or come
+   from a smaller model with the same vocabulary. A speculator belongs to one sequence of a session. */
+typedef struct sqm_speculator sqm_speculator;
+typedef struct sqm_speculator_config {                 /* all zero = defaults */
+    int32_t      n_guesses;                            /* at most so many at once, < max_batch; 0: 11 */
+    int32_t      least;                                /* look-up: tokens that must agree, 1 to 16; 0: 3 */
+    /* A sequence of the session, not 0, to overwrite; needed by models whose states keep no past (see
+       sqm_rewind). It is empty after a generation. */
+    int32_t      spare;
+    sqm_session *draft;                                /* session of the smaller model; NULL: look-up */
+    /* its sequence, which must have read what the speculator's has (where that begins with position 0, it is
+       brought there by itself), and one to overwrite, as `spare` */
+    int32_t      draft_seq, draft_spare;
+} sqm_speculator_config;
+/* Exact bytes for sqm_speculator_init; 0 on error. SQM_E_ARGUMENT: a number out of range, a draft model with
+   other tokens. */
+SQMDEF size_t          sqm_speculator_size(const sqm_session *s, const sqm_speculator_config *c,
+                                           sqm_error *err);
+SQMDEF sqm_result      sqm_speculator_init(sqm_speculator **out, sqm_session *s,
+                                           const sqm_speculator_config *c,
+                                           void *memory, size_t memory_bytes, sqm_error *err);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err);
+SQMDEF void            sqm_speculator_free(sqm_speculator *p);     /* only from _create; NULL is fine */
+#endif
 
 /* text: whole UTF-8 characters only, `bytes` long, also NUL-terminated.
    Non-zero return stops the generation.    */
@@ -563,15 +663,85 @@ typedef struct sqm_generate_options {                  /* all zero = defaults; N
     const char *const *stop;
     uint32_t           token_flags;                    /* SQM_TOKENS_*, for the prompt */
     int32_t            keep_special;                   /* 1: special tokens appear in the text */
+    /* Rules for the text, and which of its sequences to use. A prompt begins a new text; without a prompt
+       the text goes on. NULL: none. sampler->allowed does not count then. */
+    sqm_grammar       *grammar;
+    int32_t            grammar_seq;
+    sqm_speculator    *speculator;                     /* made for this session; NULL: none */
 } sqm_generate_options;
 typedef struct sqm_generate_stats {
     int32_t prompt_tokens, new_tokens;
     int32_t reason;                                    /* SQM_END_* */
+    int32_t feeds, guessed, accepted;                  /* of new tokens; with a speculator */
 } sqm_generate_stats;
-enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQM_END_CALLBACK };
+enum { SQM_END_MODEL, SQM_END_STOP_TEXT, SQM_END_MAX_TOKENS, SQM_END_CONTEXT, SQM_END_CALLBACK,
+       SQM_END_GRAMMAR /* it allows nothing more */ };
 /* Feeds prompt after what sequence seq already holds and streams the continuation. stats may be NULL. */
 SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, const sqm_generate_options *o,
                                sqm_on_text on_text, void *user, sqm_generate_stats *stats);
+
+/* Beam search: the most probable texts of all, as far as n_beams candidates at a time can find them. */
+typedef struct sqm_beam_options {                      /* all zero = defaults */
+    int32_t         n_beams;                           /* 0: 4 */
+    int32_t         n_best;                            /* texts wanted, at most n_beams; 0: 1 */
+    /* sequences first_seq .. + n_beams - 1 get overwritten; 0: 1 */
+    int32_t         first_seq;
+    int32_t         max_tokens;                        /* 0: 256; no more than the context has room for */
+    /* Texts are ranked by log probability / tokens^length_power, the token that ends them counted. 0: by
+       probability, which favours short ones; 1: by the mean of a token. */
+    float           length_power;
+    /* 1: when n_best have ended; 0: when none can get better */
+    int32_t         early_stop;
+    const sqm_bias *biases;                            /* [n_biases] as in sqm_sampler */
+    int32_t         n_biases;
+    sqm_grammar    *grammar;                           /* of n_beams sequences; begins anew. NULL: none */
+} sqm_beam_options;
+typedef struct sqm_beam {
+    /* [n_tokens] without the one that ends it; in `memory` */
+    const int32_t *tokens;
+    int32_t        n_tokens, ended;                    /* ended 0: cut at max_tokens */
+    double         log_prob, score;
+} sqm_beam;
+/* Continues sequence seq, which stays as it is and must have logits. best [n_best] gets *n_found texts, best
+   first. memory: sqm_beam_size bytes, aligned to 16. Equal probabilities: the better parent, then the lower
+   token. SQM_E_ARGUMENT: a number out of range or seq among the beams; SQM_E_MEMORY. */
+SQMDEF size_t     sqm_beam_size(const sqm_session *s, const sqm_beam_options *o, sqm_error *err);
+SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_options *o, void *memory,
+                                  size_t memory_bytes, sqm_beam *best, int32_t *n_found);
+
+/* ---- chats --------------------------------------------------------------------------------------------- */
+/* A model is trained with a frame around questions and answers: lines KEY=TEXT, where \n is a new line, {bos}
+   and {eos} are tokens and %s is the text put in. Keys: begin (before all), system, default (system text if
+   there is none; empty: a system part all the same), first (question after a system part), user, reply
+   (before an answer), end (after an answer, before the next question), stop (a text that ends answers).
+   tools/sqm-convert writes those of known chat templates into the weight file (meta "chat"). */
+typedef struct sqm_chat {                              /* plain data; all zero begins a chat */
+    const char *frame;                                 /* NULL: that of the weight file */
+    const char *system;                                /* NULL: the frame's default, if it has one */
+    int32_t     turns;                                 /* answered so far */
+    int32_t     was_stopped;                           /* the last answer ended with the frame's stop text */
+} sqm_chat;
+/* What is to be fed before the answer to `user`: writes at most cap - 1 bytes and a NUL, returns how many the
+   text has. SQM_E_UNSUPPORTED: the frame has no user part, or no system part for c->system. Tokenize it with
+   SQM_TOKENS_BARE | SQM_TOKENS_CONTROL. */
+SQMDEF int32_t    sqm_chat_prompt(const sqm_model *m, const sqm_chat *c, const char *user, char *dst,
+                                  int32_t cap);
+/* SQM_E_ARGUMENT when a text holds the text of a special token, which would end a turn or begin another.
+   memory: sqm_chat_size bytes, aligned to 8. */
+SQMDEF sqm_result sqm_chat_check(const sqm_model *m, const char *text, size_t bytes, void *memory,
+                                 size_t memory_bytes, sqm_error *err);
+/* Bytes that a question needs in sqm_chat_check and sqm_chat_answer_in; 0: no frame for it. */
+SQMDEF size_t     sqm_chat_size(const sqm_model *m, const sqm_chat *c, const char *user);
+/* A turn: checks `user`, feeds it in its frame and streams the answer as sqm_generate does. seq keeps the
+   conversation: a turn costs its own tokens only; after sqm_reset it begins anew. o may be NULL. */
+SQMDEF sqm_result sqm_chat_answer_in(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                     const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                     sqm_generate_stats *stats, void *memory, size_t memory_bytes);
+#ifndef SEQMODEL_NO_MALLOC
+SQMDEF sqm_result sqm_chat_answer(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                  const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                  sqm_generate_stats *stats);
+#endif
 
 /* ---- writing weight files (tools) ---------------------------------------------------------------------- */
 #if !defined(SEQMODEL_NO_STDIO) && !defined(SEQMODEL_NO_WRITER) && !defined(SEQMODEL_NO_MALLOC)
@@ -649,6 +819,11 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__HAVE_NEON 0
 #endif
+#if defined(__wasm_simd128__) && !defined(SEQMODEL_NO_SIMD)
+#  define SQM__HAVE_WASM 1
+#else
+#  define SQM__HAVE_WASM 0
+#endif
 #if defined(__ARM_FEATURE_MVE) && defined(__GNUC__) && !defined(SEQMODEL_NO_SIMD)
 #  define SQM__HAVE_HELIUM (__ARM_FEATURE_MVE >> 1 & 1)      /* with floats */
 #else
@@ -664,7 +839,7 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #else
 #  define SQM__SMALL 0
 #endif
-#if SQM__HAVE_X86 || SQM__HAVE_NEON     /* several passes, chosen at run time */
+#if SQM__HAVE_X86 || SQM__HAVE_NEON || SQM__HAVE_WASM      /* several passes, chosen at run time */
 #  define SQM__ONE_PASS 0
 #else
 #  define SQM__ONE_PASS 1
@@ -746,6 +921,10 @@ SQMDEF void        sqm_writer_abort(sqm_writer *w);    /* close without a file *
 #elif defined(__GNUC__)
 #  pragma GCC push_options
 #  pragma GCC optimize ("no-fast-math", "fp-contract=off")
+#elif defined(_MSC_VER)
+#  pragma fp_contract(off)
+#  pragma warning(push)
+#  pragma warning(disable: 4996)                        /* fopen is standard C */
 #endif
 /* asks for the cache line at p before it is needed; any address will do */
 #if defined(__GNUC__)
@@ -821,9 +1000,10 @@ SQM__UNUSED SQM__NOINLINE static float sqm__fma_integers(float a, float b, float
     r += (sum >> 39) && (sum << 25 || (r & 1u));
     return sqm__float(sign | (((uint32_t)(e - 1) << 23) + r));
 }
-/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in
-   double; the sum is rounded to odd there, so that the last rounding to float is the only one that
-   counts (Boldo & Melquiond 2008). */
+/* a * b + c with one rounding, on every machine. Without an FMA instruction: the product is exact in double,
+   where the sum rounds once. Rounding that to float is right but where it lies half-way between two floats
+   (a 1 and 28 zeros at its end) or below the normal ones; there it is first rounded to odd (Boldo &
+   Melquiond 2008). */
 SQM__INLINE float sqm__fma(float a, float b, float c)
 {
 #if defined(__FP_FAST_FMAF) || defined(__FMA__) || defined(__ARM_FEATURE_FMA)
@@ -834,17 +1014,65 @@ SQM__INLINE float sqm__fma(float a, float b, float c)
     const double product = (double)a * (double)b;
     const double addend = (double)c;
     double sum = product + addend;
-    const double virtual_addend = sum - product;
-    const double lost = (product - (sum - virtual_addend)) + (addend - virtual_addend);
     uint64_t bits;
     memcpy(&bits, &sum, 8);
-    /* inexact and even: step towards the lost part to make it odd */
-    if (lost != 0.0 && (bits & 1) == 0) {
-        if ((lost > 0.0) == (sum > 0.0)) bits++; else bits--;
-        memcpy(&sum, &bits, 8);
+    if ((bits & 0x1fffffffu) != 0x10000000u && (bits >> 52 & 0x7ffu) >= 1023u - 126u) return (float)sum;
+    {
+        const double virtual_addend = sum - product;
+        const double lost = (product - (sum - virtual_addend)) + (addend - virtual_addend);
+        /* inexact and even: step towards the lost part to make it odd */
+        if (lost != 0.0 && (bits & 1) == 0) {
+            if ((lost > 0.0) == (sum > 0.0)) bits++; else bits--;
+            memcpy(&sum, &bits, 8);
+        }
     }
     return (float)sum;
 #endif
+}
+
+/* Length of the character at p < end and its code point; an invalid byte counts as 0x110000 + byte. */
+static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *code)
+{
+    const size_t room = (size_t)(end - p);
+    const uint32_t a = p[0];
+    *code = a < 0x80 ? a : 0x110000u + a;
+    if (a < 0xc2 || a > 0xf4 || room < 2 || (p[1] & 0xc0) != 0x80) return 1;
+    if (a < 0xe0) {
+        *code = (a & 0x1f) << 6 | (p[1] & 0x3fu);
+        return 2;
+    }
+    if (room < 3 || (p[2] & 0xc0) != 0x80) return 1;
+    if (a < 0xf0) {
+        if ((a == 0xe0 && p[1] < 0xa0) || (a == 0xed && p[1] > 0x9f)) return 1;
+        *code = (a & 0x0f) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
+        return 3;
+    }
+    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f))
+        return 1;
+    *code = (a & 0x07) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
+    return 4;
+}
+
+/* Writes a character and returns its length; numbers that are none are a byte. */
+static uint32_t sqm__utf8_put(uint8_t *dst, uint32_t c)
+{
+    if (c < 0x80 || c > 0x10ffff) { dst[0] = (uint8_t)(c & 255u); return 1; }
+    if (c < 0x800) {
+        dst[0] = (uint8_t)(0xc0 | c >> 6);
+        dst[1] = (uint8_t)(0x80 | (c & 63));
+        return 2;
+    }
+    if (c < 0x10000) {
+        dst[0] = (uint8_t)(0xe0 | c >> 12);
+        dst[1] = (uint8_t)(0x80 | (c >> 6 & 63));
+        dst[2] = (uint8_t)(0x80 | (c & 63));
+        return 3;
+    }
+    dst[0] = (uint8_t)(0xf0 | c >> 18);
+    dst[1] = (uint8_t)(0x80 | (c >> 12 & 63));
+    dst[2] = (uint8_t)(0x80 | (c >> 6 & 63));
+    dst[3] = (uint8_t)(0x80 | (c & 63));
+    return 4;
 }
 
 #if SQM__HAVE_ERROR_TEXT
@@ -989,6 +1217,20 @@ static void *sqm__arena_push(sqm__arena *a, size_t bytes, size_t align)
     if (a->used > a->size) { a->full = 1; return NULL; }
     return a->base + at;
 }
+
+#if SQM__HAVE_MALLOC
+/* `need` bytes at a multiple of 64 inside a block that *owned gives to free(). NULL: there is no memory for
+   `what`, or need is 0 because of an error before. */
+static void *sqm__allocate(void **owned, size_t need, const char *what, sqm_error *err)
+{
+    uint8_t *const block = need && need < (size_t)-1 - 64 ? (uint8_t *)malloc(need + 64) : NULL;
+    *owned = block;
+    if (need && !block)
+        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need, "no memory for %s: %z bytes", what,
+                        (uint64_t)need);
+    return block ? block + (64 - (uintptr_t)block % 64) % 64 : NULL;
+}
+#endif
 
 /* ==== [TYPE] Element types and quantised formats ===========================================================
    What the bytes of a tensor mean. Layouts are frozen: files hold these bytes and kernels read them in place.
@@ -1903,6 +2145,9 @@ SQMDEF int sqm_cpu_has(sqm_isa isa)
 #if SQM__HAVE_NEON
     case SQM_ISA_NEON:   return 1;
 #endif
+#if SQM__HAVE_WASM
+    case SQM_ISA_WASM:   return 1;
+#endif
     default:             return 0;
     }
 }
@@ -1913,6 +2158,7 @@ SQMDEF sqm_isa sqm_cpu_best_isa(void)
     if (sqm_cpu_has(SQM_ISA_AVX2)) return SQM_ISA_AVX2;
     if (sqm_cpu_has(SQM_ISA_NEON)) return SQM_ISA_NEON;
     if (sqm_cpu_has(SQM_ISA_HELIUM)) return SQM_ISA_HELIUM;
+    if (sqm_cpu_has(SQM_ISA_WASM)) return SQM_ISA_WASM;
     return SQM_ISA_SCALAR;
 }
 
@@ -1925,6 +2171,7 @@ SQMDEF const char *sqm_isa_name(sqm_isa isa)
     case SQM_ISA_AVX512: return "avx512";
     case SQM_ISA_NEON:   return "neon";
     case SQM_ISA_HELIUM: return "helium";
+    case SQM_ISA_WASM:   return "wasm";
     }
     return "unknown";
 }
@@ -1951,6 +2198,8 @@ SQMDEF const char *sqm_build_info(void)
            " avx2 avx512"
 #elif SQM__HAVE_NEON
            " neon"
+#elif SQM__HAVE_WASM
+           " wasm"
 #endif
 #ifdef _OPENMP
            "; openmp"
@@ -2017,7 +2266,8 @@ typedef struct sqm__code_chunk {
     /* [tokens][panels][16 rows]; where there are minima, of half the tokens, then their sums */
     float   sums[SQM__CODE_TOKENS * SQM__CODE_PANELS * SQM__LANES];
     int32_t n_groups, zero;
-    const uint8_t *next;                /* what to ask memory for meanwhile, `next_step` bytes a group, or NULL */
+    /* what to ask memory for meanwhile, `next_step` bytes a group, or NULL */
+    const uint8_t *next;
     size_t  next_step;
 } sqm__code_chunk;
 typedef char sqm__work_holds_a_chunk[sizeof(sqm__code_chunk) <= SQM__WORK_FLOATS * sizeof(float) ? 1 : -1];
@@ -2265,6 +2515,8 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  include <immintrin.h>
 #elif SQM__HAVE_NEON
 #  include <arm_neon.h>
+#elif SQM__HAVE_WASM
+#  include <wasm_simd128.h>
 #endif
 #if SQM__HAVE_HELIUM
 #  include <arm_mve.h>
@@ -2280,7 +2532,8 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #define SQM__PASS_AVX512 3
 #define SQM__PASS_NEON   4
 #define SQM__PASS_HELIUM 5
-#define SQM__PASS_NARROW 6              /* what the scalar or Helium pass of a small machine takes apart */
+#define SQM__PASS_WASM   6
+#define SQM__PASS_NARROW 7              /* what the scalar or Helium pass of a small machine takes apart */
 
 #if SQM__SMALL
 #  define SQM__PASS SQM__PASS_NARROW
@@ -2350,6 +2603,14 @@ static const float sqm__key_numbers[SQM__TILE_KEYS] = {
 #  undef SQM__PASS_NAME
 #endif
 
+#if SQM__HAVE_WASM
+#  define SQM__PASS SQM__PASS_WASM
+#  define SQM__PASS_NAME wasm
+#  include SEQMODEL_HEADER
+#  undef SQM__PASS
+#  undef SQM__PASS_NAME
+#endif
+
 /* SQM__CALL(kernels, name)(...) calls a kernel. The only pass of a build is called directly: a table would
    link every kernel, used or not. */
 #if !SQM__ONE_PASS
@@ -2370,6 +2631,9 @@ static const sqm__kernels *sqm__kernels_of(sqm_isa isa)
 #endif
 #if SQM__HAVE_NEON
     case SQM_ISA_NEON:   return &sqm__pass_neon;
+#endif
+#if SQM__HAVE_WASM
+    case SQM_ISA_WASM:   return &sqm__pass_wasm;
 #endif
 #if SQM__HAVE_HELIUM
     default:             return &sqm__pass_helium;
@@ -3294,6 +3558,247 @@ SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
 #define SQM__TILE_S 1
 #define SQM__TILE_A 2
 
+/* ---- vocabulary of the WebAssembly pass (SIMD128) ------------------------------------------------------ */
+#elif SQM__PASS == SQM__PASS_WASM
+#define SQM__SPECIAL SQM__INLINE
+#define SQM__WIDE SQM__UNROLL
+#define v16 sqm__v16_wasm
+#define w16 sqm__w16_wasm
+#define b64 sqm__b64_wasm
+typedef struct { v128_t v[4]; } v16;
+typedef struct { v128_t v[4]; } w16;
+typedef struct { v128_t v[4]; } b64;
+#define SQM__EACH SQM__UNROLL for (int i = 0; i < 4; i++)
+SQM__INLINE v16 SQM__NAME(set1)(float x) { v16 r; SQM__EACH r.v[i] = wasm_f32x4_splat(x); return r; }
+SQM__INLINE v16 SQM__NAME(load)(const float *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_v128_load(p + 4 * i);
+    return r;
+}
+SQM__INLINE void SQM__NAME(store)(float *p, v16 a) { SQM__EACH wasm_v128_store(p + 4 * i, a.v[i]); }
+SQM__INLINE v16 SQM__NAME(load_f16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH {
+        const v128_t h = wasm_u32x4_load16x4(p + 8 * i), size = wasm_v128_and(h, wasm_i32x4_splat(0x7fff));
+        const v128_t special = wasm_i32x4_gt(size, wasm_i32x4_splat(0x7bff));         /* infinite or NaN */
+        /* the same exponent and fraction 112 too low, denormal ones too */
+        const v128_t two_to_112 = wasm_i32x4_splat(239 << 23);
+        const v128_t x = wasm_f32x4_mul(wasm_i32x4_shl(size, 13), two_to_112);
+        const v128_t sign = wasm_i32x4_shl(wasm_v128_xor(h, size), 16);
+        r.v[i] = wasm_v128_or(wasm_v128_or(x, sign),
+                              wasm_v128_and(special, wasm_i32x4_splat(0x7f800000)));
+    }
+    return r;
+}
+SQM__INLINE void SQM__NAME(store_f16)(uint16_t *p, v16 a)
+{
+    float x[16];
+    SQM__NAME(store)(x, a);
+    for (int i = 0; i < 16; i++) p[i] = sqm__f32_to_f16(x[i]);
+}
+SQM__INLINE v16 SQM__NAME(load_bf16)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_i32x4_shl(wasm_u32x4_load16x4(p + 8 * i), 16);
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_u8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(wasm_u32x4_extend_low_u16x8(
+        wasm_u16x8_extend_low_u8x16(wasm_v128_load32_zero(p + 4 * i))));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(load_s8)(const uint8_t *p)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(wasm_i32x4_extend_low_i16x8(
+        wasm_i16x8_extend_low_i8x16(wasm_v128_load32_zero(p + 4 * i))));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(add)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_add(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sub)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_sub(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(mul)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_mul(a.v[i], b.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(div)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_div(a.v[i], b.v[i]); return a; }
+SQM__NOINLINE static v16 SQM__NAME(fma_slow)(v16 a, v16 b, v16 c)
+{
+    float x[16], y[16], z[16];
+    SQM__NAME(store)(x, a);
+    SQM__NAME(store)(y, b);
+    SQM__NAME(store)(z, c);
+    for (int i = 0; i < 16; i++) z[i] = sqm__fma(x[i], y[i], z[i]);
+    return SQM__NAME(load)(z);
+}
+/* a * b + c of two lanes in double, where the product is exact and the sum rounds once */
+SQM__INLINE v128_t SQM__NAME(fma2)(v128_t a, v128_t b, v128_t c)
+{
+    return wasm_f64x2_add(wasm_f64x2_mul(wasm_f64x2_promote_low_f32x4(a), wasm_f64x2_promote_low_f32x4(b)),
+                          wasm_f64x2_promote_low_f32x4(c));
+}
+/* Rounding that sum again, to float, can go wrong only when it lies half-way between two floats (a 1 and 28
+   zeros at its end) or below the normal ones. */
+SQM__INLINE v16 SQM__NAME(fma)(v16 a, v16 b, v16 c)
+{
+    const v128_t end = wasm_i64x2_splat(0x1fffffff), half = wasm_i64x2_splat(-0xf0000000ll);
+    v128_t odd = wasm_i32x4_splat(0);
+    v16 r;
+    SQM__EACH {
+        const v128_t low = SQM__NAME(fma2)(a.v[i], b.v[i], c.v[i]);
+        const v128_t high = SQM__NAME(fma2)(wasm_i64x2_shuffle(a.v[i], a.v[i], 1, 1),
+                                            wasm_i64x2_shuffle(b.v[i], b.v[i], 1, 1),
+                                            wasm_i64x2_shuffle(c.v[i], c.v[i], 1, 1));
+        r.v[i] = wasm_i64x2_shuffle(wasm_f32x4_demote_f64x2_zero(low), wasm_f32x4_demote_f64x2_zero(high),
+                                    0, 2);
+        odd = wasm_v128_or(odd, wasm_i32x4_eq(wasm_v128_and(low, end), half));
+        odd = wasm_v128_or(odd, wasm_i32x4_eq(wasm_v128_and(high, end), half));
+        /* 0 < |r| <= 2^-126 */
+        odd = wasm_v128_or(odd, wasm_i32x4_lt(
+            wasm_i32x4_add(wasm_v128_and(r.v[i], wasm_i32x4_splat(0x7fffffff)), wasm_i32x4_splat(0x7fffffff)),
+            wasm_i32x4_splat((int32_t)0x80800000)));
+    }
+    if (wasm_v128_any_true(odd)) return SQM__NAME(fma_slow)(a, b, c);
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(max)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_pmax(b.v[i], a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(min)(v16 a, v16 b) { SQM__EACH a.v[i] = wasm_f32x4_pmin(b.v[i], a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(abs)(v16 a) { SQM__EACH a.v[i] = wasm_f32x4_abs(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(sqrt)(v16 a) { SQM__EACH a.v[i] = wasm_f32x4_sqrt(a.v[i]); return a; }
+SQM__INLINE v16 SQM__NAME(copysign)(v16 a, v16 s)
+{
+    SQM__EACH a.v[i] = wasm_v128_bitselect(s.v[i], a.v[i], wasm_i32x4_splat(INT32_MIN));
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(less)(v16 a, v16 b, v16 yes, v16 no)
+{
+    SQM__EACH a.v[i] = wasm_v128_bitselect(yes.v[i], no.v[i], wasm_f32x4_lt(a.v[i], b.v[i]));
+    return a;
+}
+SQM__INLINE v16 SQM__NAME(shift_exponent)(v16 p, v16 t)
+{
+    SQM__EACH p.v[i] = wasm_i32x4_add(p.v[i], wasm_i32x4_shl(t.v[i], 23));
+    return p;
+}
+SQM__INLINE void SQM__NAME(store_low)(int8_t *p, v16 a)
+{
+    const v128_t low = wasm_i16x8_shuffle(a.v[0], a.v[1], 0, 2, 4, 6, 8, 10, 12, 14);
+    const v128_t high = wasm_i16x8_shuffle(a.v[2], a.v[3], 0, 2, 4, 6, 8, 10, 12, 14);
+    wasm_v128_store(p, wasm_i8x16_shuffle(low, high, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28,
+                                          30));
+}
+SQM__INLINE v16 SQM__NAME(from_int)(w16 a)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(a.v[i]);
+    return r;
+}
+SQM__INLINE float SQM__NAME(sum)(v16 a)
+{
+    const v128_t s4 = wasm_f32x4_add(wasm_f32x4_add(a.v[0], a.v[2]), wasm_f32x4_add(a.v[1], a.v[3]));
+    const v128_t s2 = wasm_f32x4_add(s4, wasm_i64x2_shuffle(s4, s4, 1, 1));
+    return wasm_f32x4_extract_lane(s2, 0) + wasm_f32x4_extract_lane(s2, 1);
+}
+SQM__INLINE float SQM__NAME(max_lane)(v16 a)
+{
+    const v128_t m4 = wasm_f32x4_pmax(wasm_f32x4_pmax(a.v[3], a.v[1]), wasm_f32x4_pmax(a.v[2], a.v[0]));
+    const v128_t m2 = wasm_f32x4_pmax(wasm_i64x2_shuffle(m4, m4, 1, 1), m4);
+    const float x = wasm_f32x4_extract_lane(m2, 0), y = wasm_f32x4_extract_lane(m2, 1);
+    return x > y ? x : y;
+}
+SQM__INLINE w16 SQM__NAME(int1)(int32_t x) { w16 r; SQM__EACH r.v[i] = wasm_i32x4_splat(x); return r; }
+SQM__INLINE b64 SQM__NAME(bytes)(const uint8_t *p)
+{
+    b64 r;
+    SQM__EACH r.v[i] = wasm_v128_load(p + 16 * i);
+    return r;
+}
+SQM__INLINE b64 SQM__NAME(bits_at)(b64 x, int right, int left, uint8_t mask)
+{
+    const v128_t keep = wasm_u8x16_splat(mask);
+    SQM__EACH {
+        const v128_t moved = wasm_i16x8_shl(wasm_u16x8_shr(x.v[i], (uint32_t)right), (uint32_t)left);
+        x.v[i] = wasm_v128_and(moved, keep);
+    }
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(bits)(b64 x, int right, uint8_t mask)
+{
+    if (right) SQM__EACH x.v[i] = wasm_u16x8_shr(x.v[i], 4);
+    SQM__EACH x.v[i] = wasm_v128_and(x.v[i], wasm_u8x16_splat(mask));
+    return x;
+}
+SQM__INLINE b64 SQM__NAME(or)(b64 a, b64 b) { SQM__EACH a.v[i] = wasm_v128_or(a.v[i], b.v[i]); return a; }
+SQM__INLINE b64 SQM__NAME(lookup)(const int8_t *table, b64 x)
+{
+    const v128_t t = wasm_v128_load(table);
+    SQM__EACH x.v[i] = wasm_i8x16_swizzle(t, x.v[i]);
+    return x;
+}
+SQM__INLINE v16 SQM__NAME(byte_u)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(wasm_v128_and(wasm_u32x4_shr(x.v[i], (uint32_t)(8 * c)),
+                                                              wasm_i32x4_splat(255)));
+    return r;
+}
+SQM__INLINE v16 SQM__NAME(byte_s)(b64 x, int c)
+{
+    v16 r;
+    SQM__EACH r.v[i] = wasm_f32x4_convert_i32x4(
+        wasm_i32x4_shr(wasm_i32x4_shl(x.v[i], (uint32_t)(24 - 8 * c)), 24));
+    return r;
+}
+#define SQM__CODE_ZERO 0
+#define SQM__SUM_UNIT 1
+#define SQM__PAIRS 0
+#define SQM__BY_ROWS 0
+SQM__INLINE b64 SQM__NAME(biased)(b64 w, int zero) { (void)zero; return w; }
+SQM__INLINE void SQM__NAME(store_bytes)(uint8_t *p, b64 x) { SQM__EACH wasm_v128_store(p + 16 * i, x.v[i]); }
+/* bytes 0 and 2 of each row's four, or 1 and 3, in 16 bits */
+SQM__INLINE v128_t SQM__NAME(even_s)(v128_t x) { return wasm_i16x8_shr(wasm_i16x8_shl(x, 8), 8); }
+SQM__INLINE v128_t SQM__NAME(odd_s)(v128_t x) { return wasm_i16x8_shr(x, 8); }
+SQM__INLINE w16 SQM__NAME(dot_s)(w16 acc, b64 w, const int8_t *x)
+{
+    const v128_t four = wasm_v128_load32_splat(x);
+    const v128_t even = SQM__NAME(even_s)(four), odd = SQM__NAME(odd_s)(four);
+    SQM__EACH acc.v[i] = wasm_i32x4_add(acc.v[i],
+        wasm_i32x4_add(wasm_i32x4_dot_i16x8(SQM__NAME(even_s)(w.v[i]), even),
+                       wasm_i32x4_dot_i16x8(SQM__NAME(odd_s)(w.v[i]), odd)));
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(dot_u)(w16 acc, b64 w, const int8_t *x)
+{
+    const v128_t four = wasm_v128_load32_splat(x);
+    const v128_t even = SQM__NAME(even_s)(four), odd = SQM__NAME(odd_s)(four);
+    SQM__EACH acc.v[i] = wasm_i32x4_add(acc.v[i],
+        wasm_i32x4_add(wasm_i32x4_dot_i16x8(wasm_v128_and(w.v[i], wasm_i16x8_splat(255)), even),
+                       wasm_i32x4_dot_i16x8(wasm_u16x8_shr(w.v[i], 8), odd)));
+    return acc;
+}
+SQM__INLINE w16 SQM__NAME(by255)(w16 a, int32_t b)
+{
+    SQM__EACH a.v[i] = wasm_i32x4_add(wasm_i32x4_sub(wasm_i32x4_shl(a.v[i], 8), a.v[i]), wasm_i32x4_splat(b));
+    return a;
+}
+SQM__INLINE w16 SQM__NAME(pair_begin)(w16 acc) { return acc; }
+SQM__INLINE w16 SQM__NAME(pair_u)(w16 part, b64 w, const int8_t *x) { return SQM__NAME(dot_u)(part, w, x); }
+SQM__INLINE w16 SQM__NAME(pair_end)(w16 acc, w16 part) { (void)acc; return part; }
+#undef SQM__EACH
+#define SQM__TILE_P 1
+#define SQM__TILE_T 2
+#define SQM__CODE_P 1
+#define SQM__CODE_T 4
+#define SQM__TILE_STREAMS 1
+#define SQM__TILE_ROWS 2
+#define SQM__TILE_FEW 1
+#define SQM__TILE_SUMS 3
+#define SQM__SSD_P 1
+#define SQM__SSD_N 2
+#define SQM__SSD_STEP 1
+#define SQM__TILE_S 1
+#define SQM__TILE_A 1
+
 /* ---- vocabulary of the Helium pass (Cortex-M55, M85): floats below 1.2e-38 are zero there -------------- */
 #elif SQM__PASS == SQM__PASS_HELIUM
 #define SQM__SPECIAL static SQM__NOINLINE
@@ -3797,7 +4302,8 @@ static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k,
 }
 
 /* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
-   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k, so chunks change no bit. */
+   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k,
+       so chunks change no bit. */
 static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
                                   float *work)
 {
@@ -6000,6 +6506,8 @@ static const sqm__kernels SQM__NAME(pass) = {
     SQM_ISA_AVX512,
 #elif SQM__PASS == SQM__PASS_HELIUM
     SQM_ISA_HELIUM,
+#elif SQM__PASS == SQM__PASS_WASM
+    SQM_ISA_WASM,
 #else
     SQM_ISA_NEON,
 #endif
@@ -7468,7 +7976,7 @@ static const char sqm__attention_keys[] =
     "most shared every selected sums";
 static const sqm_mixer sqm__attention_mixer = {
     "attention", sqm__attention_keys, sizeof(sqm__attention),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header), sqm__attention_bind,
+    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS | SQM_MIXER_REWINDS, sizeof(sqm__kv_header), sqm__attention_bind,
         sqm__attention_state_bytes,
     sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
 };
@@ -13050,9 +13558,14 @@ static const uint32_t sqm__crc_table[256] = { SQM__CRC_64(0), SQM__CRC_64(64), S
 #undef SQM__CRC_64
 
 #if SQM__HAVE_X86
+#if defined(__clang__) && __clang_major__ >= 14        /* where it became a feature of its own */
+#  define SQM__CRC_TARGET "sse4.2,crc32"
+#else
+#  define SQM__CRC_TARGET "sse4.2"
+#endif
 /* The processor's own instruction, which every machine with AVX2 has: 8 bytes at once. */
-__attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p,
-                                                                  size_t bytes)
+__attribute__((target(SQM__CRC_TARGET))) static uint32_t sqm__crc32c_x86(uint32_t crc, const uint8_t *p,
+                                                                         size_t bytes)
 {
     uint64_t wide = crc;
     for (; bytes >= 8; bytes -= 8, p += 8) wide = __builtin_ia32_crc32di(wide, sqm__load_u64(p));
@@ -13060,6 +13573,7 @@ __attribute__((target("sse4.2"))) static uint32_t sqm__crc32c_x86(uint32_t crc, 
     for (; bytes; bytes--, p++) crc = __builtin_ia32_crc32qi(crc, *p);
     return crc;
 }
+#undef SQM__CRC_TARGET
 #endif
 /* Continues `crc` (0 at the start) over `bytes` bytes. */
 static uint32_t sqm__crc32c(uint32_t crc, const void *data, size_t bytes)
@@ -13912,29 +14426,6 @@ static sqm_result sqm__tok_open(sqm__tok *t, const uint8_t *blob, size_t bytes, 
 }
 
 /* ---- characters ---------------------------------------------------------------------------------------- */
-/* Length of the character at p < end and its code point; an invalid byte counts as 0x110000 + byte. */
-static uint32_t sqm__utf8_next(const uint8_t *p, const uint8_t *end, uint32_t *code)
-{
-    const size_t room = (size_t)(end - p);
-    const uint32_t a = p[0];
-    *code = a < 0x80 ? a : 0x110000u + a;
-    if (a < 0xc2 || a > 0xf4 || room < 2 || (p[1] & 0xc0) != 0x80) return 1;
-    if (a < 0xe0) {
-        *code = (a & 0x1f) << 6 | (p[1] & 0x3fu);
-        return 2;
-    }
-    if (room < 3 || (p[2] & 0xc0) != 0x80) return 1;
-    if (a < 0xf0) {
-        if ((a == 0xe0 && p[1] < 0xa0) || (a == 0xed && p[1] > 0x9f)) return 1;
-        *code = (a & 0x0f) << 12 | (p[1] & 0x3fu) << 6 | (p[2] & 0x3fu);
-        return 3;
-    }
-    if (room < 4 || (p[3] & 0xc0) != 0x80 || (a == 0xf0 && p[1] < 0x90) || (a == 0xf4 && p[1] > 0x8f))
-        return 1;
-    *code = (a & 0x07) << 18 | (p[1] & 0x3fu) << 12 | (p[2] & 0x3fu) << 6 | (p[3] & 0x3fu);
-    return 4;
-}
-
 /* Length of the character that ends at `at`, in the division that sqm__utf8_next makes from `first` on. */
 static uint32_t sqm__utf8_before(const uint8_t *text, uint32_t first, uint32_t at)
 {
@@ -13945,27 +14436,6 @@ static uint32_t sqm__utf8_before(const uint8_t *text, uint32_t first, uint32_t a
             return sqm__utf8_next(text + at - n, text + at, &code) == n ? n : 1;
     }
     return 1;
-}
-
-static uint32_t sqm__utf8_put(uint8_t *dst, uint32_t c)
-{
-    if (c < 0x80 || c > 0x10ffff) { dst[0] = (uint8_t)(c & 255u); return 1; }
-    if (c < 0x800) {
-        dst[0] = (uint8_t)(0xc0 | c >> 6);
-        dst[1] = (uint8_t)(0x80 | (c & 63));
-        return 2;
-    }
-    if (c < 0x10000) {
-        dst[0] = (uint8_t)(0xe0 | c >> 12);
-        dst[1] = (uint8_t)(0x80 | (c >> 6 & 63));
-        dst[2] = (uint8_t)(0x80 | (c & 63));
-        return 3;
-    }
-    dst[0] = (uint8_t)(0xf0 | c >> 18);
-    dst[1] = (uint8_t)(0x80 | (c >> 12 & 63));
-    dst[2] = (uint8_t)(0x80 | (c >> 6 & 63));
-    dst[3] = (uint8_t)(0x80 | (c & 63));
-    return 4;
 }
 
 /* Index of the last of n sorted values that is <= v, in [low, n); low when there is none. */
@@ -15343,6 +15813,15 @@ static int sqm__tok_is_end(const sqm__tok *t, int32_t id)
     return 0;
 }
 
+/* How many spaces decoding takes from the start of a text. */
+static int32_t sqm__tok_strips(const sqm__tok *t)
+{
+    const sqm__tok_step *step = sqm__tok_steps(t, SQM__A_DECODERS);
+    for (uint32_t k = 0; k < t->count[SQM__A_DECODERS]; k++)
+        if (step[k].kind == SQM__DECODE_STRIP && step[k].a == ' ') return (int32_t)(step[k].flags & 0xffff);
+    return 0;
+}
+
 #undef SQM__TOK_NONE
 #else /* SEQMODEL_NO_TOKENIZER */
 typedef struct sqm__tok { int32_t none; } sqm__tok;
@@ -15365,7 +15844,8 @@ typedef struct sqm__tok { int32_t none; } sqm__tok;
              apart: each weight reads columns of its own, those behind the columns of the one before it
              precise: SQM_FAST rounds activations to 16 bits instead of 8, for the few products that need it
      rope    rD rD  first= heads= head_dim= dims= style=half|interleaved freq=@ [attn_factor= freq_long=@
-             long_from= ntk_factor= ntk_length= divide= period=]      turned by position / divide % period
+             attn_long= long_from= ntk_factor= ntk_length= divide= period=]
+             turned by position / divide % period; attn_long: attn_factor of freq_long, if it is another
      mix     rD rS  MIXER key=value ...                            a sequence mixer of [MIX]; state slots
              count themselves
      act     rD rS  kind=silu|...      glu rD rS act=silu|...      glu: act(first half) * second half
@@ -15430,7 +15910,7 @@ struct sqm_op {
 typedef struct sqm__rope_table {        /* one rotary table, shared by all ops that ask for the same */
     /* [dims / 2]; freq_long used when the sequence is longer than long_from */
     const float *freq, *freq_long;
-    float        attn_factor, ntk_factor;
+    float        attn_factor, attn_long, ntk_factor;
     int32_t      dims, long_from, ntk_length;
     int32_t      divide, period;        /* 0: none; the angle is that of position / divide % period */
 } sqm__rope_table;
@@ -15793,6 +16273,8 @@ static sqm_result sqm__bind_rope_dynamic(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_vector(&r.freq, b->params, b->n_params, "freq", r.dims / 2, b->err));
     SQM__TRY(sqm__param_vector(&r.freq_long, b->params, b->n_params, "freq_long", r.dims / 2, b->err));
     SQM__TRY(sqm__param_float(&r.attn_factor, b->params, b->n_params, "attn_factor", 1.0, b->err));
+    SQM__TRY(sqm__param_float(&r.attn_long, b->params, b->n_params, "attn_long", (double)r.attn_factor,
+                              b->err));
     SQM__TRY(sqm__param_float(&r.ntk_factor, b->params, b->n_params, "ntk_factor", 0.0, b->err));
     SQM__TRY(sqm__param_int(&r.long_from, b->params, b->n_params, "long_from", 0, 0, INT32_MAX, b->err));
     SQM__TRY(sqm__param_int(&r.ntk_length, b->params, b->n_params, "ntk_length", 0, 0, INT32_MAX, b->err));
@@ -16274,10 +16756,9 @@ SQMDEF sqm_result sqm_open(sqm_model **out, const void *image, size_t image_byte
     *out = NULL;
     if (!need) return err ? err->code : sqm__file_open(&f, image, image_bytes, 0, NULL) == SQM_OK
         ? SQM_E_UNSUPPORTED : SQM_E_FORMAT;
-    if (!memory || memory_bytes < need || (uintptr_t)memory % 16)
-        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 16, was given %z",
-                  (uint64_t)need,
-                  (uint64_t)memory_bytes);
+    if (!memory || memory_bytes < need || (uintptr_t)memory % 8)       /* what malloc grants on any machine */
+        SQM__FAIL(err, SQM_E_MEMORY, need, "the model needs %z bytes aligned to 8, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
     memset(&arena, 0, sizeof(arena));
     arena.base = (uint8_t *)memory;
     arena.size = memory_bytes;
@@ -16344,12 +16825,17 @@ static void sqm__unmap_file(void *image, size_t bytes) { (void)munmap(image, byt
 static void *sqm__map_file(const char *path, size_t *bytes, sqm_error *err)
 {
     FILE *file = fopen(path, "rb");
-    long size = -1;
+    int64_t size = -1;
     uint8_t *raw = NULL, *image = NULL;
     *bytes = 0;
     if (!file) { (void)sqm__fail(err, SQM_E_IO, __LINE__, 0, "cannot open '%s'", path); return NULL; }
+#if defined(_WIN32)                     /* where a long has 32 bits */
+    if (_fseeki64(file, 0, SEEK_END) == 0) size = _ftelli64(file);
+#else
     if (fseek(file, 0, SEEK_END) == 0) size = ftell(file);
-    if (size > 0 && fseek(file, 0, SEEK_SET) == 0) raw = (uint8_t *)malloc((size_t)size + 128);
+#endif
+    if (size > 0 && (uint64_t)size < (size_t)-128 && fseek(file, 0, SEEK_SET) == 0)
+        raw = (uint8_t *)malloc((size_t)size + 128);
     if (raw) {                          /* the pointer to free stands right before the image */
         image = raw + 64 + (64 - ((uintptr_t)raw + 64) % 64) % 64;
         memcpy(image - sizeof(raw), &raw, sizeof(raw));
@@ -16470,6 +16956,7 @@ struct sqm_session {
     size_t             *slot_offset;    /* [n_slots + 1] within a sequence's states */
     size_t              state_bytes;
     int32_t            *position;       /* [n_sequences] tokens fed */
+    int32_t            *reached;        /* [n_sequences] furthest position whose tokens states may hold */
     uint8_t            *has_logits;     /* [n_sequences] */
     sqm_span           *spans;          /* [n_sequences] of the current batch */
     int32_t            *span_seq;       /* [n_sequences] whose spans they are */
@@ -16610,6 +17097,7 @@ static sqm_result sqm__session_layout(sqm_session **out, sqm__arena *a, const sq
     s->config = *c;
     s->slot_offset = (size_t *)sqm__arena_push(a, ((size_t)m->n_slots + 1) * sizes->size, 16);
     s->position = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
+    s->reached = (int32_t *)sqm__push_product(a, seqs, sizeof(int32_t), 16);
     s->has_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
     s->wants_logits = (uint8_t *)sqm__arena_push(a, seqs, 16);
     s->spans = (sqm_span *)sqm__push_product(a, seqs, sizes->span, 16);
@@ -16733,20 +17221,11 @@ SQMDEF sqm_session *sqm_session_create(const sqm_model *m, const sqm_session_con
 {
     const size_t need = sqm_session_size(m, c, err);
     sqm_session *s = NULL;
-    uint8_t *memory;
-    if (!need) return NULL;
-    memory = need > (size_t)-1 - 64 ? NULL : (uint8_t *)malloc(need + 64);
-    if (!memory) {
-        (void)sqm__fail(err, SQM_E_MEMORY, __LINE__, (uint64_t)need,
-                        "no memory for the session: %z bytes; a smaller "
-                        "max_context or n_sequences needs less", (uint64_t)need);
-        return NULL;
-    }
-    if (sqm_session_init(&s, m, c, memory + (64 - (uintptr_t)memory % 64) % 64, need, err) != SQM_OK) {
-        free(memory);
-        return NULL;
-    }
-    s->owned_memory = memory;
+    const char *const what = "the session (less with a smaller max_context or n_sequences)";
+    void *owned, *const memory = sqm__allocate(&owned, need, what, err);
+    if (!memory) return NULL;
+    if (sqm_session_init(&s, m, c, memory, need, err) == SQM_OK) s->owned_memory = owned;
+    else free(owned);
     return s;
 }
 SQMDEF void sqm_session_free(sqm_session *s)
@@ -17062,12 +17541,13 @@ static void sqm__rope_prepare(sqm_session *s, const sqm__op *op, sqm__frequencie
     for (int32_t j = 0; j < s->n_spans; j++) {
         const sqm_span *span = &s->spans[j];
         const float *freq = frequencies ? frequencies(r, span, (float *)(void *)s->exec.scratch) : r->freq;
+        const float attn = r->freq_long && span->total > r->long_from ? r->attn_long : r->attn_factor;
         for (int32_t t = 0; t < span->rows; t++) {
             int32_t at = span->position + t;
             if (r->divide) at /= r->divide;
             if (r->period) at %= r->period;
             sqm__rope_angles(s->rope_tables[op->rope] + (size_t)(span->first_row + t) * (size_t)r->dims, at,
-                             freq, r->dims, r->attn_factor);
+                             freq, r->dims, attn);
         }
     }
 }
@@ -17374,7 +17854,11 @@ static void sqm__run_ops(void *session)
 static void sqm__run_batch(sqm_session *s)
 {
     sqm__with_team(&s->exec, sqm__run_ops, s);
-    for (int32_t i = 0; i < s->n_spans; i++) s->position[s->span_seq[i]] += s->spans[i].rows;
+    for (int32_t i = 0; i < s->n_spans; i++) {
+        const int32_t seq = s->span_seq[i];
+        s->position[seq] += s->spans[i].rows;
+        s->reached[seq] = sqm__max(s->reached[seq], s->position[seq]);
+    }
     s->n_spans = 0;
     s->n_rows = 0;
 }
@@ -17399,8 +17883,8 @@ static const sqm_op sqm__op_linear = {
 };
 SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
 static const char sqm__rope_keys[] =
-    "first heads head_dim dims style freq attn_factor freq_long long_from ntk_factor ntk_length divide "
-    "period";
+    "first heads head_dim dims style freq attn_factor freq_long attn_long long_from ntk_factor ntk_length "
+    "divide period";
 static const sqm_op sqm__op_rope = {
     SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
     sqm__bind_rope, sqm__run_rope, NULL
@@ -17713,7 +18197,7 @@ SQMDEF sqm_result sqm_feed_rows_all(sqm_session *s, int32_t seq, const float *ro
 SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
 {
     SQM__TRY(sqm__check_seq(s, seq));
-    s->position[seq] = 0;
+    s->position[seq] = s->reached[seq] = 0;
     s->has_logits[seq] = 0;
     for (int32_t i = 0; i < s->model->n_ops; i++) {
         const sqm__op *op = &s->model->ops[i];
@@ -17740,6 +18224,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
         }
     }
     s->position[to] = s->position[from];
+    s->reached[to] = s->reached[from];
     s->has_logits[to] = s->has_logits[from];
     memcpy(s->logits + (size_t)to * vocab, s->logits + (size_t)from * vocab, vocab * sizeof(float));
     return SQM_OK;
@@ -17759,6 +18244,81 @@ static uint8_t *sqm__slot(const sqm_session *s, const sqm__op *op, int32_t seq)
     return s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot];
 }
 
+/* ---- going back ---- */
+/* How many tokens the state of an op can go back from the furthest one it has seen. */
+static int32_t sqm__op_rewinds(const sqm_session *s, const sqm__op *op)
+{
+    const sqm_session_config *c = &s->config;
+    size_t bytes, whole;
+    if (op->kind != SQM__OP_MIX) return INT32_MAX;
+    bytes = op->mixer->state_bytes(op->bound, c->max_context, c->max_batch, sqm__kv_dtype(c));
+    if (bytes == 0) return INT32_MAX;
+    if (!(op->mixer->flags & SQM_MIXER_REWINDS)) return 0;
+    whole = op->mixer->state_bytes(op->bound, c->max_context, c->max_context, sqm__kv_dtype(c));
+    return bytes >= whole ? INT32_MAX : c->max_batch;
+}
+static int32_t sqm__session_rewinds(const sqm_session *s)
+{
+    int32_t least = INT32_MAX;
+    for (int32_t i = 0; i < s->model->n_ops; i++)
+        least = sqm__min(least, sqm__op_rewinds(s, &s->model->ops[i]));
+    return least;
+}
+
+SQMDEF sqm_result sqm_rewind(sqm_session *s, int32_t seq, int32_t position)
+{
+    const int32_t rewinds = sqm__session_rewinds(s);
+    SQM__TRY(sqm__check_seq(s, seq));
+    if (position < 0 || position > s->position[seq])
+        SQM__FAIL(&s->exec.error, SQM_E_ARGUMENT, position, "sequence %d: position %d is not 0 to %d", seq,
+                  position, s->position[seq]);
+    if (position == s->position[seq]) return SQM_OK;
+    if (position == 0) return sqm_reset(s, seq);
+    if (rewinds == 0)
+        SQM__FAIL(&s->exec.error, SQM_E_UNSUPPORTED, position,
+                  "sequence %d: a state of this model keeps no past; fork or save it before", seq);
+    if (s->reached[seq] - position > rewinds)
+        SQM__FAIL(&s->exec.error, SQM_E_LIMIT, position,
+                  "sequence %d: position %d is more than max_batch = %d tokens back from %d", seq, position,
+                  rewinds, s->reached[seq]);
+    s->position[seq] = position;
+    s->has_logits[seq] = 0;
+    return SQM_OK;
+}
+
+/* For [GEN]: copies to another sequence what sqm_rewind could not bring back of this one. */
+static void sqm__checkpoint(sqm_session *s, int32_t seq, int32_t spare)
+{
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        const uint8_t *from = op->kind == SQM__OP_MIX ? sqm__slot(s, op, seq) : NULL;
+        if (sqm__op_rewinds(s, op) < s->config.max_batch)
+            memcpy(sqm__slot(s, op, spare), from, op->mixer->used_bytes(op->bound, from, s->position[seq]));
+    }
+    s->position[spare] = s->reached[spare] = s->position[seq];
+    s->has_logits[spare] = 0;
+}
+/* Takes seq back to where it was copied to `spare`, at most max_batch tokens ago. */
+static void sqm__restore(sqm_session *s, int32_t seq, int32_t spare)
+{
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        const uint8_t *from = op->kind == SQM__OP_MIX ? sqm__slot(s, op, spare) : NULL;
+        if (sqm__op_rewinds(s, op) < s->config.max_batch)
+            memcpy(sqm__slot(s, op, seq), from, op->mixer->used_bytes(op->bound, from, s->position[spare]));
+    }
+    s->position[seq] = s->position[spare];
+    s->has_logits[seq] = 0;
+}
+/* For [GEN]: gives seq the logits that a feed of several tokens wrote after its last one. */
+static void sqm__set_logits(sqm_session *s, int32_t seq, const float *logits)
+{
+    const size_t vocab = (size_t)s->model->vocab_size;
+    memcpy(s->logits + (size_t)seq * vocab, logits, vocab * sizeof(float));
+    s->has_logits[seq] = 1;
+}
+
+/* ---- saved states ---- */
 static size_t sqm__saved_bytes(const sqm_session *s, int32_t seq, int32_t position)
 {
     size_t bytes = sizeof(sqm__saved) + (size_t)s->model->vocab_size * sizeof(float);
@@ -17832,6 +18392,7 @@ SQMDEF sqm_result sqm_state_load(sqm_session *s, int32_t seq, const void *src, s
                   "the state has %z bytes; a state of %d tokens has another size in this "
                   "session (kv, max_context or max_batch differ)", (uint64_t)bytes, header.position);
     s->position[seq] = header.position;
+    s->reached[seq] = header.position + s->config.max_batch;        /* more it cannot have been */
     s->has_logits[seq] = (uint8_t)(header.has_logits != 0);
     from += sizeof(header);
     memcpy(s->logits + (size_t)seq * (size_t)s->model->vocab_size, from, logits_bytes);
@@ -17875,6 +18436,7 @@ static int32_t sqm__tok_decode(const sqm__tok *t, const int32_t *ids, int32_t n,
 }
 static int32_t sqm__tok_find(const sqm__tok *t, const char *text) { (void)t; (void)text; return -1; }
 static int sqm__tok_is_end(const sqm__tok *t, int32_t id) { (void)t; (void)id; return 0; }
+static int32_t sqm__tok_strips(const sqm__tok *t) { (void)t; return 0; }
 #endif
 
 SQMDEF size_t sqm_tokenize_size(const sqm_model *m, size_t bytes)
@@ -17937,12 +18499,1152 @@ SQMDEF int sqm_token_is_end(const sqm_model *m, int32_t token)
     const sqm__tok *t = sqm__model_tok(m);
     return t && sqm__tok_is_end(t, token);
 }
+/* ==== [GRAM] Grammars ======================================================================================
+   A grammar becomes a program of ops that read bytes, choose, call rules and return. Where matching stands is
+   a set of ways: an op that reads and a stack of returns. Sets and stacks are kept once each under numbers
+   (states, frames), and a state knows the state that follows each byte once that was computed, so matching
+   is mostly a table look-up: an automaton that is built where texts lead. When the tables are full, what no
+   sequence needs is dropped. Bytes that all ops treat alike are one class.
+   Masks: tokens stand in the order of their texts with the number of bytes shared with the last one: a trie.
+   A walk reads each prefix once and skips all that begins with a dead one. Masks are kept by state.
+   Banned texts are ways that always begin anew; one that gets to its end makes the state dead.
+   Calls [PLAT], [MEM], [TOK], [SESS]'s sqm__push_product. Tested by tests/test_grammar.c. */
+enum { SQM__GRAM_BYTES /* low..high, then the next op */, SQM__GRAM_SPLIT /* the next op or `to` */,
+       SQM__GRAM_JUMP, SQM__GRAM_CALL /* rule `to` */, SQM__GRAM_RETURN, SQM__GRAM_BANNED };
+enum { SQM__GRAM_MOST_OPS = 1 << 18, SQM__GRAM_MOST_RULES = 4096, SQM__GRAM_GROUPS = 20,
+       SQM__GRAM_RANGES = 64, SQM__GRAM_TOKEN_BYTES = 65535 };
+enum { SQM__RULE_EMPTY = 1, SQM__RULE_ENDS = 2, SQM__RULE_ORDERED = 4 };
+enum { SQM__GRAM_FULL = -1 };           /* in place of a state or frame */
+
+typedef struct sqm__gram_op {
+    uint8_t op, low, high, unused;
+    int32_t to;                         /* SPLIT, JUMP: ops from this one */
+} sqm__gram_op;
+typedef struct sqm__gram_rule {
+    const char *name;                   /* only while compiling */
+    int32_t     name_bytes, line, start;
+    int32_t     flags;                  /* SQM__RULE_* found so far */
+} sqm__gram_rule;
+typedef struct sqm__gram_way { int32_t op, stack; } sqm__gram_way;
+typedef struct sqm__gram_frame {        /* entry of a stack; 0: the bottom */
+    int32_t back, below, depth;         /* op to return to, frame under it */
+    int32_t next;                       /* of the same hash */
+    int32_t kept;
+} sqm__gram_frame;
+typedef struct sqm__gram_state {        /* 0: dead */
+    int32_t  first, n;                  /* its ways */
+    int32_t  can_end, mask;             /* number of its mask, or -1 */
+    int32_t  next, kept;
+} sqm__gram_state;
+
+/* What generation calls, through the grammar itself: programs without grammars do not link this section. */
+typedef struct sqm__gram_calls {
+    /* the mask of seq; *any: some token that does not end the text is allowed. strip: spaces at the start of
+       the next token that are not printed */
+    const uint32_t *(*mask)(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any, sqm_error *err);
+    sqm_result      (*accept)(sqm_grammar *g, int32_t seq, int32_t token, int32_t strip, sqm_error *err);
+    sqm_result      (*reset)(sqm_grammar *g, int32_t seq);
+    sqm_result      (*fork)(sqm_grammar *g, int32_t from, int32_t to);
+    int             (*can_end)(const sqm_grammar *g, int32_t seq);
+} sqm__gram_calls;
+
+struct sqm_grammar {
+    const sqm__gram_calls *calls;
+    const sqm_model    *model;
+    const sqm__tok     *tok;
+    sqm_grammar_config  config;         /* with defaults filled in */
+    sqm__gram_op       *ops;
+    sqm__gram_rule     *rules;
+    int32_t             n_ops, most_ops, n_rules, root;
+    int32_t             first_banned;   /* op where banned texts begin */
+    uint8_t            *class_of;       /* [256] */
+    int32_t             n_classes;
+    int32_t            *order;          /* [n_order] tokens by their texts */
+    uint16_t           *common;         /* [n_order] bytes shared with the token before */
+    int32_t            *skip;           /* [n_order] next token that shares fewer bytes with its neighbour */
+    uint8_t            *rest;           /* the other bytes of all tokens, in this order */
+    uint32_t           *rest_at;        /* [n_order + 1] where those of a token begin */
+    int32_t            *ends;           /* [n_ends] tokens that end texts */
+    int32_t             vocab, n_order, n_ends, most_bytes;
+    uint64_t            all_bytes;      /* of the texts of tokens in order */
+    sqm__gram_frame    *frames;
+    sqm__gram_state    *states;
+    sqm__gram_way      *ways;           /* of all states */
+    int32_t            *frame_heads, *state_heads;             /* hash -> first */
+    int32_t             n_frames, n_states, n_ways, max_frames, max_ways, n_heads;
+    int32_t            *rows;           /* [max_states + 1, n_classes] state that follows; -1: not known */
+    int32_t            *sequences;      /* [n_sequences] states */
+    int32_t            *walk;           /* [most_bytes + 1] states on the way to the byte in hand */
+    int32_t             n_walk;
+    sqm__gram_way      *work;           /* ways of the set in hand */
+    int32_t            *work_next, *seen;                      /* [n_ops] first way in work with this op */
+    int32_t             n_work, max_work;
+    int32_t            *moved;          /* old -> new number while tables are cleared */
+    uint32_t           *masks;          /* [max_masks, mask_words] */
+    int32_t            *mask_state, *mask_any;                 /* [max_masks] */
+    int32_t             mask_words, next_mask;
+    void               *owned_memory;
+};
+
+/* ---- the text of a grammar -> ops ---------------------------------------------------------------------- */
+typedef struct sqm__gram_group {        /* alternatives: of a rule, of ( ), of a class */
+    int32_t option, last, jump, line;   /* first op of the alternative, of its last element; chain of jumps */
+    int32_t start;
+} sqm__gram_group;
+typedef struct sqm__gram_parse {
+    const char      *at;
+    int32_t          line;
+    sqm__gram_op    *ops;               /* NULL: only count */
+    sqm__gram_rule  *rules;             /* NULL: only count */
+    int32_t          n_ops, n_rules;
+    int32_t          peak;              /* most ops at any time */
+    int32_t          resolves;          /* every rule is in `rules` */
+    sqm_error       *err;
+    int32_t          depth;
+    uint32_t         edges[8];          /* bytes that begin a class */
+    sqm__gram_group  group[SQM__GRAM_GROUPS];
+} sqm__gram_parse;
+
+static int32_t sqm__gram_emit(sqm__gram_parse *p, int op, int32_t low, int32_t high, int32_t to)
+{
+    if (op == SQM__GRAM_BYTES) {
+        p->edges[low / 32] |= 1u << (low % 32);
+        if (high < 255) p->edges[(high + 1) / 32] |= 1u << ((high + 1) % 32);
+    }
+    if (p->ops) {
+        sqm__gram_op *o = &p->ops[p->n_ops];
+        o->op = (uint8_t)op;
+        o->low = (uint8_t)low;
+        o->high = (uint8_t)high;
+        o->unused = 0;
+        o->to = to;
+    }
+    p->n_ops++;
+    p->peak = sqm__max(p->peak, p->n_ops);
+    return p->n_ops - 1;
+}
+static void sqm__gram_insert_split(sqm__gram_parse *p, int32_t at, int32_t to)
+{
+    const int32_t end = sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, to);
+    if (!p->ops) return;
+    const sqm__gram_op split = p->ops[end];
+    memmove(p->ops + at + 1, p->ops + at, (size_t)(end - at) * sizeof(*p->ops));
+    p->ops[at] = split;
+}
+static sqm_result sqm__gram_open(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[p->depth];
+    if (p->depth == SQM__GRAM_GROUPS)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: more than %d ( inside each other", p->line,
+                  (int32_t)SQM__GRAM_GROUPS);
+    p->depth++;
+    g->start = g->option = p->n_ops;
+    g->last = g->jump = -1;
+    g->line = p->line;
+    return SQM_OK;
+}
+static void sqm__gram_option(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[p->depth - 1];
+    sqm__gram_insert_split(p, g->option, p->n_ops - g->option + 2);
+    g->jump = sqm__gram_emit(p, SQM__GRAM_JUMP, 0, 0, g->jump);
+    g->option = p->n_ops;
+    g->last = -1;
+}
+static void sqm__gram_close(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[--p->depth];
+    for (int32_t i = g->jump, next; p->ops && i >= 0; i = next) {
+        next = p->ops[i].to;
+        p->ops[i].to = p->n_ops - i;
+    }
+    if (p->depth) p->group[p->depth - 1].last = g->start;
+}
+
+/* Characters low..high as alternatives, each a sequence of byte ranges. *any: there was one before. */
+static void sqm__gram_characters(sqm__gram_parse *p, uint32_t low, uint32_t high, int *any)
+{
+    static const uint32_t top[5] = { 0, 0x7f, 0x7ff, 0xffff, 0x10ffff };
+    while (low <= high) {
+        uint8_t a[4], b[4];
+        if (low >= 0xd800 && low <= 0xdfff) { low = 0xe000; continue; }
+        const int32_t n = (int32_t)sqm__utf8_put(a, low);
+        uint32_t end = high < top[n] ? high : top[n], unit = 1;
+        int32_t free_bytes = 0;         /* last bytes that take all their values */
+        if (low < 0xd800 && end > 0xd7ff) end = 0xd7ff;
+        while (free_bytes < n - 1 && low % (unit * 64) == 0 && low + unit * 64 - 1 <= end) {
+            unit *= 64;
+            free_bytes++;
+        }
+        if (free_bytes < n - 1 && end > (low | (unit * 64 - 1))) end = low | (unit * 64 - 1);
+        end = low + (end - low + 1) / unit * unit - 1;
+        (void)sqm__utf8_put(b, end);
+        if (*any) sqm__gram_option(p);
+        *any = 1;
+        for (int32_t i = 0; i < n; i++) (void)sqm__gram_emit(p, SQM__GRAM_BYTES, a[i], b[i], 0);
+        low = end + 1;
+    }
+}
+
+static int sqm__gram_is_name(char c, int first)
+{
+    return (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || c == '_' ||
+           (!first && ((c >= '0' && c <= '9') || c == '-'));
+}
+/* Past blanks and comments; *lines counts those that end. */
+static const char *sqm__gram_blanks(const char *at, int32_t *lines)
+{
+    for (;; at++) {
+        if (*at == '#') while (at[1] && at[1] != '\n') at++;
+        else if (*at == '\n') (*lines)++;
+        else if (*at != ' ' && *at != '\t' && *at != '\r') return at;
+    }
+}
+static void sqm__gram_skip(sqm__gram_parse *p) { p->at = sqm__gram_blanks(p->at, &p->line); }
+/* Bytes of the name of a rule that begins here; 0: none does. */
+static int32_t sqm__gram_head(const char *at)
+{
+    int32_t n = 0, lines = 0;
+    while (sqm__gram_is_name(at[n], n == 0) && n < 256) n++;
+    return n && strncmp(sqm__gram_blanks(at + n, &lines), "::=", 3) == 0 ? n : 0;
+}
+
+/* One character of a text or class: UTF-8 or an escape. */
+static sqm_result sqm__gram_character(sqm__gram_parse *p, uint32_t *c)
+{
+    static const char plain[] = "nrt\\\"[]^-", means[] = "\n\r\t\\\"[]^-";
+    const uint8_t *s = (const uint8_t *)p->at;
+    const char *found;
+    int32_t more = 0;
+    if (s[0] == 0 || s[0] == '\n')
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a text or class is not closed", p->line);
+    if (s[0] != '\\') {
+        while (more < 4 && s[more]) more++;
+        p->at += sqm__utf8_next(s, s + more, c);
+        if (*c > 0x10ffff) SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: not UTF-8", p->line);
+        return SQM_OK;
+    }
+    found = s[1] ? strchr(plain, s[1]) : NULL;
+    more = s[1] == 'x' ? 2 : s[1] == 'u' ? 4 : s[1] == 'U' ? 8 : 0;
+    if (!found && !more)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: \\ before something unknown", p->line);
+    p->at += 2;
+    *c = found ? (uint8_t)means[found - plain] : 0;
+    for (; more > 0; more--, p->at++) {
+        const char h = *p->at;
+        const int digit = h >= '0' && h <= '9' ? h - '0' : h >= 'a' && h <= 'f' ? h - 'a' + 10
+            : h >= 'A' && h <= 'F' ? h - 'A' + 10 : -1;
+        if (digit < 0 || *c > 0x10ffff)
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no number of a character", p->line);
+        *c = *c << 4 | (uint32_t)digit;
+    }
+    if (*c > 0x10ffff || (*c >= 0xd800 && *c <= 0xdfff))
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no number of a character", p->line);
+    return SQM_OK;
+}
+static sqm_result sqm__gram_text(sqm__gram_parse *p)
+{
+    for (p->at++; *p->at != '"';) {
+        uint8_t b[4];
+        uint32_t c = 0;
+        SQM__TRY(sqm__gram_character(p, &c));
+        const int32_t n = (int32_t)sqm__utf8_put(b, c);
+        for (int32_t i = 0; i < n; i++) (void)sqm__gram_emit(p, SQM__GRAM_BYTES, b[i], b[i], 0);
+    }
+    p->at++;
+    return SQM_OK;
+}
+
+/* Ranges [n][2] sorted and without overlaps; returns how many are left. */
+static int32_t sqm__gram_merge(uint32_t (*r)[2], int32_t n)
+{
+    int32_t kept = 0;
+    for (int32_t i = 1; i < n; i++)
+        for (int32_t j = i; j > 0 && r[j][0] < r[j - 1][0]; j--)
+            for (int32_t k = 0; k < 2; k++) {
+                const uint32_t other = r[j][k];
+                r[j][k] = r[j - 1][k];
+                r[j - 1][k] = other;
+            }
+    for (int32_t i = 0; i < n; i++) {
+        if (kept && r[i][0] <= r[kept - 1][1] + 1) {
+            if (r[i][1] > r[kept - 1][1]) r[kept - 1][1] = r[i][1];
+        } else {
+            r[kept][0] = r[i][0];
+            r[kept++][1] = r[i][1];
+        }
+    }
+    return kept;
+}
+SQM__NOINLINE static sqm_result sqm__gram_class(sqm__gram_parse *p)
+{
+    uint32_t r[SQM__GRAM_RANGES][2], from = 0;
+    int32_t n = 0;
+    const int negated = p->at[1] == '^';
+    int any = 0;
+    for (p->at += 1 + negated; *p->at != ']'; n++) {
+        if (n == SQM__GRAM_RANGES)
+            SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: a class of more than %d ranges",
+                      p->line, (int32_t)SQM__GRAM_RANGES);
+        SQM__TRY(sqm__gram_character(p, &r[n][0]));
+        r[n][1] = r[n][0];
+        if (p->at[0] == '-' && p->at[1] != ']') {
+            p->at++;
+            SQM__TRY(sqm__gram_character(p, &r[n][1]));
+        }
+        if (r[n][1] < r[n][0])
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a range runs backwards", p->line);
+    }
+    p->at++;
+    n = sqm__gram_merge(r, n);
+    SQM__TRY(sqm__gram_open(p));
+    for (int32_t i = 0; i < n; i++) {
+        if (!negated) sqm__gram_characters(p, r[i][0], r[i][1], &any);
+        else if (r[i][0] > from) sqm__gram_characters(p, from, r[i][0] - 1, &any);
+        from = r[i][1] + 1;
+    }
+    if (negated && from <= 0x10ffff) sqm__gram_characters(p, from, 0x10ffff, &any);
+    if (!any) SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: a class without characters",
+                        p->line);
+    sqm__gram_close(p);
+    return SQM_OK;
+}
+
+static void sqm__gram_copy(sqm__gram_parse *p, int32_t from, int32_t n)
+{
+    if (p->ops) memcpy(p->ops + p->n_ops, p->ops + from, (size_t)n * sizeof(*p->ops));
+    p->n_ops += n;
+    p->peak = sqm__max(p->peak, p->n_ops);
+}
+/* The last element least to most times (most -1: any number). */
+static sqm_result sqm__gram_repeat(sqm__gram_parse *p, int32_t least, int32_t most)
+{
+    sqm__gram_group *g = &p->group[p->depth - 1];
+    const int32_t start = g->last, n = p->n_ops - start, sure = sqm__max(least, 1);
+    int32_t end, from = start;
+    if (start < 0)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: nothing to repeat", p->line);
+    if ((int64_t)sqm__max(sure, most) * (n + 1) + p->n_ops > SQM__GRAM_MOST_OPS)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: too much with all repetitions", p->line);
+    g->last = -1;
+    if (most == 0) { p->n_ops = start; return SQM_OK; }
+    if (least == 0 && most < 0) {
+        sqm__gram_insert_split(p, start, n + 2);
+        (void)sqm__gram_emit(p, SQM__GRAM_JUMP, 0, 0, -(n + 1));
+        return SQM_OK;
+    }
+    end = start + sure * n + (most > sure ? (most - sure) * (n + 1) : 0) + (least == 0);
+    if (least == 0) sqm__gram_insert_split(p, from++, end - start);
+    for (int32_t i = 1; i < sure; i++) sqm__gram_copy(p, from, n);
+    if (most < 0) (void)sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, -n);
+    for (int32_t i = sure; i < most; i++) {
+        (void)sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, end - p->n_ops);
+        sqm__gram_copy(p, from, n);
+    }
+    return SQM_OK;
+}
+/* {2} {2,} {2,5} */
+static sqm_result sqm__gram_counted(sqm__gram_parse *p)
+{
+    int32_t number[2] = { 0, -1 };
+    int digits = 0, commas = 0;
+    for (p->at++; *p->at != '}'; p->at++) {
+        int32_t *v = &number[commas];
+        if (*p->at == ',' && !commas && digits) { commas++; continue; }
+        if (*p->at == ' ') continue;
+        if (*p->at < '0' || *p->at > '9' || *v > SQM__GRAM_MOST_OPS / 10)
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no number in { }", p->line);
+        digits++;
+        *v = (*v < 0 ? 0 : *v) * 10 + (*p->at - '0');
+    }
+    p->at++;
+    if (!commas) number[1] = number[0];
+    if (!digits || (number[1] >= 0 && number[1] < number[0]))
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: { } without numbers in order", p->line);
+    return sqm__gram_repeat(p, number[0], number[1]);
+}
+
+static int32_t sqm__gram_find(const sqm__gram_parse *p, const char *name, int32_t bytes)
+{
+    for (int32_t i = 0; i < p->n_rules; i++)
+        if (p->rules[i].name_bytes == bytes && memcmp(p->rules[i].name, name, (size_t)bytes) == 0) return i;
+    return -1;
+}
+static sqm_result sqm__gram_call(sqm__gram_parse *p)
+{
+    int32_t n = 0, rule = 0;
+    while (sqm__gram_is_name(p->at[n], n == 0)) n++;
+    if (p->resolves) {
+        rule = sqm__gram_find(p, p->at, n);
+        if (rule < 0) {
+            char name[64];
+            memset(name, 0, sizeof(name));
+            memcpy(name, p->at, (size_t)sqm__min(n, 63));
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: there is no rule %s", p->line, name);
+        }
+    }
+    p->at += n;
+    (void)sqm__gram_emit(p, SQM__GRAM_CALL, 0, 0, rule);
+    return SQM_OK;
+}
+
+/* The next element, mark or bracket of a rule. */
+static sqm_result sqm__gram_item(sqm__gram_parse *p)
+{
+    sqm__gram_group *g = &p->group[p->depth - 1];
+    const char c = *p->at, shown[2] = { c, 0 };
+    int any = 0;
+    (void)shown;                        /* without error texts */
+    if (p->n_ops > SQM__GRAM_MOST_OPS)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: the grammar is too large", p->line);
+    if (c == '?' || c == '*' || c == '+') {
+        p->at++;
+        return sqm__gram_repeat(p, c == '+', c == '?' ? 1 : -1);
+    }
+    if (c == '{') return sqm__gram_counted(p);
+    if (c == '|') { p->at++; sqm__gram_option(p); return SQM_OK; }
+    if (c == ')' && p->depth > 1) { p->at++; sqm__gram_close(p); return SQM_OK; }
+    g->last = p->n_ops;
+    if (c == '"') return sqm__gram_text(p);
+    if (c == '[') return sqm__gram_class(p);
+    if (c == '(') { p->at++; return sqm__gram_open(p); }
+    if (sqm__gram_is_name(c, 1)) return sqm__gram_call(p);
+    if (c != '.')
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: %s has no meaning here", p->line, shown);
+    p->at++;
+    SQM__TRY(sqm__gram_open(p));
+    sqm__gram_characters(p, 0, 0x10ffff, &any);
+    sqm__gram_close(p);
+    return SQM_OK;
+}
+static sqm_result sqm__gram_rule_text(sqm__gram_parse *p)
+{
+    const int32_t n = sqm__gram_head(p->at), line = p->line;
+    if (!n)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: no \"name ::=\"", p->line);
+    if (p->n_rules == SQM__GRAM_MOST_RULES)
+        SQM__FAIL(p->err, SQM_E_LIMIT, p->line, "grammar line %d: more than %d rules", p->line,
+                  (int32_t)SQM__GRAM_MOST_RULES);
+    if (p->rules && !p->resolves) {
+        sqm__gram_rule *r = &p->rules[p->n_rules];
+        if (sqm__gram_find(p, p->at, n) >= 0)
+            SQM__FAIL(p->err, SQM_E_FORMAT, p->line, "grammar line %d: this rule is defined twice", p->line);
+        r->name = p->at;
+        r->name_bytes = n;
+        r->line = line;
+        r->start = p->n_ops;
+        r->flags = 0;
+    }
+    p->n_rules += !p->resolves;
+    p->at += n;
+    sqm__gram_skip(p);
+    p->at += 3;
+    SQM__TRY(sqm__gram_open(p));
+    for (sqm__gram_skip(p); *p->at && !sqm__gram_head(p->at); sqm__gram_skip(p))
+        SQM__TRY(sqm__gram_item(p));
+    if (p->depth > 1)
+        SQM__FAIL(p->err, SQM_E_FORMAT, p->group[p->depth - 1].line, "grammar line %d: ( is not closed",
+                  p->group[p->depth - 1].line);
+    sqm__gram_close(p);
+    (void)sqm__gram_emit(p, SQM__GRAM_RETURN, 0, 0, 0);
+    return SQM_OK;
+}
+/* A whole grammar and the banned texts. *first_banned: op where they begin. */
+static sqm_result sqm__gram_program(sqm__gram_parse *p, const char *text, const char *const *banned,
+                                    int32_t *first_banned)
+{
+    p->at = text;
+    p->line = 1;
+    p->n_ops = p->depth = 0;
+    if (!p->resolves) p->n_rules = 0;
+    if (!text) {                        /* any bytes */
+        if (p->rules) memset(p->rules, 0, sizeof(*p->rules));
+        p->n_rules = 1;
+        (void)sqm__gram_emit(p, SQM__GRAM_SPLIT, 0, 0, 3);
+        (void)sqm__gram_emit(p, SQM__GRAM_BYTES, 0, 255, 0);
+        (void)sqm__gram_emit(p, SQM__GRAM_JUMP, 0, 0, -2);
+        (void)sqm__gram_emit(p, SQM__GRAM_RETURN, 0, 0, 0);
+    } else {
+        sqm__gram_skip(p);
+        do SQM__TRY(sqm__gram_rule_text(p)); while (*p->at);
+    }
+    *first_banned = p->n_ops;
+    for (int32_t i = 0; banned && banned[i]; i++) {
+        const size_t n = strlen(banned[i]);
+        if (n < 1 || n > 4096)
+            SQM__FAIL(p->err, SQM_E_ARGUMENT, n, "banned text %d has %z bytes, not 1 to 4096", i,
+                      (uint64_t)n);
+        for (size_t k = 0; k < n; k++) {
+            const uint8_t byte = (uint8_t)banned[i][k];
+            (void)sqm__gram_emit(p, SQM__GRAM_BYTES, byte, byte, 0);
+        }
+        (void)sqm__gram_emit(p, SQM__GRAM_BANNED, 0, 0, 0);
+        if (p->n_ops > SQM__GRAM_MOST_OPS)
+            SQM__FAIL(p->err, SQM_E_LIMIT, i, "the banned texts are too long together");
+    }
+    return SQM_OK;
+}
+
+/* ---- what is wrong with rules -------------------------------------------------------------------------- */
+static void sqm__gram_see(sqm_grammar *g, int32_t op)
+{
+    if (g->seen[op] >= 0) return;
+    g->seen[op] = g->n_work;
+    g->work[g->n_work++].op = op;
+}
+/* Does a way lead from the start of a rule to its end, without reading (SQM__RULE_EMPTY), at all
+   (SQM__RULE_ENDS), given what is known of the rules; SQM__RULE_ORDERED: do all rules that it calls before it
+   reads have that flag? */
+static int sqm__gram_leads(sqm_grammar *g, int32_t rule, int32_t flag)
+{
+    const int passes = flag == SQM__RULE_ENDS ? SQM__RULE_ENDS : SQM__RULE_EMPTY;
+    int found = 0, ordered = 1;
+    g->n_work = 0;
+    sqm__gram_see(g, g->rules[rule].start);
+    for (int32_t i = 0; i < g->n_work; i++) {
+        const int32_t at = g->work[i].op;
+        const sqm__gram_op *o = &g->ops[at];
+        const int32_t flags = o->op == SQM__GRAM_CALL ? g->rules[o->to].flags : 0;
+        if (o->op == SQM__GRAM_RETURN) found = 1;
+        if (o->op == SQM__GRAM_SPLIT || o->op == SQM__GRAM_JUMP) sqm__gram_see(g, at + o->to);
+        if (o->op == SQM__GRAM_CALL && !(flags & SQM__RULE_ORDERED)) ordered = 0;
+        if (o->op == SQM__GRAM_SPLIT || (o->op == SQM__GRAM_BYTES && flag == SQM__RULE_ENDS) ||
+            (o->op == SQM__GRAM_CALL && (flags & passes)))
+            sqm__gram_see(g, at + 1);
+    }
+    for (int32_t i = 0; i < g->n_work; i++) g->seen[g->work[i].op] = -1;
+    return flag == SQM__RULE_ORDERED ? ordered : found;
+}
+static sqm_result sqm__gram_check(sqm_grammar *g, sqm_error *err)
+{
+    for (int32_t flag = SQM__RULE_EMPTY; flag <= SQM__RULE_ORDERED; flag *= 2)
+        for (int changed = 1; changed;) {
+            changed = 0;
+            for (int32_t i = g->n_rules; i-- > 0;) {       /* rules mostly use later ones */
+                if ((g->rules[i].flags & flag) || !sqm__gram_leads(g, i, flag)) continue;
+                g->rules[i].flags |= flag;
+                changed = 1;
+            }
+        }
+    for (int32_t i = 0; i < g->n_rules; i++) {
+        if (!(g->rules[i].flags & SQM__RULE_ENDS))
+            SQM__FAIL(err, SQM_E_FORMAT, g->rules[i].line, "grammar line %d: no text of this rule ever ends",
+                      g->rules[i].line);
+        if (!(g->rules[i].flags & SQM__RULE_ORDERED))
+            SQM__FAIL(err, SQM_E_FORMAT, g->rules[i].line,
+                      "grammar line %d: this rule begins with itself, or with rules that do so",
+                      g->rules[i].line);
+    }
+    return SQM_OK;
+}
+
+/* ---- states -------------------------------------------------------------------------------------------- */
+SQM__INLINE uint32_t sqm__gram_hash(uint32_t hash, int32_t a, int32_t b)
+{
+    hash = (hash ^ (uint32_t)a) * 0x9e3779b1u;
+    hash = ((hash ^ hash >> 15) ^ (uint32_t)b) * 0x85ebca77u;
+    return hash ^ hash >> 13;
+}
+/* The stack with one more return; SQM__GRAM_FULL. */
+static int32_t sqm__gram_push(sqm_grammar *g, int32_t back, int32_t below)
+{
+    int32_t *head = &g->frame_heads[sqm__gram_hash(1, back, below) & (uint32_t)(g->n_heads - 1)], i = *head;
+    while (i && (g->frames[i].back != back || g->frames[i].below != below)) i = g->frames[i].next;
+    if (i) return i;
+    if (g->n_frames == g->max_frames) return SQM__GRAM_FULL;
+    i = g->n_frames++;
+    g->frames[i].back = back;
+    g->frames[i].below = below;
+    g->frames[i].depth = g->frames[below].depth + 1;
+    g->frames[i].next = *head;
+    *head = i;
+    return i;
+}
+/* Adds a way to the set in hand unless it is there. Returns 0 when there is no room. */
+static int sqm__gram_add(sqm_grammar *g, int32_t op, int32_t stack)
+{
+    for (int32_t i = g->seen[op]; i >= 0; i = g->work_next[i])
+        if (g->work[i].stack == stack) return 1;
+    if (g->n_work == g->max_work) return 0;
+    g->work[g->n_work].op = op;
+    g->work[g->n_work].stack = stack;
+    g->work_next[g->n_work] = g->seen[op];
+    g->seen[op] = g->n_work++;
+    return 1;
+}
+/* What can follow way i of the set without reading. A call with nothing behind it keeps no return; one that
+   would be too deep is no way. Returns 0 when there is no room. */
+static int sqm__gram_follow(sqm_grammar *g, int32_t i, int32_t *can_end, int *banned)
+{
+    const int32_t at = g->work[i].op, stack = g->work[i].stack;
+    const sqm__gram_op *o = &g->ops[at];
+    int32_t back = at + 1, frame = stack;
+    switch (o->op) {
+    case SQM__GRAM_SPLIT: return sqm__gram_add(g, at + 1, stack) && sqm__gram_add(g, at + o->to, stack);
+    case SQM__GRAM_JUMP:  return sqm__gram_add(g, at + o->to, stack);
+    case SQM__GRAM_BANNED: *banned = 1; return 1;
+    case SQM__GRAM_RETURN:
+        if (stack) return sqm__gram_add(g, g->frames[stack].back, g->frames[stack].below);
+        *can_end = 1;
+        return 1;
+    case SQM__GRAM_CALL:
+        while (g->ops[back].op == SQM__GRAM_JUMP && g->ops[back].to > 0) back += g->ops[back].to;
+        if (g->ops[back].op != SQM__GRAM_RETURN) {
+            if (g->frames[stack].depth >= g->config.max_depth) return 1;
+            frame = sqm__gram_push(g, back, stack);
+        }
+        return frame >= 0 && sqm__gram_add(g, g->rules[o->to].start, frame);
+    default: return 1;
+    }
+}
+/* Ways that read to the front of the set, in order (Shell 1959). */
+static void sqm__gram_sort_work(sqm_grammar *g)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < g->n_work; i++) {
+        g->seen[g->work[i].op] = -1;
+        if (g->ops[g->work[i].op].op == SQM__GRAM_BYTES) g->work[n++] = g->work[i];
+    }
+    g->n_work = n;
+    for (int32_t gap = n / 2; gap > 0; gap /= 2)
+        for (int32_t i = gap; i < n; i++) {
+            const sqm__gram_way w = g->work[i];
+            int32_t j = i;
+            for (; j >= gap; j -= gap) {
+                const sqm__gram_way *o = &g->work[j - gap];
+                if (o->op < w.op || (o->op == w.op && o->stack <= w.stack)) break;
+                g->work[j] = *o;
+            }
+            g->work[j] = w;
+        }
+}
+/* Number of the state whose ways are the set in hand; SQM__GRAM_FULL. */
+static int32_t sqm__gram_number(sqm_grammar *g, int32_t can_end)
+{
+    const size_t bytes = (size_t)g->n_work * sizeof(*g->work);
+    uint32_t hash = (uint32_t)can_end;
+    int32_t i, *head;
+    for (i = 0; i < g->n_work; i++) hash = sqm__gram_hash(hash, g->work[i].op, g->work[i].stack);
+    head = &g->state_heads[hash & (uint32_t)(g->n_heads - 1)];
+    for (i = *head; i; i = g->states[i].next)
+        if (g->states[i].n == g->n_work && g->states[i].can_end == can_end &&
+            memcmp(g->ways + g->states[i].first, g->work, bytes) == 0) return i;
+    if (g->n_states > g->config.max_states || g->n_work > g->max_ways - g->n_ways) return SQM__GRAM_FULL;
+    i = g->n_states++;
+    g->states[i].first = g->n_ways;
+    g->states[i].n = g->n_work;
+    g->states[i].can_end = can_end;
+    g->states[i].mask = -1;
+    g->states[i].next = *head;
+    *head = i;
+    memcpy(g->ways + g->n_ways, g->work, bytes);
+    g->n_ways += g->n_work;
+    for (int32_t k = 0; k < g->n_classes; k++) g->rows[i * g->n_classes + k] = -1;
+    return i;
+}
+/* Number of the state that the set in hand leads to: banned texts can begin everywhere. */
+static int32_t sqm__gram_state_of(sqm_grammar *g)
+{
+    int32_t can_end = 0, any = 0;
+    int banned = 0, room = 1;
+    for (int32_t i = g->first_banned; i < g->n_ops && room; i++) {
+        room = sqm__gram_add(g, i, 0);
+        while (g->ops[i].op != SQM__GRAM_BANNED) i++;
+    }
+    for (int32_t i = 0; i < g->n_work && room; i++) room = sqm__gram_follow(g, i, &can_end, &banned);
+    sqm__gram_sort_work(g);
+    if (!room) return SQM__GRAM_FULL;
+    any = can_end || (g->n_work && g->work[0].op < g->first_banned);
+    return banned || !any ? 0 : sqm__gram_number(g, can_end);
+}
+
+/* ---- clearing the tables ------------------------------------------------------------------------------- */
+static void sqm__gram_keep_frames(sqm_grammar *g)
+{
+    int32_t n = 1;
+    for (int32_t i = 1; i < g->n_frames; i++) g->frames[i].kept = 0;
+    for (int32_t i = 1; i < g->n_states; i++)
+        for (int32_t k = 0; g->states[i].kept && k < g->states[i].n; k++)
+            for (int32_t f = g->ways[g->states[i].first + k].stack; f && !g->frames[f].kept;
+                 f = g->frames[f].below) g->frames[f].kept = 1;
+    memset(g->frame_heads, 0, (size_t)g->n_heads * sizeof(*g->frame_heads));
+    g->moved[0] = 0;
+    for (int32_t i = 1; i < g->n_frames; i++) {
+        sqm__gram_frame f = g->frames[i];
+        int32_t *head;
+        if (!f.kept) continue;
+        f.below = g->moved[f.below];    /* lies before it */
+        head = &g->frame_heads[sqm__gram_hash(1, f.back, f.below) & (uint32_t)(g->n_heads - 1)];
+        f.next = *head;
+        *head = n;
+        g->moved[i] = n;
+        g->frames[n++] = f;
+    }
+    g->n_frames = n;
+    for (int32_t i = 1; i < g->n_states; i++)
+        for (int32_t k = 0; g->states[i].kept && k < g->states[i].n; k++) {
+            sqm__gram_way *w = &g->ways[g->states[i].first + k];
+            w->stack = g->moved[w->stack];
+        }
+}
+/* Drops all but the states of the sequences and of the walk, and the frames that these need. */
+static void sqm__gram_clear(sqm_grammar *g)
+{
+    const int32_t n_states = g->n_states;
+    for (int32_t i = 0; i < n_states; i++) g->states[i].kept = 0;
+    for (int32_t i = 0; i < g->config.n_sequences; i++) g->states[g->sequences[i]].kept = 1;
+    for (int32_t i = 0; i < g->n_walk; i++) g->states[g->walk[i]].kept = 1;
+    sqm__gram_keep_frames(g);
+    memset(g->state_heads, 0, (size_t)g->n_heads * sizeof(*g->state_heads));
+    for (int32_t i = 0; i < g->config.max_masks; i++) g->mask_state[i] = 0;
+    g->n_states = 1;
+    g->n_ways = 0;
+    g->moved[0] = 0;
+    for (int32_t i = 1; i < n_states; i++) {
+        const sqm__gram_state old = g->states[i];
+        if (!old.kept) continue;
+        g->n_work = old.n;              /* into the tables again: ways only move towards the front */
+        memcpy(g->work, g->ways + old.first, (size_t)old.n * sizeof(*g->work));
+        g->moved[i] = sqm__gram_number(g, old.can_end);
+    }
+    for (int32_t i = 0; i < g->config.n_sequences; i++) g->sequences[i] = g->moved[g->sequences[i]];
+    for (int32_t i = 0; i < g->n_walk; i++) g->walk[i] = g->moved[g->walk[i]];
+}
+
+/* The state after walk[at] and a byte that was not met there before. SQM__GRAM_FULL: even what must be kept
+   takes all the room. */
+static int32_t sqm__gram_next(sqm_grammar *g, int32_t at, uint8_t byte)
+{
+    int32_t next = SQM__GRAM_FULL;
+    g->n_walk = at + 1;
+    for (int tries = 0; tries < 2 && next < 0; tries++) {
+        if (tries) sqm__gram_clear(g);
+        const sqm__gram_state *s = &g->states[g->walk[at]];
+        g->n_work = 0;
+        for (int32_t i = 0; i < s->n; i++) {
+            const sqm__gram_way w = g->ways[s->first + i];
+            if (byte < g->ops[w.op].low || byte > g->ops[w.op].high) continue;
+            (void)sqm__gram_add(g, w.op + 1, w.stack);
+        }
+        next = sqm__gram_state_of(g);
+    }
+    if (next >= 0) g->rows[g->walk[at] * g->n_classes + g->class_of[byte]] = next;
+    return next;
+}
+
+/* ---- the vocabulary in order --------------------------------------------------------------------------- */
+/* Bytes of a token in a grammar's order; 0: it has no text, ends texts or is a giant. */
+static uint32_t sqm__gram_token_bytes(const sqm__tok *t, int32_t id)
+{
+    uint32_t n;
+    (void)sqm__tok_text(t, id, 0, &n);
+    return n > SQM__GRAM_TOKEN_BYTES || sqm__tok_is_end(t, id) ? 0 : n;
+}
+SQM__INLINE int32_t sqm__gram_byte(const sqm__tok *t, int32_t id, uint32_t at)
+{
+    uint32_t n;
+    const uint8_t *text = sqm__tok_text(t, id, 0, &n);
+    return at < n ? text[at] : -1;
+}
+typedef struct sqm__gram_part { int32_t first, n; uint32_t at; } sqm__gram_part;
+/* Cuts a part, all of whose texts are alike before byte `at`, in three by that byte: less, equal and greater
+   than that of the one in the middle. */
+static void sqm__gram_cut(const sqm__tok *t, int32_t *ids, const sqm__gram_part *p, sqm__gram_part cut[3])
+{
+    const int32_t pivot = sqm__gram_byte(t, ids[p->first + p->n / 2], p->at);
+    int32_t less = p->first, greater = p->first + p->n;
+    for (int32_t i = less; i < greater;) {
+        const int32_t byte = sqm__gram_byte(t, ids[i], p->at), id = ids[i];
+        if (byte == pivot) { i++; continue; }
+        if (byte < pivot) { ids[i++] = ids[less]; ids[less++] = id; }
+        else { ids[i] = ids[--greater]; ids[greater] = id; }
+    }
+    for (int32_t k = 0; k < 3; k++) cut[k].at = p->at + (k == 1);
+    cut[0].first = p->first;
+    cut[1].first = less;
+    cut[2].first = greater;
+    cut[0].n = less - p->first;
+    cut[1].n = pivot < 0 ? 0 : greater - less;         /* texts that are at their end are equal */
+    cut[2].n = p->first + p->n - greater;
+}
+/* Sorts tokens by their texts: three-way radix quicksort (Bentley & Sedgewick 1997). The smallest of three
+   parts comes first, so that fewer than 2 log3(n) wait. */
+SQM__NOINLINE static void sqm__gram_sort(const sqm__tok *t, int32_t *ids, int32_t n)
+{
+    sqm__gram_part wait[48], cut[3];
+    int32_t waiting = 1;
+    wait[0].first = 0;
+    wait[0].n = n;
+    wait[0].at = 0;
+    while (waiting > 0) {
+        const sqm__gram_part part = wait[--waiting];
+        if (part.n < 2) continue;
+        sqm__gram_cut(t, ids, &part, cut);
+        for (int32_t k = 0; k < 2; k++)                /* largest to the bottom, smallest to the top */
+            for (int32_t j = k + 1; j < 3; j++)
+                if (cut[j].n > cut[k].n) { const sqm__gram_part o = cut[k]; cut[k] = cut[j]; cut[j] = o; }
+        for (int32_t k = 0; k < 3; k++) if (cut[k].n > 1) wait[waiting++] = cut[k];
+    }
+}
+static void sqm__gram_index(sqm_grammar *g)
+{
+    const uint8_t *last = NULL;
+    uint32_t last_bytes = 0;
+    int32_t n = 0, ends = 0;
+    for (int32_t id = 0; id < g->vocab; id++) {
+        if (sqm__gram_token_bytes(g->tok, id)) g->order[n++] = id;
+        if (sqm__tok_is_end(g->tok, id)) g->ends[ends++] = id;
+    }
+    sqm__gram_sort(g->tok, g->order, n);
+    g->rest_at[0] = 0;
+    for (int32_t i = 0; i < n; i++) {
+        uint32_t bytes, same = 0;
+        const uint8_t *text = sqm__tok_text(g->tok, g->order[i], 0, &bytes);
+        while (same < bytes && same < last_bytes && text[same] == last[same]) same++;
+        g->common[i] = (uint16_t)same;
+        memcpy(g->rest + g->rest_at[i], text + same, bytes - same);
+        g->rest_at[i + 1] = g->rest_at[i] + bytes - same;
+        last = text;
+        last_bytes = bytes;
+    }
+    for (int32_t i = n; i-- > 0;) {
+        g->skip[i] = i + 1;
+        while (g->skip[i] < n && g->common[g->skip[i]] >= g->common[i]) g->skip[i] = g->skip[g->skip[i]];
+    }
+}
+
+/* ---- masks --------------------------------------------------------------------------------------------- */
+/* Sets the bits of tokens whose texts go on from state walk[0]. strip: that many spaces at the start of a
+   text are not printed. *any: there was such a token. Returns 0 when there is no room for states. */
+static int sqm__gram_fill(sqm_grammar *g, uint32_t *mask, int32_t strip, int32_t *any)
+{
+    const int32_t *const rows = g->rows, n_classes = g->n_classes;
+    const uint8_t *const class_of = g->class_of;
+    int32_t *const walk = g->walk;
+    int32_t alive = 0, next = 1;        /* bytes of the token before that lead to a living state */
+    memset(mask, 0, (size_t)g->mask_words * sizeof(*mask));
+    *any = 0;
+    for (int32_t i = 0; i < g->n_order;) {
+        const int32_t id = g->order[i];
+        const uint8_t *byte = g->rest + g->rest_at[i], *const end = g->rest + g->rest_at[i + 1];
+        int32_t at = g->common[i], spaces = 0;         /* that are not printed */
+        if (at > alive) { i = g->skip[i]; continue; }
+        for (uint32_t n; spaces < strip; spaces++) {
+            const uint8_t *text = sqm__tok_text(g->tok, id, 0, &n);
+            if ((uint32_t)spaces == n || text[spaces] != ' ') break;
+        }
+        for (; at < spaces && byte < end; byte++) walk[++at] = walk[0];
+        for (int32_t state = walk[at]; byte < end; byte++, state = next) {
+            next = rows[state * n_classes + class_of[*byte]];
+            if (next < 0) next = sqm__gram_next(g, at, *byte);
+            if (next <= 0) break;
+            walk[++at] = next;
+        }
+        if (next < 0) return 0;
+        alive = at;
+        if (byte == end) { mask[id / 32] |= 1u << (id % 32); *any = 1; }
+        i++;
+    }
+    return 1;
+}
+static sqm_result sqm__gram_check_seq(const sqm_grammar *g, int32_t seq, sqm_error *err)
+{
+    if (!g || seq < 0 || seq >= g->config.n_sequences)
+        SQM__FAIL(err, SQM_E_ARGUMENT, (uint64_t)(int64_t)seq, "the grammar follows no sequence %d", seq);
+    return SQM_OK;
+}
+static const uint32_t *sqm__grammar_mask(sqm_grammar *g, int32_t seq, int32_t strip, int32_t *any,
+                                         sqm_error *err)
+{
+    int32_t state, k;
+    uint32_t *mask;
+    if (sqm__gram_check_seq(g, seq, err) != SQM_OK) return NULL;
+    state = g->sequences[seq];
+    k = g->states[state].mask;
+    if (k < 0 || g->mask_state[k] != state || strip) {
+        k = g->next_mask;
+        g->next_mask = (k + 1) % g->config.max_masks;
+        g->mask_state[k] = 0;
+        mask = g->masks + (size_t)k * (size_t)g->mask_words;
+        g->walk[0] = state;
+        if (!sqm__gram_fill(g, mask, strip, &g->mask_any[k])) {
+            (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, (uint64_t)(uint32_t)g->config.max_states,
+                            "max_states = %d is too small for this grammar here", g->config.max_states);
+            return NULL;
+        }
+        state = g->sequences[seq];      /* tables may have been cleared */
+        for (int32_t i = 0; g->states[state].can_end && i < g->n_ends; i++)
+            mask[g->ends[i] / 32] |= 1u << (g->ends[i] % 32);
+        if (!strip) {
+            g->mask_state[k] = state;
+            g->states[state].mask = k;
+        }
+    }
+    *any = g->mask_any[k];
+    return g->masks + (size_t)k * (size_t)g->mask_words;
+}
+SQMDEF const uint32_t *sqm_grammar_mask(sqm_grammar *g, int32_t seq, sqm_error *err)
+{
+    int32_t any;
+    return sqm__grammar_mask(g, seq, 0, &any, err);
+}
+
+SQMDEF sqm_result sqm_grammar_accept_text(sqm_grammar *g, int32_t seq, const char *text, size_t bytes,
+                                          sqm_error *err)
+{
+    SQM__TRY(sqm__gram_check_seq(g, seq, err));
+    g->walk[0] = g->sequences[seq];
+    for (size_t i = 0; i < bytes; i++) {
+        const uint8_t byte = (uint8_t)text[i];
+        int32_t next = g->rows[g->walk[0] * g->n_classes + g->class_of[byte]];
+        if (next < 0) next = sqm__gram_next(g, 0, byte);
+        if (next < 0)
+            SQM__FAIL(err, SQM_E_LIMIT, g->config.max_states,
+                      "max_states = %d is too small for this grammar here", g->config.max_states);
+        if (next == 0)
+            SQM__FAIL(err, SQM_E_ARGUMENT, i, "the grammar does not allow byte %z of the text", (uint64_t)i);
+        g->walk[0] = next;
+    }
+    g->sequences[seq] = g->walk[0];
+    return SQM_OK;
+}
+static sqm_result sqm__grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, int32_t strip,
+                                      sqm_error *err)
+{
+    uint32_t n = 0;
+    const uint8_t *text;
+    SQM__TRY(sqm__gram_check_seq(g, seq, err));
+    if (sqm__tok_is_end(g->tok, token)) {
+        if (g->states[g->sequences[seq]].can_end) return SQM_OK;
+        SQM__FAIL(err, SQM_E_ARGUMENT, token, "the grammar cannot end here");
+    }
+    text = sqm__tok_text(g->tok, token, 0, &n);
+    if (n == 0) SQM__FAIL(err, SQM_E_ARGUMENT, (uint64_t)(int64_t)token, "token %d has no text", token);
+    for (; strip > 0 && n && *text == ' '; strip--, n--) text++;
+    return sqm_grammar_accept_text(g, seq, (const char *)text, n, err);
+}
+SQMDEF sqm_result sqm_grammar_accept(sqm_grammar *g, int32_t seq, int32_t token, sqm_error *err)
+{
+    return sqm__grammar_accept(g, seq, token, 0, err);
+}
+SQMDEF sqm_result sqm_grammar_reset(sqm_grammar *g, int32_t seq)
+{
+    int32_t state = SQM__GRAM_FULL;
+    SQM__TRY(sqm__gram_check_seq(g, seq, NULL));
+    g->n_walk = 0;
+    g->sequences[seq] = 0;
+    for (int tries = 0; tries < 2 && state < 0; tries++) {
+        if (tries) sqm__gram_clear(g);
+        g->n_work = 0;
+        (void)sqm__gram_add(g, g->rules[g->root].start, 0);
+        state = sqm__gram_state_of(g);
+    }
+    g->sequences[seq] = state < 0 ? 0 : state;
+    return state < 0 ? SQM_E_LIMIT : SQM_OK;
+}
+SQMDEF sqm_result sqm_grammar_fork(sqm_grammar *g, int32_t from, int32_t to)
+{
+    SQM__TRY(sqm__gram_check_seq(g, from, NULL));
+    SQM__TRY(sqm__gram_check_seq(g, to, NULL));
+    g->sequences[to] = g->sequences[from];
+    return SQM_OK;
+}
+SQMDEF int sqm_grammar_can_end(const sqm_grammar *g, int32_t seq)
+{
+    return sqm__gram_check_seq(g, seq, NULL) == SQM_OK && g->states[g->sequences[seq]].can_end;
+}
+
+static const sqm__gram_calls sqm__grammar_calls = {
+    sqm__grammar_mask, sqm__grammar_accept, sqm_grammar_reset, sqm_grammar_fork, sqm_grammar_can_end
+};
+
+/* ---- making one ---------------------------------------------------------------------------------------- */
+/* Counts all that the layout needs, into an empty grammar. */
+static sqm_result sqm__gram_count(sqm_grammar *g, sqm__gram_parse *p, const sqm_model *m, const char *text,
+                                  const sqm_grammar_config *c, sqm_error *err)
+{
+    sqm_model_info info;
+    memset(g, 0, sizeof(*g));
+    memset(p, 0, sizeof(*p));
+    p->err = err;
+    if (c) g->config = *c;
+    g->model = m;
+    g->tok = sqm__model_tok(m);
+    if (!g->tok) SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "grammar: the model has no tokenizer, or this build");
+    sqm_model_get_info(m, &info);
+    if (!g->config.n_sequences) g->config.n_sequences = 1;
+    if (!g->config.max_states) g->config.max_states = 1024;
+    if (!g->config.max_masks) g->config.max_masks = 32;
+    if (!g->config.max_depth) g->config.max_depth = 256;
+    if (g->config.n_sequences < 1 || g->config.n_sequences > 65536 || g->config.max_states < 8 ||
+        g->config.max_states > 1 << 20 || g->config.max_masks < 1 || g->config.max_masks > 65536 ||
+        g->config.max_depth < 1 || g->config.max_depth > 65536)
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0,
+                  "grammar: n_sequences and max_masks must be 1 to 65536, max_states 8 to 1048576, "
+                  "max_depth 1 to 65536");
+    SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
+    g->n_ops = p->n_ops;
+    g->most_ops = p->peak;
+    g->n_rules = p->n_rules;
+    g->vocab = info.vocab_size;
+    g->mask_words = (g->vocab + 31) / 32;
+    for (int32_t id = 0; id < g->vocab; id++) {
+        const int32_t n = (int32_t)sqm__gram_token_bytes(g->tok, id);
+        g->n_order += n > 0;
+        g->n_ends += sqm__tok_is_end(g->tok, id);
+        g->most_bytes = sqm__max(g->most_bytes, n);
+        g->all_bytes += (uint64_t)n;
+    }
+    if (g->all_bytes > UINT32_MAX) SQM__FAIL(err, SQM_E_LIMIT, g->all_bytes, "grammar: too long token texts");
+    g->n_classes = 1;
+    for (int32_t b = 1; b < 256; b++) g->n_classes += (int32_t)(p->edges[b / 32] >> (b % 32) & 1);
+    return SQM_OK;
+}
+static sqm_result sqm__gram_layout(sqm_grammar *g, sqm__arena *a, sqm_error *err)
+{
+    const size_t states = (size_t)g->config.max_states + 1, masks = (size_t)g->config.max_masks;
+    const size_t word = sizeof(int32_t), ops = (size_t)g->most_ops;
+    int32_t most;
+    g->max_work = 2 * g->most_ops + 256;
+    g->max_frames = 2 * g->config.max_states + g->config.max_depth;
+    g->max_ways = 16 * g->config.max_states + 2 * g->max_work;
+    for (g->n_heads = 16; g->n_heads < g->max_frames; g->n_heads *= 2) { }
+    most = sqm__max(g->max_frames, g->config.max_states + 1);
+    g->ops = (sqm__gram_op *)sqm__arena_push(a, ops * sizeof(*g->ops), 16);
+    g->rules = (sqm__gram_rule *)sqm__arena_push(a, (size_t)g->n_rules * sizeof(*g->rules), 16);
+    g->class_of = (uint8_t *)sqm__arena_push(a, 256, 16);
+    g->order = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
+    g->common = (uint16_t *)sqm__arena_push(a, (size_t)g->n_order * 2, 16);
+    g->skip = (int32_t *)sqm__arena_push(a, (size_t)g->n_order * word, 16);
+    g->rest = (uint8_t *)sqm__arena_push(a, (size_t)g->all_bytes, 16);
+    g->rest_at = (uint32_t *)sqm__arena_push(a, ((size_t)g->n_order + 1) * word, 16);
+    g->ends = (int32_t *)sqm__arena_push(a, (size_t)g->n_ends * word, 16);
+    g->frames = (sqm__gram_frame *)sqm__arena_push(a, (size_t)g->max_frames * sizeof(*g->frames), 16);
+    g->states = (sqm__gram_state *)sqm__arena_push(a, states * sizeof(*g->states), 16);
+    g->ways = (sqm__gram_way *)sqm__arena_push(a, (size_t)g->max_ways * sizeof(*g->ways), 16);
+    g->frame_heads = (int32_t *)sqm__arena_push(a, (size_t)g->n_heads * word, 16);
+    g->state_heads = (int32_t *)sqm__arena_push(a, (size_t)g->n_heads * word, 16);
+    g->rows = (int32_t *)sqm__push_product(a, states * (size_t)g->n_classes, word, 16);
+    g->sequences = (int32_t *)sqm__arena_push(a, (size_t)g->config.n_sequences * word, 16);
+    g->walk = (int32_t *)sqm__arena_push(a, ((size_t)g->most_bytes + 1) * word, 16);
+    g->work = (sqm__gram_way *)sqm__arena_push(a, (size_t)g->max_work * sizeof(*g->work), 16);
+    g->work_next = (int32_t *)sqm__arena_push(a, (size_t)g->max_work * word, 16);
+    g->seen = (int32_t *)sqm__arena_push(a, ops * word, 16);
+    g->moved = (int32_t *)sqm__arena_push(a, (size_t)most * word, 16);
+    g->masks = (uint32_t *)sqm__push_product(a, masks * (size_t)g->mask_words, word, 64);
+    g->mask_state = (int32_t *)sqm__arena_push(a, masks * word, 16);
+    g->mask_any = (int32_t *)sqm__arena_push(a, masks * word, 16);
+    if (a->full || (size_t)g->config.max_states * (size_t)g->n_classes > INT32_MAX)
+        SQM__FAIL(err, SQM_E_LIMIT, a->used, "a grammar with max_states = %d and max_masks = %d is too large",
+                  g->config.max_states, g->config.max_masks);
+    return SQM_OK;
+}
+SQMDEF size_t sqm_grammar_size(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                               sqm_error *err)
+{
+    sqm_grammar g;
+    sqm__gram_parse p;
+    sqm__arena a;
+    memset(&a, 0, sizeof(a));
+    (void)sqm__arena_push(&a, sizeof(g), 64);
+    if (sqm__gram_count(&g, &p, m, text, c, err) != SQM_OK) return 0;
+    return sqm__gram_layout(&g, &a, err) == SQM_OK ? a.used : 0;
+}
+/* Rules first, then their ops: these refer to rules that may stand behind. */
+static sqm_result sqm__gram_compile(sqm_grammar *g, sqm__gram_parse *p, const char *text)
+{
+    const char root[] = "root";
+    p->rules = g->rules;
+    SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
+    p->resolves = 1;
+    p->ops = g->ops;
+    SQM__TRY(sqm__gram_program(p, text, g->config.banned, &g->first_banned));
+    for (int32_t i = 0; i < g->n_ops; i++) g->seen[i] = -1;
+    g->root = text ? sqm__gram_find(p, root, 4) : 0;
+    if (g->root < 0) SQM__FAIL(p->err, SQM_E_FORMAT, 0, "grammar: there is no rule of the name root");
+    return sqm__gram_check(g, p->err);
+}
+SQMDEF sqm_result sqm_grammar_init(sqm_grammar **out, const sqm_model *m, const char *text,
+                                   const sqm_grammar_config *c, void *memory, size_t memory_bytes,
+                                       sqm_error *err)
+{
+    sqm__gram_parse p;
+    sqm__arena a;
+    sqm_grammar counted, *g = (sqm_grammar *)memory;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_grammar_init needs somewhere to put the grammar");
+    *out = NULL;
+    memset(&a, 0, sizeof(a));
+    (void)sqm__arena_push(&a, sizeof(*g), 64);
+    SQM__TRY(sqm__gram_count(&counted, &p, m, text, c, err));
+    SQM__TRY(sqm__gram_layout(&counted, &a, err));
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < a.used)
+        SQM__FAIL(err, SQM_E_MEMORY, a.used, "the grammar needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)a.used, (uint64_t)memory_bytes);
+    *g = counted;
+    a.base = (uint8_t *)memory;
+    a.size = a.used;
+    a.used = 0;
+    (void)sqm__arena_push(&a, sizeof(*g), 64);
+    SQM__TRY(sqm__gram_layout(g, &a, err));
+    SQM__TRY(sqm__gram_compile(g, &p, text));
+    g->config.banned = NULL;
+    g->calls = &sqm__grammar_calls;
+    for (int32_t b = 0, k = 0; b < 256; b++) {
+        if (b && (p.edges[b / 32] >> (b % 32) & 1)) k++;
+        g->class_of[b] = (uint8_t)k;
+    }
+    sqm__gram_index(g);
+    memset(g->frames, 0, sizeof(*g->frames));
+    memset(g->states, 0, sizeof(*g->states));
+    g->n_frames = g->n_states = 1;
+    g->n_work = 0;
+    memset(g->sequences, 0, (size_t)g->config.n_sequences * sizeof(*g->sequences));
+    sqm__gram_clear(g);
+    for (int32_t i = 0; i < g->config.n_sequences; i++)
+        if (sqm_grammar_reset(g, i) != SQM_OK)
+            SQM__FAIL(err, SQM_E_LIMIT, g->config.max_states, "max_states = %d is too small for this grammar",
+                      g->config.max_states);
+    *out = g;
+    return SQM_OK;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_grammar *sqm_grammar_create(const sqm_model *m, const char *text, const sqm_grammar_config *c,
+                                       sqm_error *err)
+{
+    const size_t need = sqm_grammar_size(m, text, c, err);
+    sqm_grammar *g = NULL;
+    void *owned, *const memory = sqm__allocate(&owned, need, "the grammar", err);
+    if (!memory) return NULL;
+    if (sqm_grammar_init(&g, m, text, c, memory, need, err) == SQM_OK) g->owned_memory = owned;
+    else free(owned);
+    return g;
+}
+SQMDEF void sqm_grammar_free(sqm_grammar *g)
+{
+    if (g) free(g->owned_memory);
+}
+#endif
+
+SQMDEF const char *sqm_json_grammar(void)
+{
+    return "root   ::= gap ( object | array )\n"
+           "value  ::= object | array | string | number | \"true\" | \"false\" | \"null\"\n"
+           "object ::= \"{\" gap ( pair ( \",\" gap pair )* )? \"}\"\n"
+           "pair   ::= string gap \":\" gap value gap\n"
+           "array  ::= \"[\" gap ( value gap ( \",\" gap value gap )* )? \"]\"\n"
+           "string ::= \"\\\"\" ( [^\"\\\\\\x00-\\x1f] | \"\\\\\" escape )* \"\\\"\"\n"
+           "escape ::= [\"\\\\/bfnrt] | \"u\" [0-9a-fA-F]{4}\n"
+           "number ::= \"-\"? ( \"0\" | [1-9] [0-9]{0,17} ) ( \".\" [0-9]{1,17} )? exponent?\n"
+           "exponent ::= [eE] [+-]? [0-9]{1,3}\n"
+           "gap    ::= ( \" \" | \"\\n\" [ \\t]{0,16} )?\n";
+}
+
 /* ==== [GEN] Sampling and generation ========================================================================
-   Picks tokens from logits and turns them into a stream of text. Uses the public API of [SESS] and [TOK], the
-   scratch of a session between two feeds, and no other memory (the prompt's ids: malloc where there is one).
+   Picks tokens from logits and turns them into a stream of text. Uses [SESS], [TEXT] and [GRAM], the scratch
+   of a session between two feeds, and no other memory (the prompt's ids: malloc where there is one).
    The sampler computes with integers after one subtraction and one product: a choice depends on logits,
    settings and seed alone, on every machine, compiler and flag.
-   Tested by tests/test_gen.c. */
+   Tested by tests/test_gen.c and tests/test_decode.c. */
 
 /* ---- random numbers ------------------------------------------------------------------------------------ */
 /* splitmix64 (Steele, Lea, Flood 2014) spreads the seed; xoroshiro128++ (Blackman & Vigna 2019) draws. */
@@ -18138,24 +19840,46 @@ SQM__INLINE int sqm__sample_penalised(const sqm_sampler *p, int32_t n_recent)
 /* Re-ranks the tokens of recent, each once: a positive logit is divided and a negative one multiplied by the
    repeat penalty (Keskar et al. 2019), then count * frequency + presence is subtracted. While it counts, the
    lower half of a candidate holds the count, marked by the bit that ids never have. */
-static void sqm__sample_penalise(const sqm_sampler *p, uint64_t *c, const float *logits, int32_t n,
-                                 const int32_t *recent, int32_t n_recent)
+static void sqm__sample_penalise(const sqm_sampler *p, uint64_t *c, int32_t n, const int32_t *recent,
+                                 int32_t n_recent)
 {
     const float repeat = p->repeat_penalty > 0.0f ? p->repeat_penalty : 1.0f;
     const uint32_t mark = 0x80000000u;
     for (int32_t i = 0; i < n_recent; i++) {
         if (recent[i] < 0 || recent[i] >= n) continue;
         if (c[recent[i]] & mark) c[recent[i]]++;
-        else c[recent[i]] = mark | 1;
+        else c[recent[i]] = sqm__candidate(sqm__rank(c[recent[i]]), 0) | mark | 1;
     }
     for (int32_t i = 0; i < n_recent; i++) {
         if (recent[i] < 0 || recent[i] >= n || !(c[recent[i]] & mark)) continue;
         const float count = (float)(c[recent[i]] & (mark - 1));
-        float logit = logits[recent[i]];
+        float logit = sqm__logit_of_rank(sqm__rank(c[recent[i]]));
         logit = logit > 0.0f ? logit / repeat : logit * repeat;
         logit = sqm__fma(-count, p->frequency_penalty, logit) - p->presence_penalty;
         c[recent[i]] = sqm__candidate(sqm__rank_of_logit(logit), recent[i]);
     }
+}
+
+/* Candidates of n logits with their biases, entry i for token i. */
+static void sqm__sample_biased(uint64_t *c, const float *logits, int32_t n, const sqm_bias *biases,
+                               int32_t n_biases)
+{
+    for (int32_t i = 0; i < n; i++) c[i] = sqm__candidate(sqm__rank_of_logit(logits[i]), i);
+    for (int32_t i = 0; i < n_biases; i++) {
+        const int32_t id = biases[i].token;
+        if (id < 0 || id >= n) continue;
+        c[id] = sqm__candidate(sqm__rank_of_logit(sqm__logit_of_rank(sqm__rank(c[id])) + biases[i].bias), id);
+    }
+}
+/* Drops tokens whose bit is not set. Returns how many are left. */
+static int32_t sqm__sample_allowed(uint64_t *c, int32_t n, const uint32_t *allowed)
+{
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++) {
+        const int32_t id = sqm__candidate_id(c[i]);
+        if (allowed[id / 32] >> (id % 32) & 1) c[kept++] = c[i];
+    }
+    return kept;
 }
 
 static int32_t sqm__sample_draw(const uint64_t *c, int32_t n, uint64_t rng[2])
@@ -18184,7 +19908,8 @@ SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const 
     const int32_t window = p->penalty_window > 0 ? p->penalty_window : 64;
     const int32_t counted = sqm__min(window, n_recent);
     const int greedy = !(p->temperature > 0.0f), penalised = sqm__sample_penalised(p, counted);
-    if (greedy && !penalised) {
+    const int32_t n_biases = p->biases ? p->n_biases : 0;
+    if (greedy && !penalised && n_biases < 1 && !p->allowed) {
         for (int32_t i = 0; i < n; i++) {
             const uint32_t rank = sqm__rank_of_logit(logits[i]);
             if (rank < sqm__rank(best)) best = sqm__candidate(rank, i);
@@ -18193,8 +19918,10 @@ SQMDEF int32_t sqm_sample(sqm_sampler *p, const float *logits, int32_t n, const 
     }
     if (!scratch || scratch_bytes < (size_t)n * sizeof(uint64_t) + skip) return SQM_E_MEMORY;
     uint64_t *const c = (uint64_t *)(void *)((uint8_t *)scratch + skip);
-    for (int32_t i = 0; i < n; i++) c[i] = sqm__candidate(sqm__rank_of_logit(logits[i]), i);
-    if (penalised) sqm__sample_penalise(p, c, logits, n, recent + (n_recent - counted), counted);
+    sqm__sample_biased(c, logits, n, p->biases, n_biases);
+    if (penalised) sqm__sample_penalise(p, c, n, recent + (n_recent - counted), counted);
+    if (p->allowed) n = sqm__sample_allowed(c, n, p->allowed);
+    if (n == 0) return SQM_E_ARGUMENT;
     if (greedy) {
         for (int32_t i = 0; i < n; i++) if (c[i] < best) best = c[i];
         return sqm__rank(best) < SQM__RANK_NEVER ? sqm__candidate_id(best) : (int32_t)SQM_E_ARGUMENT;
@@ -18322,6 +20049,280 @@ static void sqm__stream_finish(sqm__stream *s)
     if (s->ended < 0) sqm__stream_emit(s, s->used);
 }
 
+/* ---- speculation ------------------------------------------------------------------------------------------
+   Tokens that may follow are guessed and fed together with the last one, which costs little more than a feed
+   of one; then sampling goes on over the logits after each of them as if they had been fed one by one, for
+   these logits are the same to the bit. At the first token that is no guess the sequence goes back to there.
+   Guesses thus change the speed and nothing else. They come from the place in the sequence where its last
+   tokens stood before, or from another model. */
+#define SQM__SPEC_MATCH 16                             /* most tokens that are compared to find a place */
+
+/* What sqm_generate calls, through the speculator itself: programs that do not speculate do not link it. */
+typedef struct sqm__spec_calls {
+    void       (*note)(sqm_speculator *p, int32_t position, const int32_t *tokens, int32_t n);
+    sqm_result (*settle)(sqm_speculator *p, int32_t seq);
+    sqm_result (*feed)(sqm_speculator *p, int32_t seq, int32_t token, const sqm_sampler *sampler,
+                       const int32_t *recent, int32_t n_recent, int32_t most);
+} sqm__spec_calls;
+
+struct sqm_speculator {
+    const sqm__spec_calls  *calls;
+    sqm_session            *session;
+    sqm_speculator_config   config;                    /* with defaults filled in */
+    int32_t                *tokens;                    /* [max_context] of the sequence, from `offset` on */
+    int32_t                 n_tokens, offset;
+    int32_t                *fed;                       /* [n_guesses + 1] a token and guesses */
+    float                  *logits;                    /* [n_guesses + 1, vocab_size] after each of them */
+    int32_t                 n_fed, at, base;           /* 0: nothing ahead; last right one; position before */
+    int32_t                 n_next;                    /* how many to guess now */
+    int32_t                 draft_base;                /* tokens of the sequence that the draft had read */
+    int32_t                 draft_guesses;             /* before it read so many guesses of `fed` */
+    int32_t                 guessed, accepted, feeds;
+    void                   *owned_memory;
+};
+
+static sqm_result sqm__spec_check_draft(const sqm_speculator_config *c, const sqm_session *s, sqm_error *err)
+{
+    const sqm__tok *a = sqm__model_tok(s->model), *b = sqm__model_tok(c->draft->model);
+    const int32_t vocab = sqm__min(s->model->vocab_size, c->draft->model->vocab_size);
+    for (int32_t id = 0; id < vocab; id++) {
+        uint32_t n = 0, m = 0;
+        const uint8_t *const text = a ? sqm__tok_text(a, id, 1, &n) : NULL;
+        const uint8_t *const same = b ? sqm__tok_text(b, id, 1, &m) : NULL;
+        if (n != m || (n && memcmp(text, same, n) != 0))
+            SQM__FAIL(err, SQM_E_ARGUMENT, id, "token %d of the draft model has another text", id);
+    }
+    if (sqm_position(c->draft, c->draft_seq) < 0)
+        SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_seq, "the draft session has no sequence %d", c->draft_seq);
+    if (sqm__session_rewinds(c->draft) < c->n_guesses + 1 &&
+        (c->draft_spare == c->draft_seq || sqm_position(c->draft, c->draft_spare) < 0))
+        SQM__FAIL(err, SQM_E_ARGUMENT, c->draft_spare,
+                  "states of the draft model keep no past: draft_spare = %d must be another sequence of "
+                  "its session", c->draft_spare);
+    return SQM_OK;
+}
+static sqm_result sqm__spec_defaults(sqm_speculator_config *to, const sqm_session *s,
+                                     const sqm_speculator_config *c, sqm_error *err)
+{
+    memset(to, 0, sizeof(*to));
+    if (!s) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "speculation: no session");
+    if (c) *to = *c;
+    if (to->n_guesses == 0) to->n_guesses = sqm__min(11, s->config.max_batch - 1);   /* 12 rows: a tile */
+    if (to->least == 0) to->least = 3;
+    if (to->n_guesses < 1 || to->n_guesses >= s->config.max_batch)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->n_guesses, "n_guesses = %d must be 1 to max_batch - 1 = %d",
+                  to->n_guesses, s->config.max_batch - 1);
+    if (to->least < 1 || to->least > SQM__SPEC_MATCH)
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->least, "least = %d must be 1 to %d", to->least,
+                  (int32_t)SQM__SPEC_MATCH);
+    if (sqm__session_rewinds(s) == 0 && (to->spare < 1 || to->spare >= s->config.n_sequences))
+        SQM__FAIL(err, SQM_E_ARGUMENT, to->spare, "states of this model keep no past: spare = %d must be a "
+                  "sequence of the session, 1 to %d", to->spare, s->config.n_sequences - 1);
+    return to->draft ? sqm__spec_check_draft(to, s, err) : SQM_OK;
+}
+static sqm_speculator *sqm__spec_layout(sqm__arena *a, const sqm_session *s, const sqm_speculator_config *c)
+{
+    sqm_speculator empty, *p = (sqm_speculator *)sqm__arena_push(a, sizeof(sqm_speculator), 64);
+    const size_t rows = (size_t)c->n_guesses + 1;
+    sqm_speculator *const to = p ? p : &empty;
+    memset(to, 0, sizeof(*to));
+    to->config = *c;
+    to->n_next = c->n_guesses;
+    to->tokens = (int32_t *)sqm__push_product(a, (size_t)s->config.max_context, sizeof(int32_t), 16);
+    to->fed = (int32_t *)sqm__arena_push(a, rows * sizeof(int32_t), 16);
+    to->logits = (float *)sqm__push_product(a, rows * (size_t)s->model->vocab_size, sizeof(float), 64);
+    return p;
+}
+SQMDEF size_t sqm_speculator_size(const sqm_session *s, const sqm_speculator_config *c, sqm_error *err)
+{
+    sqm_speculator_config config;
+    sqm__arena a;
+    memset(&a, 0, sizeof(a));
+    if (sqm__spec_defaults(&config, s, c, err) != SQM_OK) return 0;
+    (void)sqm__spec_layout(&a, s, &config);
+    if (!a.full) return a.used;
+    (void)sqm__fail(err, SQM_E_LIMIT, __LINE__, 0, "a context of %d tokens does not fit the address space",
+                    s->config.max_context);
+    return 0;
+}
+/* Tokens that the sequence, at `position`, reads next. It may have gone back, or read others in between. */
+static void sqm__spec_note(sqm_speculator *p, int32_t position, const int32_t *tokens, int32_t n)
+{
+    const int32_t known = position - p->offset;        /* of p->tokens */
+    if (position == 0 || known < 0 || known > p->n_tokens) {
+        p->offset = p->draft_base = position;
+        p->n_tokens = p->draft_guesses = 0;
+    } else if (known < p->n_tokens) {
+        p->n_tokens = known;
+        p->draft_base = sqm__min(p->draft_base, position);
+        p->draft_guesses = 0;
+    }
+    n = sqm__max(0, sqm__min(n, p->session->config.max_context - p->n_tokens));    /* more will not be fed */
+    memcpy(p->tokens + p->n_tokens, tokens, (size_t)n * sizeof(*tokens));
+    p->n_tokens += n;
+}
+/* The sequence goes back to the last token that was right. */
+static sqm_result sqm__spec_settle(sqm_speculator *p, int32_t seq)
+{
+    const int32_t right = p->at + 1, n_fed = p->n_fed;
+    const size_t vocab = (size_t)p->session->model->vocab_size;
+    p->n_fed = 0;
+    if (right >= n_fed) return SQM_OK;
+    if (sqm__session_rewinds(p->session) == 0) {
+        sqm__restore(p->session, seq, p->config.spare);
+        return sqm_feed(p->session, seq, p->fed, right);
+    }
+    SQM__TRY(sqm_rewind(p->session, seq, p->base + right));
+    sqm__set_logits(p->session, seq, p->logits + (size_t)p->at * vocab);
+    return SQM_OK;
+}
+
+/* What followed where most of the last tokens stood before, at the latest of such places; how many tokens. */
+static int32_t sqm__spec_look_up(const sqm_speculator *p, int32_t *guesses, int32_t most)
+{
+    const int32_t *const t = p->tokens, n = p->n_tokens;
+    int32_t longest = p->config.least - 1, from = 0;
+    for (int32_t i = n - 1; i > 0 && longest < SQM__SPEC_MATCH; i--) {
+        int32_t same = 0;
+        while (same < i && same < SQM__SPEC_MATCH && t[i - 1 - same] == t[n - 1 - same]) same++;
+        if (same > longest) { longest = same; from = i; }
+    }
+    if (from == 0) return 0;
+    for (int32_t i = 0; i < most; i++)                 /* past the end it repeats itself */
+        guesses[i] = from + i < n ? t[from + i] : guesses[from + i - n];
+    return most;
+}
+/* Brings the draft model to where the sequence is: back from wrong guesses, then on. */
+static sqm_result sqm__spec_follow(sqm_speculator *p)
+{
+    sqm_session *const d = p->config.draft;
+    const int32_t seq = p->config.draft_seq, end = p->offset + p->n_tokens;
+    const int32_t has_past = sqm__session_rewinds(d);
+    int32_t right = p->draft_base;
+    for (int32_t i = 0; i < p->draft_guesses && right < end; i++, right++)
+        if (p->tokens[right - p->offset] != p->fed[1 + i]) break;
+    p->draft_guesses = 0;
+    if (sqm_position(d, seq) > right) {
+        if (has_past == 0) sqm__restore(d, seq, p->config.draft_spare);
+        else if (sqm_rewind(d, seq, right) != SQM_OK) right = 0;       /* too far for a window */
+        if (has_past == 0) right = sqm__min(right, sqm_position(d, seq));
+    }
+    if (p->offset == 0 && sqm_position(d, seq) != right) {             /* all over again */
+        SQM__TRY(sqm_reset(d, seq));
+        right = 0;
+    }
+    p->draft_base = end;
+    if (sqm_position(d, seq) != right || right < p->offset)
+        SQM__FAIL(&d->exec.error, SQM_E_ARGUMENT, right,
+                  "the draft model has read %d tokens, not the %d of the sequence",
+                  sqm_position(d, seq), right);
+    if (right < end) SQM__TRY(sqm_feed(d, seq, p->tokens + (right - p->offset), end - right));
+    if (has_past == 0) sqm__checkpoint(d, seq, p->config.draft_spare);
+    return SQM_OK;
+}
+/* The draft model goes on by itself, with a copy of the sampler and its random numbers. */
+static sqm_result sqm__spec_draft(sqm_speculator *p, const sqm_sampler *sampler, const int32_t *recent,
+                                  int32_t n_recent, int32_t most, int32_t *n)
+{
+    sqm_session *const d = p->config.draft;
+    const int32_t seq = p->config.draft_seq;
+    sqm_sampler guess = *sampler;
+    size_t room = 0;
+    void *const scratch = sqm__session_scratch(d, &room);
+    guess.allowed = NULL;
+    if (p->offset + p->n_tokens + most > d->config.max_context) return SQM_OK;
+    SQM__TRY(sqm__spec_follow(p));
+    for (int32_t i = 0; i < most; i++) {
+        const int32_t token = sqm_sample(&guess, sqm_logits(d, seq), d->model->vocab_size, recent, n_recent,
+                                         scratch, room);
+        if (token < 0 || token >= p->session->model->n_tokens || sqm_token_is_end(d->model, token)) break;
+        p->fed[1 + i] = token;
+        *n = i + 1;
+        if (i + 1 == most) break;
+        SQM__TRY(sqm_feed(d, seq, &token, 1));
+        p->draft_guesses = i + 1;
+    }
+    return SQM_OK;
+}
+/* Rows that a feed may have so that rotary frequencies, where they depend on the length that a call reaches,
+   are those of feeding one token at a time. */
+static int32_t sqm__spec_rows(const sqm_model *m, int32_t position)
+{
+    int32_t rows = INT32_MAX;
+    for (int32_t i = 0; i < m->n_ropes; i++) {
+        const sqm__rope_table *r = &m->ropes[i];
+        if (r->ntk_factor > 0.0f) rows = sqm__min(rows, r->ntk_length - position);
+        if (r->freq_long && position < r->long_from) rows = sqm__min(rows, r->long_from - position);
+    }
+    return rows;
+}
+/* Feeds a token, which is at the end of p->tokens, and up to `most` guesses. */
+static sqm_result sqm__spec_feed(sqm_speculator *p, int32_t seq, int32_t token, const sqm_sampler *sampler,
+                                 const int32_t *recent, int32_t n_recent, int32_t most)
+{
+    int32_t n = 0;
+    if (p->n_fed && p->at + 1 == p->n_fed) p->n_next = sqm__min(p->n_next * 2, p->config.n_guesses);
+    else if (p->n_fed) p->n_next = sqm__max(p->at + 1, 1);
+    SQM__TRY(sqm__spec_settle(p, seq));
+    p->base = sqm_position(p->session, seq);
+    most = sqm__min(most, sqm__min(p->n_next, p->session->config.max_context - p->base - 1));
+    most = sqm__min(most, sqm__spec_rows(p->session->model, p->base) - 1);
+    if (most > 0 && !p->config.draft) n = sqm__spec_look_up(p, p->fed + 1, most);
+    if (most > 0 && p->config.draft && sqm__spec_draft(p, sampler, recent, n_recent, most, &n) != SQM_OK) {
+        p->session->exec.error = p->config.draft->exec.error;
+        return p->config.draft->exec.error.code;
+    }
+    p->fed[0] = token;
+    p->feeds++;
+    if (n == 0) return sqm_feed(p->session, seq, &token, 1);
+    if (sqm__session_rewinds(p->session) == 0) sqm__checkpoint(p->session, seq, p->config.spare);
+    SQM__TRY(sqm_feed_all(p->session, seq, p->fed, n + 1, p->logits));
+    p->n_fed = n + 1;
+    p->at = 0;
+    p->guessed += n;
+    return SQM_OK;
+}
+
+static const sqm__spec_calls sqm__speculator_calls = { sqm__spec_note, sqm__spec_settle, sqm__spec_feed };
+
+SQMDEF sqm_result sqm_speculator_init(sqm_speculator **out, sqm_session *s, const sqm_speculator_config *c,
+                                      void *memory, size_t memory_bytes, sqm_error *err)
+{
+    const size_t need = sqm_speculator_size(s, c, err);
+    sqm_speculator_config config;
+    sqm__arena a;
+    if (!out) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "sqm_speculator_init needs somewhere to put the speculator");
+    *out = NULL;
+    SQM__TRY(sqm__spec_defaults(&config, s, c, err));
+    if (!need) return SQM_E_LIMIT;
+    if (!memory || (uintptr_t)memory % 64 || memory_bytes < need)
+        SQM__FAIL(err, SQM_E_MEMORY, need, "speculation needs %z bytes aligned to 64, was given %z",
+                  (uint64_t)need, (uint64_t)memory_bytes);
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory_bytes;
+    *out = sqm__spec_layout(&a, s, &config);
+    (*out)->calls = &sqm__speculator_calls;
+    (*out)->session = s;
+    return SQM_OK;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_speculator *sqm_speculator_create(sqm_session *s, const sqm_speculator_config *c, sqm_error *err)
+{
+    const size_t need = sqm_speculator_size(s, c, err);
+    sqm_speculator *p = NULL;
+    void *owned, *const memory = sqm__allocate(&owned, need, "speculation", err);
+    if (!memory) return NULL;
+    if (sqm_speculator_init(&p, s, c, memory, need, err) == SQM_OK) p->owned_memory = owned;
+    else free(owned);
+    return p;
+}
+SQMDEF void sqm_speculator_free(sqm_speculator *p)
+{
+    if (p) free(p->owned_memory);
+}
+#endif
+
 /* ---- generation ---------------------------------------------------------------------------------------- */
 #define SQM__RECENT_ROOM 64                            /* the tokens that penalties in sqm_generate see */
 
@@ -18385,6 +20386,7 @@ static sqm_result sqm__gen_no_prompt(sqm__gen *g)
     if (first < 0)
         SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "no prompt, and the model has no token that begins texts");
     sqm__gen_remember(g, first);
+    if (g->options->speculator) g->options->speculator->calls->note(g->options->speculator, 0, &first, 1);
     g->stats.prompt_tokens = 1;
     return sqm_feed(g->session, g->seq, &first, 1);
 }
@@ -18395,6 +20397,8 @@ static void sqm__gen_note_prompt(sqm__gen *g, const int32_t *ids, int32_t n)
     for (int32_t i = 0; i < n && g->text_begins; i++)
         if (sqm_token_text(g->model, ids[i], g->options->keep_special, &none, 0) > 0) g->text_begins = 0;
     for (int32_t i = sqm__max(0, n - SQM__RECENT_ROOM); i < n; i++) sqm__gen_remember(g, ids[i]);
+    if (g->options->speculator)
+        g->options->speculator->calls->note(g->options->speculator, sqm_position(g->session, g->seq), ids, n);
 }
 
 /* A feed may use all of the scratch where the ids are, so they move away: to the heap, or without one a part
@@ -18436,7 +20440,7 @@ static sqm_result sqm__gen_prompt_in(sqm__gen *g, const sqm__prompt *p)
 }
 
 /* Tokenizes in the session's scratch, or if that is too small for the prompt, on the heap. */
-static sqm_result sqm__gen_prompt(sqm__gen *g, const char *text)
+SQM__NOINLINE static sqm_result sqm__gen_prompt(sqm__gen *g, const char *text)
 {
     const int32_t position = sqm_position(g->session, g->seq);
     sqm__prompt p;
@@ -18476,33 +20480,91 @@ static void sqm__gen_text(sqm__gen *g, sqm__stream *stream, int32_t token, char 
     sqm__stream_push(stream, memory + skip, n - skip);
 }
 
-/* One step: sample, pass on the text, feed. *done: the reason is in stats. */
-static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *stream, int *done)
+/* The position that the text has come to, and the logits there: behind them the sequence may hold guesses. */
+static int32_t sqm__gen_position(const sqm__gen *g)
 {
+    const sqm_speculator *p = g->options->speculator;
+    return p && p->n_fed ? p->base + p->at + 1 : sqm_position(g->session, g->seq);
+}
+static const float *sqm__gen_logits(const sqm__gen *g)
+{
+    const sqm_speculator *p = g->options->speculator;
+    if (!p || !p->n_fed) return sqm_logits(g->session, g->seq);
+    return p->logits + (size_t)p->at * (size_t)g->session->model->vocab_size;
+}
+/* Feeds a token; one that was guessed has been fed. last: no text will follow. */
+static sqm_result sqm__gen_feed(sqm__gen *g, int32_t token, const sqm_sampler *sampler, int last)
+{
+    sqm_speculator *const p = g->options->speculator;
+    const int32_t most = g->options->max_tokens;
+    const int32_t left = last ? 0 : most > 0 ? most - g->stats.new_tokens : INT32_MAX;
+    if (!p) return sqm_feed(g->session, g->seq, &token, 1);
+    p->calls->note(p, sqm__gen_position(g), &token, 1);
+    if (p->at + 1 < p->n_fed && p->fed[p->at + 1] == token) {
+        p->at++;
+        p->accepted++;
+        return SQM_OK;
+    }
+    return p->calls->feed(p, g->seq, token, sampler, g->recent, g->n_recent, left);
+}
+
+/* Spaces at the start of the next token that are not printed. */
+static int32_t sqm__gen_strips(const sqm__gen *g)
+{
+    return g->text_begins ? sqm__tok_strips(sqm__model_tok(g->model)) : 0;
+}
+/* Picks a token; -1: the grammar allows none, as its text is whole. */
+static sqm_result sqm__gen_pick(sqm__gen *g, sqm_sampler *sampler, int32_t *token)
+{
+    const int32_t vocab = g->session->model->vocab_size;
+    sqm_grammar *const grammar = g->options->grammar;
+    sqm_sampler one = *sampler;
     size_t room = 0;
     void *const scratch = sqm__session_scratch(g->session, &room);
-    const float *const logits = sqm_logits(g->session, g->seq);
-    sqm_model_info info;
+    int32_t any = 1;
+    if (grammar) {
+        const int32_t seq = g->options->grammar_seq;
+        one.allowed = grammar->calls->mask(grammar, seq, sqm__gen_strips(g), &any, g->err);
+        if (!one.allowed) return g->err->code;
+        if (!any && grammar->calls->can_end(grammar, seq)) { *token = -1; return SQM_OK; }
+        if (!any)
+            SQM__FAIL(g->err, SQM_E_LIMIT, g->stats.new_tokens, "no token goes on as the grammar wants");
+    }
+    *token = sqm_sample(&one, sqm__gen_logits(g), vocab, g->recent, g->n_recent, scratch, room);
+    if (*token == SQM_E_MEMORY)
+        SQM__FAIL(g->err, SQM_E_MEMORY, sqm_sample_size(vocab), "scratch of %z bytes is too small to sample",
+                  (uint64_t)room);
+    if (*token < 0)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, g->stats.new_tokens,
+                  "no logit of sequence %d is a number of a token that is allowed", g->seq);
+    memcpy(sampler->rng, one.rng, sizeof(one.rng));
+    return SQM_OK;
+}
+
+/* One step: sample, pass on the text, feed. *done: the reason is in stats. */
+SQM__NOINLINE static sqm_result sqm__gen_step(sqm__gen *g, sqm_sampler *sampler, sqm__stream *stream,
+                                              int *done)
+{
+    const sqm_generate_options *const o = g->options;
+    size_t room = 0;
+    void *const scratch = sqm__session_scratch(g->session, &room);
+    int32_t token = -1;
     *done = 1;
     g->stats.reason = SQM_END_MAX_TOKENS;
-    if (g->options->max_tokens > 0 && g->stats.new_tokens >= g->options->max_tokens) return SQM_OK;
+    if (o->max_tokens > 0 && g->stats.new_tokens >= o->max_tokens) return SQM_OK;
     g->stats.reason = SQM_END_CONTEXT;
-    if (sqm_position(g->session, g->seq) >= sqm_max_context(g->session)) return SQM_OK;
-    sqm_model_get_info(g->model, &info);
-    const int32_t token = sqm_sample(sampler, logits, info.vocab_size, g->recent, g->n_recent, scratch, room);
-    if (token == SQM_E_MEMORY)
-        SQM__FAIL(g->err, SQM_E_MEMORY, sqm_sample_size(info.vocab_size),
-                  "scratch of %z bytes is too small to sample", (uint64_t)room);
-    if (token < 0)
-        SQM__FAIL(g->err, SQM_E_ARGUMENT, g->stats.new_tokens, "no logit of sequence %d is a number", g->seq);
-    g->stats.reason = SQM_END_MODEL;
-    if (sqm_token_is_end(g->model, token)) return SQM_OK;
+    if (sqm__gen_position(g) >= sqm_max_context(g->session)) return SQM_OK;
+    SQM__TRY(sqm__gen_pick(g, sampler, &token));
+    g->stats.reason = token < 0 ? SQM_END_GRAMMAR : SQM_END_MODEL;
+    if (token < 0 || sqm_token_is_end(g->model, token)) return SQM_OK;
+    if (o->grammar)
+        SQM__TRY(o->grammar->calls->accept(o->grammar, o->grammar_seq, token, sqm__gen_strips(g), g->err));
     g->stats.new_tokens++;
     sqm__gen_remember(g, token);
     sqm__gen_text(g, stream, token, (char *)scratch, room);
     g->stats.reason = stream->ended;
     *done = stream->ended >= 0;
-    return sqm_feed(g->session, g->seq, &token, 1);
+    return sqm__gen_feed(g, token, sampler, *done);
 }
 
 static sqm_result sqm__gen_check(const sqm__gen *g)
@@ -18514,6 +20576,10 @@ static sqm_result sqm__gen_check(const sqm__gen *g)
     if (info.vocab_size < 1) SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no head");
     if (!info.has_tokenizer)
         SQM__FAIL(g->err, SQM_E_UNSUPPORTED, 0, "the model has no tokenizer, or this build");
+    if (g->options->grammar && g->options->grammar->model != g->model)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "the grammar was made for another model");
+    if (g->options->speculator && g->options->speculator->session != g->session)
+        SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "the speculator was made for another session");
     for (int32_t i = 0; g->options->stop && g->options->stop[i]; i++) {
         const size_t length = strlen(g->options->stop[i]);
         if (length < 1 || length > SQM__STOP_LIMIT)
@@ -18523,22 +20589,44 @@ static sqm_result sqm__gen_check(const sqm__gen *g)
     return SQM_OK;
 }
 
+/* Back from all guesses, also after an error. */
+static sqm_result sqm__gen_settle(sqm__gen *g, sqm_result result)
+{
+    sqm_speculator *const p = g->options->speculator;
+    if (!p) return result;
+    const sqm_result settled = p->calls->settle(p, g->seq);
+    if (sqm__session_rewinds(g->session) == 0) (void)sqm_reset(g->session, p->config.spare);
+    g->stats.feeds = p->feeds;
+    g->stats.guessed = p->guessed;
+    g->stats.accepted = p->accepted;
+    return result != SQM_OK ? result : settled;
+}
+
 static sqm_result sqm__gen_run(sqm__gen *g, const char *prompt, sqm_on_text on_text, void *user)
 {
+    const sqm_generate_options *const o = g->options;
     sqm_sampler greedy;
     sqm__stream stream;
-    sqm_sampler *const sampler = g->options->sampler ? g->options->sampler : &greedy;
+    sqm_sampler *const sampler = o->sampler ? o->sampler : &greedy;
+    sqm_result result = SQM_OK;
     int done = 0;
     memset(&greedy, 0, sizeof(greedy));
     memset(&stream, 0, sizeof(stream));
     stream.on_text = on_text;
     stream.user = user;
-    stream.stop = g->options->stop;
+    stream.stop = o->stop;
     stream.ended = -1;
     SQM__TRY(sqm__gen_check(g));
     g->text_begins = sqm_position(g->session, g->seq) == 0;
+    if (o->grammar && (g->text_begins || (prompt && *prompt)))
+        if (o->grammar->calls->reset(o->grammar, o->grammar_seq) != SQM_OK)
+            SQM__FAIL(g->err, SQM_E_ARGUMENT, o->grammar_seq, "the grammar follows no sequence %d",
+                      o->grammar_seq);
+    if (o->speculator) o->speculator->n_fed = o->speculator->feeds = o->speculator->guessed =
+        o->speculator->accepted = 0;
     SQM__TRY(sqm__gen_prompt(g, prompt));
-    while (!done) SQM__TRY(sqm__gen_step(g, sampler, &stream, &done));
+    while (!done && result == SQM_OK) result = sqm__gen_step(g, sampler, &stream, &done);
+    SQM__TRY(sqm__gen_settle(g, result));
     if (stream.ended < 0) sqm__stream_finish(&stream);
     if (stream.ended >= 0) g->stats.reason = stream.ended;
     return g->stats.reason == SQM_END_CALLBACK ? SQM_STOPPED : SQM_OK;
@@ -18561,6 +20649,492 @@ SQMDEF sqm_result sqm_generate(sqm_session *s, int32_t seq, const char *prompt, 
     if (stats) *stats = gen.stats;
     return result;
 }
+
+/* ==== [BEAM] Beam search ===================================================================================
+   Keeps the n_beams most probable texts of each length, all in one batch. A beam is a sequence of the session
+   and of the grammar; the first child of a beam stays in its sequence, the others are forked into those of
+   beams without children. Costs are -log2 of probabilities in units of 2^-24 as integers, so that sums are
+   exact and ties are ties: then the better parent counts, then the lower token.
+   Uses [SESS], [GRAM] and the candidates of [GEN]. Tested by tests/test_decode.c. */
+/* one token further */
+typedef struct sqm__beam_way { int64_t cost; int32_t parent, token; } sqm__beam_way;
+/* of the tree of texts */
+typedef struct sqm__beam_node { int32_t parent, token; } sqm__beam_node;
+typedef struct sqm__beam_end {          /* a text that has come to its end */
+    double  score;
+    int64_t cost;
+    int32_t node, n_tokens, ended;
+} sqm__beam_end;
+typedef struct sqm__beam_live {
+    int64_t cost;
+    /* sequence first_seq + slot; number of its parent in the step before */
+    int32_t node, slot, parent;
+} sqm__beam_live;
+
+typedef struct sqm__beams {
+    sqm_session      *session;
+    sqm_beam_options  o;                /* with defaults filled in */
+    int32_t           seq, vocab, most_ways;
+    sqm__beam_way    *ways;             /* [most_ways] the best, in order */
+    sqm__beam_node   *nodes;            /* [max_tokens * n_beams] */
+    sqm__beam_live   *live, *next;      /* [n_beams] best first */
+    sqm__beam_end    *ends;             /* [n_best] best first */
+    sqm_input        *inputs;           /* [n_beams] */
+    int32_t          *fed;              /* [n_beams] their tokens */
+    uint8_t          *taken;            /* [n_beams] slots that hold a beam of the next step */
+    int32_t          *tokens;           /* [n_best, max_tokens] */
+    int32_t           n_ways, n_nodes, n_live, n_next, n_found;
+} sqm__beams;
+
+/* log2(x) in units of 2^-24, rounded down; x > 0. Squaring shows one more binary digit of a logarithm. */
+static int64_t sqm__log2(uint64_t x)
+{
+    int64_t whole = 63, digits = 0;
+    while (!(x >> 63)) { x <<= 1; whole--; }
+    x >>= 32;                           /* [2^31, 2^32): 1 to 2 */
+    for (int i = 0; i < SQM__UNIT_BITS; i++) {
+        x = x * x >> 31;
+        digits = digits * 2 + (int64_t)(x >> 32);
+        if (x >> 32) x >>= 1;
+    }
+    return whole * ((int64_t)1 << SQM__UNIT_BITS) + digits;
+}
+static double sqm__beam_log_prob(int64_t cost) { return -0.69314718055994531 * (double)cost / 16777216.0; }
+static double sqm__beam_score(const sqm__beams *b, int64_t cost, int32_t n_tokens)
+{
+    return sqm__beam_log_prob(cost) / pow((double)sqm__max(n_tokens, 1), (double)b->o.length_power);
+}
+
+static sqm_result sqm__beam_defaults(sqm__beams *b, const sqm_session *s, const sqm_beam_options *o,
+                                     sqm_error *err)
+{
+    sqm_model_info info;
+    int32_t ends = 0;
+    memset(b, 0, sizeof(*b));
+    if (!s) SQM__FAIL(err, SQM_E_ARGUMENT, 0, "beam search: no session");
+    if (o) b->o = *o;
+    o = &b->o;
+    if (!o->n_beams) b->o.n_beams = 4;
+    if (!o->n_best) b->o.n_best = 1;
+    if (!o->first_seq) b->o.first_seq = 1;
+    if (!o->max_tokens) b->o.max_tokens = 256;
+    sqm_model_get_info(sqm_session_model(s), &info);
+    b->vocab = info.vocab_size;
+    if (o->n_beams < 1 || o->n_beams > 1024 || o->n_best < 1 || o->n_best > o->n_beams)
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->n_beams, "n_beams = %d must be 1 to 1024, n_best = %d 1 to n_beams",
+                  o->n_beams, o->n_best);
+    if (o->max_tokens < 1 || o->max_tokens > 1 << 20)
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->max_tokens, "max_tokens = %d must be 1 to 1048576", o->max_tokens);
+    if (o->first_seq < 0 || o->first_seq > s->config.n_sequences - o->n_beams)
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->first_seq, "beams in sequences %d to %d: the session has fewer",
+                  o->first_seq, o->first_seq + o->n_beams - 1);
+    if (!(o->length_power >= -100.0f && o->length_power <= 100.0f))
+        SQM__FAIL(err, SQM_E_ARGUMENT, 0, "length_power must be -100 to 100");
+    if (o->grammar && (o->grammar->model != sqm_session_model(s) ||
+                       o->grammar->config.n_sequences < o->n_beams))
+        SQM__FAIL(err, SQM_E_ARGUMENT, o->n_beams, "the grammar is of another model, or follows fewer than "
+                  "n_beams = %d sequences", o->n_beams);
+    for (int32_t id = 0; id < b->vocab && ends < 64; id++) ends += sqm_token_is_end(sqm_session_model(s), id);
+    b->most_ways = b->o.n_beams * (1 + ends);          /* enough for n_beams that go on */
+    return SQM_OK;
+}
+static void sqm__beam_layout(sqm__beams *b, sqm__arena *a)
+{
+    const size_t n = (size_t)b->o.n_beams, best = (size_t)b->o.n_best, most = (size_t)b->o.max_tokens;
+    b->ways = (sqm__beam_way *)sqm__arena_push(a, ((size_t)b->most_ways + 1) * sizeof(*b->ways), 16);
+    b->nodes = (sqm__beam_node *)sqm__push_product(a, most * n, sizeof(*b->nodes), 16);
+    b->live = (sqm__beam_live *)sqm__arena_push(a, n * sizeof(*b->live), 16);
+    b->next = (sqm__beam_live *)sqm__arena_push(a, n * sizeof(*b->next), 16);
+    b->ends = (sqm__beam_end *)sqm__arena_push(a, (best + 1) * sizeof(*b->ends), 16);
+    b->inputs = (sqm_input *)sqm__arena_push(a, n * sizeof(*b->inputs), 16);
+    b->fed = (int32_t *)sqm__arena_push(a, n * sizeof(*b->fed), 16);
+    b->taken = (uint8_t *)sqm__arena_push(a, n, 16);
+    b->tokens = (int32_t *)sqm__push_product(a, most * best, sizeof(*b->tokens), 16);
+}
+
+/* Puts a text that has ended in its place among the n_best. */
+static void sqm__beam_end_text(sqm__beams *b, int64_t cost, int32_t node, int32_t n_tokens, int32_t ended)
+{
+    sqm__beam_end e;
+    int32_t at = b->n_found;
+    e.score = sqm__beam_score(b, cost, n_tokens);
+    e.cost = cost;
+    e.node = node;
+    e.n_tokens = n_tokens;
+    e.ended = ended;
+    for (; at > 0 && b->ends[at - 1].score < e.score; at--) b->ends[at] = b->ends[at - 1];
+    b->ends[at] = e;
+    b->n_found = sqm__min(b->n_found + 1, b->o.n_best);
+}
+static int32_t sqm__beam_node_of(sqm__beams *b, int32_t parent, int32_t token)
+{
+    b->nodes[b->n_nodes].parent = parent;
+    b->nodes[b->n_nodes].token = token;
+    return b->n_nodes++;
+}
+/* Puts a way in its place among the best. */
+static void sqm__beam_offer(sqm__beams *b, int64_t cost, int32_t parent, int32_t token)
+{
+    int32_t at = b->n_ways;
+    for (; at > 0; at--) {
+        const sqm__beam_way *w = &b->ways[at - 1];     /* its parent is no worse */
+        if (w->cost < cost || (w->cost == cost && (w->parent < parent || w->token < token))) break;
+        b->ways[at] = *w;
+    }
+    b->ways[at].cost = cost;
+    b->ways[at].parent = parent;
+    b->ways[at].token = token;
+    b->n_ways = sqm__min(b->n_ways + 1, b->most_ways);
+}
+/* Offers the best continuations of a beam: a token costs its distance from the best of all plus the logarithm
+   of what all weigh. What a grammar forbids weighs, but is not offered. */
+static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
+{
+    const sqm__beam_live *beam = &b->live[parent];
+    const double scale = 1.4426950408889634 * 16777216.0, far = 38.0 * 16777216.0;
+    size_t room = 0;
+    uint64_t *const c = (uint64_t *)sqm__session_scratch(b->session, &room), total = 0, best;
+    sqm_grammar *const g = b->o.grammar;
+    const uint32_t *mask = NULL;
+    int32_t n = b->vocab, any = 1;
+    if (room < sqm_sample_size(n))
+        SQM__FAIL(sqm__session_err(b->session), SQM_E_MEMORY, room, "scratch of %z bytes is too small",
+                  (uint64_t)room);
+    if (g) mask = g->calls->mask(g, beam->slot, 0, &any, sqm__session_err(b->session));
+    if (g && !mask) return sqm__session_err(b->session)->code;
+    if (!any && g->calls->can_end(g, beam->slot)) sqm__beam_end_text(b, beam->cost, beam->node, step, 1);
+    if (!any) return SQM_OK;
+    sqm__sample_biased(c, sqm_logits(b->session, b->o.first_seq + beam->slot), n, b->o.biases,
+                       b->o.biases ? b->o.n_biases : 0);
+    best = c[0];
+    for (int32_t i = 1; i < n; i++) if (c[i] < best) best = c[i];
+    if (sqm__rank(best) >= SQM__RANK_NEVER) return SQM_OK;
+    const double top = (double)sqm__logit_of_rank(sqm__rank(best));
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t rank = sqm__rank(c[i]);
+        double d = far;
+        if (rank == sqm__rank(best)) d = 0.0;
+        else if (rank < SQM__RANK_NEVER) d = (top - (double)sqm__logit_of_rank(rank)) * scale;
+        if (d < far) total += sqm__sample_weight((uint32_t)d);
+    }
+    const int64_t weight = sqm__log2(total) - ((int64_t)38 << SQM__UNIT_BITS);     /* of all: the best is 1 */
+    if (mask) n = sqm__sample_allowed(c, n, mask);
+    if (n > b->most_ways) { sqm__sample_best(c, n, b->most_ways); n = b->most_ways; }
+    for (int32_t i = 0; i < n; i++) {
+        const uint32_t rank = sqm__rank(c[i]);
+        double d = 0.0;
+        if (rank >= SQM__RANK_NEVER) continue;
+        if (rank != sqm__rank(best)) d = (top - (double)sqm__logit_of_rank(rank)) * scale;
+        if (d > 1e15) d = 1e15;         /* 6e7 bits: sums of a million fit */
+        sqm__beam_offer(b, beam->cost + (int64_t)d + weight, parent, sqm__candidate_id(c[i]));
+    }
+    return SQM_OK;
+}
+
+/* The best ways become the beams of the next step, or texts if their token ends one. */
+static void sqm__beam_select(sqm__beams *b, int32_t step)
+{
+    b->n_next = 0;
+    for (int32_t i = 0; i < b->n_ways && b->n_next < b->o.n_beams; i++) {
+        const sqm__beam_way *w = &b->ways[i];
+        sqm__beam_live *to = &b->next[b->n_next];
+        if (sqm_token_is_end(sqm_session_model(b->session), w->token)) {
+            sqm__beam_end_text(b, w->cost, b->live[w->parent].node, step + 1, 1);
+            continue;
+        }
+        to->cost = w->cost;
+        to->node = sqm__beam_node_of(b, b->live[w->parent].node, w->token);
+        to->parent = w->parent;
+        b->n_next++;
+    }
+}
+/* Gives every new beam a slot with the state of its parent. */
+static sqm_result sqm__beam_move(sqm__beams *b)
+{
+    sqm_grammar *const g = b->o.grammar;
+    int32_t free_slot = 0;
+    sqm__beam_live *const swap = b->live;
+    memset(b->taken, 0, (size_t)b->o.n_beams);
+    for (int32_t i = 0; i < b->n_next; i++) {
+        const int32_t slot = b->live[b->next[i].parent].slot;
+        b->next[i].slot = b->taken[slot] ? -1 : slot;
+        b->taken[slot] = 1;
+    }
+    for (int32_t i = 0; i < b->n_next; i++) {
+        const int32_t from = b->live[b->next[i].parent].slot;
+        if (b->next[i].slot >= 0) continue;
+        while (b->taken[free_slot]) free_slot++;
+        b->taken[free_slot] = 1;
+        b->next[i].slot = free_slot;
+        SQM__TRY(sqm_fork(b->session, b->o.first_seq + from, b->o.first_seq + free_slot));
+        if (g) SQM__TRY(g->calls->fork(g, from, free_slot));
+    }
+    b->live = b->next;
+    b->next = swap;
+    b->n_live = b->n_next;
+    for (int32_t i = 0; i < b->n_live; i++) {
+        sqm_input *const in = &b->inputs[i];
+        b->fed[i] = b->nodes[b->live[i].node].token;
+        *in = sqm__input(b->o.first_seq + b->live[i].slot, &b->fed[i], NULL, 1);
+        if (g) SQM__TRY(g->calls->accept(g, b->live[i].slot, b->fed[i], 0, sqm__session_err(b->session)));
+    }
+    return SQM_OK;
+}
+/* Can no beam still come among the texts found? A text only gets less probable as it grows. */
+static int sqm__beam_done(const sqm__beams *b, int32_t step, int32_t most)
+{
+    if (b->n_live == 0) return 1;
+    if (b->n_found < b->o.n_best) return 0;
+    const double worst = b->ends[b->n_found - 1].score, now = sqm__beam_score(b, b->live[0].cost, step);
+    const double then = sqm__beam_score(b, b->live[0].cost, most);
+    return b->o.early_stop || (now <= worst && then <= worst);
+}
+static sqm_result sqm__beam_run(sqm__beams *b)
+{
+    const int32_t room = sqm_max_context(b->session) - sqm_position(b->session, b->seq);
+    const int32_t most = sqm__min(b->o.max_tokens, room);
+    int32_t step = 0;
+    SQM__TRY(sqm_fork(b->session, b->seq, b->o.first_seq));
+    if (b->o.grammar) SQM__TRY(b->o.grammar->calls->reset(b->o.grammar, 0));
+    b->live[0].cost = 0;
+    b->live[0].node = -1;
+    b->live[0].slot = 0;
+    b->n_live = 1;
+    for (; step < most && !sqm__beam_done(b, step, most); step++) {
+        if (step > 0) SQM__TRY(sqm_feed_batch(b->session, b->inputs, b->n_live));
+        b->n_ways = 0;
+        for (int32_t i = 0; i < b->n_live; i++) SQM__TRY(sqm__beam_expand(b, i, step));
+        sqm__beam_select(b, step);
+        SQM__TRY(sqm__beam_move(b));
+    }
+    for (int32_t i = 0; step == most && i < b->n_live; i++)
+        sqm__beam_end_text(b, b->live[i].cost, b->live[i].node, step, 0);
+    return SQM_OK;
+}
+
+SQMDEF size_t sqm_beam_size(const sqm_session *s, const sqm_beam_options *o, sqm_error *err)
+{
+    sqm__beams b;
+    sqm__arena a;
+    memset(&a, 0, sizeof(a));
+    if (sqm__beam_defaults(&b, s, o, err) != SQM_OK) return 0;
+    sqm__beam_layout(&b, &a);
+    return a.full ? 0 : a.used;
+}
+SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_options *o, void *memory,
+                                  size_t memory_bytes, sqm_beam *best, int32_t *n_found)
+{
+    sqm_error *const err = s ? sqm__session_err(s) : NULL;
+    sqm__beams b;
+    sqm__arena a;
+    SQM__TRY(sqm__beam_defaults(&b, s, o, err));
+    b.session = s;
+    b.seq = seq;
+    memset(&a, 0, sizeof(a));
+    a.base = (uint8_t *)memory;
+    a.size = memory ? memory_bytes : 0;
+    if (!best || !n_found || (seq >= b.o.first_seq && seq < b.o.first_seq + b.o.n_beams))
+        SQM__FAIL(err, SQM_E_ARGUMENT, seq, "sequence %d is one of the beams, or no place for results", seq);
+    *n_found = 0;
+    if (sqm_position(s, seq) < 0 || !sqm_logits(s, seq))
+        SQM__FAIL(err, SQM_E_ARGUMENT, seq, "sequence %d has no logits to begin with", seq);
+    sqm__beam_layout(&b, &a);
+    if (!memory || a.full || (uintptr_t)memory % 16)
+        SQM__FAIL(err, SQM_E_MEMORY, a.used, "beam search needs %z bytes aligned to 16, was given %z",
+                  (uint64_t)a.used, (uint64_t)memory_bytes);
+    SQM__TRY(sqm__beam_run(&b));
+    for (int32_t i = 0; i < b.n_found; i++) {
+        const sqm__beam_end *e = &b.ends[i];
+        int32_t *const tokens = b.tokens + (size_t)i * (size_t)b.o.max_tokens;
+        int32_t n = 0;
+        for (int32_t k = e->node; k >= 0; k = b.nodes[k].parent) n++;
+        best[i].tokens = tokens;
+        best[i].n_tokens = n;
+        best[i].ended = e->ended;
+        best[i].log_prob = sqm__beam_log_prob(e->cost);
+        best[i].score = e->score;
+        for (int32_t k = e->node; k >= 0; k = b.nodes[k].parent) tokens[--n] = b.nodes[k].token;
+    }
+    *n_found = b.n_found;
+    return SQM_OK;
+}
+
+/* ==== [CHAT] Conversations =================================================================================
+   Puts the frame that a model was trained with around questions: its parts are texts that the weight file
+   holds (meta "chat"). Uses the public API. Tested by tests/test_decode.c. */
+/* n counts on past cap */
+typedef struct sqm__chat_text { char *dst; int32_t n, cap; } sqm__chat_text;
+static void sqm__chat_put(sqm__chat_text *t, const char *text, size_t n)
+{
+    for (size_t i = 0; i < n && t->n < INT32_MAX; i++, t->n++) if (t->n < t->cap) t->dst[t->n] = text[i];
+}
+/* The text of a part of a frame, up to its line's end; NULL: it has none. */
+static const char *sqm__chat_find(const char *frame, const char *key)
+{
+    const size_t n = strlen(key);
+    while (frame && *frame) {
+        if (strncmp(frame, key, n) == 0 && frame[n] == '=') return frame + n + 1;
+        frame = strchr(frame, '\n');
+        if (frame) frame++;
+    }
+    return NULL;
+}
+/* Appends a part with `text` in place of its %s; a part that is not there is empty. */
+static void sqm__chat_add(sqm__chat_text *t, const sqm_model *m, const char *part, const char *text)
+{
+    static const char *const roles[2] = { "bos", "eos" };
+    for (; part && *part && *part != '\n'; part++) {
+        const int role = strncmp(part, "{bos}", 5) == 0 ? 0 : strncmp(part, "{eos}", 5) == 0 ? 1 : -1;
+        if (role >= 0) {
+            char token[128];
+            const int32_t n = sqm_token_text(m, sqm_token_find(m, roles[role]), 1, token, sizeof(token));
+            sqm__chat_put(t, token, (size_t)sqm__min(n, (int32_t)sizeof(token)));
+            part += 4;
+        } else if (part[0] == '%' && part[1] == 's') {
+            sqm__chat_put(t, text, strlen(text));
+            part++;
+        } else if (part[0] == '\\' && part[1] && part[1] != '\n') {
+            part++;
+            sqm__chat_put(t, *part == 'n' ? "\n" : part, 1);
+        } else {
+            sqm__chat_put(t, part, 1);
+        }
+    }
+}
+static const char *sqm__chat_frame(const sqm_model *m, const sqm_chat *c)
+{
+    return c && c->frame ? c->frame : sqm_model_meta(m, "chat");
+}
+
+SQMDEF int32_t sqm_chat_prompt(const sqm_model *m, const sqm_chat *c, const char *user, char *dst,
+                               int32_t cap)
+{
+    const char *const frame = m && c ? sqm__chat_frame(m, c) : NULL;
+    const char *const system = sqm__chat_find(frame, "system"), *const first = sqm__chat_find(frame, "first");
+    const char *const fallback = sqm__chat_find(frame, "default"), *part = sqm__chat_find(frame, "user");
+    sqm__chat_text t;
+    if (!m || !c || !user || cap < 0 || (cap && !dst)) return (int32_t)SQM_E_ARGUMENT;
+    if (!part || (c->system && !system)) return (int32_t)SQM_E_UNSUPPORTED;
+    t.dst = dst;
+    t.n = 0;
+    t.cap = sqm__max(0, cap - 1);
+    if (c->turns == 0) sqm__chat_add(&t, m, sqm__chat_find(frame, "begin"), "");
+    else if (!c->was_stopped) sqm__chat_add(&t, m, sqm__chat_find(frame, "end"), "");
+    if (c->turns == 0 && (c->system || fallback)) {
+        char text[512];                 /* the default has escapes like every part */
+        sqm__chat_text d;
+        d.dst = text;
+        d.n = 0;
+        d.cap = (int32_t)sizeof(text) - 1;
+        sqm__chat_add(&d, m, fallback, "");
+        text[sqm__min(d.n, d.cap)] = 0;
+        sqm__chat_add(&t, m, system, c->system ? c->system : text);
+        if (first) part = first;
+    }
+    sqm__chat_add(&t, m, part, user);
+    sqm__chat_add(&t, m, sqm__chat_find(frame, "reply"), "");
+    if (cap) dst[sqm__min(t.n, t.cap)] = 0;
+    return t.n;
+}
+
+SQMDEF sqm_result sqm_chat_check(const sqm_model *m, const char *text, size_t bytes, void *memory,
+                                 size_t memory_bytes, sqm_error *err)
+{
+    const size_t work = sqm__align_up(sqm_tokenize_size(m, bytes), 64);
+    if (!memory || (uintptr_t)memory % 8 || work > memory_bytes)
+        SQM__FAIL(err, SQM_E_MEMORY, work, "a text of %z bytes needs %z bytes of memory, there are %z",
+                  (uint64_t)bytes, (uint64_t)work, (uint64_t)memory_bytes);
+    int32_t *const ids = (int32_t *)(void *)((uint8_t *)memory + work);
+    const size_t room = (memory_bytes - work) / sizeof(int32_t);
+    const int32_t cap = room < INT32_MAX ? (int32_t)room : INT32_MAX;
+    const int32_t n = sqm_tokenize_in(m, text, bytes, SQM_TOKENS_BARE | SQM_TOKENS_CONTROL, ids, cap,
+                                      memory, work, err);
+    if (n < 0) return (sqm_result)n;
+    if (n > cap) SQM__FAIL(err, SQM_E_MEMORY, n, "the text has %d tokens, there is memory for %d", n, cap);
+    for (int32_t i = 0; i < n; i++) {
+        char special[64];
+        const int32_t length = sqm_token_text(m, ids[i], 1, special, 63);
+        if (length == 0 || sqm_token_text(m, ids[i], 0, NULL, 0) > 0) continue;
+        special[sqm__min(length, 63)] = 0;
+        SQM__FAIL(err, SQM_E_ARGUMENT, ids[i], "the text holds the special token %s", special);
+    }
+    return SQM_OK;
+}
+
+#define SQM__CHAT_STOPS 16                             /* stop texts: the frame's and callers' */
+SQMDEF size_t sqm_chat_size(const sqm_model *m, const sqm_chat *c, const char *user)
+{
+    const int32_t prompt = sqm_chat_prompt(m, c, user, NULL, 0);
+    if (prompt < 0) return 0;
+    return sqm__align_up((size_t)prompt + 1, 64) + SQM__STOP_LIMIT + 64 +
+           sqm__align_up(sqm_tokenize_size(m, strlen(user)), 64) + 2 * sizeof(int32_t) * strlen(user) + 4096;
+}
+/* Stop texts of an answer: that of the frame, put into room [SQM__STOP_LIMIT + 1], and the caller's. */
+static void sqm__chat_stops(const char *stops[SQM__CHAT_STOPS + 1], const sqm_model *m, const sqm_chat *c,
+                            const sqm_generate_options *o, char *room)
+{
+    int32_t n = 0;
+    sqm__chat_text t;
+    t.dst = room;
+    t.n = 0;
+    t.cap = SQM__STOP_LIMIT;
+    sqm__chat_add(&t, m, sqm__chat_find(sqm__chat_frame(m, c), "stop"), "");
+    room[sqm__min(t.n, t.cap)] = 0;
+    if (t.n) stops[n++] = room;
+    for (int32_t i = 0; o && o->stop && o->stop[i] && n < SQM__CHAT_STOPS; i++) stops[n++] = o->stop[i];
+    stops[n] = NULL;
+}
+SQMDEF sqm_result sqm_chat_answer_in(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                     const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                     sqm_generate_stats *stats, void *memory, size_t memory_bytes)
+{
+    const char *stops[SQM__CHAT_STOPS + 1];
+    const sqm_model *const m = s ? sqm_session_model(s) : NULL;
+    char *const prompt = (char *)memory;
+    sqm_generate_options options;
+    sqm_generate_stats own;
+    int32_t n;
+    if (!s || !c || !user) return SQM_E_ARGUMENT;
+    if (sqm_position(s, seq) == 0) c->turns = c->was_stopped = 0;
+    const size_t need = sqm_chat_size(m, c, user);
+    if (!need)
+        SQM__FAIL(sqm__session_err(s), SQM_E_UNSUPPORTED, 0,
+                  "the frame of the chat has no user part, or no system part");
+    if (!memory || (uintptr_t)memory % 8 || memory_bytes < need)
+        SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need,
+                  "the chat needs %z bytes aligned to 8, was given %z", (uint64_t)need,
+                  (uint64_t)memory_bytes);
+    SQM__TRY(sqm_chat_check(m, user, strlen(user), memory, memory_bytes, sqm__session_err(s)));
+    memset(&options, 0, sizeof(options));
+    if (o) options = *o;
+    n = sqm_chat_prompt(m, c, user, prompt, (int32_t)(memory_bytes < INT32_MAX ? memory_bytes : INT32_MAX));
+    sqm__chat_stops(stops, m, c, o, prompt + n + 1);
+    options.stop = stops;
+    options.token_flags |= SQM_TOKENS_BARE | SQM_TOKENS_CONTROL;
+    stats = stats ? stats : &own;
+    const sqm_result result = sqm_generate(s, seq, prompt, &options, on_text, user_data, stats);
+    if (result >= 0) {
+        c->turns++;
+        c->was_stopped = stats->reason == SQM_END_STOP_TEXT;
+    }
+    return result;
+}
+#if SQM__HAVE_MALLOC
+SQMDEF sqm_result sqm_chat_answer(sqm_session *s, int32_t seq, sqm_chat *c, const char *user,
+                                  const sqm_generate_options *o, sqm_on_text on_text, void *user_data,
+                                  sqm_generate_stats *stats)
+{
+    const size_t need = s && c && user ? sqm_chat_size(sqm_session_model(s), c, user) + 8192 : 8192;
+    void *const memory = malloc(need);
+    sqm_result result;
+    if (!s) { free(memory); return SQM_E_ARGUMENT; }
+    if (!memory) SQM__FAIL(sqm__session_err(s), SQM_E_MEMORY, need, "no memory for a chat of %z bytes",
+                           (uint64_t)need);
+    result = sqm_chat_answer_in(s, seq, c, user, o, on_text, user_data, stats, memory, need);
+    free(memory);
+    return result;
+}
+#endif
 
 /* ==== [WRITE] Weight file writer ===========================================================================
    For tools. Declarations and recipe text become the index sections of [FILE]; tensor data streams through to
@@ -19360,6 +21934,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__HAVE_X86
 #undef SQM__HAVE_NEON
 #undef SQM__HAVE_HELIUM
+#undef SQM__HAVE_WASM
 #undef SQM__HAVE_DSP
 #undef SQM__SMALL
 #undef SQM__ONE_PASS
@@ -19389,6 +21964,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__PASS_AVX512
 #undef SQM__PASS_NEON
 #undef SQM__PASS_HELIUM
+#undef SQM__PASS_WASM
 #undef SQM__PASS_NARROW
 #undef SQM__LANEWISE
 #undef SQM__SPECIAL
@@ -19437,11 +22013,15 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__STREAM_ROOM
 #undef SQM__STOP_LIMIT
 #undef SQM__RECENT_ROOM
+#undef SQM__SPEC_MATCH
+#undef SQM__CHAT_STOPS
 #undef SQM__WRITER_FAIL
 #if defined(__clang__)
 #  pragma clang diagnostic pop
 #elif defined(__GNUC__)
 #  pragma GCC pop_options
+#elif defined(_MSC_VER)
+#  pragma warning(pop)
 #endif
 #undef SQM__IMPLEMENTING
 #endif /* SQM__IMPLEMENTING */

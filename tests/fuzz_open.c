@@ -1,15 +1,15 @@
-/* Fuzz entry of the weight file reader: opens the input as it is and with checksums made right, and touches
-   all that an accepted file gives.
-     libFuzzer: clang -g -O1 -fsanitize=fuzzer,address,undefined -DFUZZ_LIBFUZZER tests/fuzz_open.c -lm
-     plain:     cc tests/fuzz_open.c -lm;  a.out FILE...  or  a.out --mutate N FILE (N damaged copies) */
+/* Fuzz target of what the library itself reads (see fuzz.h): weight files, as they are and with checksums
+   made right, and all that an accepted one gives; saved sequences of a whole model; saved states of every
+   mixer. */
 #define SEQMODEL_IMPLEMENTATION
-#include "../seqmodel.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
+#include "toy.h"
+#include "samples.h"
+#include "fuzz.h"
+#ifndef TEST_TMP
+#define TEST_TMP ""
+#endif
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
+/* ---- weight files -------------------------------------------------------------------------------------- */
 /* Recomputes every checksum that lies inside the file, so that damage gets past them. */
 static void reseal(uint8_t *image, size_t bytes)
 {
@@ -63,81 +63,186 @@ static uint32_t open_all_ways(const uint8_t *image, size_t bytes)
     return sum;
 }
 
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void run_weights(const uint8_t *data, size_t size)
 {
-    uint8_t *image = (uint8_t *)malloc(size ? size : 1);               /* exact size, aligned */
-    if (!image) return 0;
-    if (size) memcpy(image, data, size);
+    uint8_t *image = fuzz_copy(data, size);
     uint32_t sum = open_all_ways(image, size);
     reseal(image, size);
     sum += open_all_ways(image, size);
     if (sum == 0x5eed5eedu) puts("one in four thousand million");
     free(image);
-    return 0;
 }
 
-#ifndef FUZZ_LIBFUZZER
-static uint64_t random_next(uint64_t *state)
+static void seed_weights(void)
 {
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
-/* A few changes of the kinds that matter: bits, extreme numbers at even places, copied pieces, truncation. */
-static size_t mutate(uint8_t *data, size_t bytes, uint64_t *state)
-{
-    static const uint64_t numbers[] = { 0, 1, 2, 16, 63, 64, 65, 255, 256, 4096, 65535, 0x7fffffff,
-                                        0x80000000u,
-                                        0xffffffffu, UINT64_C(0x7fffffffffffffff),
-                                        UINT64_C(0x8000000000000000),
-                                        UINT64_MAX };
-    const size_t window = random_next(state) % 4 && bytes > 4096 ? 4096 : bytes;       /* mostly the index */
-    for (uint64_t n = 1 + random_next(state) % 4; n; n--) {
-        const size_t at = (size_t)(random_next(state) % window);
-        const size_t width = (size_t)1 << random_next(state) % 4, even = at / width * width;
-        switch (random_next(state) % 8) {
-        case 0: case 1: data[at] = (uint8_t)(data[at] ^ 1u << random_next(state) % 8); break;
-        case 2: data[at] = (uint8_t)random_next(state); break;
-        case 3: case 4: case 5: {
-            const uint64_t v = numbers[random_next(state) % (sizeof(numbers) / sizeof(numbers[0]))];
-            if (even + width <= bytes) memcpy(data + even, &v, width);
-            break;
-        }
-        case 6: {
-            const size_t from = (size_t)(random_next(state) % window) / width * width;
-            if (from + width <= bytes && even + width <= bytes) memmove(data + even, data + from, width);
-            break;
-        }
-        default:
-            if (random_next(state) % 16 == 0) return at;
-            break;
-        }
-    }
-    return bytes;
-}
-
-int main(int argc, char **argv)
-{
-    const int mutating = argc == 4 && strcmp(argv[1], "--mutate") == 0;
-    enum { ROOM = 1 << 22 };
-    uint8_t *data = (uint8_t *)malloc(ROOM), *copy = (uint8_t *)malloc(ROOM);
-    int status = data && copy && argc > 1 ? 0 : 2;
-    for (int i = mutating ? 3 : 1; i < argc && !status; i++) {
-        FILE *f = fopen(argv[i], "rb");
-        if (!f) { fprintf(stderr, "cannot open %s\n", argv[i]); status = 1; break; }
-        const size_t bytes = fread(data, 1, ROOM, f);
-        fclose(f);
-        (void)LLVMFuzzerTestOneInput(data, bytes);
-        uint64_t state = UINT64_C(88172645463325252);
-        for (long n = mutating ? strtol(argv[2], NULL, 10) : 0; n > 0 && bytes; n--) {
-            memcpy(copy, data, bytes);
-            (void)LLVMFuzzerTestOneInput(copy, mutate(copy, bytes, &state));
-        }
-    }
-    free(copy);
+    size_t bytes;
+    uint8_t *data = fuzz_read("tests/data/toy.sqm", &bytes);
+    if (data) fuzz_seed("toy.sqm", data, bytes);
     free(data);
-    return status;
 }
-#endif
+
+/* ---- saved sequences ----------------------------------------------------------------------------------- */
+/* The model of toy.h with room for 16 tokens, made at the first call. */
+static sqm_session *toy_session(void)
+{
+    static sqm_session *s;
+    static const char path[] = TEST_TMP "fuzz_open.sqm";
+    sqm_session_config c;
+    sqm_error err;
+    sqm_model *m;
+    if (s) return s;
+    memset(&c, 0, sizeof c);
+    c.max_context = 16;
+    c.max_batch = 8;
+    c.threads = 1;
+    m = toy_write(path, SQM_F32, &err) == SQM_OK ? sqm_load_file(path, NULL, &err) : NULL;
+    s = m ? sqm_session_create(m, &c, &err) : NULL;
+    remove(path);
+    if (!s) { fprintf(stderr, "%s\n", err.text); exit(2); }
+    return s;
+}
+
+static void feed_some(sqm_session *s, int32_t n)
+{
+    static const int32_t tokens[8] = { 1, 200, 3, 77, 5, 256, 0, 31 };
+    for (; n > 0; n -= 8) (void)sqm_feed(s, 0, tokens, n < 8 ? n : 8);
+}
+
+/* What loads is fed, saved and loaded again. */
+static void run_sequence(const uint8_t *data, size_t size)
+{
+    sqm_session *s = toy_session();
+    uint8_t *saved = fuzz_copy(data, size);
+    if (sqm_state_load(s, 0, saved, size) == SQM_OK) {
+        size_t bytes;
+        uint8_t *again;
+        feed_some(s, 1);
+        bytes = sqm_state_size(s, 0);
+        again = (uint8_t *)malloc(bytes);
+        if (!again) exit(2);
+        if (sqm_state_save(s, 0, again, bytes) != SQM_OK) abort();
+        if (sqm_state_load(s, 0, again, bytes) != SQM_OK) abort();
+        free(again);
+    }
+    free(saved);
+    if (sqm_reset(s, 0) != SQM_OK) abort();
+}
+
+static void seed_sequences(void)
+{
+    static const int32_t lengths[] = { 0, 5, 16 };
+    sqm_session *s = toy_session();
+    for (size_t i = 0; i < sizeof lengths / sizeof lengths[0]; i++) {
+        char name[16];
+        size_t bytes;
+        uint8_t *saved;
+        if (sqm_reset(s, 0) != SQM_OK) abort();
+        feed_some(s, lengths[i]);
+        bytes = sqm_state_size(s, 0);
+        saved = (uint8_t *)calloc(bytes, 1);
+        if (!saved || sqm_state_save(s, 0, saved, bytes) != SQM_OK) abort();
+        snprintf(name, sizeof name, "%d", (int)lengths[i]);
+        fuzz_seed(name, saved, bytes);
+        free(saved);
+    }
+}
+
+/* ---- states of single mixers --------------------------------------------------------------------------- */
+enum { CONTEXT = 16, ROWS = 4 };
+typedef struct slot {                  /* a mixer of samples.h with a state at position 0 */
+    rig      r;
+    sqm_exec x;
+    uint8_t *state, *scratch;
+    float   *in, *out;
+    size_t   state_bytes;
+} slot;
+
+static void slot_open(slot *s, int32_t sample_number)
+{
+    sqm_error err;
+    size_t scratch_bytes;
+    rig_open(&s->r, &samples[sample_number]);
+    if (rig_bind(&s->r, &err) != SQM_OK) abort();
+    s->state_bytes = s->r.mixer->state_bytes(s->r.bound, CONTEXT, ROWS, SQM_F32);
+    scratch_bytes = s->r.mixer->scratch_bytes(s->r.bound, CONTEXT, ROWS, 1) + 192;
+    s->state = (uint8_t *)calloc(s->state_bytes + 1, 1);
+    s->scratch = (uint8_t *)calloc(scratch_bytes, 1);
+    s->in = (float *)calloc((size_t)(s->r.width * ROWS), sizeof(float));
+    s->out = (float *)calloc((size_t)(s->r.out * ROWS), sizeof(float));
+    if (!s->state || !s->scratch || !s->in || !s->out) exit(2);
+    if (sqm_exec_init(&s->x, SQM_ISA_AUTO, 1, s->scratch, scratch_bytes) != SQM_OK) abort();
+    s->r.mixer->reset(s->r.bound, s->state, s->state_bytes, CONTEXT, ROWS, SQM_F32);
+    for (int32_t i = 0; i < s->r.width * ROWS; i++) s->in[i] = values[i % 999];
+}
+
+static void slot_close(slot *s)
+{
+    free(s->state); free(s->scratch); free(s->in); free(s->out);
+}
+
+static void slot_feed(slot *s, int32_t position)
+{
+    sqm_span span = { NULL, 0, ROWS, 0, 0 };
+    if (s->state_bytes) span.state = s->state;
+    span.position = position;
+    span.total = position + ROWS;
+    (void)s->r.mixer->forward(s->r.bound, &s->x, s->out, s->in, &span, 1);
+}
+
+/* Bytes of a state behind its header, as sqm_state_load copies them */
+static size_t slot_used(const slot *s, int32_t position)
+{
+    const size_t used = s->r.mixer->used_bytes(s->r.bound, s->state, position);
+    return used > s->r.mixer->header_bytes ? used - s->r.mixer->header_bytes : 0;
+}
+
+/* Input: number of the sample, position, what is behind the header of the state. */
+static void run_slot(const uint8_t *data, size_t size)
+{
+    slot s;
+    if (size < 2) return;
+    if (values[0] == 0.0f) fill_values();
+    slot_open(&s, data[0] % N_SAMPLES);
+    if (s.state_bytes) {
+        const int32_t position = data[1] % (CONTEXT - ROWS + 1);
+        const size_t used = slot_used(&s, position), n = size - 2 < used ? size - 2 : used;
+        memcpy(s.state + s.r.mixer->header_bytes, data + 2, n);
+        slot_feed(&s, position);
+    }
+    slot_close(&s);
+}
+
+static void seed_slots(void)
+{
+    fill_values();
+    for (int32_t i = 0; i < N_SAMPLES; i++) {
+        slot s;
+        slot_open(&s, i);
+        if (s.state_bytes) {
+            size_t used;
+            char name[16];
+            uint8_t *seed;
+            slot_feed(&s, 0);
+            slot_feed(&s, ROWS);
+            used = slot_used(&s, 2 * ROWS);
+            seed = (uint8_t *)calloc(used + 2, 1);
+            if (!seed) exit(2);
+            seed[0] = (uint8_t)i;
+            seed[1] = 2 * ROWS;
+            memcpy(seed + 2, s.state + s.r.mixer->header_bytes, used);
+            snprintf(name, sizeof name, "%d", (int)i);
+            fuzz_seed(name, seed, used + 2);
+            free(seed);
+        }
+        slot_close(&s);
+    }
+}
+
+static const fuzz_reader *fuzz_readers(void)
+{
+    static const fuzz_reader readers[] = {
+        { "weights", run_weights, seed_weights }, { "sequence", run_sequence, seed_sequences },
+        { "state", run_slot, seed_slots }, { NULL, NULL, NULL }
+    };
+    return readers;
+}

@@ -1,16 +1,12 @@
-/* Fuzz entry of [TOK]: the first bytes of the input are a text, the rest is a tokenizer blob; what opens must
-   encode and decode without a crash, within its memory, to ids that exist.
-     libFuzzer: clang -g -O1 -fsanitize=fuzzer,address,undefined -DFUZZ_LIBFUZZER tests/fuzz_tok.c -lm
-     plain:     cc tests/fuzz_tok.c -lm;  a.out FILE...  or  a.out --mutate N [FILE.sqm] (N damaged copies of
-                the tokenizers in tests/data, and of the file's own) */
+/* Fuzz target of tokenizers (see fuzz.h): the blob of a weight file, and every tokenizer file that is
+   imported. The first bytes of an input are a text; what opens must encode and decode it within its memory,
+   to ids that exist. */
+#define _POSIX_C_SOURCE 200809L
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
-#include "../tools/tok_import.h"
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
-
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
+#include "../tools/convert.h"
+#include "toy_checkpoint.h"
+#include "fuzz.h"
 
 static void use_tokenizer(const sqm_model *m, const char *text, size_t n, uint32_t flags)
 {
@@ -31,137 +27,146 @@ static void use_tokenizer(const sqm_model *m, const char *text, size_t n, uint32
     free(memory);
 }
 
-/* Input: one byte text length, text, blob. */
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+static void use_blob(const void *blob, size_t bytes, const char *text, size_t n)
 {
-    const size_t n = size > 1 && data[0] < size - 1 ? data[0] : 0;
-    uint8_t *blob;
+    char name[256];
     sqm_model m;
     sqm_error err;
-    if (size < 2) return 0;
     memset(&m, 0, sizeof m);
-    blob = (uint8_t *)malloc(size - 1 - n + 1);        /* exact size, aligned */
-    if (!blob) return 0;
-    memcpy(blob, data + 1 + n, size - 1 - n);
-    if (sqm__tok_open(&m.tok, blob, size - 1 - n, &err) == SQM_OK) {
-        char name[256];
-        m.has_tok = 1;
-        for (uint32_t flags = 0; flags < 4; flags++) use_tokenizer(&m, (const char *)data + 1, n, flags);
-        memcpy(name, data + 1, n);
-        name[n] = 0;
-        (void)sqm_token_find(&m, name);
-    }
+    if (sqm__tok_open(&m.tok, blob, bytes, &err) != SQM_OK) return;
+    m.has_tok = 1;
+    for (uint32_t flags = 0; flags < 4; flags++) use_tokenizer(&m, text, n, flags);
+    memcpy(name, text, n);
+    name[n] = 0;
+    (void)sqm_token_find(&m, name);
+}
+
+/* Input: one byte, the length of the text; the text; the file. Returns the length. */
+static size_t text_bytes(const uint8_t *data, size_t size) { return data[0] < size - 1 ? data[0] : 0; }
+
+static void run_blob(const uint8_t *data, size_t size)
+{
+    size_t n;
+    uint8_t *blob;
+    if (size < 2) return;
+    n = text_bytes(data, size);
+    blob = fuzz_copy(data + 1 + n, size - 1 - n);      /* aligned */
+    use_blob(blob, size - 1 - n, (const char *)data + 1, n);
     free(blob);
-    return 0;
 }
 
-#ifndef FUZZ_LIBFUZZER
-static uint64_t random_next(uint64_t *state)
-{
-    *state ^= *state << 13;
-    *state ^= *state >> 7;
-    *state ^= *state << 17;
-    return *state;
-}
-
-static size_t random_text(uint8_t *text, uint64_t *state)
-{
-    static const char *const parts[] = { " ", "the", "  ", "\n", "\t", "12", "<|end|>", "<tool>", "<mask>",
-                                         "\xE2\x96\x81", "e\xCC\x81",
-                                         "\xCC\xA3", "\xEA\xB0\x81", "\xFF", "'s", "A", "foo", "\xE4\xB8\xAD",
-                                             "!", "\xF0\x9F\x98\x80" };
-    size_t n = 0;
-    while (n < 100 && random_next(state) % 40) {
-        const char *part = parts[random_next(state) % (sizeof parts / sizeof *parts)];
-        memcpy(text + n, part, strlen(part));
-        n += strlen(part);
-    }
-    return n;
-}
-
-/* Extreme numbers where the tables are, bits anywhere, truncation. */
-static size_t mutate(uint8_t *data, size_t bytes, uint64_t *state)
-{
-    static const uint32_t numbers[] = { 0, 1, 2, 3, 16, 255, 256, 65535, 0x7fffffffu, 0x80000000u,
-                                        0xffffffffu, 0xfffffffeu };
-    for (uint64_t n = random_next(state) % 5; n; n--) {
-        const size_t window = random_next(state) % 2 && bytes > 512 ? 512 : bytes;
-        const size_t at = (size_t)(random_next(state) % window), even = at / 4 * 4;
-        switch (random_next(state) % 6) {
-        case 0: case 1: data[at] ^= (uint8_t)(1u << random_next(state) % 8); break;
-        case 2: data[at] = (uint8_t)random_next(state); break;
-        case 3: case 4:
-            if (even + 4 <= bytes)
-                memcpy(data + even, &numbers[random_next(state) % (sizeof numbers / sizeof *numbers)], 4);
-            break;
-        default:
-            if (random_next(state) % 32 == 0) return at;
-            break;
-        }
-    }
-    return bytes;
-}
-
-static void fuzz_blob(const uint8_t *blob, size_t bytes, long rounds)
-{
-    uint8_t *input = (uint8_t *)malloc(bytes + 300), *copy = (uint8_t *)malloc(bytes + 1);
-    uint64_t state = UINT64_C(88172645463325252);
-    for (; input && copy && bytes && rounds > 0; rounds--) {
-        const size_t text = random_text(input + 1, &state);
-        size_t n;
-        memcpy(copy, blob, bytes);
-        n = mutate(copy, bytes, &state);
-        input[0] = (uint8_t)text;
-        memcpy(input + 1 + text, copy, n);
-        (void)LLVMFuzzerTestOneInput(input, 1 + text + n);
-    }
-    free(copy);
-    free(input);
-}
-
-static int fuzz_fixture(const char *path, long rounds)
+/* A zero byte parts a file from its tokenizer_config.json. */
+static void run_file(const char *name, const uint8_t *data, size_t size)
 {
     conv_env env;
     tok_blob blob = { NULL, 0 };
-    int ok;
+    const uint8_t *file, *end;
+    size_t n, bytes;
+    if (size < 2) return;
+    if (!*root && !make_root()) exit(2);
+    n = text_bytes(data, size);
+    file = data + 1 + n;
+    bytes = size - 1 - n;
+    end = conv_ends_with(name, ".json") ? (const uint8_t *)memchr(file, 0, bytes) : NULL;
+    save(name, file, end ? (size_t)(end - file) : bytes);
+    if (end) save("tokenizer_config.json", end + 1, bytes - (size_t)(end + 1 - file));
     conv_env_open(&env);
-    ok = tok_from_hf(&env, path, &blob);
-    if (ok) fuzz_blob(blob.data, (size_t)blob.bytes, rounds);
-    else fprintf(stderr, "fuzz_tok: %s\n", env.error);
+    if (tok_from_file(&env, path_of(name), &blob) && blob.bytes)
+        use_blob(blob.data, (size_t)blob.bytes, (const char *)data + 1, n);
     conv_env_close(&env);
-    return ok;
+    if (end) remove(path_of("tokenizer_config.json"));
+}
+static void run_hf(const uint8_t *data, size_t size) { run_file("tokenizer.json", data, size); }
+static void run_spm(const uint8_t *data, size_t size) { run_file("tokenizer.model", data, size); }
+static void run_tiktoken(const uint8_t *data, size_t size) { run_file("x.tiktoken", data, size); }
+static void run_rwkv(const uint8_t *data, size_t size) { run_file("vocab.txt", data, size); }
+static void run_llama2c(const uint8_t *data, size_t size) { run_file("tokenizer.bin", data, size); }
+
+/* ---- seeds --------------------------------------------------------------------------------------------- */
+static const char *const fixtures[] = { "tests/data/tok_bytes.json", "tests/data/tok_prefix.json",
+    "tests/data/tok_spm.json", "tests/data/tok_meta.json", "tests/data/tok_split.json",
+    "tests/data/tok_word.json", "tests/data/tok_unigram.json", "tests/data/tok_forms.json",
+    "tests/data/tok_tekken.json", "tests/data/tok_piece_bpe.model", "tests/data/tok_piece_unigram.model",
+    "tests/data/tok512.bin" };
+enum { N_FIXTURES = sizeof fixtures / sizeof fixtures[0] };
+static const char seed_text[] = " The  12 foo's <|end|>\n<tool>e\xCC\x81\xEA\xB0\x81\xE2\x96\x81\xFF<mask>!";
+
+
+static void put_seed(const char *name, const void *file, size_t n, const char *config)
+{
+    buffer b = { NULL, 0, 0 };
+    put_int(&b, sizeof seed_text - 1, 1);
+    put_text(&b, seed_text);
+    put(&b, file, n);
+    if (*config) put_int(&b, 0, 1);
+    put_text(&b, config);
+    fuzz_seed(name, b.at, b.n);
+    clear(&b);
 }
 
-static int run_file(const char *path, int is_model, long rounds)
+/* Those of the fixtures whose names end so; as they are, or as the blobs that they become. */
+static void seed_fixtures(const char *end, int as_blob)
 {
-    size_t bytes;
-    const char *why;
-    char *data = json_read_bytes(path, (size_t)1 << 28, &bytes, &why);
-    sqm__file f;
-    sqm_error err;
-    if (!data) { fprintf(stderr, "fuzz_tok: %s %s\n", path, why); return 0; }
-    if (!is_model) (void)LLVMFuzzerTestOneInput((const uint8_t *)data, bytes);
-    else if (sqm__file_open(&f, data, bytes, 0, &err) == SQM_OK && f.token_bytes)
-        fuzz_blob(f.tokens, f.token_bytes, rounds);
-    free(data);
-    return 1;
-}
-
-int main(int argc, char **argv)
-{
-    const int mutating = argc > 2 && strcmp(argv[1], "--mutate") == 0;
-    const long rounds = mutating ? strtol(argv[2], NULL, 10) : 0;
-    int ok = argc > 1;
-    for (int i = mutating ? 3 : 1; i < argc; i++) ok = run_file(argv[i], mutating, rounds) && ok;
-    if (mutating) {
-        static const char *const fixtures[] = { "bytes", "prefix", "spm", "meta", "split", "word", "unigram",
-                                                "forms", "tekken" };
-        for (size_t i = 0; i < sizeof fixtures / sizeof *fixtures; i++) {
-            char path[64];
-            snprintf(path, sizeof path, "tests/data/tok_%s.json", fixtures[i]);
-            ok = fuzz_fixture(path, rounds) && ok;
-        }
+    for (size_t i = 0; i < N_FIXTURES; i++) {
+        size_t n;
+        uint8_t *file = conv_ends_with(fixtures[i], end) ? fuzz_read(fixtures[i], &n) : NULL;
+        conv_env env;
+        tok_blob blob = { NULL, 0 };
+        if (!file) continue;
+        conv_env_open(&env);
+        if (!as_blob) put_seed(conv_base_name(fixtures[i]), file, n, "");
+        else if (tok_from_file(&env, fixtures[i], &blob))
+            put_seed(conv_base_name(fixtures[i]), blob.data, (size_t)blob.bytes, "");
+        conv_env_close(&env);
+        free(file);
     }
-    return !ok;
 }
-#endif
+static void seed_blob(void) { seed_fixtures("", 1); }
+static void seed_spm(void) { seed_fixtures(".model", 0); }
+static void seed_llama2c(void) { seed_fixtures(".bin", 0); }
+
+/* Small ones besides, of what the fixtures do not have. */
+static void seed_hf(void)
+{
+    static const char small[] =
+        "{\"model\": {\"type\": \"BPE\", \"vocab\": {\"a\": 0, \"b\": 1, \"ab\": 2, \"<s>\": 3},"
+        " \"merges\": [\"a b\"], \"byte_fallback\": true, \"unk_token\": \"a\", \"ignore_merges\": true,"
+        " \"continuing_subword_prefix\": \"\"}, \"added_tokens\": [{\"id\": 3, \"content\": \"<s>\","
+        " \"special\": true, \"lstrip\": true}], \"normalizer\": {\"type\": \"Sequence\", \"normalizers\":"
+        " [{\"type\": \"NFKC\"}, {\"type\": \"Replace\", \"pattern\": {\"Regex\": \"a{2,}|[b-z]+$\"},"
+        " \"content\": \" \"}]}, \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\":"
+        " {\"Regex\": \"(?i:'s)| ?\\\\p{L}+|\\\\s+(?!\\\\S)\"}, \"behavior\": \"Isolated\","
+        " \"invert\": false}, \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\":"
+        " [{\"SpecialToken\": {\"id\": \"<s>\", \"type_id\": 0}}, {\"Sequence\": {\"id\": \"A\","
+        " \"type_id\": 0}}], \"pair\": [], \"special_tokens\": {\"<s>\": {\"id\": \"<s>\", \"ids\": [3],"
+        " \"tokens\": [\"<s>\"]}}}, \"decoder\": {\"type\": \"Sequence\", \"decoders\":"
+        " [{\"type\": \"ByteFallback\"}, {\"type\": \"Fuse\"}, {\"type\": \"Strip\", \"content\": \" \","
+        " \"start\": 1, \"stop\": 0}]}}";
+    static const char config[] =
+        "{\"bos_token\": \"<s>\", \"eos_token\": {\"content\": \"b\"}, \"add_bos_token\": true,"
+        " \"added_tokens_decoder\": {\"5\": {\"content\": \"<x>\", \"special\": true}}}";
+    seed_fixtures(".json", 0);
+    put_seed("small", small, sizeof small - 1, config);
+}
+static void seed_tiktoken(void)
+{
+    static const char file[] = "IQ== 0\nIg== 1\nISI= 2\nIyQ= 3\r\n";
+    put_seed("small", file, sizeof file - 1, "");
+}
+static void seed_rwkv(void)
+{
+    static const char file[] = "1 '\\x00' 1\n2 'a' 1\n3 \"it's\" 4\n4 b'\\xe4\\xb8' 2\n"
+                               "5 '\\u4e2d\\n' 4\n7 '\\\\' 1\n";
+    put_seed("small", file, sizeof file - 1, "");
+}
+
+static const fuzz_reader *fuzz_readers(void)
+{
+    static const fuzz_reader readers[] = {
+        { "tokenizer-blob", run_blob, seed_blob }, { "tokenizer-json", run_hf, seed_hf },
+        { "sentencepiece", run_spm, seed_spm }, { "tiktoken", run_tiktoken, seed_tiktoken },
+        { "rwkv-vocabulary", run_rwkv, seed_rwkv }, { "llama2c-tokenizer", run_llama2c, seed_llama2c },
+        { NULL, NULL, NULL }
+    };
+    return readers;
+}

@@ -14,6 +14,12 @@ m32="-m32 -msse2 -mfpmath=sse -idirafter /usr/include/$(gcc -print-multiarch 2> 
 # not -O1, with which gcc takes minutes over the instrumented header
 san="-O0 -g -fsanitize=address,undefined -fno-sanitize-recover=all"
 
+# zig is a program or the Python package ziglang
+if ! command -v zig > /dev/null && python3 -c 'import ziglang' 2> /dev/null; then
+    zig() { python3 -m ziglang "$@"; }
+fi
+export WINEDEBUG=-all
+
 # need PROGRAM...: ends the case as skipped when one is not installed
 need() {
     for program in "$@"; do
@@ -145,23 +151,67 @@ includes() {                              # the declarations need <stddef.h> and
 logits() {
     runner=$1
     shift
+    [ -z "$runner" ] || need "${runner%% *}"
     need_link "$@"
-    [ -z "$runner" ] || need "$runner"
     [ -f examples/models/shakespeare.sqm ] || { echo "no bundled model"; exit 77; }
-    expect "$@" -O1 tools/sqm-eval.c -o "$dir/$job" -lm
+    expect "$@" tools/sqm-eval.c -o "$dir/$job.exe" -lm
     model=examples/models/shakespeare.sqm
     cut -d ' ' -f 1-40 tests/data/shakespeare.ids > "$dir/$job.ids"
     expect "$BUILD/sqm-eval" $model --ids "$dir/$job.ids" --exact --logits "$dir/$job.native"
-    expect $runner "$dir/$job" $model --ids "$dir/$job.ids" --exact --logits "$dir/$job.here"
+    expect $runner "$dir/$job.exe" $model --ids "$dir/$job.ids" --exact --logits "$dir/$job.here"
     expect cmp "$dir/$job.native" "$dir/$job.here"
+}
+
+# refused RUNNER COMPILER FLAGS...: a machine that orders bytes the other way says so
+refused() {
+    need "$1"
+    runner=$1
+    shift
+    need_link "$@"
+    expect "$@" tools/sqm-eval.c -o "$dir/$job.exe" -lm
+    $runner "$dir/$job.exe" examples/models/shakespeare.sqm --ids tests/data/shakespeare.ids > "$dir/$job.said" 2>&1
+    [ $? = 1 ] && grep -q 'big-endian machines are not supported' "$dir/$job.said" || { cat "$dir/$job.said"; exit 1; }
+}
+
+# crossed TARGET: compiles for another system, every warning an error
+crossed() {
+    need zig
+    expect zig cc --target="$1" $c_warnings -O0 -c "$dir/implementation.c" -o "$dir/$job.o"
+}
+
+# what cl.exe would refuse, as far as clang's imitation of it knows; its own headers are not at hand
+msvc() {
+    need clang
+    mkdir -p "$dir/msvc"
+    cat > "$dir/msvc/string.h" <<END
+#include <stddef.h>
+void *memcpy(void *, const void *, size_t);
+void *memmove(void *, const void *, size_t);
+void *memset(void *, int, size_t);
+void *memchr(const void *, int, size_t);
+int memcmp(const void *, const void *, size_t);
+size_t strlen(const char *);
+int strcmp(const char *, const char *);
+int strncmp(const char *, const char *, size_t);
+char *strchr(const char *, int);
+char *strstr(const char *, const char *);
+END
+    echo 'float sqrtf(float);' > "$dir/msvc/math.h"
+    for f in log exp sin cos tan sqrt fabs floor ceil log2 log1p expm1 tanh erf rint round; do
+        echo "double $f(double);" >> "$dir/msvc/math.h"
+    done
+    echo 'double pow(double, double); double fmod(double, double); double ldexp(double, int);' >> "$dir/msvc/math.h"
+    expect clang --target=x86_64-pc-windows-msvc -fms-extensions -fms-compatibility-version=19.20 -ffreestanding \
+        -isystem "$dir/msvc" -DSEQMODEL_NO_STDIO -DSEQMODEL_NO_MALLOC -std=c11 $warnings -Wgnu -Wno-unused-function \
+        -fsyntax-only "$dir/implementation.c"
 }
 
 # tests RUNNER "PROGRAMS" COMPILER FLAGS...: builds and runs test programs
 tests() {
     runner=$1 programs=$2
     shift 2
+    [ -z "$runner" ] || need "${runner%% *}"
     need_link "$@"
-    [ -z "$runner" ] || need "$runner"
     for name in $programs; do
         [ -f "tests/$name.c" ] || continue
         mkdir -p "$dir/$job.tmp"
@@ -172,6 +222,7 @@ tests() {
     done
 }
 
+wasi="node tests/wasi.mjs" wasm="--target=wasm32-wasi -mcpu=generic+simd128"
 every_test=$(ls tests/test_*.c | sed 's|tests/\(.*\)\.c|\1|')
 
 # ---- the list of cases ---------------------------------------------------------------------------
@@ -193,15 +244,25 @@ list() {
     echo "includes includes"
     echo "small tests '' 'test_kern' gcc -Os"
     echo "m32 tests '' 'test_file test_sess' gcc $m32 -O1"
-    echo "aarch64-logits logits qemu-aarch64 aarch64-linux-gnu-gcc -static"
+    echo "m32-logits logits '' gcc $m32 -O1"
+    echo "arm-logits logits qemu-arm arm-linux-gnueabihf-gcc -static -O1"
+    echo "aarch64-logits logits qemu-aarch64 aarch64-linux-gnu-gcc -static -O1"
+    echo "tcc-logits logits '' tcc"
+    echo "msvc msvc"
+    echo "s390x refused qemu-s390x s390x-linux-gnu-gcc -static"
+    echo "mips refused qemu-mips mips-linux-gnu-gcc -static"
+    for system in x86_64-windows-gnu aarch64-windows-gnu x86_64-macos aarch64-macos; do
+        echo "$system crossed $system"
+    done
+    echo "windows-logits logits wine zig cc --target=x86_64-windows-gnu -O0"
+    echo "wasm tests '$wasi' test_kern zig cc $wasm -O1"
     echo "sanitized tests '' 'test_file' gcc $san -DSEQMODEL_NO_SIMD"
     [ "$MATRIX" = full ] || return
     echo "gcc-O3 optimized gcc -O3"
     echo "clang-O2 optimized clang -O2"
+    echo "wasm-logits logits '$wasi' zig cc $wasm -O1"
     echo "fast-math tests '' 'test_sess test_gen' gcc -O2 -ffast-math"
     echo "m32-all tests '' '$every_test' gcc $m32 -O1"
-    echo "m32-logits logits '' gcc $m32"
-    echo "arm-logits logits qemu-arm arm-linux-gnueabihf-gcc -static"
     echo "aarch64 tests qemu-aarch64 'test_type test_kern test_ops test_sess' aarch64-linux-gnu-gcc -O2 -static"
     echo "gcc-sanitized tests '' '$every_test' gcc $san"
     echo "clang-sanitized tests '' '$every_test' clang $san -fno-sanitize=function"

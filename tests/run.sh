@@ -114,6 +114,8 @@ elif [ "$1" != programs ]; then
     if command -v python3 > /dev/null; then
         count recipe-model python3 tests/recipe_model.py "$BUILD/sqm-convert" "$BUILD/sqm-eval"
     fi
+    count examples sh tests/examples.sh "$BUILD"
+    count web sh tests/web.sh "$BUILD"
     [ -d tests/data/hf ] && count check "$BUILD/sqm-check" tests/data/hf/*
     [ -n "$DATA" ] && with_data
     if [ -n "$MODELS" ]; then

@@ -5,365 +5,9 @@
 #include "../seqmodel.h"
 #include "../tools/convert.h"
 #include "check.h"
-#include <sys/types.h>
+#include "toy_checkpoint.h"
 
-static char root[64];                 /* temporary directory                                                */
 static char out_path[128];
-
-/* ---- bytes --------------------------------------------------------------------------------------------- */
-typedef struct bytes { uint8_t *at; size_t n, room; } bytes;
-
-static void put(bytes *b, const void *p, size_t n)
-{
-    if (b->n + n > b->room) {
-        b->room = (b->n + n) * 2 + 256;
-        b->at = (uint8_t *)realloc(b->at, b->room);
-        if (!b->at) abort();
-    }
-    if (n) memcpy(b->at + b->n, p, n);
-    b->n += n;
-}
-static void put_text(bytes *b, const char *s) { put(b, s, strlen(s)); }
-static void put_int(bytes *b, uint64_t v, int n)
-{
-    for (int i = 0; i < n; i++) {
-        const uint8_t c = (uint8_t)(i < 8 ? v >> 8 * i : 0);
-        put(b, &c, 1);
-    }
-}
-static void clear(bytes *b) { free(b->at); memset(b, 0, sizeof *b); }
-
-static const char *path_of(const char *name)
-{
-    static char path[160];
-    snprintf(path, sizeof path, "%s/%s", root, name);
-    return path;
-}
-
-static void save(const char *name, const void *p, size_t n)
-{
-    FILE *f = fopen(path_of(name), "wb");
-    CHECK(f != NULL);
-    if (!f) return;
-    CHECK(fwrite(p, 1, n, f) == n);
-    fclose(f);
-}
-
-static void save_text(const char *name, const char *text) { save(name, text, strlen(text)); }
-
-/* ---- the model: a Llama of one layer ------------------------------------------------------------------- */
-enum { DIM = 8, FFN = 12, VOCAB = 10, N_MODEL = 12, MAX_MODEL = 16 };
-typedef struct toy { const char *name, *gguf; int32_t rows, cols; } toy;
-static const toy model_tensors[N_MODEL] = {
-    { "model.embed_tokens.weight", "token_embd.weight", VOCAB, DIM },
-    { "model.layers.0.input_layernorm.weight", "blk.0.attn_norm.weight", DIM, 0 },
-    { "model.layers.0.self_attn.q_proj.weight", "blk.0.attn_q.weight", DIM, DIM },
-    { "model.layers.0.self_attn.k_proj.weight", "blk.0.attn_k.weight", DIM / 2, DIM },
-    { "model.layers.0.self_attn.v_proj.weight", "blk.0.attn_v.weight", DIM / 2, DIM },
-    { "model.layers.0.self_attn.o_proj.weight", "blk.0.attn_output.weight", DIM, DIM },
-    { "model.layers.0.post_attention_layernorm.weight", "blk.0.ffn_norm.weight", DIM, 0 },
-    { "model.layers.0.mlp.gate_proj.weight", "blk.0.ffn_gate.weight", FFN, DIM },
-    { "model.layers.0.mlp.up_proj.weight", "blk.0.ffn_up.weight", FFN, DIM },
-    { "model.layers.0.mlp.down_proj.weight", "blk.0.ffn_down.weight", DIM, FFN },
-    { "model.norm.weight", "output_norm.weight", DIM, 0 },
-    { "lm_head.weight", "output.weight", VOCAB, DIM }
-};
-static const char good_config[] =
-    "{\"architectures\": [\"LlamaForCausalLM\"], \"model_type\": \"llama\", \"hidden_size\": 8,"
-    " \"intermediate_size\": 12, \"num_attention_heads\": 2, \"num_key_value_heads\": 1,"
-    " \"num_hidden_layers\": 1, \"vocab_size\": 10, \"max_position_embeddings\": 32,"
-    " \"rms_norm_eps\": 1e-5, \"hidden_act\": \"silu\", \"rope_theta\": 10000.0%s}";
-
-/* Number i of tensor t, exact in half precision too.                                                       */
-static float value_of(int t, int i) { return (float)((t * 37 + i * 11) % 61 - 30) / 32.0f; }
-static int count_of(const toy *t) { return t->rows * (t->cols ? t->cols : 1); }
-
-static void save_config(const char *more)
-{
-    char text[900];
-    snprintf(text, sizeof text, good_config, more);
-    save("config.json", text, strlen(text));
-}
-
-static void put_values(bytes *b, int t)
-{
-    for (int i = 0; i < count_of(&model_tensors[t]); i++) {
-        const float v = value_of(t, i);
-        put(b, &v, 4);
-    }
-}
-
-/* ---- safetensors --------------------------------------------------------------------------------------- */
-static void header_entry(bytes *h, const char *name, const char *dtype, int rows, int cols, size_t first,
-                         size_t end)
-{
-    char text[300];
-    snprintf(text, sizeof text,
-             cols ? "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d, %d], \"data_offsets\": [%zu, %zu]}"
-                  : "%s\"%s\": {\"dtype\": \"%s\", \"shape\": [%d%.0d], \"data_offsets\": [%zu, %zu]}",
-             h->n > 1 ? ", " : "", name, dtype, rows, cols, first, end);
-    put_text(h, text);
-}
-
-static void join_safetensors(bytes *file, const bytes *header, const bytes *data)
-{
-    clear(file);
-    put_int(file, header->n, 8);
-    put(file, header->at, header->n);
-    put(file, data->at, data->n);
-}
-
-/* skip: a tensor to leave out (-1: none); extra: text of more header entries.                              */
-static void make_safetensors(bytes *file, int skip, const char *extra)
-{
-    bytes header = { NULL, 0, 0 }, data = { NULL, 0, 0 };
-    put_text(&header, "{");
-    for (int t = 0; t < N_MODEL; t++) {
-        const size_t first = data.n;
-        if (t == skip) continue;
-        put_values(&data, t);
-        header_entry(&header, model_tensors[t].name, "F32", model_tensors[t].rows, model_tensors[t].cols,
-                     first, data.n);
-    }
-    if (*extra) {
-        char text[200];
-        const size_t first = data.n;
-        put_int(&data, 0, 8);
-        put_int(&data, 0, 8);
-        snprintf(text, sizeof text,
-                 ", \"%s\": {\"dtype\": \"F32\", \"shape\": [4], \"data_offsets\": [%zu, %zu]}", extra, first,
-                 data.n);
-        put_text(&header, text);
-    }
-    put_text(&header, "}");
-    join_safetensors(file, &header, &data);
-    clear(&header);
-    clear(&data);
-}
-
-/* ---- PyTorch ------------------------------------------------------------------------------------------- */
-static void pickle_text(bytes *b, const char *s)
-{
-    put_text(b, "X");
-    put_int(b, strlen(s), 4);
-    put_text(b, s);
-}
-static void pickle_int(bytes *b, int v) { put_text(b, "J"); put_int(b, (uint32_t)v, 4); }
-
-static void pickle_tensor(bytes *b, int t, int old)
-{
-    const toy *m = &model_tensors[t];
-    char key[16];
-    snprintf(key, sizeof key, "%d", t);
-    put_text(b, "ctorch._utils\n_rebuild_tensor_v2\n((");
-    pickle_text(b, "storage");
-    put_text(b, "ctorch\nFloatStorage\n");
-    pickle_text(b, key);
-    pickle_text(b, "cpu");
-    pickle_int(b, count_of(m));
-    put_text(b, old ? "NtQ" : "tQ");
-    pickle_int(b, 0);
-    pickle_int(b, m->rows);
-    if (m->cols) pickle_int(b, m->cols);
-    put(b, m->cols ? "\x86" : "\x85", 1);
-    if (m->cols) pickle_int(b, m->cols);
-    pickle_int(b, 1);
-    put(b, m->cols ? "\x86" : "\x85", 1);
-    put(b, "\x89" "ccollections\nOrderedDict\n)RtR", 30);
-}
-
-static void pickle_model(bytes *b, int old)
-{
-    put(b, "\x80\x02", 2);
-    put_text(b, "ccollections\nOrderedDict\n)R(");
-    for (int t = 0; t < N_MODEL; t++) {
-        pickle_text(b, model_tensors[t].name);
-        pickle_tensor(b, t, old);
-    }
-    put_text(b, "u}");
-    pickle_text(b, "_metadata");
-    put_text(b, "}sb.");
-}
-
-typedef struct zip_writer { bytes file, directory; int n; } zip_writer;
-
-static void zip_add(zip_writer *z, const char *name, const bytes *data, size_t claimed)
-{
-    const uint32_t crc = conv_crc32(data->at, data->n);
-    const size_t at = z->file.n;
-    put_int(&z->file, 0x04034b50u, 4);
-    put_int(&z->file, 20, 10);
-    put_int(&z->file, crc, 4);
-    put_int(&z->file, data->n, 4);
-    put_int(&z->file, data->n, 4);
-    put_int(&z->file, strlen(name), 4);
-    put_text(&z->file, name);
-    put(&z->file, data->at, data->n);
-    put_int(&z->directory, 0x02014b50u, 4);
-    put_int(&z->directory, 20, 6);
-    put_int(&z->directory, 0, 6);
-    put_int(&z->directory, crc, 4);
-    put_int(&z->directory, claimed, 4);
-    put_int(&z->directory, claimed, 4);
-    put_int(&z->directory, strlen(name), 2);
-    put_int(&z->directory, 0, 12);
-    put_int(&z->directory, at, 4);
-    put_text(&z->directory, name);
-    z->n++;
-}
-
-static void zip_end(zip_writer *z, bytes *file)
-{
-    const size_t at = z->file.n;
-    put(&z->file, z->directory.at, z->directory.n);
-    put_int(&z->file, 0x06054b50u, 8);
-    put_int(&z->file, (uint64_t)z->n, 2);
-    put_int(&z->file, (uint64_t)z->n, 2);
-    put_int(&z->file, z->directory.n, 4);
-    put_int(&z->file, at, 4);
-    put_int(&z->file, 0, 2);
-    clear(file);
-    put(file, z->file.at, z->file.n);
-    clear(&z->file);
-    clear(&z->directory);
-}
-
-/* more: what the directory claims beyond the real size of tensor 2's data.                                 */
-static void make_zip(bytes *file, const bytes *pickle, size_t more)
-{
-    zip_writer z;
-    memset(&z, 0, sizeof z);
-    zip_add(&z, "archive/data.pkl", pickle, pickle->n);
-    for (int t = 0; t < N_MODEL; t++) {
-        bytes data = { NULL, 0, 0 };
-        char name[40];
-        snprintf(name, sizeof name, "archive/data/%d", t);
-        put_values(&data, t);
-        zip_add(&z, name, &data, data.n + (t == 2 ? more : 0));
-        clear(&data);
-    }
-    zip_end(&z, file);
-}
-
-static void make_torch(bytes *file)
-{
-    bytes pickle = { NULL, 0, 0 };
-    pickle_model(&pickle, 0);
-    make_zip(file, &pickle, 0);
-    clear(&pickle);
-}
-
-/* ---- NumPy --------------------------------------------------------------------------------------------- */
-/* An array's header with this dictionary, then the values of tensor t. */
-static void npy_values(bytes *b, const char *dictionary, int t)
-{
-    clear(b);
-    put(b, "\x93NUMPY\x01\x00", 8);
-    put_int(b, strlen(dictionary), 2);
-    put_text(b, dictionary);
-    put_values(b, t);
-}
-/* The model as arrays; tensor `odd` with another dictionary. */
-static void make_npz(bytes *file, int odd, const char *dictionary)
-{
-    zip_writer z;
-    memset(&z, 0, sizeof z);
-    for (int t = 0; t < N_MODEL; t++) {
-        const toy *m = &model_tensors[t];
-        bytes array = { NULL, 0, 0 };
-        char text[120], name[80];
-        snprintf(text, sizeof text,
-                 m->cols ? "{'descr': '<f4', 'fortran_order': False, 'shape': (%d, %d), }\n"
-                 : "{'descr': '<f4', 'fortran_order': False, 'shape': (%d,%.0d), }\n", m->rows, m->cols);
-        npy_values(&array, t == odd ? dictionary : text, t);
-        snprintf(name, sizeof name, "%s.npy", m->name);
-        zip_add(&z, name, &array, array.n);
-        clear(&array);
-    }
-    zip_end(&z, file);
-}
-
-static void make_torch_old(bytes *file)
-{
-    clear(file);
-    put(file, "\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19.", 15);
-    put(file, "\x80\x02M\xe9\x03.", 6);
-    put(file, "\x80\x02}.", 4);
-    pickle_model(file, 1);
-    put(file, "\x80\x02](", 4);
-    for (int t = 0; t < N_MODEL; t++) {
-        char key[16];
-        snprintf(key, sizeof key, "%d", t);
-        pickle_text(file, key);
-    }
-    put_text(file, "e.");
-    for (int t = 0; t < N_MODEL; t++) {
-        put_int(file, (uint64_t)count_of(&model_tensors[t]), 8);
-        put_values(file, t);
-    }
-}
-
-/* ---- GGUF ---------------------------------------------------------------------------------------------- */
-static void gguf_name(bytes *b, const char *s) { put_int(b, strlen(s), 8); put_text(b, s); }
-static void gguf_u32(bytes *b, const char *key, uint32_t v)
-{
-    gguf_name(b, key);
-    put_int(b, GGUF_U32, 4);
-    put_int(b, v, 4);
-}
-
-/* Counts of the header, one more key and the last tensor's offset can be wrong on purpose (0: right).      */
-static void make_gguf(bytes *file, uint64_t n_tensors, uint64_t n_keys, const char *more_key,
-                      uint64_t wrong_offset, uint32_t wrong_type)
-{
-    const float eps = 1e-5f;
-    size_t offset = 0;
-    clear(file);
-    put_text(file, "GGUF");
-    put_int(file, 3, 4);
-    put_int(file, n_tensors ? n_tensors : (uint64_t)N_MODEL, 8);
-    put_int(file, n_keys ? n_keys : (more_key ? 9 : 8), 8);
-    gguf_name(file, "general.architecture");
-    put_int(file, GGUF_STRING, 4);
-    gguf_name(file, "llama");
-    gguf_u32(file, "llama.context_length", 32);
-    gguf_u32(file, "llama.embedding_length", DIM);
-    gguf_u32(file, "llama.block_count", 1);
-    gguf_u32(file, "llama.feed_forward_length", FFN);
-    gguf_u32(file, "llama.attention.head_count", 2);
-    gguf_u32(file, "llama.attention.head_count_kv", 1);
-    gguf_name(file, "llama.attention.layer_norm_rms_epsilon");
-    put_int(file, GGUF_F32, 4);
-    put(file, &eps, 4);
-    if (more_key) gguf_u32(file, more_key, 7);
-    for (int t = 0; t < N_MODEL; t++) {
-        const toy *m = &model_tensors[t];
-        gguf_name(file, m->gguf);
-        put_int(file, m->cols ? 2 : 1, 4);
-        if (m->cols) put_int(file, (uint64_t)m->cols, 8);
-        put_int(file, (uint64_t)m->rows, 8);
-        put_int(file, t == 2 ? wrong_type : 0, 4);
-        put_int(file, t == N_MODEL - 1 && wrong_offset ? wrong_offset : offset, 8);
-        offset += ((size_t)count_of(m) * 4 + 31) / 32 * 32;
-    }
-    while (file->n % 32) put_int(file, 0, 1);
-    for (int t = 0; t < N_MODEL; t++) {
-        const size_t first = file->n;
-        put_values(file, t);
-        while ((file->n - first) % 32) put_int(file, 0, 1);
-    }
-}
-
-static void make_llama2c(bytes *file)
-{
-    static const int order[11] = { 0, 1, 2, 3, 4, 5, 6, 7, 9, 8, 10 };
-    const int32_t head[7] = { DIM, FFN, 1, 2, 1, -VOCAB, 16 };
-    clear(file);
-    put(file, head, sizeof head);
-    for (int i = 0; i < 11; i++) put_values(file, order[i]);
-    for (int i = 0; i < 16 * 4; i++) put_int(file, 0, 4);
-    put_values(file, 11);
-}
 
 /* ---- running ------------------------------------------------------------------------------------------- */
 static int file_exists(const char *path) { FILE *f = fopen(path, "rb"); if (f) fclose(f); return f != NULL; }
@@ -440,7 +84,7 @@ static void accept_file(const char *name, int line)
 /* ---- tests --------------------------------------------------------------------------------------------- */
 static void test_good_checkpoints(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     convert_report report;
     save_config("");
     make_safetensors(&b, -1, "");
@@ -468,7 +112,7 @@ static void test_good_checkpoints(void)
 
 static void test_output_is_deterministic(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     convert_report report;
     char *first, *second;
     size_t n = 0, m = 0;
@@ -487,12 +131,14 @@ static void test_output_is_deterministic(void)
 
 static void test_configurations(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     make_safetensors(&b, -1, "");
     save("model.safetensors", b.at, b.n);
     save_config(", \"use_flux_capacitor\": 3");          REFUSE("", "use_flux_capacitor");
     save_config(", \"unknown_but_null\": null");         ACCEPT("");
     save_config(", \"rope_scaling\": {\"rope_type\": \"spiral\", \"factor\": 2.0}");   REFUSE("", "spiral");
+    save_config(", \"rope_scaling\": {\"rope_type\": \"factors\", \"factor\": 2.0}");
+    REFUSE("", "\"factors\" is not known");
     save_config(", \"rope_scaling\": {\"rope_type\": \"linear\"}");
     REFUSE("", "linear|factor");
     save_config(", \"rope_scaling\": {\"rope_type\": \"linear\", \"factor\": -1}");    REFUSE("", "factor");
@@ -504,6 +150,7 @@ static void test_configurations(void)
     save_config(", \"head_dim\": 2.5");                  REFUSE("", "head_dim");
     save_config(", \"head_dim\": 8");                    REFUSE("", "q_proj|[8, 8]|[16, 8]");
     save_config(", \"head_dim\": 268435456");            REFUSE("", "heads");
+    save_config(", \"head_dim\": 67108864");             REFUSE("", "rotary positions over 67108864");
     save_config(", \"attention_bias\": true");           REFUSE("", "q_proj.bias|missing");
     save_config(", \"attention_bias\": \"yes\"");        REFUSE("", "attention_bias");
     save_config(", \"hidden_size\": 8");                 REFUSE("", "hidden_size");
@@ -521,9 +168,38 @@ static void test_configurations(void)
     clear(&b);
 }
 
+/* Two factors of attention for two lengths stand in the recipe; the same one does not stand there twice. */
+static void test_rope_of_two_lengths(void)
+{
+    static const char rope[] = ", \"rope_scaling\": {\"rope_type\": \"longrope\", \"short_factor\": [1, 1.5],"
+        " \"long_factor\": [2, 3], \"original_max_position_embeddings\": 16, \"short_mscale\": 1.25,"
+        " \"long_mscale\": %s}";
+    convert_report report;
+    char text[400];
+    for (int same = 0; same < 2; same++) {
+        sqm_error err;
+        sqm_model *m;
+        int found = 0;
+        snprintf(text, sizeof text, rope, same ? "1.25" : "1.5");
+        save_config(text);
+        CHECK(run("", &report, CONV_KEEP));
+        m = sqm_load_file(out_path, NULL, &err);
+        for (int32_t i = 0; m && i < m->file.n_ops; i++) {
+            sqm__op_text(&m->file, i, text, sizeof text);
+            found += strstr(text, "attn_factor=1.25") && (strstr(text, "attn_long=1.5") == NULL) == same;
+        }
+        CHECK(found == 1);
+        sqm_model_free(m);
+    }
+    snprintf(text, sizeof text, rope, "-1");
+    save_config(text);
+    REFUSE("", "long_mscale");
+    save_config("");
+}
+
 static void test_wrong_tensors(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     make_safetensors(&b, 4, "");
     save("model.safetensors", b.at, b.n);
     REFUSE("", "v_proj.weight|missing");
@@ -539,7 +215,7 @@ static void test_wrong_tensors(void)
 /* A safetensors file with the given header text and `data` zero bytes.                                     */
 static void save_header(const char *text, size_t data)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     put_int(&b, strlen(text), 8);
     put_text(&b, text);
     while (data--) put_int(&b, 0, 1);
@@ -550,7 +226,7 @@ static void save_header(const char *text, size_t data)
 static void test_safetensors_headers(void)
 {
     char *deep = (char *)malloc(300001);
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     save("h.safetensors", "\xff\xff\xff\xff\xff\xff\xff\xff{}", 10);
     REFUSE("h.safetensors", "h.safetensors|header");
     save("h.safetensors", "\x05", 1);                                    REFUSE("h.safetensors", "too short");
@@ -594,12 +270,136 @@ static void test_safetensors_headers(void)
     clear(&b);
 }
 
+/* ---- 8-bit and 4-bit floats with scales ---------------------------------------------------------------- */
+/* A source of one safetensors file with this header and these bytes. */
+static void open_packed(conv *c, const char *header, const uint8_t *data, size_t n)
+{
+    buffer b = { NULL, 0, 0 };
+    put_int(&b, strlen(header), 8);
+    put_text(&b, header);
+    put(&b, data, n);
+    save("h.safetensors", b.at, b.n);
+    clear(&b);
+    memset(c, 0, sizeof *c);
+    c->env = (conv_env *)calloc(1, sizeof *c->env);
+    if (!c->env) abort();
+    c->source.env = c->env;
+    CHECK(conv_read_safetensors(&c->source, path_of("h.safetensors")));
+}
+static void close_packed(conv *c)
+{
+    conv_source_close(&c->source);
+    conv_env_close(c->env);
+    free(c->env);
+}
+
+/* 15 times the number 1 in FP8 with `scales` floats beside it (0: eight that are none of its scales), and
+   blocks of this size; words NULL: it must work. */
+static void try_fp8(const char *shape, const char *scale_shape, int scales, const char *size,
+                    const char *words)
+{
+    uint8_t data[15 + 4 * 8];
+    char header[300], config[200];
+    conv c;
+    json_doc doc;
+    uint8_t seen[4] = { 0 };
+    memset(data, 0x38, 15);
+    for (int i = 0; i < 8; i++) {
+        const float f = (float)(i + 1);
+        memcpy(data + 15 + 4 * i, &f, 4);
+    }
+    snprintf(header, sizeof header,
+             "{\"a\": {\"dtype\": \"F8_E4M3\", \"shape\": %s, \"data_offsets\": [0, 15]},"
+             " \"%s\": {\"dtype\": \"F32\", \"shape\": %s, \"data_offsets\": [15, %d]}}", shape,
+             scales ? "a_scale_inv" : "b", scale_shape, 15 + 4 * (scales ? scales : 8));
+    snprintf(config, sizeof config, "{\"quantization_config\": {\"quant_method\": \"fp8\","
+             " \"weight_block_size\": %s}}", size);
+    open_packed(&c, header, data, 15 + 4 * (size_t)(scales ? scales : 8));
+    CHECK(json_parse(&doc, config, strlen(config)));
+    c.config = doc.root;
+    c.config_seen = seen;
+    conv_fp8(&c);
+    if (words) {
+        if (check_note(c.env->failed && strstr(c.env->error, words), __FILE__, __LINE__))
+            printf("\"%s\" does not say \"%s\"\n", c.env->error, words);
+    } else {
+        const float *values = conv_read(&c, "a", 15);
+        CHECK(values != NULL);
+        for (int i = 0; values && i < 15; i++) CHECK(values[i] == (float)(i / 5 / 2 * 2 + i % 5 / 3 + 1));
+    }
+    json_free(&doc);
+    close_packed(&c);
+}
+
+static void test_fp8(void)
+{
+    try_fp8("[3, 5]", "[2, 2]", 4, "[2, 3]", NULL);                     /* blocks that stick out            */
+    try_fp8("[3, 5]", "[4]", 4, "[2, 3]", "scales of shape [4]");
+    try_fp8("[3, 5]", "[2, 3]", 6, "[2, 3]", "scales of shape [2, 3]");
+    try_fp8("[3, 5]", "[1, 1]", 1, "[2, 3]", "scales of shape [1, 1]");
+    try_fp8("[15]", "[2, 2]", 4, "[2, 3]", "shape [15]");
+    try_fp8("[1, 3, 5]", "[2, 2]", 4, "[2, 3]", "shape [1, 3, 5]");
+    try_fp8("[3, 5]", "[8]", 0, "[2, 3]", "a_scale_inv is missing");
+    try_fp8("[3, 5]", "[2, 2]", 4, "[2]", "weight_block_size");
+    try_fp8("[3, 5]", "[2, 2]", 4, "[0, -3]", "weight_block_size");
+    try_fp8("[3, 5]", "[2, 2]", 4, "null", "weight_block_size");
+    try_fp8("[3, 5]", "[2, 2]", 4, "[1e300, 3]", "weight_block_size");
+}
+
+/* Blocks and scales of these types and shapes, for two rows of 64 values; words NULL: it must work. */
+static void try_mxfp4(const char *blocks, const char *scales, const char *type, const char *words)
+{
+    uint8_t data[64 + 4];
+    char header[300];
+    conv c;
+    for (int i = 0; i < 64; i++) data[i] = (uint8_t)(i % 8 | (i % 8 + 8) << 4);        /* x, then -x        */
+    for (int i = 0; i < 4; i++) data[64 + i] = (uint8_t)(126 + i);     /* 1/2, 1, 2, 4                     */
+    snprintf(header, sizeof header,
+             "{\"a_blocks\": {\"dtype\": \"%s\", \"shape\": %s, \"data_offsets\": [0, 64]},"
+             " \"a_scales\": {\"dtype\": \"U8\", \"shape\": %s, \"data_offsets\": [64, 68]}}",
+             type, blocks, scales);
+    open_packed(&c, header, data, sizeof data);
+    if (words) {
+        CHECK(!conv_mxfp4(&c, "a"));
+        if (check_note(c.env->failed && strstr(c.env->error, words), __FILE__, __LINE__))
+            printf("\"%s\" does not say \"%s\"\n", c.env->error, words);
+    } else {
+        static const float numbers[8] = { 0.0f, 0.5f, 1.0f, 1.5f, 2.0f, 3.0f, 4.0f, 6.0f };
+        const conv_tensor *t;
+        float row[64];
+        CHECK(conv_mxfp4(&c, "a"));
+        t = conv_source_find(&c.source, "a");
+        CHECK(t && t->ndim == 2 && t->shape[0] == 2 && t->shape[1] == 64);
+        for (int r = 0; t && r < 2; r++) {
+            conv_mxfp4_row(row, conv_tensor_data(&c.source, t), t, r);
+            for (int i = 0; i < 64; i++) {
+                const float scale = 0.5f * (float)(1 << (2 * r + i / 32));
+                CHECK(row[i] == numbers[i / 2 % 8] * (i % 2 ? -scale : scale));
+            }
+        }
+        CHECK(!conv_mxfp4(&c, "absent") && !c.env->failed);
+    }
+    close_packed(&c);
+}
+
+static void test_mxfp4(void)
+{
+    try_mxfp4("[2, 2, 16]", "[2, 2]", "U8", NULL);
+    try_mxfp4("[2, 2, 16]", "[2, 2]", "I8", "a_scales");
+    try_mxfp4("[4, 16]", "[2, 2]", "U8", "a_scales");
+    try_mxfp4("[2, 2, 16]", "[4]", "U8", "a_scales");
+    try_mxfp4("[2, 2, 16]", "[4, 1]", "U8", "a_scales");
+    try_mxfp4("[2, 4, 8]", "[2, 2]", "U8", "a_scales");
+    try_mxfp4("[2, 4, 8]", "[2, 2, 1]", "U8", "a_scales");
+    try_mxfp4("[64]", "[4]", "U8", "a_scales");
+}
+
 static void test_shards(void)
 {
     static const char bad[] = "{\"weight_map\": {\"x\": \"../../etc/passwd\"}}";
     static const char gone[] = "{\"weight_map\": {\"x\": \"nowhere.safetensors\"}}";
     static const char other[] = "{\"weight_map\": {\"x\": \"model.safetensors\"}}";
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     make_safetensors(&b, -1, "");
     save("model.safetensors", b.at, b.n);
     save_text("i.safetensors.index.json", bad);      REFUSE("i.safetensors.index.json", "etc/passwd");
@@ -612,7 +412,7 @@ static void test_shards(void)
 
 static void try_pickle(const char *text, size_t n, const char *words, int line)
 {
-    bytes pickle = { NULL, 0, 0 }, file = { NULL, 0, 0 };
+    buffer pickle = { NULL, 0, 0 }, file = { NULL, 0, 0 };
     put(&pickle, text, n);
     make_zip(&file, &pickle, 0);
     save("p.pth", file.at, file.n);
@@ -649,7 +449,7 @@ static void test_pickles(void)
 
 static void test_zips(void)
 {
-    bytes pickle = { NULL, 0, 0 }, file = { NULL, 0, 0 };
+    buffer pickle = { NULL, 0, 0 }, file = { NULL, 0, 0 };
     pickle_model(&pickle, 0);
     make_zip(&file, &pickle, 1 << 20);
     save("z.pth", file.at, file.n);
@@ -681,7 +481,7 @@ static void test_npzs(void)
         { "{'descr': '<f4', 'fortran_order': False, }", "shape" },
         { "", "element type" }
     };
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     zip_writer z;
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         make_npz(&b, 1, cases[i].dictionary);
@@ -703,7 +503,7 @@ static void test_npzs(void)
 
 static void test_ggufs(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     make_gguf(&b, (uint64_t)1 << 60, 0, NULL, 0, 0);
     save("g.gguf", b.at, b.n);
     REFUSE("g.gguf", "tensors");
@@ -749,7 +549,7 @@ static void test_ggufs(void)
 
 static void test_strange_files(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     save("s.bin", "hello, I am no checkpoint", 25);          REFUSE("s.bin", "s.bin");
     save("s.bin", "", 0);                                    REFUSE("s.bin", "s.bin");
     REFUSE("not_there.gguf", "not_there.gguf");
@@ -759,7 +559,7 @@ static void test_strange_files(void)
 }
 
 /* Every truncation and every flipped byte: refused or converted, never a crash; at most `limit` bytes in.  */
-static void damage(const char *name, const bytes *whole, size_t limit)
+static void damage(const char *name, const buffer *whole, size_t limit)
 {
     convert_report report;
     long converted = 0;
@@ -782,7 +582,7 @@ static void damage(const char *name, const bytes *whole, size_t limit)
 
 static void test_damaged_checkpoints(void)
 {
-    bytes b = { NULL, 0, 0 };
+    buffer b = { NULL, 0, 0 };
     save_config("");
     make_safetensors(&b, -1, "");
     damage("d.safetensors", &b, 1700);
@@ -812,20 +612,16 @@ static void clean_up(void)
 
 int main(void)
 {
-    const char *places[3] = { getenv("TMPDIR"), "/dev/shm", "/tmp" };   /* many small files: memory is best */
-    int made = 0;
-    for (int i = 0; i < 3 && !made; i++) {
-        if (!places[i] || !places[i][0]) continue;
-        snprintf(root, sizeof root, "%.40s/sqm-convert-XXXXXX", places[i]);
-        made = mkdtemp(root) != NULL;
-    }
-    if (!made) { printf("cannot make a temporary directory\n"); return 1; }
+    if (!make_root()) return 1;
     snprintf(out_path, sizeof out_path, "%s/out.sqm", root);
     test_good_checkpoints();
     test_output_is_deterministic();
     test_configurations();
+    test_rope_of_two_lengths();
     test_wrong_tensors();
     test_safetensors_headers();
+    test_fp8();
+    test_mxfp4();
     test_shards();
     test_pickles();
     test_zips();

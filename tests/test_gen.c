@@ -4,6 +4,7 @@
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "check.h"
+#include "tiny.h"
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -477,73 +478,7 @@ static const char *const pieces[] = {                  /* 0 begins a text, 1 end
     "\x80", "User", ":", "st", "op", "\xff", "Us"};
 enum { BOS, END, TOOL, A, B, AB, THE, CAT, DOT, LINE, EURO_1, EURO_2, SMILE_1,
        SMILE_2, USER, COLON, ST, OP, BAD, US };
-#ifndef TEST_TMP
-#define TEST_TMP ""
-#endif
 #define MODEL_FILE TEST_TMP "test_gen.tmp.sqm"
-
-typedef struct blob_writer { uint8_t data[4096]; size_t used; } blob_writer;
-
-static void add_array(blob_writer *b, int number, const void *items, size_t n, size_t item_bytes)
-{
-    const uint32_t entry[2] = {(uint32_t)b->used, (uint32_t)n};
-    memcpy(b->data + sizeof(sqm__tok_header) + 8 * (size_t)number, entry, sizeof(entry));
-    CHECK(b->used + n * item_bytes <= sizeof(b->data));
-    memcpy(b->data + b->used, items, n * item_bytes);
-    b->used = (b->used + n * item_bytes + 3) / 4 * 4;
-}
-
-/* A tokenizer that reads single bytes, with the texts above; strip: it drops a space at a text's start. */
-static void make_tokenizer(blob_writer *b, int strip)
-{
-    const int32_t n = (int32_t)(sizeof(pieces) / sizeof(pieces[0])), begin = BOS, end = END;
-    sqm__tok_header h;
-    sqm__tok_step decoder;
-    uint32_t offsets[VOCAB + 1] = {0};
-    uint8_t types[VOCAB] = {SQM__TOKEN_SPECIAL, SQM__TOKEN_SPECIAL, SQM__TOKEN_SPECIAL};
-    char text[256];
-    int32_t chars[256];
-    memset(b, 0, sizeof(*b));
-    memset(&h, 0, sizeof(h));
-    memset(&decoder, 0, sizeof(decoder));
-    memset(chars, 0xff, sizeof(chars));
-    for (int32_t i = 0; i < n; i++) {
-        const size_t bytes = strlen(pieces[i]);
-        memcpy(text + offsets[i], pieces[i], bytes);
-        offsets[i + 1] = offsets[i] + (uint32_t)bytes;
-        if (bytes == 1) chars[(uint8_t)pieces[i][0]] = i;
-    }
-    h.version = SQM__TOK_VERSION;
-    h.kind = SQM__TOK_BYTES;
-    h.n_tokens = n;
-    h.max_token_bytes = 16;
-    h.role[0] = BOS; h.role[1] = END; h.role[2] = h.role[3] = h.model_unk = -1;
-    h.word_class = h.space_class = 0xffffffffu;
-    h.n_arrays = SQM__A_COUNT;
-    memcpy(b->data, &h, sizeof(h));
-    b->used = sizeof(h) + 8 * SQM__A_COUNT;
-    decoder.kind = SQM__DECODE_STRIP;
-    decoder.flags = 1;
-    decoder.a = ' ';
-    add_array(b, SQM__A_OFFSETS, offsets, (size_t)n + 1, 4);
-    add_array(b, SQM__A_TEXT, text, offsets[n], 1);
-    add_array(b, SQM__A_ATTRIBUTES, types, (size_t)n, 1);
-    add_array(b, SQM__A_CHARS, chars, 256, 4);
-    add_array(b, SQM__A_ENDS, &end, 1, 4);
-    add_array(b, SQM__A_PREFIX, &begin, 1, 4);
-    add_array(b, SQM__A_DECODERS, &decoder, strip ? 1 : 0, sizeof(decoder));
-}
-
-static void write_panels(sqm_writer *w, const float *values, int32_t rows, int32_t cols)
-{
-    static float packed[32 * 32 + 1];
-    sqm_error err;
-    const int32_t shape[2] = {rows, cols};
-    const size_t bytes = sqm_tensor_bytes(SQM_F32, SQM_PANELS, 2, shape);
-    CHECK(bytes <= sizeof(packed));
-    CHECK(sqm_pack(packed, sizeof(packed), SQM_F32, values, rows, cols, NULL, &err) == SQM_OK);
-    sqm_writer_data(w, packed, bytes);
-}
 
 static sqm_session *script_session(sqm_model **model, const int32_t *script, int32_t n_script, int strip)
 {
@@ -557,7 +492,7 @@ static sqm_session *script_session(sqm_model **model, const int32_t *script, int
     for (int i = 0; i < VOCAB; i++) same[i * VOCAB + i] = 1;
     for (int i = 0; i < CONTEXT; i++) plays[i * VOCAB + (i < n_script ? script[i] : (int32_t)DOT)] = 9;
     sqm_writer_meta(w, "max_context", "24");
-    make_tokenizer(&blob, strip);
+    make_tokenizer(&blob, pieces, (int32_t)(sizeof(pieces) / sizeof(pieces[0])), 3, strip);
     sqm_writer_tokenizer(w, blob.data, blob.used);
     sqm_writer_declare(w, "same", SQM_F32, SQM_PANELS, 2, square);
     sqm_writer_declare(w, "plays", SQM_F32, SQM_PANELS, 2, positions);
@@ -629,7 +564,7 @@ static void test_generate_in_parts(void)
     sqm_session *s = script_session(&model, script, 11, 0);
     for (int32_t part = 1; part <= 5; part++) {        /* no prompt: goes on; a cut character is replaced */
         const char *const whole = "ab the cat\xe2\x82\xac.\xef\xbf\xbd\xf0\x9f\x98\x80\xef\xbf\xbd";
-        sqm_generate_stats stats = {0, 0, SQM_END_MAX_TOKENS};
+        sqm_generate_stats stats = {0, 0, SQM_END_MAX_TOKENS, 0, 0, 0};
         int32_t tokens = 0;
         memset(&h, 0, sizeof(h));
         CHECK(sqm_reset(s, 0) == SQM_OK);

@@ -24,7 +24,7 @@ static const sqm__calls *calls_of(sqm_isa isa)
     return k && !k->calls ? &sqm__table_scalar : k ? k->calls : NULL;
 }
 
-static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON, SQM_ISA_WASM };
 
 /* ---- products
    ------------------------------------------------------------------------------------------------------ */
@@ -236,6 +236,12 @@ static void test_fma(void)
         const float c = sqm__float(i % 8 ? random_bits() : sqm__bits(-(a * b)));
         const float here = sqm__fma_integers(a, b, c), there = fmaf(a, b, c);
         CHECK(sqm__bits(here) == sqm__bits(there) || (here != here && there != there));
+    }
+    for (uint32_t exponent = 0; exponent < 256; exponent++) {      /* denormal and infinite ones too */
+        const float a = sqm__float(exponent << 23 | 0x80000000u), b = 1.0f + (float)(exponent & 7u) / 8.0f;
+        const float c = sqm__float((exponent > 60 ? exponent - 25 : exponent) << 23);
+        CHECK(sqm__bits(sqm__fma(a, b, c)) == sqm__bits(fmaf(a, b, c)));
+        CHECK(sqm__bits(sqm__fma(1.5f, b, a)) == sqm__bits(fmaf(1.5f, b, a)));
     }
 }
 

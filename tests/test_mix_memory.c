@@ -1098,10 +1098,9 @@ static void test_memory_refusals(void)
     set(&b, "head_dim", 16000, NULL);
     refused(&b, "window of 4096 is too long", __LINE__);
 }
-static void test_other_refusals(void)
+static void test_caching_refusals(void)
 {
-    const sqm_mixer *caching = sqm_mixer_memory_caching(), *kernel = sqm_mixer_kernel_memory();
-    const sqm_mixer *codebook = sqm_mixer_codebook(), *context = sqm_mixer_memory_context();
+    const sqm_mixer *caching = sqm_mixer_memory_caching();
     bench b;
     base(&b, caching);
     refused(&b, "pool = 0", __LINE__);
@@ -1124,13 +1123,22 @@ static void test_other_refusals(void)
     word(&b, "update", "sum");
     number(&b, "hidden", 8);
     refused(&b, "combine=mean of deep memories", __LINE__);
+}
+static void test_kernel_refusals(void)
+{
+    const sqm_mixer *kernel = sqm_mixer_kernel_memory();
+    bench b;
     base(&b, kernel);
     accepted(&b, __LINE__);
     REFUSED(kernel, "window", 1025, NULL, "window = 1025");
     REFUSED(kernel, "loss", 0, "norm", "loss = 'norm'");
     REFUSED(kernel, "kernel", 0, "cos", "kernel = 'cos'");
     REFUSED(kernel, "rate", 0, NULL, "reads rows of 26, not of 28");
-    base(&b, codebook);
+}
+static void test_codebook_refusals(void)
+{
+    bench b;
+    base(&b, sqm_mixer_codebook());
     b.width = 24;
     refused(&b, "codes = 0", __LINE__);
     number(&b, "codes", 5);
@@ -1148,7 +1156,11 @@ static void test_other_refusals(void)
     b.n_params--;
     b.width = 25;
     refused(&b, "do not fit rows of 25", __LINE__);
-    base(&b, context);
+}
+static void test_context_refusals(void)
+{
+    bench b;
+    base(&b, sqm_mixer_memory_context());
     b.width = 8;
     refused(&b, "attend= must be four weights", __LINE__);
     for (int i = 0; i < 4; i++) tensor(&b, "attend", panels_2d(some, 8, 8));
@@ -1183,7 +1195,10 @@ int main(void)
     for (int i = 0; i < 10; i++) { seed = (uint32_t)(300 + i); test_kernel(i); }
     for (int i = 0; i < 24; i++) { seed = (uint32_t)(400 + i); test_codebook(i); }
     test_memory_refusals();
-    test_other_refusals();
+    test_caching_refusals();
+    test_kernel_refusals();
+    test_codebook_refusals();
+    test_context_refusals();
     while (n_kept) free(kept_panels[--n_kept]);
     return check_report("test_mix_memory");
 }

@@ -45,12 +45,12 @@ static void refused(const sqm_exec *x, sqm_result got, sqm_result want, const ch
 /* ---- execution context --------------------------------------------------------------------------------- */
 static void test_exec(void)
 {
-    static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+    static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON, SQM_ISA_WASM };
     const size_t size = sqm_exec_scratch_size(3, 40, 2);
     sqm_exec x;
     REFUSED(sqm_exec_init(&x, SQM_ISA_AUTO, -1, scratch, SCRATCH), SQM_E_ARGUMENT, "-1 threads");
     REFUSED(sqm_exec_init(&x, SQM_ISA_AUTO, 1025, scratch, SCRATCH), SQM_E_ARGUMENT, "1025");
-    for (int i = 0; i < 3; i++)
+    for (int i = 0; i < 4; i++)
         if (!sqm_cpu_has(isas[i]))
             REFUSED(sqm_exec_init(&x, isas[i], 1, scratch, SCRATCH), SQM_E_UNSUPPORTED,
                     sqm_isa_name(isas[i]));

@@ -23,20 +23,22 @@ static const made tensors[] = {
     { "narrow", SQM_F32, SQM_PANELS, 2, DIM, 6 },
     { "v2",     SQM_F32, SQM_ROWS,   1, 2, 1 },
     { "v4",     SQM_F32, SQM_ROWS,   1, 4, 1 },
+    { "w4",     SQM_F32, SQM_ROWS,   1, 4, 1 },
     { "v8",     SQM_F32, SQM_ROWS,   1, DIM, 1 },
     { "h8",     SQM_F16, SQM_ROWS,   1, DIM, 1 },
     { "ids",    SQM_I32, SQM_ROWS,   2, VOCAB, DIM }
 };
 enum { N_TENSORS = sizeof(tensors) / sizeof(tensors[0]) };
 
-/* Writes the tensors and this recipe; values do not matter here. */
+/* Writes the tensors and this recipe; the numbers are any that are not all the same. */
 static sqm_result write_recipe(const char *recipe, sqm_error *err)
 {
-    static const float zeros[1024] = { 0.0f };
+    float numbers[1024 + N_TENSORS];
     sqm_writer *w = sqm_writer_open(path, err);
     int32_t shapes[N_TENSORS][2];
     CHECK(w != NULL);
     if (!w) return SQM_E_IO;
+    for (int i = 0; i < 1024 + N_TENSORS; i++) numbers[i] = (float)(i * 7 % 23) / 16.0f;
     for (int i = 0; i < N_TENSORS; i++) {
         shapes[i][0] = tensors[i].rows;
         shapes[i][1] = tensors[i].cols;
@@ -45,7 +47,7 @@ static sqm_result write_recipe(const char *recipe, sqm_error *err)
     }
     sqm_writer_recipe(w, recipe);
     for (int i = 0; i < N_TENSORS; i++)
-        sqm_writer_data(w, zeros,
+        sqm_writer_data(w, numbers + i,
                         sqm_tensor_bytes(tensors[i].dtype, tensors[i].layout, tensors[i].ndim, shapes[i]));
     return sqm_writer_close(w, err);
 }
@@ -280,6 +282,40 @@ static void test_ropes(void)
            "op 1 (rope)|long_from = -1");
 }
 
+/* Logits of n tokens after the last one */
+static void rope_logits(float *out, const char *recipe, int32_t n)
+{
+    static const int32_t tokens[3] = { 1, 5, 10 };
+    sqm_session_config config;
+    sqm_error err;
+    sqm_model *m = write_recipe(recipe, &err) == SQM_OK ? sqm_load_file(path, NULL, &err) : NULL;
+    sqm_session *s;
+    memset(&config, 0, sizeof(config));
+    config.max_context = 4;
+    s = m ? sqm_session_create(m, &config, &err) : NULL;
+    CHECK(s && sqm_feed(s, 0, tokens, n) == SQM_OK);
+    if (s) memcpy(out, sqm_logits(s, 0), VOCAB * sizeof(float));
+    sqm_session_free(s);
+    sqm_model_free(m);
+}
+/* Beyond long_from both the frequencies and the factor are the long ones. */
+static void test_rope_lengths(void)
+{
+    static const char both[] = EMBED "rope r0 r0 head_dim=8 style=half freq=@v4 attn_factor=0.5 "
+        "freq_long=@w4 attn_long=2 long_from=2\n" HEAD;
+    static const char shorter[] = EMBED "rope r0 r0 head_dim=8 style=half freq=@v4 attn_factor=0.5\n" HEAD;
+    static const char longer[] = EMBED "rope r0 r0 head_dim=8 style=half freq=@w4 attn_factor=2\n" HEAD;
+    float a[VOCAB], b[VOCAB];
+    rope_logits(a, both, 2);
+    rope_logits(b, shorter, 2);
+    CHECK(memcmp(a, b, sizeof(a)) == 0);
+    rope_logits(a, both, 3);
+    rope_logits(b, longer, 3);
+    CHECK(memcmp(a, b, sizeof(a)) == 0);
+    rope_logits(b, shorter, 3);
+    CHECK(memcmp(a, b, sizeof(a)) != 0);
+}
+
 #define QKV "linear r1 r0 w=@qkv\n"
 static void test_mixers(void)
 {
@@ -421,6 +457,7 @@ int main(void)
     test_shapes();
     test_norms();
     test_ropes();
+    test_rope_lengths();
     test_mixers();
     CHECK(toy_write(path, SQM_F32, &err) == SQM_OK);
     image = read_image(path, &bytes);

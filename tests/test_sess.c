@@ -81,7 +81,7 @@ static void test_splits(const sqm_model *m, sqm_precision precision, sqm_kv kv)
 
 static void test_isas(const sqm_model *m, sqm_precision precision)
 {
-    static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+    static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON, SQM_ISA_WASM };
     sqm_session *s = make(m, 64, 1, 1, SQM_ISA_SCALAR, precision, SQM_KV_Q8);
     float *scalar = feed_in_steps(s, 0, LENGTH);
     sqm_session_free(s);

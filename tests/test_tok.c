@@ -215,7 +215,7 @@ static int split_open(bench *b, const char *pattern, uint32_t flags)
     memset(b, 0, sizeof *b);
     conv_env_open(&b->env);
     tok_open(&t, &b->env, SQM__TOK_BYTES);
-    tok_set_count(&t, 256);
+    tok_set_count(&t, 256, 256);
     for (int i = 0; i < 256; i++) {
         all[i] = (char)i;
         t.text[i] = tok_make_text(all + i, 1);
@@ -401,7 +401,7 @@ static void test_tok_longest_refuses(void)
 {
     static const char *const wrong[] = {
         "1 'a' 2\n", "1 'a 1\n", "x 'a' 1\n", "1 'a' 1\n1 'b' 1\n", "1 '\\q' 1\n", "1 b'\\u0041' 1\n",
-        "1 '\\ud800' 3\n", "99999999 'a' 1\n", "", "1 '' 0\n", "0 'a' 1\n", "1 a 1\n"
+        "1 '\\ud800' 3\n", "99999999 'a' 1\n", "5555552 'a' 1\n", "", "1 '' 0\n", "0 'a' 1\n", "1 a 1\n"
     };
     static const char escapes[] = "1 '\\t\\n\\'\"\\\\' 5\n2 '\\xe9\\u4e2d' 5\r\n3 \"it's\" 4\n4 b'\\xe9' 1";
     int32_t *ids, count;
@@ -815,6 +815,27 @@ static void test_import_damage_is_harmless(const char *path, const char *ending)
     free(text);
 }
 
+static void test_damage(void)
+{
+    static const char *const blobs[] = { "bytes.json", "spm.json", "meta.json", "word.json", "unigram.json",
+                                         "forms.json" };
+    static const char *const files[] = { "bytes.json", "word.json", "unigram.json", "tekken.json",
+                                         "piece_bpe.model", "piece_unigram.model" };
+    char path[64];
+    for (size_t i = 0; i < sizeof blobs / sizeof *blobs; i++) {
+        snprintf(path, sizeof path, "tests/data/tok_%s", blobs[i]);
+        test_blob_damage_is_harmless(path);
+    }
+    for (size_t i = 0; i < sizeof files / sizeof *files; i++) {
+        snprintf(path, sizeof path, "tests/data/tok_%s", files[i]);
+        test_import_damage_is_harmless(path, strchr(files[i], '.'));
+    }
+    test_blob_damage_is_harmless(TEST_TMP "tok_longest.txt");
+    test_import_damage_is_harmless("tests/data/tok512.bin", ".bin");
+    test_import_damage_is_harmless(TEST_TMP "tok_longest.txt", ".txt");
+    test_import_damage_is_harmless(TEST_TMP "tok_merges.gguf", ".gguf");
+}
+
 /* ---- real tokenizers ----------------------------------------------------------------------------------- */
 static void test_real_tokenizers(const char *shared, const char *where)
 {
@@ -869,6 +890,21 @@ static void test_real_tokenizers(const char *shared, const char *where)
     }
 }
 
+/* Each fixture holds its cases, or stands beside them. */
+static void test_fixtures(void)
+{
+    static const char *const names[] = { "bytes", "prefix", "spm", "meta", "split", "word", "unigram",
+                                         "forms", "tekken" };
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[64];
+        snprintf(path, sizeof path, "tests/data/tok_%s.json", names[i]);
+        check_file(path, path);
+    }
+    check_file("tests/data/tok_piece_bpe.model", "tests/data/tok_piece_bpe_cases.json");
+    check_file("tests/data/tok_piece_unigram.model", "tests/data/tok_piece_unigram_cases.json");
+    check_file("tests/data/tok512.bin", "tests/data/tok512_cases.json");
+}
+
 int main(int argc, char **argv)
 {
     const char *shared = argc > 2 ? argv[1] : getenv("SQM_DATA");
@@ -883,18 +919,7 @@ int main(int argc, char **argv)
     test_regex_splits_like_the_reference();
     test_regex_refuses_what_it_does_not_know();
     test_regex_is_bounded();
-    check_file("tests/data/tok_bytes.json", "tests/data/tok_bytes.json");
-    check_file("tests/data/tok_prefix.json", "tests/data/tok_prefix.json");
-    check_file("tests/data/tok_spm.json", "tests/data/tok_spm.json");
-    check_file("tests/data/tok_meta.json", "tests/data/tok_meta.json");
-    check_file("tests/data/tok_split.json", "tests/data/tok_split.json");
-    check_file("tests/data/tok_word.json", "tests/data/tok_word.json");
-    check_file("tests/data/tok_unigram.json", "tests/data/tok_unigram.json");
-    check_file("tests/data/tok_forms.json", "tests/data/tok_forms.json");
-    check_file("tests/data/tok_tekken.json", "tests/data/tok_tekken.json");
-    check_file("tests/data/tok_piece_bpe.model", "tests/data/tok_piece_bpe_cases.json");
-    check_file("tests/data/tok_piece_unigram.model", "tests/data/tok_piece_unigram_cases.json");
-    check_file("tests/data/tok512.bin", "tests/data/tok512_cases.json");
+    test_fixtures();
     test_import_gguf_scores();
     test_import_gguf_merges();
     test_import_names_what_it_does_not_know();
@@ -914,22 +939,7 @@ int main(int argc, char **argv)
     test_tok_roles_and_texts();
     test_tok_model_without_tokenizer();
     test_chat_templates();
-    test_blob_damage_is_harmless("tests/data/tok_bytes.json");
-    test_blob_damage_is_harmless("tests/data/tok_spm.json");
-    test_blob_damage_is_harmless("tests/data/tok_meta.json");
-    test_blob_damage_is_harmless("tests/data/tok_word.json");
-    test_blob_damage_is_harmless("tests/data/tok_unigram.json");
-    test_blob_damage_is_harmless("tests/data/tok_forms.json");
-    test_import_damage_is_harmless("tests/data/tok_bytes.json", ".json");
-    test_import_damage_is_harmless("tests/data/tok_word.json", ".json");
-    test_import_damage_is_harmless("tests/data/tok_unigram.json", ".json");
-    test_import_damage_is_harmless("tests/data/tok_tekken.json", ".json");
-    test_import_damage_is_harmless("tests/data/tok_piece_bpe.model", ".model");
-    test_import_damage_is_harmless("tests/data/tok_piece_unigram.model", ".model");
-    test_blob_damage_is_harmless(TEST_TMP "tok_longest.txt");
-    test_import_damage_is_harmless("tests/data/tok512.bin", ".bin");
-    test_import_damage_is_harmless(TEST_TMP "tok_longest.txt", ".txt");
-    test_import_damage_is_harmless(TEST_TMP "tok_merges.gguf", ".gguf");
+    test_damage();
     if (shared && *shared && where && *where) test_real_tokenizers(shared, where);
     return check_report("test_tok");
 }

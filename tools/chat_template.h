@@ -1,11 +1,11 @@
 /* chat_template.h: recognises the chat template of a model (a Jinja program) and describes it as texts that
-   examples/chat.c puts together. One line a text, KEY=TEXT, with \n for a new line and \\ for a backslash:
+   sqm_chat puts together. One line a text, KEY=TEXT, with \n for a new line and \\ for a backslash:
      begin    before everything                        system   around the system text, %s
      default  the system text when none is given       first    around the first question after a system text
      user     around a question, %s                    reply    before an answer
      end      after an answer, before the next question
    {bos} and {eos} stand for the model's own tokens. An empty `default`: there always is a system part.
-   A template that is not known gets no description: chat.c says then how to give one. */
+   A template that is not known gets no description: build/chat says then how to give one. */
 #ifndef CHAT_TEMPLATE_H_INCLUDED
 #define CHAT_TEMPLATE_H_INCLUDED
 #include "conv_base.h"

@@ -351,6 +351,7 @@ static CONV_UNUSED void conv_put_rope_lengths(conv *c, const conv_rope *r)
         const char *name = conv_format(c->env, "%s_long", r->name);
         if (!conv_made(c, name)) conv_make_values(c, name, r->freq_long, r->dims / 2);
         conv_put(c, " freq_long=@%s long_from=%d", name, r->long_from);
+        conv_put_real(c, "attn_long", r->attn_long, 0.0);
     }
     if (r->ntk_length)
         conv_put(c, " ntk_factor=%s ntk_length=%d", conv_real(c, r->ntk_factor), r->ntk_length);
@@ -591,7 +592,26 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
     conv_put_head(c, d);
 }
 
-/* ---- the two usual sources of sizes and names ---------------------------------------------------------- */
+/* ---- the usual sources of sizes and names -------------------------------------------------------------- */
+typedef struct conv_size_keys {       /* usual_context: without the key, or CONV_REQUIRED                   */
+    const char *dim, *layers, *heads, *context;
+    int64_t     usual_context;
+} conv_size_keys;
+
+/* Clears the decoder and reads its sizes under these keys: keys and values for every head; the width of the
+   feed-forward part is left to the caller. tied: as below.                                                 */
+static CONV_UNUSED void conv_hf_sizes(conv *c, conv_decoder *d, const conv_size_keys *k, int tied)
+{
+    memset(d, 0, sizeof *d);
+    d->dim = conv_size(c, k->dim, CONV_REQUIRED);
+    d->layers = conv_size(c, k->layers, CONV_REQUIRED);
+    d->heads = d->kv_heads = conv_size(c, k->heads, CONV_REQUIRED);
+    d->head_dim = conv_head_dim(c, d->dim, d->heads);
+    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
+    c->max_context = conv_size(c, k->context, k->usual_context);
+    d->tied = conv_bool(c, "tie_word_embeddings", tied);
+}
+
 /* config.json and tensor names in the style of transformers' LlamaForCausalLM. tied: default of
    tie_word_embeddings; head_key, head_dim: key of the channels of a head, and what they are without it (0:
    dim / heads). The activation is left to the caller.                                                      */
@@ -684,8 +704,8 @@ static CONV_UNUSED void conv_gguf_windows(conv *c, const conv_decoder *d, int32_
     }
 }
 
-/* GGUF keys and tensor names of llama.cpp.                                                                 */
-static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
+/* GGUF keys and tensor names of llama.cpp, but for the width of values.                                    */
+static CONV_UNUSED int conv_gguf_base(conv *c, conv_decoder *d)
 {
     const conv_tensor *embed = conv_source_find(&c->source, "token_embd.weight");
     memset(d, 0, sizeof *d);
@@ -695,8 +715,6 @@ static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
     d->kv_heads = conv_gguf_size(c, "attention.head_count_kv", d->heads);
     d->head_dim = conv_gguf_size(c, "attention.key_length", d->dim / d->heads > 0 ? d->dim / d->heads : 1);
     if (!conv_gguf_key(c, "attention.key_length")) d->head_dim = conv_head_dim(c, d->dim, d->heads);
-    if (conv_gguf_size(c, "attention.value_length", d->head_dim) != d->head_dim)
-        conv_fail(c->env, "%s: values of another width than keys are not supported", c->gguf->file->path);
     d->ffn = conv_gguf_size(c, "feed_forward_length", 0);
     d->vocab = embed && embed->ndim == 2 && embed->shape[0] <= INT32_MAX ? (int32_t)embed->shape[0] : 1;
     c->max_context = conv_gguf_size(c, "context_length", 0);
@@ -726,6 +744,14 @@ static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
     if (!c->env->failed && !(d->norm_eps > 0.0))
         conv_fail(c->env, "%s: the norm's epsilon is missing", c->gguf->file->path);
     return conv_decoder_defaults(c, d);
+}
+
+static CONV_UNUSED int conv_gguf_decoder(conv *c, conv_decoder *d)
+{
+    if (!conv_gguf_base(c, d)) return 0;
+    if (conv_gguf_size(c, "attention.value_length", d->head_dim) != d->head_dim)
+        conv_fail(c->env, "%s: values of another width than keys are not supported", c->gguf->file->path);
+    return !c->env->failed;
 }
 
 #endif /* CONV_DECODER_H_INCLUDED */

@@ -15,30 +15,47 @@ typedef struct conv_mla {
     const conv_rope *rope;            /* NULL: none; style interleaved in DeepSeek's checkpoints            */
     /* names in a layer, without .weight; q_a, q_norm with q_rank only */
     const char *q, *q_a, *q_norm, *kv_a, *kv_norm, *kv_b;
+    /* NULL, or kv_b in two: [heads, rank, plain] and [heads, v_dim, rank], as newer GGUF files have it     */
+    const char *k_b, *v_b;
 } conv_mla;
 
-/* linear rD rS apart=1 with a weight for each head out of kv_b [heads, plain + v_dim, rank]: queries
-   [heads x plain] to [heads x rank], or results (values 1) from [heads x rank] to [heads x v_dim]          */
+/* The map of head h out of kv_b [heads, plain + v_dim, rank], whose values are `all`, or of k_b or v_b     */
+static void conv__mla_head(conv *c, const conv_mla *m, const char *out, const char *name, const float *all,
+                           int32_t h, int values)
+{
+    const int64_t rank = m->rank, plain = m->plain, rows = plain + m->v_dim;
+    const int64_t high = m->k_b ? (values ? m->v_dim : rank) : rows, wide = m->k_b && !values ? plain : rank;
+    const conv_view w = conv_take(c, name, m->heads * high, wide);
+    float *to;
+    if (m->k_b) {
+        conv_make(c, out, CONV_MATRIX, conv_rows(c, w, h * high, high, high, high));
+        return;
+    }
+    if (values) {
+        conv_make(c, out, CONV_MATRIX, conv_rows(c, w, h * rows + plain, m->v_dim, m->v_dim, m->v_dim));
+        return;
+    }
+    to = (float *)conv_alloc(c->env, (uint64_t)(rank * plain), sizeof *to);
+    for (int64_t r = 0; all && to && r < rank; r++)
+        for (int64_t p = 0; p < plain; p++) to[r * plain + p] = all[(h * rows + p) * rank + r];
+    conv_make_matrix(c, out, to, m->rank, m->plain);
+}
+
+/* linear rD rS apart=1 with a weight for each head: queries [heads x plain] to [heads x rank], or results
+   (values 1) from [heads x rank] to [heads x v_dim]                                                        */
 static void conv__mla_heads(conv *c, const conv_decoder *d, const conv_mla *m, int32_t i, int dst, int src,
                             int values)
 {
-    const char *name = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, m->kv_b), d->weight_suffix);
-    const int64_t rank = m->rank, plain = m->plain, rows = plain + m->v_dim;
-    const float *all = values ? NULL : conv_read(c, name, m->heads * rows * rank);
+    const char *map = m->k_b ? (values ? m->v_b : m->k_b) : m->kv_b;
+    const char *name = conv_format(c->env, "%s%s", conv_layer_name(c, d, i, map), d->weight_suffix);
+    const float *all = values || m->k_b ? NULL
+        : conv_read(c, name, (int64_t)m->heads * ((int64_t)m->plain + m->v_dim) * m->rank);
     conv_put(c, "linear r%d r%d apart=1 precise=1 first=0 w=", dst, src);
     for (int32_t h = 0; h < m->heads && !c->env->failed; h++) {
         const char *out = conv_format(c->env, "%s%d",
                                       conv_out_name(c, i, values ? "v_latent" : "q_latent"), h);
-        const conv_view w = conv_take(c, name, m->heads * rows, rank);
         conv_put(c, "%s@%s", h ? "," : "", out);
-        if (values) {
-            conv_make(c, out, CONV_MATRIX, conv_rows(c, w, h * rows + plain, m->v_dim, m->v_dim, m->v_dim));
-        } else {
-            float *to = (float *)conv_alloc(c->env, (uint64_t)(rank * plain), sizeof *to);
-            for (int64_t r = 0; all && to && r < rank; r++)
-                for (int64_t p = 0; p < plain; p++) to[r * plain + p] = all[(h * rows + p) * rank + r];
-            conv_make_matrix(c, out, to, m->rank, m->plain);
-        }
+        conv__mla_head(c, m, out, name, all, h, values);
     }
     conv_line(c, "%s", "");
 }

@@ -155,34 +155,81 @@ static CONV_UNUSED conv_view conv_take(conv *c, const char *name, int64_t rows, 
     return v;
 }
 
+/* A buffer of at least `bytes`; after an error the old one.                                                */
+static CONV_UNUSED void *conv_room(conv *c, void *buffer, uint64_t *room, uint64_t bytes)
+{
+    void *more;
+    if (bytes <= *room) return buffer;
+    more = bytes <= SIZE_MAX ? realloc(buffer, (size_t)bytes) : NULL;
+    if (!more) { conv_fail(c->env, "out of memory: %llu bytes", (unsigned long long)bytes); return buffer; }
+    *room = bytes;
+    return more;
+}
+
+/* Row `row` of a quantised tensor is read by packing it alone into a panel (*panel, *room bytes), which the
+   library can read.                                                                                        */
+static CONV_UNUSED int conv_ggml_row(conv *c, float *dst, const conv_tensor *t, const uint8_t *data,
+                                     int64_t row, uint8_t **panel, uint64_t *room)
+{
+    const uint8_t *blocks = data + row * (int64_t)t->row_bytes;
+    const int32_t cols = (int32_t)t->shape[t->ndim - 1];
+    sqm_dtype type;
+    sqm_error err;
+    sqm_tensor packed;
+    size_t bytes = 0;
+    if (sqm_pack_ggml(NULL, &bytes, &type, t->ggml_type, NULL, 0, 1, cols, &err) != SQM_OK)
+        return conv_fail(c->env, "tensor %.200s: %s", t->name, err.text);
+    *panel = (uint8_t *)conv_room(c, *panel, room, bytes);
+    if (c->env->failed) return 0;
+    sqm_pack_ggml(*panel, &bytes, &type, t->ggml_type, blocks, t->row_bytes, 1, cols, &err);
+    packed = sqm_tensor_2d(*panel, type, SQM_PANELS, 1, cols);
+    if (sqm_tensor_row(dst, &packed, 0, &err) == SQM_OK) return 1;
+    return conv_fail(c->env, "tensor %.200s: %s", t->name, err.text);
+}
+
+/* n values of a tensor in rows of its last dimension.                                                      */
+static void conv__read_rows(conv *c, float *values, const conv_tensor *t, const uint8_t *data, int64_t n)
+{
+    const int64_t inner = t->ndim ? t->shape[t->ndim - 1] : 1, size = conv_types[t->type].bytes;
+    const int64_t step = (t->ndim ? t->stride[t->ndim - 1] : 1) * size;
+    uint8_t *panel = NULL;
+    uint64_t room = 0;
+    for (int64_t row = 0; row * inner < n && !c->env->failed; row++) {
+        float *to = values + row * inner;
+        if (t->type == CONV_GGML) conv_ggml_row(c, to, t, data, row, &panel, &room);
+        else conv_values(to, data + conv_row_offset(t, row) * size, inner, step, t->type);
+    }
+    free(panel);
+}
+
 /* All n values of a tensor of any shape, outermost dimension first, for a mapping that computes with them.
-   NULL after an error; quantised tensors are one.                                                          */
+   NULL after an error.                                                                                     */
 static CONV_UNUSED float *conv_read(conv *c, const char *name, int64_t n)
 {
     conv_tensor *t = c->env->failed ? NULL : conv_source_find(&c->source, name);
     const uint8_t *data;
-    int64_t found = 1, inner, step;
+    uint64_t found = 1;
+    int64_t inner, across;
     float *values;
     if (!t) { conv_fail(c->env, "tensor %.200s is missing in the checkpoint", name); return NULL; }
     t->used = 1;
-    for (int32_t i = 0; i < t->ndim; i++) found *= t->shape[i];            /* fits: see conv_source_add     */
-    if (t->type == CONV_GGML || t->type == CONV_MXFP4)
+    for (int32_t i = 0; i < t->ndim; i++) found = conv_times(found, (uint64_t)t->shape[i]);
+    if (t->type == CONV_MXFP4)
         conv_fail(c->env, "tensor %.200s is quantised where it cannot be", name);
-    if (found != n || n < 1)
+    if (n < 1 || found != (uint64_t)n)
         conv_fail(c->env, "tensor %.200s has shape %s, expected %lld values", name,
                   conv_shape_text(c->env, t->shape, t->ndim), (long long)n);
     data = conv_tensor_data(&c->source, t);
     values = (float *)conv_alloc(c->env, (uint64_t)n, sizeof(float));
     if (!data || !values) return NULL;
-    inner = t->ndim ? t->shape[t->ndim - 1] : 1;
-    step = (t->ndim ? t->stride[t->ndim - 1] : 1) * conv_types[t->type].bytes;
-    for (int64_t row = 0; row * inner < n; row++)
-        conv_values(values + row * inner, data + conv_row_offset(t, row) * conv_types[t->type].bytes, inner,
-                    step, t->type);
-    if (t->block_scales) step = (inner + t->block_cols - 1) / t->block_cols;        /* see conv_fp8.h       */
-    for (int64_t i = 0; t->block_scales && i < n; i++)
-        values[i] *= t->block_scales[i / inner / t->block_rows * step + i % inner / t->block_cols];
-    return values;
+    conv__read_rows(c, values, t, data, n);
+    if (t->block_scales) {                             /* see conv_fp8.h                                    */
+        inner = t->shape[1];
+        across = (inner + t->block_cols - 1) / t->block_cols;
+        for (int64_t i = 0; i < n; i++)
+            values[i] *= t->block_scales[i / inner / t->block_rows * across + i % inner / t->block_cols];
+    }
+    return c->env->failed ? NULL : values;
 }
 
 /* A whole matrix as one vector, row after row.                                                             */

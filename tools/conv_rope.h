@@ -6,8 +6,8 @@
 
 typedef struct conv_rope_spec {       /* what a configuration says                                          */
     const char  *type;                /* default linear dynamic llama3 yarn longrope factors proportional   */
-    /* attn_factor 0: as the type computes it */
-    double       theta, factor, attn_factor, original, max_position;
+    /* attn_factor 0: as the type computes it; attn_long: of longrope's long factors */
+    double       theta, factor, attn_factor, attn_long, original, max_position;
     double       beta_fast, beta_slow, mscale, mscale_all_dim, low_freq, high_freq;
     int32_t      truncate, dims;      /* dims odd: exponents over it, dims + 1 channels turn                */
     int32_t      turned;              /* proportional: so many of the dims / 2 pairs turn, as if all did    */
@@ -20,7 +20,7 @@ typedef struct conv_rope {            /* what the recipe needs                  
     const char *style;                /* "half" or "interleaved"                                            */
     int32_t     dims;                 /* 0: no rotary positions                                             */
     float      *freq, *freq_long;
-    double      attn_factor, ntk_factor;
+    double      attn_factor, attn_long, ntk_factor;    /* attn_long 0: the same                             */
     int32_t     long_from, ntk_length;
 } conv_rope;
 
@@ -70,7 +70,7 @@ static int conv__rope_check(conv *c, const conv_rope_spec *s, int32_t head_dim)
     const int scaled = strcmp(s->type, "default") != 0 && strcmp(s->type, "factors") != 0 &&
                        strcmp(s->type, "proportional") != 0;
     if (c->env->failed) return 0;
-    if (s->dims < 1 || s->dims + s->dims % 2 > head_dim)
+    if (s->dims < 1 || s->dims > 65536 || s->dims + s->dims % 2 > head_dim)      /* a pow for each pair     */
         return conv_fail(c->env, "rotary positions over %d of %d channels of a head are not possible",
                          s->dims, head_dim);
     if (!(s->theta > 1.0)) return conv_fail(c->env, "rope_theta must be greater than 1");
@@ -127,13 +127,14 @@ static CONV_UNUSED int conv_rope_make(conv *c, conv_rope *r, const conv_rope_spe
                              conv__rope_mscale(s->factor, s->mscale_all_dim);
     } else if (strcmp(s->type, "longrope") == 0) {
         ok = conv__rope_longrope(c, s, r);
-    } else if (strcmp(s->type, "factors") == 0) {
+    } else if (strcmp(s->type, "factors") == 0 && s->short_factor) {       /* of GGUF files only */
         for (int32_t i = 0; i < r->dims / 2; i++)
             r->freq[i] = (float)(conv__rope_theta(s, i) / (double)s->short_factor[i]);
     } else if (strcmp(s->type, "default") != 0) {
         return conv_fail(c->env, "rope type \"%.40s\" is not known", s->type);
     }
     if (s->attn_factor > 0.0) r->attn_factor = s->attn_factor;
+    if (s->attn_factor > 0.0 && s->attn_long != s->attn_factor) r->attn_long = s->attn_long;
     for (int32_t i = 0; ok && i < r->dims / 2; i++) {
         if (!(fabs((double)r->freq[i]) < 1e6)) ok = conv_fail(c->env, "rope frequency %d is out of range", i);
     }
@@ -195,7 +196,7 @@ static void conv__rope_known_keys(conv *c, const json_value *params)
 }
 
 /* Two older ways to say things: "dynamic" with alpha is a fixed growth of theta (HunYuan); short_mscale and
-   long_mscale are factors of attention for either length (Phi-3.5-MoE), which must be the same here.       */
+   long_mscale are factors of attention for either length (Phi-3.5-MoE).                                    */
 static void conv__rope_variants(conv *c, const json_value *params, conv_rope_spec *s)
 {
     const double alpha = conv__rope_number(c, params, "alpha", 0.0);
@@ -204,9 +205,13 @@ static void conv__rope_variants(conv *c, const json_value *params, conv_rope_spe
         s->theta *= pow(alpha, (double)s->dims / (s->dims - 2));
         s->type = "default";
     }
-    if (conv__rope_number(c, params, "long_mscale", shorter) != shorter)
-        conv_fail(c->env, "config.json: different short_mscale and long_mscale are not supported");
-    if (strcmp(s->type, "default") != 0) s->attn_factor = shorter;
+    if (strcmp(s->type, "default") == 0) return;
+    s->attn_factor = shorter;
+    s->attn_long = conv__rope_number(c, params, "long_mscale", shorter);
+    if (s->attn_long != shorter &&
+        (strcmp(s->type, "longrope") != 0 || shorter <= 0.0 || s->attn_long <= 0.0))
+        conv_fail(c->env, "config.json: different short_mscale and long_mscale must be of rope type "
+                  "\"longrope\" and greater than 0");
 }
 
 /* Reads one set of rope parameters; params may be NULL: unscaled. max_position and original (0: not given)

@@ -71,17 +71,6 @@ static int conv__out_type(conv *c, const conv_out *o, conv_target target, sqm_dt
 }
 
 /* ---- rows of an output tensor -------------------------------------------------------------------------- */
-/* A buffer of at least `bytes`; after an error the old one.                                                */
-static void *conv__room(conv *c, void *buffer, uint64_t *room, uint64_t bytes)
-{
-    void *more;
-    if (bytes <= *room) return buffer;
-    more = bytes <= SIZE_MAX ? realloc(buffer, (size_t)bytes) : NULL;
-    if (!more) { conv_fail(c->env, "out of memory: %llu bytes", (unsigned long long)bytes); return buffer; }
-    *room = bytes;
-    return more;
-}
-
 /* The part that holds row i, and the row in the checkpoint's tensor.                                       */
 static const conv_view *conv__find_row(const conv_out *o, int64_t i, int64_t *source_row)
 {
@@ -89,25 +78,6 @@ static const conv_view *conv__find_row(const conv_out *o, int64_t i, int64_t *so
     while (i >= v->rows) { i -= v->rows; v++; }
     *source_row = v->first + i / v->block * v->stride + i % v->block;
     return v;
-}
-
-/* Row r of a quantised tensor is read by packing it alone into a panel, which the library can read.        */
-static int conv__ggml_row(conv_writer *k, float *dst, const conv_tensor *t, const uint8_t *data, int64_t row,
-                          int32_t cols)
-{
-    const uint8_t *blocks = data + row * (int64_t)t->row_bytes;
-    sqm_dtype type;
-    sqm_error err;
-    sqm_tensor panel;
-    size_t bytes = 0;
-    if (sqm_pack_ggml(NULL, &bytes, &type, t->ggml_type, NULL, 0, 1, cols, &err) != SQM_OK)
-        return conv_fail(k->c->env, "tensor %.200s: %s", t->name, err.text);
-    k->packed = (uint8_t *)conv__room(k->c, k->packed, &k->packed_room, bytes);
-    if (k->c->env->failed) return 0;
-    sqm_pack_ggml(k->packed, &bytes, &type, t->ggml_type, blocks, t->row_bytes, 1, cols, &err);
-    panel = sqm_tensor_2d(k->packed, type, SQM_PANELS, 1, cols);
-    if (sqm_tensor_row(dst, &panel, 0, &err) == SQM_OK) return 1;
-    return conv_fail(k->c->env, "tensor %.200s: %s", t->name, err.text);
 }
 
 /* Values of row r (counted in the checkpoint's tensor; its column when transposed).                        */
@@ -121,7 +91,7 @@ static int conv__source_row(conv_writer *k, float *dst, const conv_view *v, int6
         if (v->transposed || v->vector)
             return conv_fail(k->c->env, "tensor %.200s is quantised where it cannot be", t->name);
         if (t->type == CONV_MXFP4) conv_mxfp4_row(dst, data, t, row);
-        else if (!conv__ggml_row(k, dst, t, data, row, (int32_t)v->cols)) return 0;
+        else if (!conv_ggml_row(k->c, dst, t, data, row, &k->packed, &k->packed_room)) return 0;
     } else if (t->block_scales) {
         const int64_t across = (t->shape[1] + t->block_cols - 1) / t->block_cols;
         const float *scales = t->block_scales + row / t->block_rows * across;
@@ -196,7 +166,7 @@ static int conv__write_vector(conv_writer *k, const conv_out *o)
         sqm_writer_data(k->w, o->values, (size_t)bytes);
         return 1;
     }
-    k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, bytes);
+    k->rows = (float *)conv_room(k->c, k->rows, &k->rows_room, bytes);
     if (k->c->env->failed) return 0;
     if (!conv__fetch(k, o, 0, o->rows)) return 0;
     sqm_writer_data(k->w, k->rows, (size_t)bytes);
@@ -211,7 +181,7 @@ static int conv__write_panels(conv_writer *k, const conv_out *o, int32_t n, sqm_
     size_t bytes = sqm_tensor_bytes(type, SQM_PANELS, 2, shape);
     sqm_error err;
     sqm_result r;
-    k->packed = (uint8_t *)conv__room(k->c, k->packed, &k->packed_room, bytes);
+    k->packed = (uint8_t *)conv_room(k->c, k->packed, &k->packed_room, bytes);
     if (k->c->env->failed) return 0;
     if (exact)
         r = sqm_pack_ggml(k->packed, &bytes, &type, o->parts[0].tensor->ggml_type, k->raw,
@@ -229,10 +199,10 @@ static int conv__write_matrix(conv_writer *k, const conv_out *o, sqm_dtype type,
     for (int64_t first = 0; first < o->rows; first += step) {
         const int64_t n = o->rows - first < step ? o->rows - first : step;
         if (exact) {
-            k->raw = (uint8_t *)conv__room(k->c, k->raw, &k->raw_room, (uint64_t)n * row_bytes);
+            k->raw = (uint8_t *)conv_room(k->c, k->raw, &k->raw_room, (uint64_t)n * row_bytes);
             if (k->c->env->failed || !conv__fetch_blocks(k, o, first, n)) return 0;
         } else {
-            k->rows = (float *)conv__room(k->c, k->rows, &k->rows_room, (uint64_t)n * row_bytes);
+            k->rows = (float *)conv_room(k->c, k->rows, &k->rows_room, (uint64_t)n * row_bytes);
             if (k->c->env->failed || !conv__fetch(k, o, first, n) ||
                 !conv__check_range(k, o, n * o->cols, type))
                 return 0;

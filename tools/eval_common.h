@@ -8,7 +8,7 @@
 
 static int eval_parse_isa(const char *text, sqm_isa *isa)
 {
-    for (int i = (int)SQM_ISA_AUTO; i <= (int)SQM_ISA_NEON; i++) {
+    for (int i = (int)SQM_ISA_AUTO; i <= (int)SQM_ISA_WASM; i++) {
         const char *name = sqm_isa_name((sqm_isa)i);
         if (!name || strcmp(name, text) != 0) continue;
         *isa = (sqm_isa)i;

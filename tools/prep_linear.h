@@ -16,17 +16,27 @@
 #include <math.h>
 #include "conv_decoder.h"
 
+typedef struct lin_name { const char *usual, *here; } lin_name;
+
 typedef struct lin {                  /* where a layer's tensors come from and go to                        */
     conv       *c;
     const char *from, *weight;        /* a tensor is called from NAME weight, or from NAME                  */
     const char *out;                  /* and becomes out NAME                                               */
     int         rwkv_cpp;             /* RWKV: decays as rwkv.cpp stores them, inner maps as [out, in]      */
+    int         gguf;                 /* RWKV-6: inner maps of the mixes as [out, in] too                   */
+    const lin_name *names;            /* names that are others in this format, up to NULL; or NULL          */
 } lin;
 
 /* ---- tensors ------------------------------------------------------------------------------------------- */
+static CONV_UNUSED const char *lin_named(const lin *l, const char *name)
+{
+    for (const lin_name *n = l->names; n && n->usual; n++)
+        if (strcmp(n->usual, name) == 0) return conv_format(l->c->env, "%s%s", l->from, n->here);
+    return conv_format(l->c->env, "%s%s", l->from, name);
+}
 static CONV_UNUSED const char *lin_in(const lin *l, const char *name)
 {
-    const char *bare = conv_format(l->c->env, "%s%s", l->from, name);
+    const char *bare = lin_named(l, name);
     const char *full = conv_format(l->c->env, "%s%s", bare, l->weight);
     return conv_has(l->c, bare) && !conv_has(l->c, full) ? bare : full;
 }
@@ -46,7 +56,7 @@ static CONV_UNUSED int32_t lin_size(const lin *l, const char *name, int32_t axis
 /* The weight [rows, cols] of a linear map, with its bias where there is one.                               */
 static CONV_UNUSED conv_part lin_part(const lin *l, const char *name, int64_t rows, int64_t cols)
 {
-    const char *bias = conv_format(l->c->env, "%s%s.bias", l->from, name);
+    const char *bias = conv_format(l->c->env, "%s.bias", lin_named(l, name));
     conv_part p;
     memset(&p, 0, sizeof p);
     p.out = lin_out(l, name);
@@ -784,32 +794,68 @@ typedef struct lin_rwkv6 {
     lin_pair    w;
     const char *bonus, *norm, *norm_bias;
     double      norm_eps;
+    int32_t     gla_heads;            /* heads of keys and values of the form without bonus and norm; or 0  */
 } lin_rwkv6;
 
-/* Official names and order                                                                                 */
-static CONV_UNUSED void lin_rwkv6_official(const lin *l, lin_rwkv6 *x, int32_t dim, int32_t heads)
+/* The mixes of official files and of llama.cpp, where they may be one tensor                               */
+static CONV_UNUSED void lin_rwkv6_mixes(const lin *l, lin_rwkv6 *x)
 {
     static const char *const names[5] = { "time_maa_w", "time_maa_k", "time_maa_v", "time_maa_r",
                                           "time_maa_g" };
+    const int64_t n = x->dim, rank = lin_size(l, "time_maa_w2", l->gguf ? 2 : 1);
+    const float *outer = lin_read(l, "time_maa_w2", 5 * rank * n);
+    float *turned = l->gguf ? lin_floats(l, 5 * rank * n) : NULL;          /* from [5][dim][rank]           */
+    for (int64_t i = 0; outer && turned && i < 5 * rank * n; i++)
+        turned[(i / (rank * n) * rank + i % rank) * n + i / rank % n] = outer[i];
+    x->rank = (int32_t)rank;
+    x->mix_outer = l->gguf ? turned : outer;
+    x->mix_inner = l->gguf ? lin_part(l, "time_maa_w1", 5 * rank, n)
+                           : lin_part_transposed(l, "time_maa_w1", 5 * rank, n);
+    x->mix_base = lin_flat(l, "time_maa_x", n);
+    for (int i = 0; i < 5; i++)
+        x->mixes[i] = lin_has(l, "time_maa") ? conv_rows(l->c, lin_flat(l, "time_maa", 5 * n), i * n, n, n, n)
+                                             : lin_flat(l, names[i], n);
+    x->w_at = 0; x->k_at = 1; x->v_at = 2; x->r_at = 3; x->g_at = 4;
+}
+static CONV_UNUSED void lin_rwkv6_official(const lin *l, lin_rwkv6 *x, int32_t dim, int32_t heads,
+                                           int32_t gla_heads)
+{
+    const int32_t width = gla_heads ? dim / heads * gla_heads : dim;       /* of keys and values            */
     memset(x, 0, sizeof *x);
     x->dim = dim;
     x->heads = heads;
+    x->gla_heads = gla_heads;
     x->key_dim = x->v_dim = dim / heads;
-    x->rank = lin_size(l, "time_maa_w2", 1);
-    x->mix_inner = lin_part_transposed(l, "time_maa_w1", 5 * (int64_t)x->rank, dim);
-    x->mix_outer = lin_read(l, "time_maa_w2", (int64_t)5 * x->rank * dim);
-    x->mix_base = lin_flat(l, "time_maa_x", dim);
-    for (int i = 0; i < 5; i++) x->mixes[i] = lin_flat(l, names[i], dim);
-    x->w_at = 0; x->k_at = 1; x->v_at = 2; x->r_at = 3; x->g_at = 4;
+    lin_rwkv6_mixes(l, x);
     x->r = lin_part(l, "receptance", dim, dim);
-    x->k = lin_part(l, "key", dim, dim);
-    x->v = lin_part(l, "value", dim, dim);
+    x->k = lin_part(l, "key", width, dim);
+    x->v = lin_part(l, "value", width, dim);
     x->g = lin_part(l, "gate", dim, dim);
     x->w = lin_lora(l, "time_decay_w1", "time_decay_w2", "time_decay", dim, dim);
     x->bonus = "time_faaaa";
     x->norm = "ln_x.weight";
     x->norm_bias = "ln_x.bias";
     x->norm_eps = 64e-5;
+}
+/* r3 the mixed rows, r5 the decays, to r7: keys times 1 - decay, each for several heads of queries         */
+static void lin__rwkv6_gla(const lin *l, const lin_rwkv6 *x)
+{
+    const int32_t n = x->dim, each = x->heads / x->gla_heads;
+    conv_line(l->c, "scale r11 r5 by=-1");
+    lin_linear_from(l, 2, 3, x->r, x->r_at * n);
+    lin_linear_from(l, 6, 3, x->k, x->k_at * n);
+    lin_linear_from(l, 8, 3, x->v, x->v_at * n);
+    if (each > 1) conv_line(l->c, "copy r9 r6");
+    for (int32_t i = 1; i < each; i++)                 /* each head's channels `each` times                 */
+        conv_line(l->c, "cat r%d r%d r9 groups=%d", i % 2 ? 10 : 6, i % 2 ? 6 : 10, x->gla_heads);
+    if (each % 2 == 0) conv_line(l->c, "copy r6 r10");
+    conv_line(l->c, "mul r11 r11 r6\nadd r6 r6 r11");
+    conv_line(l->c, "cat r4 r2 r6\ncat r9 r4 r8\ncat r4 r9 r5");
+    lin_linear_from(l, 8, 3, x->g, x->g_at * n);
+    conv_line(l->c, "mix r7 r4 linear_attention heads=%d v_heads=%d key_dim=%d v_dim=%d decay=vector "
+              "read=post scale=%s", x->heads, x->gla_heads, x->key_dim, x->v_dim,
+              conv_real(l->c, 1.0 / sqrt((double)x->key_dim)));
+    conv_line(l->c, "gate r7 r7 r8 act=sigmoid");
 }
 static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv6 *x, int src)
 {
@@ -826,6 +872,10 @@ static CONV_UNUSED int lin_put_rwkv6(const lin *l, const lin_rwkv6 *x, int src)
     conv_line(l->c, "act r5 r5 kind=exp");
     conv_line(l->c, "scale r5 r5 by=-1");
     conv_line(l->c, "act r5 r5 kind=exp");
+    if (x->gla_heads) {
+        lin__rwkv6_gla(l, x);
+        return 7;
+    }
     lin_linear_from(l, 2, 3, x->r, x->r_at * n);
     lin_linear_from(l, 8, 3, x->k, x->k_at * n);
     conv_line(l->c, "cat r4 r2 r8");
@@ -846,8 +896,9 @@ typedef struct lin_rwkv7 {
     int32_t     dim, heads, head_dim;
     conv_part   r, k, v;
     lin_pair    w, a, v_mix, g;       /* v_mix: of layers after the first                                   */
-    const char *norm, *norm_bias;
+    const char *norm, *norm_bias;     /* NULL: no norm                                                      */
     double      norm_eps;
+    int32_t     no_gate;
 } lin_rwkv7;
 static CONV_UNUSED void lin_rwkv7_official(const lin *l, lin_rwkv7 *x, int32_t dim, int32_t heads,
                                            int first_layer)
@@ -861,9 +912,10 @@ static CONV_UNUSED void lin_rwkv7_official(const lin *l, lin_rwkv7 *x, int32_t d
     x->v = lin_part(l, "value", dim, dim);
     x->w = lin_lora(l, "w1", "w2", "w0", dim, dim);
     x->a = lin_lora(l, "a1", "a2", "a0", dim, dim);
-    x->g = lin_lora(l, "g1", "g2", NULL, dim, dim);
+    x->no_gate = !lin_has(l, "g1");
+    if (!x->no_gate) x->g = lin_lora(l, "g1", "g2", NULL, dim, dim);
     if (!first_layer) x->v_mix = lin_lora(l, "v1", "v2", "v0", dim, dim);
-    x->norm = "ln_x.weight";
+    x->norm = lin_has(l, "ln_x.weight") ? "ln_x.weight" : NULL;
     x->norm_bias = "ln_x.bias";
     x->norm_eps = 64e-5;
 }
@@ -885,16 +937,17 @@ static void lin__rwkv7_values(const lin *l, const lin_rwkv7 *x, int first_layer)
 static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv7 *x, int src, int first_layer)
 {
     static const char *const names[6] = { "x_r", "x_w", "x_k", "x_v", "x_a", "x_g" };
-    const int32_t n = x->dim;
+    const int32_t n = x->dim, mixes = x->no_gate ? 5 : 6;
     const float *k_a = lin_read(l, "k_a", n);
     float *rest = lin_floats(l, n);
     for (int32_t i = 0; k_a && rest && i < n; i++) rest[i] = (float)(1.0 - (double)k_a[i]);
     if (lin_has(l, "x_rwkvag"))       /* in this order, in one tensor                                       */
-        conv_line(l->c, "mix r3 r%d shift mixes=6 w=@%s", src, lin_vector(l, "x_rwkvag", 6 * (int64_t)n));
-    else lin_shift(l, 3, src, names, 6, n, 1.0, 0.0);
+        conv_line(l->c, "mix r3 r%d shift mixes=%d w=@%s", src, mixes,
+                  lin_vector(l, "x_rwkvag", mixes * (int64_t)n));
+    else lin_shift(l, 3, src, names, mixes, n, 1.0, 0.0);
     lin_linear_from(l, 2, 3, x->r, 0);
     lin__rwkv7_values(l, x, first_layer);
-    lin_put_pair(l, 8, 3, 5 * n, &x->g, "sigmoid");
+    if (!x->no_gate) lin_put_pair(l, 8, 3, 5 * n, &x->g, "sigmoid");
     lin_put_pair(l, 11, 3, 4 * n, &x->a, NULL);
     conv_line(l->c, "act r11 r11 kind=sigmoid");
     lin_linear_from(l, 5, 3, x->k, 2 * n);
@@ -917,14 +970,14 @@ static CONV_UNUSED int lin_put_rwkv7(const lin *l, const lin_rwkv7 *x, int src, 
     conv_line(l->c, "cat r4 r9 r12");
     conv_line(l->c, "mix r7 r4 linear_attention heads=%d key_dim=%d decay=vector update=dplr", x->heads,
               x->head_dim);
-    lin_rwkv_norm(l, x->heads, n, x->norm_eps, x->norm, x->norm_bias);
+    if (x->norm) lin_rwkv_norm(l, x->heads, n, x->norm_eps, x->norm, x->norm_bias);
     conv_line(l->c, "# bonus: (r . (k r_k)) v");
     conv_line(l->c, "mul r12 r2 r5");
     conv_line(l->c, "affine r12 r12 w=@%s", lin_vector(l, "r_k", n));
     conv_line(l->c, "reduce r13 r12 kind=sum groups=%d", x->heads);
     conv_line(l->c, "mul r12 r6 r13");
     conv_line(l->c, "add r7 r7 r12");
-    conv_line(l->c, "mul r7 r7 r8");
+    if (!x->no_gate) conv_line(l->c, "mul r7 r7 r8");
     return 7;
 }
 
@@ -936,7 +989,7 @@ static CONV_UNUSED int lin_put_rwkv(const lin *l, const lin_rwkv *r, int version
     if (version == 4) return lin_put_rwkv4(l, r, src);
     if (version == 5) return lin_put_rwkv5(l, r, src);
     if (version == 6) {
-        lin_rwkv6_official(l, &x6, r->dim, r->heads);
+        lin_rwkv6_official(l, &x6, r->dim, r->heads, 0);
         return lin_put_rwkv6(l, &x6, src);
     }
     lin_rwkv7_official(l, &x7, r->dim, r->heads, first_layer);
@@ -1038,7 +1091,7 @@ static CONV_UNUSED const lin_xlstm_names lin_xlstm_plain_names = {
 /* A part whose name ends with .weight, and whose bias ends with .bias                                      */
 static CONV_UNUSED conv_part lin_part_full(const lin *l, const char *name, int64_t rows, int64_t cols)
 {
-    const lin bare = { l->c, l->from, "", l->out, 0 };
+    const lin bare = { l->c, l->from, "", l->out, 0, 0, NULL };
     const char *end = strstr(name, ".weight");
     conv_part p = lin_part(&bare, name, rows, cols);
     p.has_bias = 1;
@@ -1109,7 +1162,7 @@ static void lin__nala_rope(const lin *l, const lin_nala *n, int reg)
 static CONV_UNUSED void lin_put_nala_attention(const lin *l, const lin_nala *n, int src, int prefixed)
 {
     const lin own = { l->c, prefixed ? conv_format(l->c->env, "%sattn.", l->from) : l->from, l->weight,
-                      l->out, 0 };
+                      l->out, 0, 0, NULL };
     const int32_t d = n->dim / n->heads, half = d / 4;
     float *freq = lin_floats(l, half), *eps = lin_floats(l, n->heads);
     for (int32_t i = 0; freq && i < half; i++) freq[i] = (float)pow(10000.0,

@@ -37,7 +37,7 @@ static const char help[] =
     "-r N            repetitions; the median counts (5)\n"
     "-b N            max_batch of the session (the library's own choice)\n"
     "-t N            threads (all)\n"
-    "--isa X         auto, scalar, avx2, avx512 or neon\n"
+    "--isa X         auto, scalar, avx2, avx512, neon or wasm\n"
     "--kv X          attention caches in f32, f16 or q8 (f16; f32 with --exact)\n"
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"

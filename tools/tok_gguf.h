@@ -106,7 +106,7 @@ static int tok_gguf_tokens(tok_builder *b, const gguf_file *g, int spm)
     const gguf_kv *tokens = tok_gguf_array(g, "tokenizer.ggml.tokens", GGUF_STRING, 0, 1), *types;
     const uint8_t *at;
     int16_t byte_of[512];
-    if (!tokens || !tok_set_count(b, tokens->count)) return 0;
+    if (!tokens || !tok_set_count(b, tokens->count, tokens->count)) return 0;
     types = tok_gguf_array(g, "tokenizer.ggml.token_type", GGUF_I32, tokens->count, 0);
     if (b->env->failed) return 0;
     for (int i = 0; i < 512; i++) byte_of[i] = (int16_t)tok_byte_of_char((uint32_t)i);
@@ -224,22 +224,25 @@ static void tok_gguf_roles(tok_builder *b, const gguf_file *g, int spm)
     tok_add_known_ends(b);
 }
 
+static int tok_gguf_rwkv(tok_builder *b, const gguf_file *g);
+
 static CONV_UNUSED int tok_from_gguf(conv_env *env, const gguf_file *g, tok_blob *out)
 {
     const char *model = gguf_text(g, gguf_find(g, "tokenizer.ggml.model"));
     const int spm = model && strcmp(model, "llama") == 0, bpe = model && strcmp(model, "gpt2") == 0;
+    const int rwkv = model && strcmp(model, "rwkv") == 0;
     tok_builder b;
     int add_bos = spm;
     out->data = NULL;
     out->bytes = 0;
     if (!model || strcmp(model, "no_vocab") == 0 || strcmp(model, "none") == 0) return 1;
-    if (!spm && !bpe)
+    if (!spm && !bpe && !rwkv)
         return conv_fail(env, "%s: the tokenizer model \"%.80s\" is not supported", g->file->path, model);
-    tok_open(&b, env, spm ? SQM__TOK_CHAR_BPE : SQM__TOK_BYTE_BPE);
-    if (!tok_gguf_tokens(&b, g, spm)) return 0;
+    tok_open(&b, env, spm ? SQM__TOK_CHAR_BPE : bpe ? SQM__TOK_BYTE_BPE : SQM__TOK_LONGEST);
+    if (!tok_gguf_tokens(&b, g, !bpe)) return 0;
     tok_gguf_roles(&b, g, spm);
-    tok_gguf_added(&b, spm);
-    if (spm ? !tok_gguf_spm(&b, g) : !tok_gguf_bpe(&b, g, &add_bos)) return 0;
+    if (!rwkv) tok_gguf_added(&b, spm);
+    if (rwkv ? !tok_gguf_rwkv(&b, g) : spm ? !tok_gguf_spm(&b, g) : !tok_gguf_bpe(&b, g, &add_bos)) return 0;
     if (tok_gguf_number(g, "tokenizer.ggml.add_bos_token", add_bos) > 0.0)
         tok_add_id(env, &b.prefix, b.role[0], b.n);
     if (tok_gguf_number(g, "tokenizer.ggml.add_eos_token", 0.0) > 0.0)

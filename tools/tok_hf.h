@@ -400,7 +400,7 @@ static int tok_hf_count(tok_hf *h)
     }
     if (most >= TOK_MAX_TOKENS)
         return conv_fail(h->b.env, "%s: token id %lld is too large", h->path, (long long)most);
-    return tok_set_count(&h->b, (uint64_t)(most + 1));
+    return tok_set_count(&h->b, (uint64_t)(most + 1), (uint64_t)json_count(h->vocab) + json_count(added));
 }
 
 static void tok_hf_set_text(tok_hf *h, uint32_t id, const int16_t *byte_of)

@@ -192,11 +192,15 @@ static void tok_open(tok_builder *b, conv_env *env, uint32_t kind)
     for (int i = 0; i < 256; i++) b->chars[i] = b->bytes[i] = -1;
 }
 
-static int tok_set_count(tok_builder *b, uint64_t n)
+/* Room for ids below n, of which the file names `known`; a large id in a small file is damage.             */
+static int tok_set_count(tok_builder *b, uint64_t n, uint64_t known)
 {
     if (n < 1 || n > TOK_MAX_TOKENS)
         return conv_fail(b->env, "tokenizer: %llu tokens, expected 1 to %d", (unsigned long long)n,
                          TOK_MAX_TOKENS);
+    if (n > 65536 && n / 8 > known)
+        return conv_fail(b->env, "tokenizer: ids up to %llu for %llu tokens", (unsigned long long)n - 1,
+                         (unsigned long long)known);
     b->n = (uint32_t)n;
     b->raw = (tok_text *)conv_alloc(b->env, n, sizeof *b->raw);
     b->text = (tok_text *)conv_alloc(b->env, n, sizeof *b->text);
@@ -926,7 +930,7 @@ static CONV_UNUSED int tok_from_bytes(conv_env *env, tok_blob *out)
     char *all;
     tok_open(&b, env, SQM__TOK_BYTES);
     all = (char *)conv_alloc(env, 256, 1);
-    if (!all || !tok_set_count(&b, 256)) return 0;
+    if (!all || !tok_set_count(&b, 256, 256)) return 0;
     for (int i = 0; i < 256; i++) {
         all[i] = (char)i;
         b.raw[i] = b.text[i] = tok_make_text(all + i, 1);
@@ -956,7 +960,7 @@ static CONV_UNUSED int tok_from_llama2c(conv_env *env, const conv_file *f, tok_b
                          (unsigned long long)f->bytes);
     tok_open(&b, env, SQM__TOK_CHAR_BPE);
     scores = (float *)conv_alloc(env, n, sizeof *scores);
-    if (!scores || !tok_set_count(&b, n)) return 0;
+    if (!scores || !tok_set_count(&b, n, n)) return 0;
     at = 4;
     for (uint64_t i = 0; i < n; i++) {
         const uint32_t bytes = conv_u32(f->data + at + 4);

@@ -48,6 +48,23 @@ static uint32_t tok__escape(tok_line *l, int is_bytes, char *out)
     return sqm__utf8_put((uint8_t *)out, (uint32_t)code);
 }
 
+/* What a literal says up to `end` or the quote that ends it; *n bytes into out. 0: it is damaged.          */
+static int tok__unescape(tok_line *l, const char *end, char quote, int is_bytes, char *out, uint32_t *n)
+{
+    for (*n = 0; l->at < end && (!quote || *l->at != quote);) {
+        uint32_t more = 1;
+        if (*l->at == '\\') {
+            l->at++;
+            more = tok__escape(l, is_bytes, out + *n);
+            if (!more) return 0;
+        } else {
+            out[*n] = *l->at++;
+        }
+        *n += more;
+    }
+    return 1;
+}
+
 /* A literal; returns 0 when it is damaged.                                                                 */
 static int tok__literal(conv_env *env, tok_line *l, tok_text *text)
 {
@@ -60,17 +77,7 @@ static int tok__literal(conv_env *env, tok_line *l, tok_text *text)
     if (!out || l->at >= l->end) return 0;
     quote = *l->at++;
     if (quote != '\'' && quote != '"') return 0;
-    while (l->at < end && *l->at != quote) {
-        uint32_t more = 1;
-        if (*l->at == '\\') {
-            l->at++;
-            more = tok__escape(l, is_bytes, out + n);
-            if (!more) return 0;
-        } else {
-            out[n] = *l->at++;
-        }
-        n += more;
-    }
+    if (!tok__unescape(l, end, quote, is_bytes, out, &n)) return 0;
     *text = tok_make_text(out, n);
     return l->at++ < l->end;
 }
@@ -95,7 +102,7 @@ static CONV_UNUSED int tok_from_rwkv(conv_env *env, const conv_file *f, tok_blob
     for (int pass = 0; pass < 2; pass++) {             /* how many there are, then the texts                */
         l.at = (const char *)f->data;
         l.end = l.at + f->bytes;
-        if (pass && !tok_set_count(&b, (uint64_t)most + 1)) return 0;
+        if (pass && !tok_set_count(&b, (uint64_t)most + 1, l.number)) return 0;
         for (l.number = 1; !env->failed && l.at < l.end; l.number++) {
             if (!tok__rwkv_line(env, &l, &id, &text))
                 return conv_fail(env, "%s: line %llu is not \"NUMBER 'TEXT' BYTES\"", f->path,
@@ -114,6 +121,23 @@ static CONV_UNUSED int tok_from_rwkv(conv_env *env, const conv_file *f, tok_blob
     b.role[1] = 0;
     tok_add_id(env, &b.ends, 0, b.n);
     return tok_finish(&b, out);
+}
+
+/* The same vocabulary in a GGUF file: what Python writes between the quotes of the bytes.                  */
+static int tok_gguf_rwkv(tok_builder *b, const gguf_file *g)
+{
+    for (uint32_t i = 0; i < b->n && !b->env->failed; i++) {
+        char *out = (char *)conv_alloc(b->env, (uint64_t)b->raw[i].bytes + 5, 1);
+        tok_line l;
+        uint32_t n;
+        if (!out || b->type[i] != SQM__TOKEN_NORMAL) continue;
+        l.at = b->raw[i].text;
+        l.end = l.at + b->raw[i].bytes;
+        if (!tok__unescape(&l, l.end, 0, 1, out, &n) || n == 0)
+            return conv_fail(b->env, "%s: token %u is not a text in Python's writing", g->file->path, i);
+        b->raw[i] = b->text[i] = b->key[i] = tok_make_text(out, n);
+    }
+    return !b->env->failed;
 }
 
 #endif /* TOK_RWKV_H_INCLUDED */

@@ -165,7 +165,7 @@ static int tok_spm_pieces(tok_spm *m, tok_proto all)
     tok_field part;
     uint64_t n = m->n_pieces;
     uint32_t i = 0;
-    if (!tok_config_tokens(m->h, n, &n) || !tok_set_count(b, n)) return 0;
+    if (!tok_config_tokens(m->h, n, &n) || !tok_set_count(b, n, m->n_pieces)) return 0;
     m->scores = (float *)conv_alloc(b->env, n, sizeof *m->scores);
     m->kinds = (uint8_t *)conv_alloc(b->env, n, 1);
     while (m->scores && m->kinds && tok_proto_next(&all, &part)) {

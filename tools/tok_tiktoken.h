@@ -80,7 +80,7 @@ static int tok_tekken_build(tok_hf *h, tok_blob *out)
     if (!json_is(pattern, JSON_STRING) || n < 1 || n_special < 3 || n_special >= n ||
         json_count(vocab) < n - n_special)
         return conv_fail(b->env, "%s: the configuration of tekken.json is damaged", h->path);
-    if (!tok_set_count(b, (uint64_t)n)) return 0;
+    if (!tok_set_count(b, (uint64_t)n, json_count(vocab))) return 0;
     for (uint32_t i = 0; i < (uint32_t)(n - n_special); i++) {
         const json_value *t = json_at(vocab, i), *bytes = json_get(t, "token_bytes");
         const int64_t rank = json_int(json_get(t, "rank"), -1);
@@ -194,7 +194,7 @@ static int tok_tiktoken_build(tok_hf *h, const conv_file *f, tok_blob *out)
             return conv_fail(b->env, "%s: the regular expression of a vocabulary of %llu tokens is not "
                              "known: give its tokenizer.json", f->path, (unsigned long long)n);
         all = most + (k->more ? k->more : 8);
-        if (!pass && (!tok_config_tokens(h, most, &all) || !tok_set_count(b, all))) return 0;
+        if (!pass && (!tok_config_tokens(h, most, &all) || !tok_set_count(b, all, n))) return 0;
     }
     for (uint32_t i = 0; i < 8; i++)
         tok_add_special(b, (uint32_t)most + i, k->specials[i], SQM__ADDED_CONTROL);

@@ -510,7 +510,7 @@ static void vl_lawcat_features(vl *m, int dst, int src, const char *kernel, cons
     const int64_t channels[1] = { (int64_t)heads * d };
     const float *w = lin_read(&m->l, phi, (int64_t)heads * d * f);
     float *both = lin_floats(&m->l, 2 * (int64_t)heads * d * f);
-    const lin own = { &m->c, m->l.from, m->l.weight, lin_out(&m->l, phi), 0 };
+    const lin own = { &m->c, m->l.from, m->l.weight, lin_out(&m->l, phi), 0, 0, NULL };
     for (int32_t i = 0; w && both && i < heads * d; i++)
         for (int32_t j = 0; j < f; j++) {
             both[i * 2 * f + j] = w[i * f + j];
@@ -536,7 +536,7 @@ static const char *vl_pick(vl *m, const char *name, const float *factors, int32_
 /* Attention to the last rows of r0, rotary, as numerator and denominator: r13 [heads x d | heads] */
 static void vl_lawcat_window(vl *m, int32_t dim, int32_t heads, int32_t kv, int32_t d)
 {
-    const lin own = { &m->c, m->l.from, m->l.weight, "l.window.", 0 };
+    const lin own = { &m->c, m->l.from, m->l.weight, "l.window.", 0, 0, NULL };
     const double theta = vector_number(m->v, "rope_theta", 10000.0);
     float *freq = lin_floats(&m->l, d / 2);
     conv_part parts[3];

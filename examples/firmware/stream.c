@@ -1,6 +1,6 @@
 /* Shows a model of signals on a microcontroller: rows of numbers in, scores out, at constant memory however
    long it lasts. The rows are made up here, so that every machine reads the same ones; the keyword model of
-   examples/stream.c wants 24 energies of bands and a 1.
+   examples/09_stream.c wants 24 energies of bands and a 1.
    Build and run like text.c; memory.h without -c: nothing grows. */
 #include "board.h"
 

@@ -46,19 +46,16 @@ static void arch_alibi_falcon(conv *c, conv_decoder *d)
 
 static void arch_bloom(conv *c)
 {
+    /* seq_length is that of the training: no limit                                                         */
+    conv_size_keys keys = { "hidden_size", "num_hidden_layers", "num_attention_heads", "seq_length", 2048 };
     const char *prefix = conv_prefix(c, "transformer.", "word_embeddings.weight");
     conv_decoder d;
-    memset(&d, 0, sizeof d);
-    d.dim = conv_size(c, conv_key(c, "n_embed") ? "n_embed" : "hidden_size", CONV_REQUIRED);
-    d.layers = conv_size(c, conv_key(c, "n_layer") ? "n_layer" : "num_hidden_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, conv_key(c, "n_head") ? "n_head" : "num_attention_heads",
-                                     CONV_REQUIRED);
-    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    if (conv_key(c, "n_embed")) keys.dim = "n_embed";
+    if (conv_key(c, "n_layer")) keys.layers = "n_layer";
+    if (conv_key(c, "n_head")) keys.heads = "n_head";
+    conv_hf_sizes(c, &d, &keys, 1);
     d.ffn = 4 * d.dim;
-    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "seq_length", 2048);                     /* of the training: no limit     */
     c->unlimited = 1;
-    d.tied = conv_bool(c, "tie_word_embeddings", 1);
     d.norm = "layer";
     d.norm_bias = d.qkv_bias = d.o_bias = d.ffn_bias = CONV_BIAS;
     d.norm_eps = conv_positive(c, "layer_norm_epsilon", 1e-5);
@@ -114,22 +111,16 @@ static void arch_mpt_attention(conv *c, conv_decoder *d)
 
 static void arch_mpt(conv *c)
 {
+    static const conv_size_keys keys = { "d_model", "n_layers", "n_heads", "max_seq_len", 2048 };
     static const char *const unused[] = { "expansion_ratio", "learned_pos_emb", "init_device", "verbose",
                                           "no_bias",
                                           "emb_pdrop", "norm_type", "init_config", "param_init_fn",
                                           "tokenizer_name", NULL };
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
     conv_decoder d;
-    memset(&d, 0, sizeof d);
-    d.dim = conv_size(c, "d_model", CONV_REQUIRED);
-    d.layers = conv_size(c, "n_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, "n_heads", CONV_REQUIRED);
-    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    conv_hf_sizes(c, &d, &keys, 1);
     d.ffn = 4 * d.dim;                                 /* whatever expansion_ratio says                     */
-    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "max_seq_len", 2048);
     c->unlimited = 1;
-    d.tied = conv_bool(c, "tie_word_embeddings", 1);
     for (int i = 0; unused[i]; i++) conv_key(c, unused[i]);
     if (conv_key(c, "logit_scale")) conv_fail(c->env, "config.json: \"logit_scale\" is not supported");
     if (conv_number(c, "embedding_fraction", 1.0) != 1.0)

@@ -377,4 +377,99 @@ static void arch_longcat_flash(conv *c)
     arch_output(c, &k.d);
 }
 
+/* ---- GGUF: deepseek2, which is also V3, GLM-4.7-Flash, Youtu, Moonlight ... --------------------------- */
+/* Keys and values of a head have these widths before older files, and beside the short row in newer ones.  */
+static void arch_gguf_latent_widths(conv *c, arch_latent *k)
+{
+    const int split = conv_has(c, "blk.0.attn_k_b.weight");
+    const double more = conv_gguf_number(c, "rope.scaling.yarn_log_multiplier", 0.0) * 10.0;
+    const double factor = conv_gguf_number(c, "rope.scaling.factor", 1.0);
+    conv_mla *m = &k->mla;
+    m->dim = k->d.dim;
+    m->heads = k->d.heads;
+    m->q_rank = conv_gguf_key(c, "attention.q_lora_rank") ? conv_gguf_size(c, "attention.q_lora_rank", 0) : 0;
+    m->rank = conv_gguf_size(c, "attention.kv_lora_rank", 0);
+    m->v_dim = conv_gguf_size(c, "attention.value_length", k->d.head_dim);
+    m->v_dim = conv_gguf_size(c, "attention.value_length_mla", m->v_dim);
+    m->plain = conv_gguf_size(c, "attention.key_length_mla", k->d.head_dim);
+    conv_gguf_rope(c, &k->rope, "rope.freq", "interleaved", m->plain);
+    m->rotated = k->rope.dims;
+    m->plain -= m->rotated;
+    if (m->plain < 1) conv_fail(c->env, "%s: no channels of a head are without rope", c->gguf->file->path);
+    m->scale = 1.0 / sqrt((double)m->plain + m->rotated);
+    m->norm_eps = 1e-6;               /* whatever the layers' norms have                                    */
+    if (more != 0.0 && k->rope.attn_factor != 1.0) {   /* YaRN scales q.k as a whole                        */
+        m->scale *= pow(conv__rope_mscale(factor, more), 2.0);
+        k->rope.attn_factor /= conv__rope_mscale(factor, 1.0);
+    }
+    if ((int64_t)m->heads * ((int64_t)m->plain + m->rotated) > 1 << 28)
+        conv_fail(c->env, "%d heads of latent attention are too large", m->heads);
+    m->rope = &k->rope;
+    m->q = m->q_rank ? "attn_q_b" : "attn_q";
+    m->q_a = "attn_q_a";
+    m->q_norm = "attn_q_a_norm";
+    m->kv_a = "attn_kv_a_mqa";
+    m->kv_norm = "attn_kv_a_norm";
+    m->kv_b = "attn_kv_b";
+    m->k_b = split ? "attn_k_b" : NULL;
+    m->v_b = split ? "attn_v_b" : NULL;
+}
+
+/* Without expert_gating_func a bias of the choice tells the sigmoid of V3. The best groups are those with the
+   two best scores together, with softmax (V2) those with the best one.                                     */
+static void arch_gguf_latent_experts(conv *c, arch_latent *k)
+{
+    const int biased = conv_has(c, conv_format(c->env, "blk.%d.exp_probs_b.bias", k->dense));
+    const double rule = conv_gguf_number(c, "expert_gating_func", biased ? 2.0 : 1.0);
+    const double shared = conv_gguf_number(c, "expert_shared_count", 0.0);
+    const double groups = conv_gguf_number(c, "expert_group_count", 1.0);
+    conv_moe *x = &k->moe;
+    x->dim = k->d.dim;
+    x->experts = conv_gguf_size(c, "expert_count", 0);
+    x->k = conv_gguf_size(c, "expert_used_count", 0);
+    x->inner = conv_gguf_size(c, "expert_feed_forward_length", 0);
+    x->act = k->d.act;
+    x->score = rule == 2.0 ? "sigmoid" : "softmax";
+    x->groups = groups > 1.0 ? conv_gguf_size(c, "expert_group_count", 0) : 1;
+    x->group_k = groups > 1.0 ? conv_gguf_size(c, "expert_group_used_count", 0) : 1;
+    x->group_top = rule == 2.0 ? 2 : 1;
+    x->scale = conv_gguf_number(c, "expert_weights_scale", 1.0);
+    x->renorm = conv_gguf_number(c, "expert_weights_norm", 0.0) != 0.0;
+    x->eps = 1e-20;
+    conv_gguf_number(c, "expert_group_used_count", 1.0);
+    if (rule != 1.0 && rule != 2.0)
+        conv_fail(c->env, "%s: key %s.expert_gating_func %g: only softmax (1) and sigmoid (2) are supported",
+                  c->gguf->file->path, c->architecture, rule);
+    if (!(shared >= 0.0 && shared <= 4096.0 && floor(shared) == shared && shared * x->inner <= 1 << 28))
+        conv_fail(c->env, "%s: key %s.expert_shared_count: %g is not possible", c->gguf->file->path,
+                  c->architecture, shared);
+    else k->shared = (int32_t)shared * x->inner;
+}
+
+static void arch_gguf_deepseek2(conv *c)
+{
+    arch_latent k;
+    double dense;
+    memset(&k, 0, sizeof k);
+    c->experts = 1;
+    if (!conv_gguf_base(c, &k.d)) return;
+    arch_gguf_latent_widths(c, &k);
+    dense = conv_gguf_number(c, "leading_dense_block_count", 0.0);
+    k.dense = dense >= 0.0 && dense <= k.d.layers ? (int32_t)dense : k.d.layers;
+    if (k.dense < k.d.layers) arch_gguf_latent_experts(c, &k);
+    else conv_gguf_number(c, "expert_feed_forward_length", 0.0);
+    if (conv_gguf_number(c, "expert_shared_count", 0.0) != 0.0 && k.dense == k.d.layers)
+        conv_fail(c->env, "%s: shared experts, and no layer with experts", c->gguf->file->path);
+    conv_put_embedding(c, &k.d);
+    for (int32_t i = 0; i < k.d.layers && !c->env->failed; i++) {
+        conv_line(c, "# layer %d", i);
+        arch_layer_norm(c, &k.d, i, "attn_norm", k.d.attn_norm);
+        arch_latent_out(c, &k, i, conv_put_mla(c, &k.d, &k.mla, i, 1));
+        if (i < k.dense) { arch_ffn_branch(c, &k.d, i); continue; }
+        arch_gguf_experts(c, &k.d, &k.moe, i);
+        if (k.shared) arch_gguf_shared(c, &k.d, i, k.shared, 0);
+    }
+    arch_output(c, &k.d);
+}
+
 #endif /* ARCH_DEEPSEEK_H_INCLUDED */

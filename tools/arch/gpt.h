@@ -4,19 +4,16 @@
 #define ARCH_GPT_H_INCLUDED
 #include "alibi.h"
 
+static const conv_size_keys arch_usual_sizes = { "hidden_size", "num_hidden_layers", "num_attention_heads",
+                                                 "max_position_embeddings", CONV_REQUIRED };
+
 /* Configurations with the short names of GPT-2, tensors under transformer.h.N.                             */
 static int arch_gpt_base(conv *c, conv_decoder *d, int tied)
 {
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
-    memset(d, 0, sizeof *d);
-    d->dim = conv_size(c, "n_embd", CONV_REQUIRED);
-    d->layers = conv_size(c, "n_layer", CONV_REQUIRED);
-    d->heads = d->kv_heads = conv_size(c, "n_head", CONV_REQUIRED);
-    d->head_dim = conv_head_dim(c, d->dim, d->heads);
+    static const conv_size_keys keys = { "n_embd", "n_layer", "n_head", "n_positions", CONV_REQUIRED };
+    conv_hf_sizes(c, d, &keys, tied);
     d->ffn = conv_size(c, "n_inner", 4 * (int64_t)d->dim);
-    d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "n_positions", CONV_REQUIRED);
-    d->tied = conv_bool(c, "tie_word_embeddings", tied);
     conv_key(c, "n_ctx");
     d->norm = "layer";
     d->norm_bias = CONV_BIAS;
@@ -112,20 +109,15 @@ static void arch_gptj(conv *c)
 /* Scores are not scaled; attention_layers says which layers see a window only.                             */
 static void arch_gpt_neo(conv *c)
 {
+    static const conv_size_keys keys = { "hidden_size", "num_layers", "num_heads", "max_position_embeddings",
+                                         CONV_REQUIRED };
     const char *prefix = conv_prefix(c, "transformer.", "wte.weight");
     const json_value *kinds = conv_key(c, "attention_layers"), *pattern = conv_key(c, "attention_types");
     conv_decoder d;
     int32_t window;
-    memset(&d, 0, sizeof d);
     (void)pattern;                                     /* attention_layers is this pattern written out      */
-    d.dim = conv_size(c, "hidden_size", CONV_REQUIRED);
-    d.layers = conv_size(c, "num_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, "num_heads", CONV_REQUIRED);
-    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    conv_hf_sizes(c, &d, &keys, 1);
     d.ffn = conv_size(c, "intermediate_size", 4 * (int64_t)d.dim);
-    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
-    d.tied = conv_bool(c, "tie_word_embeddings", 1);
     window = conv_size(c, "window_size", 256);
     c->ignored = arch_gpt_masks;
     arch_gpt2_summary(c);
@@ -205,18 +197,11 @@ static void arch_gpt_neox_japanese(conv *c)
                                          "*.rotary_emb.inv_freq", NULL };
     const char *prefix = conv_prefix(c, "gpt_neox_japanese.", "embed_in.weight");
     conv_decoder d;
-    memset(&d, 0, sizeof d);
-    d.dim = conv_size(c, "hidden_size", CONV_REQUIRED);
-    d.layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
-    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    conv_hf_sizes(c, &d, &arch_usual_sizes, 1);
     d.ffn = conv_size(c, "intermediate_multiple_size", 4);
     if ((int64_t)d.ffn * d.dim > 1 << 28)
         conv_fail(c->env, "config.json: \"intermediate_multiple_size\" is too large");
     else d.ffn *= d.dim;
-    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
-    d.tied = conv_bool(c, "tie_word_embeddings", 1);
     c->ignored = masks;
     d.norm = "layer";
     d.norm_bias = CONV_BIAS;
@@ -350,15 +335,8 @@ static void arch_opt(conv *c)
 {
     const char *prefix = conv_prefix(c, "model.", "decoder.embed_tokens.weight");
     conv_decoder d;
-    memset(&d, 0, sizeof d);
-    d.dim = conv_size(c, "hidden_size", CONV_REQUIRED);
-    d.layers = conv_size(c, "num_hidden_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
-    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    conv_hf_sizes(c, &d, &arch_usual_sizes, 1);
     d.ffn = conv_size(c, "ffn_dim", CONV_REQUIRED);
-    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "max_position_embeddings", CONV_REQUIRED);
-    d.tied = conv_bool(c, "tie_word_embeddings", 1);
     arch_opt_names(c, &d, conv_format(c->env, "%sdecoder.", prefix));
     d.norm_eps = 1e-5;
     d.head = "lm_head";

@@ -12,6 +12,7 @@
 #include "moe_hybrid.h"
 #include "bert.h"
 #include "gguf_more.h"
+#include "gguf_rwkv.h"
 #include "reformer.h"
 #include "xlnet.h"
 #include "gemma_nested.h"
@@ -168,9 +169,11 @@ static const conv_arch conv_hf_archs[] = {
 };
 
 static const conv_arch conv_gguf_archs[] = {
+    { "arwkv7", NULL, arch_gguf_rwkv_qwen2 },
     { "bloom", NULL, arch_gguf_bloom },
     { "cohere2", NULL, arch_gguf_command_r },
     { "command-r", NULL, arch_gguf_command_r },
+    { "deepseek2", NULL, arch_gguf_deepseek2 },
     { "falcon", NULL, arch_gguf_falcon },
     { "gemma", NULL, arch_gguf_gemma },
     { "gemma2", NULL, arch_gguf_gemma2 },
@@ -190,6 +193,9 @@ static const conv_arch conv_gguf_archs[] = {
     { "qwen2moe", NULL, arch_gguf_moe },
     { "qwen3", NULL, arch_gguf_qwen3 },
     { "qwen3moe", NULL, arch_gguf_moe },
+    { "rwkv6", NULL, arch_gguf_rwkv },
+    { "rwkv6qwen2", NULL, arch_gguf_rwkv_qwen2 },
+    { "rwkv7", NULL, arch_gguf_rwkv },
     { "smollm3", NULL, arch_gguf_smollm3 },
     { "stablelm", NULL, arch_gguf_stablelm },
     { "starcoder", NULL, arch_gguf_starcoder },

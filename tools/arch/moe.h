@@ -527,6 +527,8 @@ static void arch_gguf_expert_names(conv *c, const conv_decoder *d, int32_t i, co
     const int one = !conv_has(c, stacked) && conv_has(c, conv_layer_name(c, d, i, "ffn_down.0.weight"));
     m->out = conv_format(c->env, "l%d.", i);
     m->router = conv_layer_name(c, d, i, "ffn_gate_inp.weight");
+    m->bias = conv_layer_name(c, d, i, "exp_probs_b.bias");
+    if (!conv_has(c, m->bias)) m->bias = NULL;
     m->gate = conv_layer_name(c, d, i, one ? "ffn_gate.%d.weight" : "ffn_gate_exps.weight");
     m->up = conv_layer_name(c, d, i, one ? "ffn_up.%d.weight" : "ffn_up_exps.weight");
     m->down = one ? conv_layer_name(c, d, i, "ffn_down.%d.weight") : stacked;
@@ -556,33 +558,40 @@ static void arch_gguf_moe_start(conv *c, arch_moe *a, int renorm)
                                      m->experts);
 }
 
-/* Layer i whose shared expert, if the model has one, has a gate [dim]                                      */
-static void arch_gguf_moe_layer(conv *c, arch_moe *a, int32_t i)
+/* The shared expert of layer i over r1, added to r0; with_gate: times the sigmoid of a gate [dim]          */
+static void arch_gguf_shared(conv *c, const conv_decoder *d, int32_t i, int32_t inner, int with_gate)
 {
-    const conv_decoder *d = &a->d;
     const char *gate = conv_layer_name(c, d, i, "ffn_gate_shexp");
     const char *up = conv_layer_name(c, d, i, "ffn_up_shexp");
     const char *down = conv_layer_name(c, d, i, "ffn_down_shexp");
     conv_part parts[2];
-    conv_line(c, "# layer %d", i);
-    arch_moe_attention(c, a, i);
-    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
-    arch_gguf_expert_names(c, d, i, &a->m);
-    conv_put_route(c, &a->m, 1, d->dim);
-    conv_put_experts(c, &a->m, 0, 1, 1);
-    if (!a->shared_inner) return;
-    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared.gate"), gate, a->shared_inner, d->dim,
-                            CONV_NO_BIAS);
-    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "shared.up"), up, a->shared_inner, d->dim,
-                            CONV_NO_BIAS);
+    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared.gate"), gate, inner, d->dim, CONV_NO_BIAS);
+    parts[1] = conv_part_of(c, d, conv_out_name(c, i, "shared.up"), up, inner, d->dim, CONV_NO_BIAS);
     conv_put_linear(c, 5, 1, parts, 2, 1.0, 0);
     conv_line(c, "glu r6 r5 act=%s", d->act);
-    conv_line(c, "affine r4 r1 w=@%s\nreduce r3 r4 kind=sum\nact r3 r3 kind=sigmoid\nmul r6 r6 r3",
-              conv_make(c, conv_out_name(c, i, "shared_gate"), CONV_VECTOR,
-                        conv_take(c, conv_layer_name(c, d, i, "ffn_gate_inp_shexp.weight"), d->dim, 0)));
-    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared.down"), down, d->dim, a->shared_inner,
-                            CONV_NO_BIAS);
+    if (with_gate)
+        conv_line(c, "affine r4 r1 w=@%s\nreduce r3 r4 kind=sum\nact r3 r3 kind=sigmoid\nmul r6 r6 r3",
+                  conv_make(c, conv_out_name(c, i, "shared_gate"), CONV_VECTOR,
+                            conv_take(c, conv_layer_name(c, d, i, "ffn_gate_inp_shexp.weight"), d->dim, 0)));
+    parts[0] = conv_part_of(c, d, conv_out_name(c, i, "shared.down"), down, d->dim, inner, CONV_NO_BIAS);
     conv_put_linear(c, 0, 6, parts, 1, 1.0, CONV_ADD);
+}
+
+/* The experts of layer i over its normalised rows, added to r0                                             */
+static void arch_gguf_experts(conv *c, const conv_decoder *d, conv_moe *m, int32_t i)
+{
+    arch_layer_norm(c, d, i, "ffn_norm", d->ffn_norm);
+    arch_gguf_expert_names(c, d, i, m);
+    conv_put_route(c, m, 1, d->dim);
+    conv_put_experts(c, m, 0, 1, 1);
+}
+
+static void arch_gguf_moe_layer(conv *c, arch_moe *a, int32_t i)
+{
+    conv_line(c, "# layer %d", i);
+    arch_moe_attention(c, a, i);
+    arch_gguf_experts(c, &a->d, &a->m, i);
+    if (a->shared_inner) arch_gguf_shared(c, &a->d, i, a->shared_inner, 1);
 }
 static void arch_gguf_moe_emit(conv *c, arch_moe *a)
 {

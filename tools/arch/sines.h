@@ -14,20 +14,15 @@ static const float *arch_sines(conv *c, int32_t dim, double steps)
 
 static void arch_xglm(conv *c)
 {
+    static const conv_size_keys keys = { "d_model", "num_layers", "attention_heads",
+                                         "max_position_embeddings", 2048 };
     const char *prefix = conv_prefix(c, "model.", "embed_tokens.weight");
     static const char *const unused[] = { "*embed_positions.weights", NULL };
     conv_decoder d;
-    memset(&d, 0, sizeof d);
     c->ignored = unused;
-    d.dim = conv_size(c, "d_model", CONV_REQUIRED);
-    d.layers = conv_size(c, "num_layers", CONV_REQUIRED);
-    d.heads = d.kv_heads = conv_size(c, "attention_heads", CONV_REQUIRED);
-    d.head_dim = conv_head_dim(c, d.dim, d.heads);
+    conv_hf_sizes(c, &d, &keys, 1);
     d.ffn = conv_size(c, "ffn_dim", CONV_REQUIRED);
-    d.vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
-    c->max_context = conv_size(c, "max_position_embeddings", 2048);
     c->unlimited = 1;
-    d.tied = conv_bool(c, "tie_word_embeddings", 1);
     arch_opt_names(c, &d, prefix);
     d.positions = NULL;
     d.final_norm = conv_format(c->env, "%slayer_norm", prefix);

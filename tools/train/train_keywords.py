@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains the keyword model of examples/stream.c: an LMUFormer (arXiv 2402.04882) over the output of a bank of
+"""Trains the keyword model of examples/09_stream.c: an LMUFormer (arXiv 2402.04882) over the output of a bank of
 complex resonators, on words that a speech synthesiser speaks. See README.md beside this file.
 
     python3 train_keywords.py OUT [--clips N] [--epochs N] [--espeak PROGRAM] [--wav FILE]
@@ -76,7 +76,7 @@ def clip_of(r, word, start):
     return (x + level * noise(r, n)) * numpy.exp(r.uniform(-2.0, -0.2))
 
 
-# ---- the ears: the same numbers as in examples/stream.c --------------------------------------------------------------
+# ---- the ears: the same numbers as in examples/09_stream.c -----------------------------------------------------------
 def resonators():
     """BANDS poles, evenly spaced on the ERB scale from 100 to 7000 Hz, each as wide as its ERB."""
     low, high = (21.4 * math.log10(1 + 0.00437 * f) for f in (100.0, 7000.0))

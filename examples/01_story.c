@@ -1,5 +1,5 @@
 /* Shows the whole way from a weight file to text in one small program.
-   Build  cc -O2 story.c -o story -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 01_story.c -o story -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./story MODEL.sqm ["Once upon a time"]
    Prints the beginning and the model's continuation as it comes. */
 #define SEQMODEL_IMPLEMENTATION

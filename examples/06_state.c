@@ -1,6 +1,6 @@
 /* Shows states: one prompt is read once, forked into three sequences that go different ways, and saved, so
    that another session continues where this one stood without reading the prompt again.
-   Build  cc -O2 state.c -o state -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 06_state.c -o state -lm        (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./state MODEL.sqm ["Once upon a time"]
    Prints three continuations, then the first one again out of the saved state. */
 #define SEQMODEL_IMPLEMENTATION
@@ -21,12 +21,14 @@ static int show(void *user, const char *text, int32_t bytes)
 static sqm_result go_on(sqm_session *s, int32_t seq, uint64_t seed)
 {
     sqm_sampler sampler;
-    sqm_generate_options options = {NULL, NEW_TOKENS, NULL, 0, 0};
+    sqm_generate_options options;
+    memset(&options, 0, sizeof(options));
     memset(&sampler, 0, sizeof(sampler));
     sampler.temperature = 0.9f;
     sampler.top_p = 0.95f;
     sqm_sampler_seed(&sampler, seed);
     options.sampler = &sampler;
+    options.max_tokens = NEW_TOKENS;
     printf("\n(%d)", (int)seed);
     return sqm_generate(s, seq, NULL, &options, show, NULL, NULL);
 }

@@ -1,5 +1,5 @@
 /* Shows every setting of text generation, as a command-line program.
-   Build  cc -O2 generate.c -o generate -lm   (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 02_generate.c -o generate -lm   (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./generate MODEL.sqm "Once upon a time" -n 100 --temp 0.8 --top-p 0.95 --seed 7 --stats
    Prints the continuation on stdout as it comes. Exit status: 0 done, 1 an error, 2 wrong arguments. */
 #define _POSIX_C_SOURCE 200112L                        /* clock_gettime, also with -std=c99 */
@@ -65,8 +65,8 @@ static int take_option(settings *s, char **at)
         if (options[i].most <= 0) return *options[i].whole = 1;
         const double v = at[1] ? strtod(at[1], &end) : -1;
         if (!(v >= 0 && v <= options[i].most) || end == at[1] || *end) return 0;
+        if (!options[i].real && v > (double)(int64_t)v) return 0;
         if (options[i].real) *options[i].real = (float)v;
-        else if (v > (double)(int64_t)v) return 0;
         else if (options[i].whole) *options[i].whole = (int32_t)v;
         else sqm_sampler_seed(&s->sampler, (uint64_t)v);
         return 2;
@@ -93,10 +93,9 @@ static int run(settings *s, sqm_session *session, const char *prompt)
 
 int main(int argc, char **argv)
 {
-    settings s;
+    static settings s;
     sqm_error err;
     sqm_model_info info;
-    memset(&s, 0, sizeof(s));
     s.sampler.temperature = 0.8f;
     s.sampler.top_p = 0.95f;
     sqm_sampler_seed(&s.sampler, 1);
@@ -105,9 +104,9 @@ int main(int argc, char **argv)
     s.options.max_tokens = 256;
     const int help = argc > 1 && strcmp(argv[1], "--help") == 0;
     if (help || argc < 3) { fputs(usage, help ? stdout : stderr); return help ? 0 : 2; }
-    for (int i = 3, taken; i < argc; i += taken) {
+    for (int i = 3, taken = 1; i < argc; i += taken) {
         taken = take_option(&s, argv + i);
-        if (taken == 0) { fprintf(stderr, "generate: wrong option or value at %s\n", argv[i]); return 2; }
+        if (taken == 0) return fprintf(stderr, "generate: wrong option or value at %s\n", argv[i]), 2;
     }
     sqm_model *model = sqm_load_file(argv[1], NULL, &err);
     if (model) sqm_model_get_info(model, &info);

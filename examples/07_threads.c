@@ -1,5 +1,5 @@
 /* Shows one model shared by two threads: weights are read-only, each thread has a session of its own.
-   Build  cc -O2 threads.c -o threads -lm -lpthread    (seqmodel.h is one directory up)
+   Build  cc -O2 07_threads.c -o threads -lm -lpthread    (seqmodel.h is one directory up)
    Run    ./threads MODEL.sqm "Once upon a time" "One day, a cat"
    Prints both continuations, made at the same time. */
 #define SEQMODEL_IMPLEMENTATION

@@ -1,6 +1,6 @@
 /* Shows the operations without a weight file: a transformer block (attention and gated MLP) on plain arrays,
    once for the whole sequence and once token by token with a state.
-   Build  cc -O2 ops.c -o ops -lm            (seqmodel.h is one directory up; -fopenmp: all processors)
+   Build  cc -O2 08_ops.c -o ops -lm            (seqmodel.h is one directory up; -fopenmp: all processors)
    Run    ./ops
    Prints the block's output for the last token and the largest difference between both ways: 0. */
 #define SEQMODEL_IMPLEMENTATION
