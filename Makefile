@@ -101,7 +101,7 @@ compare: $(BUILD)/compare
 programs: $(tests)
 
 test: all programs
-	BUILD=$(BUILD) CC="$(CC)" DATA="$(DATA)" MODELS="$(MODELS)" sh tests/run.sh
+	BUILD=$(BUILD) CC="$(CC)" OPENMP="$(OPENMP)" DATA="$(DATA)" MODELS="$(MODELS)" sh tests/run.sh
 
 tokenizers: $(BUILD)/tests/test_tok
 	BUILD=$(BUILD) DATA="$(DATA)" sh tests/run.sh tokenizers

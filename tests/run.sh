@@ -126,6 +126,8 @@ elif [ "$1" != programs ]; then
         fi
     fi
     count matrix sh tests/matrix.sh
+    count firmware sh tests/firmware.sh
+    sed -n '/^program/,$p' "$logs/firmware.log"        # what it takes
 fi
 echo "$passed passed, $failed failed, $skipped skipped"
 [ $failed = 0 ]

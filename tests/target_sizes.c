@@ -1,8 +1,10 @@
-/* target_sizes.c - the numbers of tools/target_types.h as the compiler at hand sees them, in a section of their own:
-   tests/target_sizes.sh reads it out of the object file, so that nothing has to run. */
+/* target_sizes.c - the numbers of tools/target_types.h as the compiler at hand sees them, in a section of
+   their own: tests/target_sizes.sh reads it out of the object file, so that nothing has to run. */
 #define SEQMODEL_NO_STDIO
 #define SEQMODEL_NO_MALLOC
-#define SEQMODEL_NO_SIMD
+#ifndef SEQMODEL_NO_SIMD
+#  define SEQMODEL_NO_SIMD
+#endif
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
 #include "../tools/target_types.h"

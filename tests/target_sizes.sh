@@ -14,7 +14,7 @@ line() {
     "${prefix}gcc" -O0 -w "$@" -c tests/target_sizes.c -o "$dir/sizes.o" &&
         "${prefix}objcopy" -O binary -j target_sizes "$dir/sizes.o" "$dir/sizes.bin" || exit 1
     printf '{ "%s", {%s } },\n' "$name" "$(od -An -v -tu4 -w4 "$dir/sizes.bin" | awk '
-        { text = (NR > 1 ? ", " : " ") $1; if (length(line text) > 100) { sub(/, $/, ",", line); print line ","
+        { text = (NR > 1 ? ", " : " ") $1; if (length(line text) > 90) { sub(/, $/, ",", line); print line ","
               line = "   "; sub(/^, /, " ", text) } line = line text } END { printf "%s", line }')"
 }
 

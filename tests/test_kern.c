@@ -220,7 +220,7 @@ static void test_rows(void)
     }
 }
 
-/* The fused multiply-adds in doubles and in integers are the hardware's (the C library's fma is exact too). */
+/* The fused multiply-adds in doubles and in integers are the hardware's; the C library's is exact too. */
 static void test_fma(void)
 {
     for (int i = 0; i < 200000; i++) {

@@ -22,8 +22,9 @@ static const char help[] =
     "--threads N\n"
     "--kv f32|f16|q8 type of attention caches\n"
     "--exact         with SQM_EXACT\n"
-    "--target T      only the memory on that machine, exact, as macros of a C header: MODEL_BYTES for sqm_open,\n"
-    "                SESSION_BYTES for sqm_session_init. T: cortex-m..., rv32 or host. Threads: 1, or --threads\n"
+    "--target T      only the memory on that machine, exact, as macros of a C header: MODEL_BYTES for\n"
+    "                sqm_open, SESSION_BYTES for sqm_session_init. T: cortex-m..., rv32 or host. One\n"
+    "                thread, unless --threads says otherwise\n"
     "\n"
     "Exit status: 0 fine, 1 the file is damaged or cannot be run by this version, 2 wrong usage.\n";
 

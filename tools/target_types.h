@@ -1,7 +1,7 @@
-/* target_types.h - what a model and a session lay out in the caller's memory, whose sizes differ between machines:
-   in the order of sqm__model_sizes and sqm__session_sizes, then the bound blocks of mixers. tests/target_sizes.sh
-   asks each cross compiler for them and writes target_sizes.h; tests/test_tools.sh compares its first column with
-   this machine. */
+/* target_types.h - what a model and a session lay out in the caller's memory and what differs in size between
+   machines: in the order of sqm__model_sizes and sqm__session_sizes, then the bound blocks of mixers.
+   tests/target_sizes.sh asks each cross compiler for the sizes and writes target_sizes.h; tests/test_tools.sh
+   compares those of this machine with what a session takes. */
 #define TARGET_MODEL_TYPES(SIZE) \
     SIZE(void *) SIZE(sqm_model) SIZE(sqm__op) SIZE(sqm__linear) SIZE(sqm__moe) SIZE(sqm__rope_table) \
     SIZE(sqm_tensor) SIZE(sqm_param)

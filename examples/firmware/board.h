@@ -1,6 +1,6 @@
 /* board.h - what the two firmware examples share: seqmodel.h as microcontrollers want it, the memory that
    `sqm-info --target` printed (memory.h), the model in flash (model.h, from sqm-embed), a counter of
-   instructions and a mark of how deep the stack went. On a PC the same programs make the numbers to compare with. */
+   instructions and a mark of how deep the stack went. A PC makes the numbers to compare with. */
 #define SEQMODEL_NO_STDIO
 #define SEQMODEL_NO_MALLOC
 #define SEQMODEL_NO_ERROR_TEXT
@@ -19,7 +19,7 @@
 static uint32_t clock_start;
 static void count_begin(void)
 {
-    *(volatile uint32_t *)0xE000E014 = 0xffffff;       /* SysTick: reload value, counter, on with the CPU's clock */
+    *(volatile uint32_t *)0xE000E014 = 0xffffff;       /* SysTick: reload value, counter, on at CPU speed */
     *(volatile uint32_t *)0xE000E018 = 0;
     *(volatile uint32_t *)0xE000E010 = 5;
     clock_start = *(volatile uint32_t *)0xE000E018;
@@ -45,13 +45,16 @@ static uint64_t count_end(void) { return 0; }
 #endif
 
 /* ---- stack: fill what is free with a pattern, later see how much of it is left ------------------------- */
-enum { STACK_LOOK = 16384, STACK_SKIP = 128 };        /* bytes; the frames of these functions are skipped */
+enum { STACK_LOOK = 16384, STACK_SKIP = 128 };         /* bytes; the frames of these functions are skipped */
 #ifdef HOST
 static void stack_paint(void) { }
 static unsigned stack_used(void) { return 0; }
 #else
 static uintptr_t stack_top;
-static volatile unsigned char *below_top(int bytes) { return (volatile unsigned char *)(stack_top - (unsigned)bytes); }
+static volatile unsigned char *below_top(int bytes)
+{
+    return (volatile unsigned char *)(stack_top - (unsigned)bytes);
+}
 __attribute__((noinline)) static void stack_paint(void)
 {
     stack_top = (uintptr_t)__builtin_frame_address(0);
@@ -93,7 +96,7 @@ static sqm_session *start(const sqm_session_config *config)
     if (sqm_session_init(&s, m, config, arena + SESSION_AT, SESSION_BYTES - 1, &err) != SQM_E_MEMORY ||
         err.value != SESSION_BYTES) printf("FAIL: a session in a byte less\n");
     if (sqm_session_init(&s, m, config, arena + SESSION_AT, SESSION_BYTES, &err) != SQM_OK)
-        printf("FAIL: sqm_session_init: error %d in line %d, %u\n", (int)err.code, err.line, (unsigned)err.value);
+        printf("FAIL: session_init: error %d, line %d, %u\n", (int)err.code, err.line, (unsigned)err.value);
     else printf("memory model %d session %d, a byte less is refused\n", MODEL_BYTES, SESSION_BYTES);
     return s;
 }

@@ -1,16 +1,17 @@
-/* Shows a model of signals on a microcontroller: rows of numbers in, scores out, at constant memory however long it
-   lasts. The rows are made up here, so that every machine reads the same ones; the keyword model of examples/09_stream.c
-   wants 24 energies of bands and a 1.
+/* Shows a model of signals on a microcontroller: rows of numbers in, scores out, at constant memory however
+   long it lasts. The rows are made up here, so that every machine reads the same ones; the keyword model of
+   examples/09_stream.c wants 24 energies of bands and a 1.
    Build and run like text.c; memory.h without -c: nothing grows. */
 #include "board.h"
 
 enum { N_ROWS = 100, MAX_WIDTH = 64 };
 
-/* A bump that wanders over the columns, between -4 and 4 in steps that floats hold exactly; last column: 1. */
+/* A bump that wanders over the columns, in steps that floats hold exactly; the last column is 1. */
 static void make_row(float *row, int width, int t)
 {
     for (int i = 0; i < width; i++) {
-        const int far = (i * 16 - t * 7 % (width * 16) + width * 16) % (width * 16), bump = far < 64 ? 64 - far : 0;
+        const int ring = width * 16, far = (i * 16 - t * 7 % ring + ring) % ring;
+        const int bump = far < 64 ? 64 - far : 0;
         row[i] = (float)(bump * 2 - 32 + (t * 31 + i * 17) % 13) / 32.0f;
     }
     row[width - 1] = 1.0f;

@@ -1,7 +1,8 @@
-/* Shows a Transformer on a microcontroller: weights in flash, one static arena, no heap; it writes the most likely
-   continuation of a prompt and the hash of all logits, which are those of a PC, bit for bit.
+/* Shows a Transformer on a microcontroller: weights in flash, one static arena, no heap; it writes the most
+   likely continuation of a prompt and the hash of all logits, which are those of a PC, bit for bit.
    Build  make firmware (tests/firmware.sh has the commands); memory.h and model.h come from
-          sqm-info FILE.sqm --target cortex-m7 -c 128 -b 1 --kv q8 > memory.h;  sqm-embed FILE.sqm -n model -o model.h
+          sqm-info FILE.sqm --target cortex-m7 -c 128 -b 1 --kv q8 > memory.h
+          sqm-embed FILE.sqm -n model -o model.h
    Runs   on any board with a console; make firmware runs it in QEMU and compares */
 #include "board.h"
 
