@@ -398,8 +398,8 @@ static void test_open(const uint8_t *image, size_t bytes)
     memory = raw + (16 - (uintptr_t)raw % 16) % 16;
     memset(raw, 0xa5, need + 64);
     CHECK(open_at(image, bytes, &options, memory, need - 1, &err) == NULL && err.value == need);
-    verdict(__LINE__, &err, SQM_E_MEMORY, "aligned to 16");
-    CHECK(open_at(image, bytes, &options, memory + 8, need, &err) == NULL && err.code == SQM_E_MEMORY);
+    verdict(__LINE__, &err, SQM_E_MEMORY, "aligned to 8");
+    CHECK(open_at(image, bytes, &options, memory + 4, need, &err) == NULL && err.code == SQM_E_MEMORY);
     CHECK(open_at(image, bytes, &options, NULL, need, &err) == NULL && err.code == SQM_E_MEMORY);
     CHECK(open_at(image, bytes, NULL, memory, need, &err) == NULL && err.code == SQM_E_UNSUPPORTED);
     CHECK(open_at(image, bytes, NULL, memory, need, NULL) == NULL);
