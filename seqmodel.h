@@ -20990,7 +20990,7 @@ static void sqm__chat_add(sqm__chat_text *t, const sqm_model *m, const char *par
         if (role >= 0) {
             char token[128];
             const int32_t n = sqm_token_text(m, sqm_token_find(m, roles[role]), 1, token, sizeof(token));
-            sqm__chat_put(t, token, (size_t)sqm__min(n, (int32_t)sizeof(token)));
+            if (n > 0) sqm__chat_put(t, token, (size_t)sqm__min(n, (int32_t)sizeof(token)));
             part += 4;
         } else if (part[0] == '%' && part[1] == 's') {
             sqm__chat_put(t, text, strlen(text));
