@@ -124,7 +124,7 @@ for program in text stream; do
     done
 done
 
-# The code of a Mamba model that reads tokens: no small one is at hand, so the program is only linked.
+# The code of a Mamba model that reads rows: no small one is at hand, so the program is only linked.
 for name in M3 M7 M55 RV32; do
     board $name
     [ -z "$(missing)" ] || continue
@@ -132,7 +132,7 @@ for name in M3 M7 M55 RV32; do
     mkdir -p "$here"
     printf '#define MODEL_BYTES 16\n#define SESSION_BYTES 64\n' > "$here/memory.h"
     cat > "$here/model.h" <<'END'
-#define MODEL_OPS sqm_op_embed(), sqm_op_norm(), sqm_op_linear(), sqm_op_mix(), sqm_op_cat(), sqm_op_gate(), \
+#define MODEL_OPS sqm_op_input(), sqm_op_norm(), sqm_op_linear(), sqm_op_mix(), sqm_op_cat(), sqm_op_gate(), \
                   sqm_op_head(), NULL
 #define MODEL_MIXERS sqm_mixer_conv(), sqm_mixer_scan(), NULL
 static const unsigned char model[64] = { 0 };

@@ -58,7 +58,7 @@ def check(page):
     page.goto(address())
     page.wait_for_function("!document.getElementById('go').disabled")
     about = page.inner_text("#model")
-    assert re.fullmatch("shakespeare: 8[0-9]{2},[0-9]{3} parameters, context of [0-9,]+ tokens.", about), about
+    assert re.fullmatch("[a-z]+: 8[0-9]{2},[0-9]{3} parameters, context of [0-9,]+ tokens.", about), about
     check_text(page, "ROMEO:", 400, 7, 0.8)
     check_text(page, "JULIET:", 200, 5, 1.2)
     write(page, "ROMEO:", 2000, 1, 0.8)                # stopped on its way
