@@ -19,7 +19,7 @@ const write = async (prompt, options) => {
 
 // the text of a prompt and a seed
 const { name, parameters, context, vocabulary } = engine.open(file);
-assert.ok(name === 'shakespeare' && parameters > 800000 && parameters < 900000 && vocabulary === 256);
+assert.ok(name.length > 0 && parameters > 800000 && parameters < 900000 && vocabulary === 256);
 for (const [prompt, temperature, seed] of [['ROMEO:', 0.8, 7], ['JULIET:\nO', 1.1, 4294967295], ['caf\u00e9', 0, 1]]) {
     const native = execFileSync(join(build, 'generate'),
                                 [model, prompt, '-n', '300', '--temp', temperature, '--seed', seed]).toString();
