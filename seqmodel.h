@@ -8892,8 +8892,9 @@ static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out
     return sqm__run_spans(sqm_mixer_memory(), bound, x, out, in, spans, n_spans,
                           sqm__memory_scratch_bytes(bound, 0, 0, x->threads), sqm__memory_run);
 }
+static const char sqm__memory_keys[] = SQM__MEMORY_KEYS;        /* a name: linkers drop it if unused */
 static const sqm_mixer sqm__memory_mixer = {
-    "memory", SQM__MEMORY_KEYS, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
+    "memory", sqm__memory_keys, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
     sqm__memory_state_bytes, sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset,
     sqm__memory_forward
 };
@@ -9176,8 +9177,9 @@ static sqm_result sqm__caching_forward(const void *bound, sqm_exec *x, float *ou
     return sqm__run_spans(sqm_mixer_memory_caching(), bound, x, out, in, spans, n_spans,
                           sqm__caching_scratch_bytes(c, last, 0, x->threads), sqm__caching_run);
 }
+static const char sqm__caching_keys[] = SQM__MEMORY_KEYS " segment combine top fresh pool";
 static const sqm_mixer sqm__caching_mixer = {
-    "memory_caching", SQM__MEMORY_KEYS " segment combine top fresh pool", sizeof(sqm__caching),
+    "memory_caching", sqm__caching_keys, sizeof(sqm__caching),
     SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind, sqm__caching_state_bytes,
     sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset, sqm__caching_forward
 };
@@ -10983,10 +10985,11 @@ static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *ou
     }
     return SQM_OK;
 }
+static const char sqm__context_keys[] =
+    SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b";
 static const sqm_mixer sqm__context_mixer = {
-    "memory_context", SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b",
-    sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes, sqm__no_used_bytes,
-    sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
+    "memory_context", sqm__context_keys, sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind,
+    sqm__no_state_bytes, sqm__no_used_bytes, sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
 };
 #undef SQM__MEMORY_KEYS
 SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
