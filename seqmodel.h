@@ -4302,8 +4302,8 @@ static void SQM__NAME(expand_chunk)(float *dst, const uint8_t *panel, int32_t k,
 }
 
 /* P panels from `panel` on against n rows of x from row t on: a chunk of weights stays in the first cache, as
-   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k,
-       so chunks change no bit. */
+   float32, while all rows pass over it and the next one is on its way. Sums grow in increasing k, so chunks
+   change no bit. */
 static void SQM__NAME(gemm_block)(const sqm__gemm *g, int32_t panel, int32_t n_panels, int32_t t, int32_t n,
                                   float *work)
 {
@@ -5161,21 +5161,18 @@ SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
     return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
 }
-SQM__SPECIAL void SQM__NAME(widen_keys)(const sqm__attend *a, float *to, const uint8_t *codes,
-                                        const float *scales)
-{
-    for (int32_t i = 0; i < a->head_dim; i++, to += SQM__LANES) {
-        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
-        else SQM__NAME(store)(to, SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS),
-                                           SQM__NAME(load_s8)(codes + i * SQM__LANES)));
-    }
-}
-SQM__SPECIAL void SQM__NAME(widen_values)(const sqm__attend *a, float *to, const uint8_t *codes,
-                                          const float *scales, int32_t n)
+/* to [n][16] = a panel's n rows */
+SQM__SPECIAL void SQM__NAME(widen)(const sqm__attend *a, float *to, const uint8_t *codes, const float *scales,
+                                   int32_t n, const int values)
 {
     for (int32_t i = 0; i < n; i++, to += SQM__LANES) {
-        if (a->dtype == SQM_F16) SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
-        else SQM__NAME(store)(to, SQM__MUL(SQM__SET1(scales[i]), SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+        if (a->dtype == SQM_F16) {
+            SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
+        } else {
+            const v16 scale = values ? SQM__SET1(scales[i])
+                                     : SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
+            SQM__NAME(store)(to, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+        }
     }
 }
 /* to[16][stride 16] = four rows of 16 turned: to[k][i] = from[i][k] */
@@ -5218,41 +5215,26 @@ SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const 
         }
     return (const uint8_t *)a->panels;
 }
-/* scores = q times n_panels of keys */
-SQM__SPECIAL void SQM__NAME(score_keys)(const sqm__attend *a, const uint8_t *keys, size_t panel_bytes,
-                                        const float *scales, int32_t n_panels)
+/* scores = q times n_panels of keys, or acc += scores times n_panels of values, of n rows */
+SQM__SPECIAL void SQM__NAME(attend_panels)(const sqm__attend *a, const uint8_t *codes, size_t panel_bytes,
+                                           const float *scales, int32_t n_panels, int32_t n, const int values)
 {
     const int widens = SQM__NAME(widens)(a);
     const int32_t at_once = widens ? sqm__widened((size_t)a->n_vectors) : n_panels;
-    const size_t widened = (size_t)a->head_dim * SQM__LANES;
+    const size_t x_stride = (size_t)(values ? SQM__TILE_KEYS : a->head_dim), widened = x_stride * SQM__LANES;
     for (int32_t i = 0; i < n_panels; i += at_once) {
-        const int32_t n = sqm__min(at_once, n_panels - i);
-        const uint8_t *from = keys + (size_t)i * panel_bytes;
-        for (int32_t p = 0; widens && p < n; p++)
-            SQM__NAME(widen_keys)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
-                                  scales + (i + p) * SQM__LANES);
-        SQM__NAME(product)(a->scores + i * SQM__LANES, SQM__TILE_KEYS, a->q, (size_t)a->head_dim,
+        const int32_t here = sqm__min(at_once, n_panels - i);
+        const uint8_t *from = codes + (size_t)i * panel_bytes;
+        for (int32_t p = 0; widens && p < here; p++) {
+            const int32_t column = (i + p) * SQM__LANES;
+            SQM__NAME(widen)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
+                             scales + (values ? column / SQM__GROUP * SQM__TILE_KEYS : column), n, values);
+        }
+        SQM__NAME(product)((values ? a->acc : a->scores) + i * SQM__LANES,
+                           (size_t)(values ? a->v_pad : SQM__TILE_KEYS), values ? a->scores : a->q, x_stride,
                            a->n_vectors, widens ? (const uint8_t *)a->panels : from,
-                           widens ? 4 * widened : panel_bytes, n, a->head_dim, 0,
+                           widens ? widened * sizeof(float) : panel_bytes, here, n, values,
                            widens ? SQM_F32 : a->dtype);
-    }
-}
-/* acc += weights times n_panels of values of n_keys rows */
-SQM__SPECIAL void SQM__NAME(gather_values)(const sqm__attend *a, const uint8_t *values, size_t panel_bytes,
-                                           const float *scales, int32_t n_panels, int32_t n_keys)
-{
-    const int widens = SQM__NAME(widens)(a);
-    const int32_t at_once = widens ? sqm__widened((size_t)a->n_vectors) : n_panels;
-    const size_t widened = SQM__TILE_KEYS * SQM__LANES;
-    for (int32_t i = 0; i < n_panels; i += at_once) {
-        const int32_t n = sqm__min(at_once, n_panels - i);
-        const uint8_t *from = values + (size_t)i * panel_bytes;
-        for (int32_t p = 0; widens && p < n; p++)
-            SQM__NAME(widen_values)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
-                                    scales + (i + p) * SQM__LANES / SQM__GROUP * SQM__TILE_KEYS, n_keys);
-        SQM__NAME(product)(a->acc + i * SQM__LANES, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
-                           widens ? (const uint8_t *)a->panels : from, widens ? 4 * widened : panel_bytes, n,
-                           n_keys, 1, widens ? SQM_F32 : a->dtype);
     }
 }
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
@@ -5265,7 +5247,8 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     const uint8_t *values = tile + 4 * key_bytes;
     const float *key_scales = (const float *)(const void *)(values + (size_t)value_panels * value_bytes);
     const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
-    SQM__NAME(score_keys)(a, tile, key_bytes, key_scales, sqm__ceil_div(n_keys, SQM__LANES));
+    SQM__NAME(attend_panels)(a, tile, key_bytes, key_scales, sqm__ceil_div(n_keys, SQM__LANES), a->head_dim,
+                             0);
     for (int32_t i = 0; a->bias && i < a->n_vectors * SQM__TILE_KEYS; i += SQM__LANES)
         SQM__NAME(store)(a->scores + i, SQM__ADD(SQM__NAME(load)(a->scores + i),
                                                  SQM__NAME(load)(a->bias + i)));
@@ -5287,7 +5270,7 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     for (int32_t i = 0; a->shared && i < a->v_pad; i += SQM__LANES)
         SQM__NAME(product)(a->acc + i, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
                            SQM__NAME(shared_panel)(a, tile, key_scales, i, n_keys), 0, 1, n_keys, 1, SQM_F32);
-    SQM__NAME(gather_values)(a, values, value_bytes, value_scales, value_panels, n_keys);
+    SQM__NAME(attend_panels)(a, values, value_bytes, value_scales, value_panels, n_keys, 1);
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
@@ -17807,11 +17790,16 @@ static void sqm__run_scale(sqm_session *s, const sqm__op *op) { sqm__run_by_rows
 static void sqm__run_clip(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__clip_row); }
 static void sqm__run_copy(sqm_session *s, const sqm__op *op) { sqm__run_by_rows(s, op, sqm__copy_row); }
 
+/* The state of a mix op in a sequence */
+static uint8_t *sqm__slot(const sqm_session *s, const sqm__op *op, int32_t seq)
+{
+    return s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot];
+}
 static void sqm__run_mix(sqm_session *s, const sqm__op *op)
 {
     float *out = s->registers[op->dst];
     for (int32_t i = 0; i < s->n_spans; i++)
-        s->spans[i].state = s->states + (size_t)s->span_seq[i] * s->state_bytes + s->slot_offset[op->slot];
+        s->spans[i].state = sqm__slot(s, op, s->span_seq[i]);
     (void)op->mixer->forward(op->bound, &s->exec, out, s->registers[op->src], s->spans, s->n_spans);
 }
 
@@ -18014,15 +18002,13 @@ SQMDEF const sqm_op *sqm_op_blocks(void) { return &sqm__op_blocks; }
 static const char sqm__op_route_keys[] =
     "k score b raw groups group_k group_top renorm least eps scale jitter";
 static const sqm_op sqm__op_route = {
-    SQM__OP_ROUTE, 1, SQM__PART_MOE, "route",
-sqm__op_route_keys,
+    SQM__OP_ROUTE, 1, SQM__PART_MOE, "route", sqm__op_route_keys,
     sqm__bind_route, sqm__run_route, sqm__route_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_route(void) { return &sqm__op_route; }
 static const char sqm__op_experts_keys[] = "up down up_b down_b act add input limit alpha plus slots blocks";
 static const sqm_op sqm__op_experts = {
-    SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts",
-sqm__op_experts_keys,
+    SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts", sqm__op_experts_keys,
     sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch
 };
 SQMDEF const sqm_op *sqm_op_experts(void) { return &sqm__op_experts; }
@@ -18207,13 +18193,18 @@ SQMDEF sqm_result sqm_reset(sqm_session *s, int32_t seq)
     for (int32_t i = 0; i < s->model->n_ops; i++) {
         const sqm__op *op = &s->model->ops[i];
         if (op->kind == SQM__OP_MIX)
-            op->mixer->reset(op->bound, s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot],
+            op->mixer->reset(op->bound, sqm__slot(s, op, seq),
                              s->slot_offset[op->slot + 1] - s->slot_offset[op->slot], s->config.max_context,
                              s->config.max_batch, sqm__kv_dtype(&s->config));
     }
     return SQM_OK;
 }
 
+static void sqm__copy_slot_state(sqm_session *s, const sqm__op *op, int32_t from, int32_t to)
+{
+    const uint8_t *state = sqm__slot(s, op, from);
+    memcpy(sqm__slot(s, op, to), state, op->mixer->used_bytes(op->bound, state, s->position[from]));
+}
 SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
 {
     const size_t vocab = (size_t)s->model->vocab_size;
@@ -18222,11 +18213,7 @@ SQMDEF sqm_result sqm_fork(sqm_session *s, int32_t from, int32_t to)
     if (from == to) return SQM_OK;
     for (int32_t i = 0; i < s->model->n_ops; i++) {
         const sqm__op *op = &s->model->ops[i];
-        if (op->kind == SQM__OP_MIX) {
-            const uint8_t *src = s->states + (size_t)from * s->state_bytes + s->slot_offset[op->slot];
-            uint8_t *dst = s->states + (size_t)to * s->state_bytes + s->slot_offset[op->slot];
-            memcpy(dst, src, op->mixer->used_bytes(op->bound, src, s->position[from]));
-        }
+        if (op->kind == SQM__OP_MIX) sqm__copy_slot_state(s, op, from, to);
     }
     s->position[to] = s->position[from];
     s->reached[to] = s->reached[from];
@@ -18243,11 +18230,6 @@ typedef struct sqm__saved {
     uint64_t bytes;
 } sqm__saved;
 static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
-
-static uint8_t *sqm__slot(const sqm_session *s, const sqm__op *op, int32_t seq)
-{
-    return s->states + (size_t)seq * s->state_bytes + s->slot_offset[op->slot];
-}
 
 /* ---- going back ---- */
 /* How many tokens the state of an op can go back from the furthest one it has seen. */
@@ -18291,30 +18273,24 @@ SQMDEF sqm_result sqm_rewind(sqm_session *s, int32_t seq, int32_t position)
     return SQM_OK;
 }
 
-/* For [GEN]: copies to another sequence what sqm_rewind could not bring back of this one. */
+/* Copies what sqm_rewind could not bring back of a sequence to where another one gets to. */
+static void sqm__copy_past(sqm_session *s, int32_t from, int32_t to)
+{
+    for (int32_t i = 0; i < s->model->n_ops; i++) {
+        const sqm__op *op = &s->model->ops[i];
+        if (sqm__op_rewinds(s, op) < s->config.max_batch) sqm__copy_slot_state(s, op, from, to);
+    }
+    s->position[to] = s->position[from];
+    s->has_logits[to] = 0;
+}
+/* For [GEN]: makes `spare` a copy that sqm__restore can go back to. */
 static void sqm__checkpoint(sqm_session *s, int32_t seq, int32_t spare)
 {
-    for (int32_t i = 0; i < s->model->n_ops; i++) {
-        const sqm__op *op = &s->model->ops[i];
-        const uint8_t *from = op->kind == SQM__OP_MIX ? sqm__slot(s, op, seq) : NULL;
-        if (sqm__op_rewinds(s, op) < s->config.max_batch)
-            memcpy(sqm__slot(s, op, spare), from, op->mixer->used_bytes(op->bound, from, s->position[seq]));
-    }
-    s->position[spare] = s->reached[spare] = s->position[seq];
-    s->has_logits[spare] = 0;
+    sqm__copy_past(s, seq, spare);
+    s->reached[spare] = s->position[spare];
 }
 /* Takes seq back to where it was copied to `spare`, at most max_batch tokens ago. */
-static void sqm__restore(sqm_session *s, int32_t seq, int32_t spare)
-{
-    for (int32_t i = 0; i < s->model->n_ops; i++) {
-        const sqm__op *op = &s->model->ops[i];
-        const uint8_t *from = op->kind == SQM__OP_MIX ? sqm__slot(s, op, spare) : NULL;
-        if (sqm__op_rewinds(s, op) < s->config.max_batch)
-            memcpy(sqm__slot(s, op, seq), from, op->mixer->used_bytes(op->bound, from, s->position[spare]));
-    }
-    s->position[seq] = s->position[spare];
-    s->has_logits[seq] = 0;
-}
+static void sqm__restore(sqm_session *s, int32_t seq, int32_t spare) { sqm__copy_past(s, spare, seq); }
 /* For [GEN]: gives seq the logits that a feed of several tokens wrote after its last one. */
 static void sqm__set_logits(sqm_session *s, int32_t seq, const float *logits)
 {

@@ -8,18 +8,14 @@ expected=tests/data/examples
 dir=$build/examples
 mkdir -p "$dir"
 failed=0
+. tests/report.sh
 
 # check NAME COMMAND...: an exit status of 77 means skipped
 check() {
     name=$1
     shift
     ( "$@" ) > "$dir/$name.log" 2>&1
-    status=$?
-    case $status in
-    0)  echo "PASS $name" ;;
-    77) echo "SKIP $name: $(tail -n 1 "$dir/$name.log")" ;;
-    *)  echo "FAIL $name"; head -n 20 "$dir/$name.log" | sed 's/^/    /'; failed=1 ;;
-    esac
+    report $? "$name" "$dir/$name.log" 20 || failed=1
 }
 
 # prints NAME COMMAND...: the command's output is the expected one

@@ -19,6 +19,7 @@ if ! command -v zig > /dev/null && python3 -c 'import ziglang' 2> /dev/null; the
     zig() { python3 -m ziglang "$@"; }
 fi
 export WINEDEBUG=-all
+. tests/report.sh
 
 # need PROGRAM...: ends the case as skipped when one is not installed
 need() {
@@ -303,12 +304,7 @@ if [ "$1" = --job ]; then
     eval "set -- $(list | grep "^$job " | head -n 1)"
     shift
     ( "$@" ) > "$dir/$job.log" 2>&1
-    status=$?
-    case $status in
-    0)  echo "PASS $job" ;;
-    77) echo "SKIP $job: $(tail -n 1 "$dir/$job.log")" ;;
-    *)  echo "FAIL $job"; head -n 25 "$dir/$job.log" | sed 's/^/    /' ;;
-    esac
+    report $? "$job" "$dir/$job.log" 25
     exit 0
 fi
 rm -rf "$dir"

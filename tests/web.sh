@@ -4,6 +4,7 @@
 build=${1:-build}
 model=${2:-examples/models/shakespeare.sqm}
 here=$(dirname "$0")
+. "$here/report.sh"
 
 # check NAME COMMAND...: an exit status of 77 means skipped
 check() {
@@ -11,11 +12,7 @@ check() {
     shift
     ( "$@" ) > "$build/web.log" 2>&1
     status=$?
-    case $status in
-    0)  echo "PASS $name" ;;
-    77) echo "SKIP $name: $(tail -n 1 "$build/web.log")" ;;
-    *)  echo "FAIL $name"; sed 's/^/    /' "$build/web.log" ;;
-    esac
+    report $status "$name" "$build/web.log" 200
     return $status
 }
 

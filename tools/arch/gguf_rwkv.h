@@ -46,12 +46,15 @@ static lin arch_gguf_lin(conv *c, int32_t layer, const lin_name *names, const ch
 }
 
 /* Sizes and the decoder around the mixers; keys whose numbers the shapes show are only read.               */
-static int arch_gguf_rwkv_sizes(conv *c, conv_decoder *d, lin_rwkv *r, int qwen)
+static int arch_gguf_rwkv_sizes(conv *c, conv_decoder *d, lin_rwkv *r, int *version, int qwen)
 {
     static const char *const shown[] = { "attention.head_count", "time_mix_extra_dim", "time_decay_extra_dim",
         "attention.decay_lora_rank", "attention.iclr_lora_rank", "attention.value_residual_mix_lora_rank",
         "attention.gate_lora_rank", NULL };
     const lin l = arch_lin(c, "", ".weight", -1);
+    memset(r, 0, sizeof *r);
+    *version = strstr(c->architecture, "rwkv6") ? 6 : 7;
+    c->ignored = *version == 7 ? arch_gguf_first_values : NULL;
     if (!arch_ssm_decoder(c, d, "token_embd", "output_norm", "blk.")) return 0;
     for (int i = 0; shown[i]; i++) conv_gguf_number(c, shown[i], 0.0);
     d->head = "output";
@@ -105,17 +108,15 @@ static void arch_gguf_time_mix_layer(conv *c, const lin_rwkv *r, int version, in
 /* Weights of later layers are halved, and the stream after every so many layers, to suit half precision.   */
 static void arch_gguf_rwkv(conv *c)
 {
-    const int version = strstr(c->architecture, "rwkv6") ? 6 : 7;
     const lin l = arch_lin(c, "", ".weight", -1);
+    int version;
     int32_t every;
     conv_decoder d;
     lin_rwkv r;
-    memset(&r, 0, sizeof r);
-    if (!arch_gguf_rwkv_sizes(c, &d, &r, 0)) return;
+    if (!arch_gguf_rwkv_sizes(c, &d, &r, &version, 0)) return;
     every = conv_gguf_number(c, "rescale_every_n_layers", 0.0) > 0.0
         ? conv_gguf_size(c, "rescale_every_n_layers", 0) : d.layers + 1;
     r.norm_eps = d.norm_eps * r.head_dim;
-    c->ignored = version == 7 ? arch_gguf_first_values : NULL;
     conv_put_embedding(c, &d);
     arch_lin_layer_norm(&l, 0, 0, "token_embd_norm", r.dim, d.norm_eps);
     for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
@@ -136,18 +137,16 @@ static void arch_gguf_rwkv(conv *c)
 /* The layers of Qwen2 around the mixers                                                                    */
 static void arch_gguf_rwkv_qwen2(conv *c)
 {
-    const int version = strstr(c->architecture, "rwkv6") ? 6 : 7;
+    int version;
     int32_t kv_heads;
     conv_decoder d;
     lin_rwkv r;
-    memset(&r, 0, sizeof r);
-    if (!arch_gguf_rwkv_sizes(c, &d, &r, 1)) return;
+    if (!arch_gguf_rwkv_sizes(c, &d, &r, &version, 1)) return;
     kv_heads = conv_gguf_number(c, "attention.head_count_kv", 0.0) > 0.0
         ? conv_gguf_size(c, "attention.head_count_kv", 0) : r.heads;
     if (r.heads % kv_heads || (version == 7 && kv_heads != r.heads))
         conv_fail(c->env, "%s: %d heads of keys for %d of queries", c->gguf->file->path, kv_heads, r.heads);
     r.norm_eps = 64e-5;
-    c->ignored = version == 7 ? arch_gguf_first_values : NULL;
     conv_put_embedding(c, &d);
     for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
         conv_line(c, "# layer %d", i);
