@@ -1150,9 +1150,10 @@ static void sqm__format(char *dst, size_t room, const char *format, va_list args
 }
 #endif
 
-/* Records an error and returns its code, so that callers write: return sqm__fail(...). err may be NULL. */
-static sqm_result sqm__fail(sqm_error *err, sqm_result code, int line, uint64_t value, const char *format,
-                            ...)
+/* Records an error and returns its code, so that callers write: return sqm__fail(...). err may be NULL. There
+   are hundreds of calls: inlined, they would be a tenth of a small program. */
+static SQM__NOINLINE sqm_result sqm__fail(sqm_error *err, sqm_result code, int line, uint64_t value,
+                                          const char *format, ...)
 {
     if (err) {
         err->code = code;
@@ -7105,6 +7106,13 @@ SQMDEF sqm_result sqm_rope(sqm_exec *x, float *rows, int32_t n, int32_t stride, 
    forward, table entry; nothing about it stands elsewhere except one line in the list at the end. Tested by
    tests/test_mix_*.c.   */
 
+/* Defines a mixer and the function that returns it. Its texts are arrays of their own, which a linker leaves
+   out together with the mixer; literals would stay in every program. */
+#define SQM__MIXER(id, its_name, its_keys, ...) \
+    static const char sqm__##id##_name[] = its_name, sqm__##id##_keys[] = its_keys; \
+    static const sqm_mixer sqm__##id##_mixer = { sqm__##id##_name, sqm__##id##_keys, __VA_ARGS__ }; \
+    SQMDEF const sqm_mixer *sqm_mixer_##id(void) { return &sqm__##id##_mixer; }
+
 /* ---- parameters by name -------------------------------------------------------------------------------- */
 static const sqm_param *sqm__param(const sqm_param *params, int32_t n, const char *key)
 {
@@ -7167,19 +7175,23 @@ static sqm_result sqm__param_vector(const float **vector, const sqm_param *param
     return SQM_OK;
 }
 
-static int32_t sqm__choose(const char *const *names, int32_t n, const char *name)
+/* Which of `words`, with spaces between them, `word` is; -1: none. */
+static int32_t sqm__word_index(const char *words, const char *word)
 {
-    for (int32_t i = 0; i < n; i++)
-        if (sqm__same_text(names[i], name)) return i;
+    const size_t n = word ? strlen(word) : 0;
+    for (int32_t i = 0; *words; i++) {
+        const size_t length = strcspn(words, " ");
+        if (length == n && memcmp(words, word, n) == 0) return i;
+        words += length + (words[length] == ' ');
+    }
     return -1;
 }
-/* One of the names under `key`; missing: `otherwise`. */
+/* One of the `words` under `key`, by its index; missing: `otherwise`. */
 static sqm_result sqm__param_choice(int32_t *choice, const sqm_param *params, int32_t n, const char *key,
-                                    const char *const *names, int32_t n_names, int32_t otherwise,
-                                    sqm_error *err)
+                                    const char *words, int32_t otherwise, sqm_error *err)
 {
     const sqm_param *p = sqm__param(params, n, key);
-    *choice = p && p->text ? sqm__choose(names, n_names, p->text) : p ? -1 : otherwise;
+    *choice = p ? sqm__word_index(words, p->text) : otherwise;
     if (*choice < 0)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "%s = '%s' is unknown", key,
                   p && p->text ? p->text : "(no name)");
@@ -7224,12 +7236,10 @@ static sqm_result sqm__param_panels(const float **panels, int32_t *rows, int32_t
     *panels = (const float *)t->data;
     return SQM_OK;
 }
-static const char *const sqm__style_names[] = { "half", "interleaved" };
-static const char *const sqm__act_names[SQM_ACT_COUNT] = {
-    "none", "silu", "gelu", "gelu_tanh", "relu", "relu2", "quick_gelu", "sigmoid", "tanh", "exp", "softplus",
-    "log_sigmoid", "elu1", "log", "sqrt"
-};
-static const char *const sqm__reduce_names[] = { "sum", "mean", "max" };
+static const char sqm__style_names[] = "half interleaved";
+static const char sqm__act_names[] =                     /* SQM_ACT_* */
+    "none silu gelu gelu_tanh relu relu2 quick_gelu sigmoid tanh exp softplus log_sigmoid elu1 log sqrt";
+static const char sqm__reduce_names[] = "sum mean max";
 
 /* ---- [MIX.attention] causal softmax attention with grouped heads ------------------------------------------
    s_ij = cap(scale * q_i . k_j + bias)   j <= i, and i - j < window if there is one, or j < keep;
@@ -7956,25 +7966,18 @@ static sqm_result sqm__attention_bind_plain(void *bound, const sqm_param *params
 {
     return sqm__attention_bind_as((sqm__attention *)bound, NULL, params, n, in_width, out_width, err);
 }
-static const char sqm__attention_keys[] =
-    "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded key_bias "
-    "most shared every selected sums";
-static const sqm_mixer sqm__attention_mixer = {
-    "attention", sqm__attention_keys, sizeof(sqm__attention),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS | SQM_MIXER_REWINDS, sizeof(sqm__kv_header), sqm__attention_bind,
-        sqm__attention_state_bytes,
-    sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_attention(void) { return &sqm__attention_mixer; }
-static const char sqm__attention_plain_keys[] =
-    "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before";
-static const sqm_mixer sqm__attention_plain_mixer = {
-    "attention", sqm__attention_plain_keys,
-    sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header),
-    sqm__attention_bind_plain, sqm__attention_state_bytes, sqm__attention_used_bytes,
-    sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_attention_plain(void) { return &sqm__attention_plain_mixer; }
+SQM__MIXER(attention, "attention",
+           "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before slopes rounded "
+           "key_bias most shared every selected sums",
+           sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS | SQM_MIXER_REWINDS,
+           sizeof(sqm__kv_header), sqm__attention_bind, sqm__attention_state_bytes, sqm__attention_used_bytes,
+           sqm__attention_scratch_bytes, sqm__attention_reset, sqm__attention_forward)
+SQM__MIXER(attention_plain, "attention",
+           "heads kv_heads head_dim v_dim scale softcap window keep sinks chunk before",
+           sizeof(sqm__attention), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS | SQM_MIXER_REWINDS,
+           sizeof(sqm__kv_header), sqm__attention_bind_plain, sqm__attention_state_bytes,
+           sqm__attention_used_bytes, sqm__attention_scratch_bytes, sqm__attention_reset,
+           sqm__attention_forward)
 
 /* ---- [MIX.conv] short depthwise convolution ---------------------------------------------------------------
    y_t[c] = act(b[c] + sum_k w[k][c] x_(t + (k - K + 1 + future) * dilation)[c])           k = 0 .. K - 1
@@ -8014,7 +8017,7 @@ static sqm_result sqm__conv_bind_common(sqm__conv *c, const sqm_param *params, i
         SQM__FAIL(err, SQM_E_SHAPE, c->channels, "conv of %d channels from column %d does not fit rows of %d",
                   c->channels, c->first, in_width);
     SQM__TRY(sqm__param_vector(&c->bias, params, n, "b", c->channels, err));
-    SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_choice(&c->act, params, n, "act", sqm__act_names, SQM_ACT_NONE, err));
     SQM__TRY(sqm__param_int(&c->dilation, params, n, "dilation", 1, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&c->rest, params, n, "rest", 0, 0, 1, err));
     if (c->rest) c->rest = in_width - c->first - c->channels;
@@ -8161,19 +8164,12 @@ static sqm_result sqm__conv_forward(const void *bound, sqm_exec *x, float *out, 
     return SQM_OK;
 }
 
-static const char sqm__conv_keys[] = "w b act first rest dilation";
-static const sqm_mixer sqm__conv_mixer = {
-    "conv", sqm__conv_keys, sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind,
-    sqm__conv_state_bytes, sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
-};
-static const char sqm__conv_whole_keys[] = "w b act first rest dilation future columns across";
-static const sqm_mixer sqm__conv_whole_mixer = {
-    "conv_whole", sqm__conv_whole_keys, sizeof(sqm__conv),
-    SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes, sqm__conv_used_bytes,
-    sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_conv(void) { return &sqm__conv_mixer; }
-SQMDEF const sqm_mixer *sqm_mixer_conv_whole(void) { return &sqm__conv_whole_mixer; }
+SQM__MIXER(conv, "conv", "w b act first rest dilation",
+           sizeof(sqm__conv), SQM_MIXER_CAUSAL, 0, sqm__conv_bind, sqm__conv_state_bytes,
+           sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward)
+SQM__MIXER(conv_whole, "conv_whole", "w b act first rest dilation future columns across",
+           sizeof(sqm__conv), SQM_MIXER_WHOLE_ONLY, 0, sqm__conv_whole_bind, sqm__conv_state_bytes,
+           sqm__conv_used_bytes, sqm__conv_scratch_bytes, sqm__conv_reset, sqm__conv_forward)
 
 /* Runs a mixer's spans: those without state one by one with a fresh one in the scratch behind the `fixed`
    bytes that run() uses itself, then all others in one call. run() skips spans without state. */
@@ -8257,9 +8253,10 @@ static float *sqm__take(float *base, size_t *used, size_t floats)
 enum { SQM__MEMORY_LINEAR, SQM__MEMORY_MLP, SQM__MEMORY_GATED };
 enum { SQM__LOSS_L2, SQM__LOSS_DOT, SQM__LOSS_NORM };
 enum { SQM__MEMORY_BLOCK = 16 };        /* tokens that learn from one anchor together */
-static const char *const sqm__memory_kinds[] = { "linear", "mlp", "gated" };
-static const char *const sqm__memory_losses[] = { "l2", "dot", "norm" };
-static const char *const sqm__memory_updates[] = { "descent", "momentum", "sum", "muon" };  /* SQM__LEARN_* */
+static const char sqm__memory_kinds[] = "linear mlp gated";
+static const char sqm__memory_acts[] = "none silu gelu gelu_tanh relu relu2 quick_gelu sigmoid tanh";
+static const char sqm__memory_losses[] = "l2 dot norm";
+static const char sqm__memory_updates[] = "descent momentum sum muon";  /* SQM__LEARN_* */
 
 typedef struct sqm__layer {             /* one matrix of every head's network */
     const float *start;                 /* [heads * rows, cols] or NULL: zeros */
@@ -8353,12 +8350,11 @@ static sqm_result sqm__memory_params(sqm__memory *m, int64_t *columns, const sqm
     SQM__TRY(sqm__param_int(&m->heads, params, n, "heads", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
-    SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, 3, SQM__MEMORY_LINEAR, err));
-    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 3, SQM__LOSS_L2, err));
-    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, 4, SQM__LEARN_DESCENT,
+    SQM__TRY(sqm__param_choice(&m->kind, params, n, "memory", sqm__memory_kinds, SQM__MEMORY_LINEAR, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->update, params, n, "update", sqm__memory_updates, SQM__LEARN_DESCENT,
                                err));
-    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__act_names, SQM_ACT_TANH + 1, SQM_ACT_NONE,
-                               err));
+    SQM__TRY(sqm__param_choice(&m->act, params, n, "act", sqm__memory_acts, SQM_ACT_NONE, err));
     SQM__TRY(sqm__param_int(&m->hidden, params, n, "hidden", 0, m->kind != SQM__MEMORY_LINEAR,
                             m->kind != SQM__MEMORY_LINEAR ? 1 << 20 : 0, err));
     SQM__TRY(sqm__param_int(&m->residual, params, n, "residual", 0, 0, 1, err));
@@ -8875,13 +8871,9 @@ static sqm_result sqm__memory_forward(const void *bound, sqm_exec *x, float *out
     return sqm__run_spans(sqm_mixer_memory(), bound, x, out, in, spans, n_spans,
                           sqm__memory_scratch_bytes(bound, 0, 0, x->threads), sqm__memory_run);
 }
-static const char sqm__memory_keys[] = SQM__MEMORY_KEYS;        /* a name: linkers drop it if unused */
-static const sqm_mixer sqm__memory_mixer = {
-    "memory", sqm__memory_keys, sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind,
-    sqm__memory_state_bytes, sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset,
-    sqm__memory_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
+SQM__MIXER(memory, "memory", SQM__MEMORY_KEYS,
+           sizeof(sqm__memory), SQM_MIXER_CAUSAL, 0, sqm__memory_bind, sqm__memory_state_bytes,
+           sqm__memory_used_bytes, sqm__memory_scratch_bytes, sqm__memory_reset, sqm__memory_forward)
 
 /* ---- [MIX.memory_caching] a memory that keeps what it was at the end of every segment -------------------
    The memory of [MIX.memory] runs over segments of `segment` tokens. At a segment's end its networks are
@@ -8904,7 +8896,7 @@ SQMDEF const sqm_mixer *sqm_mixer_memory(void) { return &sqm__memory_mixer; }
    Traps    segment must be a multiple of chunk; ties at the k-th place are all kept.
    Tests    tests/test_mix_memory.c; tools/sqm-vectors: memory_caching_*. */
 enum { SQM__COMBINE_SUM, SQM__COMBINE_SOFTMAX, SQM__COMBINE_SOUP, SQM__COMBINE_MEAN };
-static const char *const sqm__combine_names[] = { "sum", "softmax", "soup", "mean" };
+static const char sqm__combine_names[] = "sum softmax soup mean";
 
 typedef struct sqm__caching {
     sqm__memory memory;
@@ -8923,8 +8915,8 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
     memset(c, 0, sizeof(*c));
     SQM__TRY(sqm__memory_params(m, &columns, params, n, err));
     SQM__TRY(sqm__param_int(&c->segment, params, n, "segment", 256, 1, 1 << 30, err));
-    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, 4,
-                               SQM__COMBINE_SOFTMAX, err));
+    SQM__TRY(sqm__param_choice(&c->combine, params, n, "combine", sqm__combine_names, SQM__COMBINE_SOFTMAX,
+                               err));
     SQM__TRY(sqm__param_int(&c->top, params, n, "top", 0, 0,
                             c->combine == SQM__COMBINE_SOFTMAX ? 1 << 16 : 0, err));
     SQM__TRY(sqm__param_int(&c->fresh, params, n, "fresh", 0, 0, 1, err));
@@ -8937,8 +8929,7 @@ static sqm_result sqm__caching_bind(void *bound, const sqm_param *params, int32_
                   m->chunk);
     if (c->merge && m->update == SQM__LEARN_SUM)
         SQM__FAIL(err, SQM_E_UNSUPPORTED, c->combine,
-                  "combine=%s of deep memories does not go with update=sum",
-                  sqm__combine_names[c->combine]);
+                  "deep memories combine into one only without update=sum");
     if (columns + 2 * (int64_t)c->pool != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width,
                   "a memory with %z columns and 2 x %d pooled ones does not fit rows of %d",
@@ -9160,13 +9151,10 @@ static sqm_result sqm__caching_forward(const void *bound, sqm_exec *x, float *ou
     return sqm__run_spans(sqm_mixer_memory_caching(), bound, x, out, in, spans, n_spans,
                           sqm__caching_scratch_bytes(c, last, 0, x->threads), sqm__caching_run);
 }
-static const char sqm__caching_keys[] = SQM__MEMORY_KEYS " segment combine top fresh pool";
-static const sqm_mixer sqm__caching_mixer = {
-    "memory_caching", sqm__caching_keys, sizeof(sqm__caching),
-    SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind, sqm__caching_state_bytes,
-    sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset, sqm__caching_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_memory_caching(void) { return &sqm__caching_mixer; }
+SQM__MIXER(memory_caching, "memory_caching", SQM__MEMORY_KEYS " segment combine top fresh pool",
+           sizeof(sqm__caching), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__caching_bind,
+           sqm__caching_state_bytes, sqm__caching_used_bytes, sqm__caching_scratch_bytes, sqm__caching_reset,
+           sqm__caching_forward)
 
 /* ---- [MIX.kernel_memory] a linear memory in the feature space of the exponential kernel -----------------
    M_t = sum_j u_j phi(k_j)' with phi(a) . phi(b) = e^(a . b): never built, but kept as keys k_j and
@@ -9195,7 +9183,7 @@ typedef struct sqm__kernel_memory {
 static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                           int32_t *out_width, sqm_error *err)
 {
-    static const char *const kernels[] = { "exp", "abs" };
+    static const char losses[] = "l2 dot", kernels[] = "exp abs";
     sqm__kernel_memory *m = (sqm__kernel_memory *)bound;
     int64_t columns;
     memset(m, 0, sizeof(*m));
@@ -9203,8 +9191,8 @@ static sqm_result sqm__kernel_memory_bind(void *bound, const sqm_param *params, 
     SQM__TRY(sqm__param_int(&m->head_dim, params, n, "head_dim", 0, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->v_dim, params, n, "v_dim", m->head_dim, 1, 1 << 16, err));
     SQM__TRY(sqm__param_int(&m->window, params, n, "window", 1, 1, 1024, err));
-    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", sqm__memory_losses, 2, SQM__LOSS_L2, err));
-    SQM__TRY(sqm__param_choice(&m->kernel, params, n, "kernel", kernels, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&m->loss, params, n, "loss", losses, SQM__LOSS_L2, err));
+    SQM__TRY(sqm__param_choice(&m->kernel, params, n, "kernel", kernels, 0, err));
     SQM__TRY(sqm__param_int(&m->has_rate, params, n, "rate", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_retain, params, n, "retain", 1, 0, 1, err));
     SQM__TRY(sqm__param_int(&m->has_weights, params, n, "weights", m->window > 1, 0, 1, err));
@@ -9401,15 +9389,10 @@ static sqm_result sqm__kernel_memory_forward(const void *bound, sqm_exec *x, flo
     return sqm__run_spans(sqm_mixer_kernel_memory(), bound, x, out, in, spans, n_spans,
                           sqm__kernel_memory_scratch_bytes(bound, 0, 0, x->threads), sqm__kernel_memory_run);
 }
-static const char sqm__kernel_memory_keys[] = "heads head_dim v_dim window loss kernel rate retain weights";
-static const sqm_mixer sqm__kernel_memory_mixer = {
-    "kernel_memory", sqm__kernel_memory_keys,
-    sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
-    sqm__kernel_memory_state_bytes,
-    sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes, sqm__kernel_memory_reset,
-    sqm__kernel_memory_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_kernel_memory(void) { return &sqm__kernel_memory_mixer; }
+SQM__MIXER(kernel_memory, "kernel_memory", "heads head_dim v_dim window loss kernel rate retain weights",
+           sizeof(sqm__kernel_memory), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, 0, sqm__kernel_memory_bind,
+           sqm__kernel_memory_state_bytes, sqm__kernel_memory_used_bytes, sqm__kernel_memory_scratch_bytes,
+           sqm__kernel_memory_reset, sqm__kernel_memory_forward)
 
 /* ---- [MIX.codebook] attention whose keys are codewords --------------------------------------------------
    z_j = argmin_s |k_j - c_s|^2, the first of equals; every key counts as its codeword c_z. Near tokens
@@ -9680,13 +9663,9 @@ static sqm_result sqm__codebook_forward(const void *bound, sqm_exec *x, float *o
     return sqm__run_spans(sqm_mixer_codebook(), bound, x, out, in, spans, n_spans,
                           sqm__codebook_scratch_bytes(bound, 0, 0, x->threads), sqm__codebook_run);
 }
-static const char sqm__codebook_keys[] = "heads head_dim v_dim codes near block codebook half relative bias";
-static const sqm_mixer sqm__codebook_mixer = {
-    "codebook", sqm__codebook_keys, sizeof(sqm__codebook),
-    SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes, sqm__codebook_used_bytes,
-    sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_codebook(void) { return &sqm__codebook_mixer; }
+SQM__MIXER(codebook, "codebook", "heads head_dim v_dim codes near block codebook half relative bias",
+           sizeof(sqm__codebook), SQM_MIXER_CAUSAL, 0, sqm__codebook_bind, sqm__codebook_state_bytes,
+           sqm__codebook_used_bytes, sqm__codebook_scratch_bytes, sqm__codebook_reset, sqm__codebook_forward)
 
 /* ---- [MIX.linear_attention] gated outer-product recurrence ------------------------------------------------
    A matrix S [key_dim, v_dim] a head, zero at the start:
@@ -9735,15 +9714,16 @@ typedef struct sqm__linear_attention {
 static sqm_result sqm__linear_attention_options(sqm__linear_attention *a, const sqm_param *params, int32_t n,
                                                 sqm_error *err)
 {
-    static const char *const updates[] = { "add", "delta", "dplr" }, *const reads[] = { "post", "pre" };
-    static const char *const decays[] = { "none", "scalar", "vector", "value" };
-    static const char *const normalizers[] = { "none", "sum", "max" };
+    static const char updates[] = "add delta dplr";
+    static const char reads[] = "post pre";
+    static const char decays[] = "none scalar vector value";
+    static const char normalizers[] = "none sum max";
     const sqm_param *factors = sqm__param(params, n, "factors");
-    SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, 3, SQM__OUTER_ADD, err));
-    SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, 2, SQM__OUTER_POST, err));
-    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, 4, SQM__DECAY_NONE, err));
-    SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, 3, SQM__NORMALIZER_NONE,
-                             err));
+    SQM__TRY(sqm__param_choice(&a->update, params, n, "update", updates, SQM__OUTER_ADD, err));
+    SQM__TRY(sqm__param_choice(&a->read, params, n, "read", reads, SQM__OUTER_POST, err));
+    SQM__TRY(sqm__param_choice(&a->decay, params, n, "decay", decays, SQM__DECAY_NONE, err));
+    SQM__TRY(sqm__param_choice(&a->normalizer, params, n, "normalizer", normalizers, SQM__NORMALIZER_NONE,
+                               err));
     SQM__TRY(sqm__param_int(&a->gate, params, n, "gate", 0, 0, 1, err));
     SQM__TRY(sqm__param_int(&a->log_gates, params, n, "log_gates", 0, 0, 1, err));
     SQM__TRY(sqm__param_int(&a->steps, params, n, "steps", 1, 1, 64, err));
@@ -10003,15 +9983,13 @@ static sqm_result sqm__linear_attention_forward(const void *bound, sqm_exec *x, 
                           arrays * sqm__span_rows(spans, n_spans), sqm__outer_run);
 }
 
-static const char sqm__linear_attention_keys[] =
-    "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps update read decay factors gate log_gates "
-    "bonus normalizer eps key_start scale";
-static const sqm_mixer sqm__linear_attention_mixer = {
-    "linear_attention", sqm__linear_attention_keys, sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0,
-    sqm__linear_attention_bind, sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
-    sqm__linear_attention_scratch_bytes, sqm__linear_attention_reset, sqm__linear_attention_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_linear_attention(void) { return &sqm__linear_attention_mixer; }
+#define SQM__LINEAR_ATTENTION_KEYS \
+    "heads key_dim v_dim q_heads k_heads v_heads decay_heads steps update read decay factors gate " \
+    "log_gates bonus normalizer eps key_start scale"
+SQM__MIXER(linear_attention, "linear_attention", SQM__LINEAR_ATTENTION_KEYS,
+           sizeof(sqm__linear_attention), SQM_MIXER_CAUSAL, 0, sqm__linear_attention_bind,
+           sqm__linear_attention_state_bytes, sqm__linear_attention_used_bytes,
+           sqm__linear_attention_scratch_bytes, sqm__linear_attention_reset, sqm__linear_attention_forward)
 
 /* ---- the same over whole sequences: every row sees all ---- */
 static sqm_result sqm__linear_attention_whole_bind(void *bound, const sqm_param *params, int32_t n,
@@ -10123,12 +10101,11 @@ static sqm_result sqm__linear_attention_whole_forward(const void *bound, sqm_exe
     sqm__run(x, sqm__outer_whole_task, &job, job.pieces);
     return SQM_OK;
 }
-static const sqm_mixer sqm__linear_attention_whole_mixer = {
-    "linear_attention_whole", sqm__linear_attention_keys, sizeof(sqm__linear_attention),
-    SQM_MIXER_WHOLE_ONLY, 0, sqm__linear_attention_whole_bind, sqm__no_state_bytes, sqm__no_used_bytes,
-    sqm__linear_attention_whole_scratch, sqm__no_reset, sqm__linear_attention_whole_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_linear_attention_whole(void) { return &sqm__linear_attention_whole_mixer; }
+SQM__MIXER(linear_attention_whole, "linear_attention_whole", SQM__LINEAR_ATTENTION_KEYS,
+           sizeof(sqm__linear_attention), SQM_MIXER_WHOLE_ONLY, 0, sqm__linear_attention_whole_bind,
+           sqm__no_state_bytes, sqm__no_used_bytes, sqm__linear_attention_whole_scratch, sqm__no_reset,
+           sqm__linear_attention_whole_forward)
+#undef SQM__LINEAR_ATTENTION_KEYS
 
 /* ---- [MIX.running_softmax] softmax over all earlier rows, whose scores do not see the query ---------------
      m_t = max(m + d, s_t);  u_t = u e^(m + d - m_t) + e^(s_t - m_t);  w_t alike, its last term times v_t
@@ -10251,13 +10228,9 @@ static sqm_result sqm__running_forward(const void *bound, sqm_exec *x, float *ou
     return sqm__run_spans(sqm_mixer_running_softmax(), bound, x, out, in, spans, n_spans, 0,
                           sqm__running_run);
 }
-static const char sqm__running_softmax_keys[] = "heads v_dim decay bonus weights";
-static const sqm_mixer sqm__running_softmax_mixer = {
-    "running_softmax", sqm__running_softmax_keys, sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0,
-    sqm__running_bind, sqm__running_state_bytes, sqm__running_used_bytes, sqm__running_scratch_bytes,
-    sqm__running_reset, sqm__running_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_running_softmax(void) { return &sqm__running_softmax_mixer; }
+SQM__MIXER(running_softmax, "running_softmax", "heads v_dim decay bonus weights",
+           sizeof(sqm__running_softmax), SQM_MIXER_CAUSAL, 0, sqm__running_bind, sqm__running_state_bytes,
+           sqm__running_used_bytes, sqm__running_scratch_bytes, sqm__running_reset, sqm__running_forward)
 
 /* ---- [MIX.slstm] recurrent network with exponential gates and a normalised memory -------------------------
      (i, f, z, o)_t = in_t + R_h y_(t-1)              a head h sees its own y only
@@ -10370,13 +10343,9 @@ static sqm_result sqm__slstm_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(sqm_mixer_slstm(), bound, x, out, in, spans, n_spans,
                           sqm__slstm_scratch_bytes(bound, 0, 0, x->threads), sqm__slstm_run);
 }
-static const char sqm__slstm_keys[] = "heads w";
-static const sqm_mixer sqm__slstm_mixer = {
-    "slstm", sqm__slstm_keys, sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind,
-    sqm__slstm_state_bytes, sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset,
-        sqm__slstm_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_slstm(void) { return &sqm__slstm_mixer; }
+SQM__MIXER(slstm, "slstm", "heads w",
+           sizeof(sqm__slstm_layer), SQM_MIXER_CAUSAL, 0, sqm__slstm_bind, sqm__slstm_state_bytes,
+           sqm__slstm_used_bytes, sqm__slstm_scratch_bytes, sqm__slstm_reset, sqm__slstm_forward)
 
 /* ---- [MIX.shift] a row mixed with the row before it -------------------------------------------------------
      out_i = x_t + (x_(t-1) - x_t) * (w_i + m_i)          i = 0 .. mixes - 1, side by side; x_(-1) = 0
@@ -10475,13 +10444,9 @@ static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out,
     }
     return SQM_OK;
 }
-static const char sqm__shift_keys[] = "mixes dynamic w";
-static const sqm_mixer sqm__shift_mixer = {
-    "shift", sqm__shift_keys, sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind,
-    sqm__shift_state_bytes, sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset,
-        sqm__shift_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_shift(void) { return &sqm__shift_mixer; }
+SQM__MIXER(shift, "shift", "mixes dynamic w",
+           sizeof(sqm__shift), SQM_MIXER_CAUSAL, 0, sqm__shift_bind, sqm__shift_state_bytes,
+           sqm__shift_used_bytes, sqm__running_scratch_bytes, sqm__shift_reset, sqm__shift_forward)
 
 /* ---- [MIX.pool] what all rows of a sequence have in common, in every row ----------------------------------
      out_g = sum, mean or max of x_(t, i) over all rows t and the columns i of group g
@@ -10496,7 +10461,7 @@ static sqm_result sqm__pool_bind(void *bound, const sqm_param *params, int32_t n
     sqm__pool *a = (sqm__pool *)bound;
     memset(a, 0, sizeof(*a));
     a->width = in_width;
-    SQM__TRY(sqm__param_choice(&a->kind, params, n, "kind", sqm__reduce_names, 3, SQM__REDUCE_MEAN, err));
+    SQM__TRY(sqm__param_choice(&a->kind, params, n, "kind", sqm__reduce_names, SQM__REDUCE_MEAN, err));
     SQM__TRY(sqm__param_int(&a->groups, params, n, "groups", in_width, 1, in_width, err));
     if (in_width % a->groups)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "%d columns do not divide into %d groups", in_width, a->groups);
@@ -10539,12 +10504,9 @@ static sqm_result sqm__pool_forward(const void *bound, sqm_exec *x, float *out, 
     }
     return SQM_OK;
 }
-static const char sqm__pool_keys[] = "kind groups";
-static const sqm_mixer sqm__pool_mixer = {
-    "pool", sqm__pool_keys, sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
-    sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_pool(void) { return &sqm__pool_mixer; }
+SQM__MIXER(pool, "pool", "kind groups",
+           sizeof(sqm__pool), SQM_MIXER_WHOLE_ONLY, 0, sqm__pool_bind, sqm__no_state_bytes,
+           sqm__no_used_bytes, sqm__pool_scratch_bytes, sqm__no_reset, sqm__pool_forward)
 
 /* ---- [MIX.ridge] queries through the inverse of the keys' running second moment ---------------------------
      H_t = d_t H_(t-1) + g_t k_t k_t^T,
@@ -10679,13 +10641,9 @@ static sqm_result sqm__ridge_forward(const void *bound, sqm_exec *x, float *out,
     return sqm__run_spans(sqm_mixer_ridge(), bound, x, out, in, spans, n_spans,
                           sqm__ridge_scratch_bytes(bound, 0, 0, x->threads), sqm__ridge_run);
 }
-static const char sqm__ridge_keys[] = "heads dim lambda";
-static const sqm_mixer sqm__ridge_mixer = {
-    "ridge", sqm__ridge_keys, sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind,
-    sqm__ridge_state_bytes, sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset,
-    sqm__ridge_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_ridge(void) { return &sqm__ridge_mixer; }
+SQM__MIXER(ridge, "ridge", "heads dim lambda",
+           sizeof(sqm__ridge), SQM_MIXER_CAUSAL, 0, sqm__ridge_bind, sqm__ridge_state_bytes,
+           sqm__ridge_used_bytes, sqm__ridge_scratch_bytes, sqm__ridge_reset, sqm__ridge_forward)
 
 /* ---- [MIX.memory_context] segments that attend to what a memory knows of them, then teach it ------------
    For each segment s of `segment` rows, with M the memory of [MIX.memory] as the segment before left it:
@@ -10968,20 +10926,17 @@ static sqm_result sqm__context_forward(const void *bound, sqm_exec *x, float *ou
     }
     return SQM_OK;
 }
-static const char sqm__context_keys[] =
-    SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b";
-static const sqm_mixer sqm__context_mixer = {
-    "memory_context", sqm__context_keys, sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind,
-    sqm__no_state_bytes, sqm__no_used_bytes, sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward
-};
+SQM__MIXER(memory_context, "memory_context",
+           SQM__MEMORY_KEYS " segment persistent attend attend_heads learn learn_b",
+           sizeof(sqm__context), SQM_MIXER_WHOLE_ONLY, 0, sqm__context_bind, sqm__no_state_bytes,
+           sqm__no_used_bytes, sqm__context_scratch_bytes, sqm__no_reset, sqm__context_forward)
 #undef SQM__MEMORY_KEYS
-SQMDEF const sqm_mixer *sqm_mixer_memory_context(void) { return &sqm__context_mixer; }
 
 /* ---- orders of a scan ------------------------------------------------------------------------------------
    The rows of a sequence in the order of a scan, as runs of rows `step` apart: forward, backward, and for
    pictures of `columns` columns (row-major rows) column by column downwards, or that reversed. */
 enum { SQM__ORDER_FORWARD, SQM__ORDER_BACKWARD, SQM__ORDER_DOWN, SQM__ORDER_UP };
-static const char *const sqm__order_names[] = { "forward", "backward", "down", "up" };
+static const char sqm__order_names[] = "forward backward down up";
 typedef struct sqm__order { int32_t kind, columns; } sqm__order;
 typedef struct sqm__run_of { int32_t first, step, count; } sqm__run_of;
 
@@ -11006,11 +10961,10 @@ static int sqm__order_run(sqm__run_of *run, const sqm__order *o, int32_t n, int3
 }
 static sqm_result sqm__order_bind(sqm__order *o, const sqm_param *params, int32_t n, sqm_error *err)
 {
-    SQM__TRY(sqm__param_choice(&o->kind, params, n, "order", sqm__order_names, SQM__COUNT(sqm__order_names),
-                               SQM__ORDER_FORWARD, err));
+    SQM__TRY(sqm__param_choice(&o->kind, params, n, "order", sqm__order_names, SQM__ORDER_FORWARD, err));
     SQM__TRY(sqm__param_int(&o->columns, params, n, "columns", 0, 0, 1 << 24, err));
     if (o->kind >= SQM__ORDER_DOWN && o->columns == 0)
-        SQM__FAIL(err, SQM_E_SHAPE, 0, "order = %s needs columns=", sqm__order_names[o->kind]);
+        SQM__FAIL(err, SQM_E_SHAPE, 0, "order = down or up needs columns=");
     return SQM_OK;
 }
 
@@ -11036,8 +10990,7 @@ typedef struct sqm__step_size {
 static sqm_result sqm__step_bind(sqm__step_size *s, const sqm_param *params, int32_t n, int32_t count,
                                  sqm_error *err)
 {
-    SQM__TRY(sqm__param_choice(&s->act, params, n, "dt_act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_SOFTPLUS,
-                               err));
+    SQM__TRY(sqm__param_choice(&s->act, params, n, "dt_act", sqm__act_names, SQM_ACT_SOFTPLUS, err));
     SQM__TRY(sqm__param_vector(&s->bias, params, n, "dt_bias", count, err));
     SQM__TRY(sqm__param_float(&s->low, params, n, "dt_min", 0.0, err));
     SQM__TRY(sqm__param_float(&s->high, params, n, "dt_max", 1e30, err));
@@ -11077,7 +11030,7 @@ typedef struct sqm__selective {
     int32_t        whole;               /* no state is kept */
 } sqm__selective;
 
-static const char *const sqm__input_names[] = { "step", "one", "root" };
+static const char sqm__input_names[] = "step one root";
 
 static sqm_result sqm__scan_tensors(sqm__selective *s, const sqm_param *params, int32_t n, sqm_error *err)
 {
@@ -11115,15 +11068,15 @@ static sqm_result sqm__scan_bind(void *bound, const sqm_param *params, int32_t n
     memset(s, 0, sizeof(*s));
     SQM__TRY(sqm__scan_tensors(s, params, n, err));
     SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->channels, err));
-    SQM__TRY(sqm__param_choice(&s->input, params, n, "input", sqm__input_names, SQM__COUNT(sqm__input_names),
+    SQM__TRY(sqm__param_choice(&s->input, params, n, "input", sqm__input_names,
                                s->has_dt ? SQM__INPUT_STEP : SQM__INPUT_ONE, err));
     SQM__TRY(sqm__step_bind(&s->dt, params, n, s->channels, err));
     if (s->channels % s->groups)
         SQM__FAIL(err, SQM_E_SHAPE, s->groups, "%d channels do not divide into %d groups", s->channels,
                   s->groups);
     if ((!s->has_dt && s->input != SQM__INPUT_ONE) || (s->input == SQM__INPUT_ROOT && s->parts != 1))
-        SQM__FAIL(err, SQM_E_SHAPE, s->n, "input = %s does not go with %d states%s",
-                  sqm__input_names[s->input], s->n, s->has_dt ? "" : " and decay=");
+        SQM__FAIL(err, SQM_E_SHAPE, s->n, "this input does not go with %d states%s", s->n,
+                  s->has_dt ? "" : " and decay=");
     SQM__TRY(sqm__part_at(&s->x_at, &end, params, n, "x_at", s->channels, in_width, err));
     if (s->has_dt) SQM__TRY(sqm__part_at(&s->dt_at, &end, params, n, "dt_at", s->channels, in_width, err));
     if (!s->b) {
@@ -11296,23 +11249,15 @@ static sqm_result sqm__scan_forward(const void *bound, sqm_exec *x, float *out, 
     return SQM_OK;
 }
 
-static const char sqm__scan_keys[] =
-    "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at";
-static const sqm_mixer sqm__scan_mixer = {
-    "scan", sqm__scan_keys,
-    sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes, sqm__scan_used_bytes,
-    sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward
-};
-static const char sqm__scan_whole_keys[] =
-    "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at order "
-    "columns";
-static const sqm_mixer sqm__scan_whole_mixer = {
-    "scan_whole", sqm__scan_whole_keys, sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind,
-    sqm__no_state_bytes, sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset,
-    sqm__scan_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_scan(void) { return &sqm__scan_mixer; }
-SQMDEF const sqm_mixer *sqm_mixer_scan_whole(void) { return &sqm__scan_whole_mixer; }
+SQM__MIXER(scan, "scan",
+           "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at",
+           sizeof(sqm__selective), SQM_MIXER_CAUSAL, 0, sqm__scan_bind, sqm__scan_state_bytes,
+           sqm__scan_used_bytes, sqm__scan_scratch_bytes, sqm__scan_reset, sqm__scan_forward)
+SQM__MIXER(scan_whole, "scan_whole",
+           "a decay b c d init groups complex input dt_act dt_bias dt_min dt_max x_at dt_at b_at c_at "
+           "order columns",
+           sizeof(sqm__selective), SQM_MIXER_WHOLE_ONLY, 0, sqm__scan_whole_bind, sqm__no_state_bytes,
+           sqm__no_used_bytes, sqm__scan_scratch_bytes, sqm__no_reset, sqm__scan_forward)
 
 /* ---- [MIX.ssd] matrix state, one decay for each head ------------------------------------------------------
    dt  = clip(dt_act(dt_t + dt_bias), dt_min, dt_max)                                            head by head
@@ -11377,8 +11322,8 @@ static sqm_result sqm__ssd_whole_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__order_bind(&s->order, params, n, err));
     SQM__TRY(sqm__param_int(&s->shift, params, n, "shift", 0, 0, 1, err));
     if (s->shift && (s->d || s->order.kind >= SQM__ORDER_DOWN))
-        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->order.kind, "shift goes neither with d= nor with order = %s",
-                  sqm__order_names[s->order.kind]);
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, s->order.kind,
+                  "shift goes neither with d= nor with order = down or up");
     s->whole = 1;
     return SQM_OK;
 }
@@ -11528,22 +11473,15 @@ static sqm_result sqm__ssd_forward(const void *bound, sqm_exec *x, float *out, c
     return SQM_OK;
 }
 
-static const char sqm__ssd_keys[] =
-    "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at";
-static const sqm_mixer sqm__ssd_mixer = {
-    "ssd", sqm__ssd_keys,
-    sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
-    sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward
-};
-static const char sqm__ssd_whole_keys[] =
-    "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at order columns "
-    "shift";
-static const sqm_mixer sqm__ssd_whole_mixer = {
-    "ssd_whole", sqm__ssd_whole_keys, sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind,
-    sqm__no_state_bytes, sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_ssd(void) { return &sqm__ssd_mixer; }
-SQMDEF const sqm_mixer *sqm_mixer_ssd_whole(void) { return &sqm__ssd_whole_mixer; }
+SQM__MIXER(ssd, "ssd",
+           "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at",
+           sizeof(sqm__dual), SQM_MIXER_CAUSAL, 0, sqm__ssd_bind, sqm__ssd_state_bytes, sqm__ssd_used_bytes,
+           sqm__ssd_scratch_bytes, sqm__ssd_reset, sqm__ssd_forward)
+SQM__MIXER(ssd_whole, "ssd_whole",
+           "heads head_dim state groups a d init dt_act dt_bias dt_min dt_max x_at b_at c_at dt_at order "
+           "columns shift",
+           sizeof(sqm__dual), SQM_MIXER_WHOLE_ONLY, 0, sqm__ssd_whole_bind, sqm__no_state_bytes,
+           sqm__no_used_bytes, sqm__ssd_scratch_bytes, sqm__no_reset, sqm__ssd_forward)
 
 /* ---- [MIX.trapezoid] matrix state, trapezoidal rule, keys that turn ---------------------------------------
    dt   = softplus(dt_t + dt_bias),  g = -max(act(a_t), a_floor) dt,  m = sigmoid(trap_t)         head by head
@@ -11569,7 +11507,7 @@ typedef struct sqm__trapezoid {
     int32_t        heads, head_dim, n, groups, rank, angles, a_act, style, panels, in_width;
     int32_t        x_at, b_at, c_at, dt_at, a_at, trap_at, angle_at;
 } sqm__trapezoid;
-static const char *const sqm__decay_names[] = { "heavy_tail", "softplus" };
+static const char sqm__decay_names[] = "heavy_tail softplus";
 
 static sqm_result sqm__trapezoid_parts(sqm__trapezoid *s, const sqm_param *params, int32_t n,
                                        int32_t in_width, sqm_error *err)
@@ -11596,9 +11534,8 @@ static sqm_result sqm__trapezoid_bind(void *bound, const sqm_param *params, int3
     SQM__TRY(sqm__param_int(&s->groups, params, n, "groups", 1, 1, s->heads, err));
     SQM__TRY(sqm__param_int(&s->rank, params, n, "rank", 1, 1, SQM__MAX_RANK, err));
     SQM__TRY(sqm__param_int(&s->angles, params, n, "angles", 0, 0, s->n / 2, err));
-    SQM__TRY(sqm__param_choice(&s->a_act, params, n, "a_act", sqm__decay_names, 2, 0, err));
-    SQM__TRY(sqm__param_choice(&s->style, params, n, "style", sqm__style_names, 2, SQM_ROPE_INTERLEAVED,
-                               err));
+    SQM__TRY(sqm__param_choice(&s->a_act, params, n, "a_act", sqm__decay_names, 0, err));
+    SQM__TRY(sqm__param_choice(&s->style, params, n, "style", sqm__style_names, SQM_ROPE_INTERLEAVED, err));
     SQM__TRY(sqm__param_float(&s->a_floor, params, n, "a_floor", 0.0, err));
     SQM__TRY(sqm__step_bind(&s->dt, params, n, s->heads, err));
     channels = (int64_t)s->heads * s->head_dim;
@@ -11840,15 +11777,12 @@ static sqm_result sqm__trapezoid_forward(const void *bound, sqm_exec *x, float *
     return SQM_OK;
 }
 
-static const char sqm__trapezoid_keys[] =
-    "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act dt_bias "
-    "dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at";
-static const sqm_mixer sqm__trapezoid_mixer = {
-    "trapezoid", sqm__trapezoid_keys, sizeof(sqm__trapezoid),
-    SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes, sqm__trapezoid_used_bytes,
-    sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset, sqm__trapezoid_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_trapezoid(void) { return &sqm__trapezoid_mixer; }
+SQM__MIXER(trapezoid, "trapezoid",
+           "heads head_dim state groups rank angles style a_act a_floor b_bias c_bias mix d dt_act dt_bias "
+           "dt_min dt_max x_at b_at c_at dt_at a_at trap_at angle_at",
+           sizeof(sqm__trapezoid), SQM_MIXER_CAUSAL, 0, sqm__trapezoid_bind, sqm__trapezoid_state_bytes,
+           sqm__trapezoid_used_bytes, sqm__trapezoid_scratch_bytes, sqm__trapezoid_reset,
+           sqm__trapezoid_forward)
 
 /* ---- helpers of the mixers below ----------------------------------------------------------------------- */
 SQM__INLINE size_t sqm__times(size_t a, size_t b)       /* (size_t)-1 when the product does not fit */
@@ -12022,12 +11956,9 @@ static void sqm__lti_run(const void *bound, sqm_exec *x, float *out, const float
 static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__lti_keys[] = "da da_low b c d p q";
-static const sqm_mixer sqm__lti_mixer = {
-    "lti", sqm__lti_keys, sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes,
-    sqm__lti_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__lti_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_lti(void) { return &sqm__lti_mixer; }
+SQM__MIXER(lti, "lti", "da da_low b c d p q",
+           sizeof(sqm__lti), SQM_MIXER_CAUSAL, 0, sqm__lti_bind, sqm__lti_state_bytes, sqm__lti_used_bytes,
+           sqm__no_scratch, sqm__zero_state, sqm__lti_forward)
 static sqm_result sqm__lti_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans)
 {
@@ -12066,7 +11997,7 @@ static sqm_result sqm__rnn_bind(void *bound, const sqm_param *params, int32_t n,
     SQM__TRY(sqm__param_int(&r->copies, params, n, "copies", 1, 1, 1 << 20, err));
     SQM__TRY(sqm__param_int(&r->first, params, n, "first", 0, 0, r->states, err));
     SQM__TRY(sqm__param_int(&r->residual, params, n, "residual", 0, 0, 1, err));
-    SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_COUNT, SQM_ACT_NONE, err));
+    SQM__TRY(sqm__param_choice(&r->act, params, n, "act", sqm__act_names, SQM_ACT_NONE, err));
     if (r->w.shape[1] != r->states || (int64_t)r->states * r->copies != in_width)
         SQM__FAIL(err, SQM_E_SHAPE, in_width, "rnn: w [%d, %d] and %d copies do not fit rows of %d",
                   r->states, r->w.shape[1], r->copies, in_width);
@@ -12150,13 +12081,9 @@ static void sqm__rnn_run(const void *bound, sqm_exec *x, float *out, const float
 static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__rnn_keys[] = "w act first copies residual";
-static const sqm_mixer sqm__rnn_mixer = {
-    "rnn", sqm__rnn_keys, sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind,
-    sqm__rnn_state_bytes,
-    sqm__rnn_used_bytes, sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_rnn(void) { return &sqm__rnn_mixer; }
+SQM__MIXER(rnn, "rnn", "w act first copies residual",
+           sizeof(sqm__rnn), SQM_MIXER_CAUSAL, 0, sqm__rnn_bind, sqm__rnn_state_bytes, sqm__rnn_used_bytes,
+           sqm__rnn_scratch_bytes, sqm__zero_state, sqm__rnn_forward)
 static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                    const sqm_span *spans, int32_t n_spans)
 {
@@ -12176,7 +12103,7 @@ static sqm_result sqm__rnn_forward(const void *bound, sqm_exec *x, float *out, c
    Traps    forward steps are unstable while k < order. Reset the sequence to start another piece of signal.
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: hippo_legs_online. */
 typedef struct sqm__legs { int32_t signals, order, step; } sqm__legs;
-static const char *const sqm__legs_steps[] = { "bilinear", "backward", "forward", "exact" };
+static const char sqm__legs_steps[] = "bilinear backward forward exact";
 
 static sqm_result sqm__legs_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                  int32_t *out_width, sqm_error *err)
@@ -12184,8 +12111,7 @@ static sqm_result sqm__legs_bind(void *bound, const sqm_param *params, int32_t n
     sqm__legs *l = (sqm__legs *)bound;
     memset(l, 0, sizeof(*l));
     l->signals = in_width;
-    SQM__TRY(sqm__param_choice(&l->step, params, n, "step", sqm__legs_steps, SQM__COUNT(sqm__legs_steps), 0,
-                               err));
+    SQM__TRY(sqm__param_choice(&l->step, params, n, "step", sqm__legs_steps, 0, err));
     SQM__TRY(sqm__param_int(&l->order, params, n, "order", 0, 1, l->step == 3 ? 256 : 4096, err));
     if (in_width > INT32_MAX / l->order)
         SQM__FAIL(err, SQM_E_LIMIT, in_width, "%d signals of order %d are too wide", in_width, l->order);
@@ -12251,12 +12177,9 @@ static void sqm__legs_run(const void *bound, sqm_exec *x, float *out, const floa
 static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__legs_keys[] = "order step";
-static const sqm_mixer sqm__legs_mixer = {
-    "legs", sqm__legs_keys, sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
-    sqm__legs_used_bytes, sqm__legs_scratch_bytes, sqm__zero_state, sqm__legs_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_legs(void) { return &sqm__legs_mixer; }
+SQM__MIXER(legs, "legs", "order step",
+           sizeof(sqm__legs), SQM_MIXER_CAUSAL, 0, sqm__legs_bind, sqm__legs_state_bytes,
+           sqm__legs_used_bytes, sqm__legs_scratch_bytes, sqm__zero_state, sqm__legs_forward)
 static sqm_result sqm__legs_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
@@ -12517,13 +12440,10 @@ static void sqm__long_conv_run(const void *bound, sqm_exec *x, float *out, const
 static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                          const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__long_conv_keys[] = "w segment";
-static const sqm_mixer sqm__long_conv_mixer = {
-    "long_conv", sqm__long_conv_keys, sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
-    sizeof(sqm__long_conv_header), sqm__long_conv_bind, sqm__long_conv_state_bytes, sqm__long_conv_used_bytes,
-    sqm__long_conv_scratch_bytes, sqm__long_conv_reset, sqm__long_conv_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_long_conv(void) { return &sqm__long_conv_mixer; }
+SQM__MIXER(long_conv, "long_conv", "w segment",
+           sizeof(sqm__long_conv), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__long_conv_header),
+           sqm__long_conv_bind, sqm__long_conv_state_bytes, sqm__long_conv_used_bytes,
+           sqm__long_conv_scratch_bytes, sqm__long_conv_reset, sqm__long_conv_forward)
 static sqm_result sqm__long_conv_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                          const sqm_span *spans, int32_t n_spans)
 {
@@ -12597,12 +12517,9 @@ static void sqm__window_run(const void *bound, sqm_exec *x, float *out, const fl
 static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__window_keys[] = "size dilation";
-static const sqm_mixer sqm__window_mixer = {
-    "window", sqm__window_keys, sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind,
-    sqm__window_state_bytes, sqm__window_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__window_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_window(void) { return &sqm__window_mixer; }
+SQM__MIXER(window, "window", "size dilation",
+           sizeof(sqm__window), SQM_MIXER_CAUSAL, 0, sqm__window_bind, sqm__window_state_bytes,
+           sqm__window_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__window_forward)
 static sqm_result sqm__window_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                       const sqm_span *spans, int32_t n_spans)
 {
@@ -12646,12 +12563,9 @@ static sqm_result sqm__reorder_forward(const void *bound, sqm_exec *x, float *ou
     return SQM_OK;
 }
 
-static const char sqm__reorder_keys[] = "order columns";
-static const sqm_mixer sqm__reorder_mixer = {
-    "reorder", sqm__reorder_keys, sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind,
-    sqm__no_state_bytes, sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
+SQM__MIXER(reorder, "reorder", "order columns",
+           sizeof(sqm__reorder), SQM_MIXER_WHOLE_ONLY, 0, sqm__reorder_bind, sqm__no_state_bytes,
+           sqm__no_used_bytes, sqm__no_scratch, sqm__no_reset, sqm__reorder_forward)
 
 /* ---- [MIX.running_pool] what all rows so far have in common -----------------------------------------------
    mean: sum_s w_s x_s / sum_s w_s    sum: sum_s w_s x_s    max: largest x_s with w_s > 0             s <= t
@@ -12662,7 +12576,7 @@ SQMDEF const sqm_mixer *sqm_mixer_reorder(void) { return &sqm__reorder_mixer; }
    Source   pooling of sequence classifiers, at every step: the running prediction of LMUFormer (2402.04882).
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: lmuformer. */
 enum { SQM__RUNNING_MEAN, SQM__RUNNING_SUM, SQM__RUNNING_MAX };
-static const char *const sqm__running_pool_kinds[] = { "mean", "sum", "max" };
+static const char sqm__running_pool_kinds[] = "mean sum max";
 typedef struct sqm__running_pool { int32_t width, weighted, kind; } sqm__running_pool;
 
 static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
@@ -12670,9 +12584,7 @@ static sqm_result sqm__running_pool_bind(void *bound, const sqm_param *params, i
 {
     sqm__running_pool *p = (sqm__running_pool *)bound;
     memset(p, 0, sizeof(*p));
-    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds,
-                               SQM__COUNT(sqm__running_pool_kinds), 0,
-                               err));
+    SQM__TRY(sqm__param_choice(&p->kind, params, n, "kind", sqm__running_pool_kinds, 0, err));
     SQM__TRY(sqm__param_int(&p->weighted, params, n, "weighted", 0, 0, 1, err));
     p->width = in_width - p->weighted;
     if (p->width < 1) SQM__FAIL(err, SQM_E_SHAPE, in_width, "running_pool: a weight alone is no row");
@@ -12716,14 +12628,10 @@ static void sqm__running_pool_run(const void *bound, sqm_exec *x, float *out, co
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__running_pool_keys[] = "kind weighted";
-static const sqm_mixer sqm__running_pool_mixer = {
-    "running_pool", sqm__running_pool_keys, sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0,
-    sqm__running_pool_bind,
-        sqm__running_pool_state_bytes,
-    sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__running_pool_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_running_pool(void) { return &sqm__running_pool_mixer; }
+SQM__MIXER(running_pool, "running_pool", "kind weighted",
+           sizeof(sqm__running_pool), SQM_MIXER_CAUSAL, 0, sqm__running_pool_bind,
+           sqm__running_pool_state_bytes, sqm__running_pool_used_bytes, sqm__no_scratch, sqm__zero_state,
+           sqm__running_pool_forward)
 static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                     const sqm_span *spans, int32_t n_spans)
 {
@@ -12741,8 +12649,8 @@ static sqm_result sqm__running_pool_forward(const void *bound, sqm_exec *x, floa
    Traps    spikes are 0 or 1: an input that rounds to the other side of the threshold changes all after it.
    Tests    tests/test_mix_s4.c; tools/sqm-vectors: lif, lmuformer. */
 typedef struct sqm__spike { int32_t width, added, soft; float leak, threshold, rest; } sqm__spike;
-static const char *const sqm__spike_inputs[] = { "scaled", "added" };
-static const char *const sqm__spike_resets[] = { "hard", "soft" };
+static const char sqm__spike_inputs[] = "scaled added";
+static const char sqm__spike_resets[] = "hard soft";
 
 static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t n, int32_t in_width,
                                   int32_t *out_width, sqm_error *err)
@@ -12755,8 +12663,8 @@ static sqm_result sqm__spike_bind(void *bound, const sqm_param *params, int32_t 
         SQM__FAIL(err, SQM_E_SHAPE, 0, "spike: tau = %f must be from 1 to 1e30", tau);
     SQM__TRY(sqm__param_float(&s->threshold, params, n, "threshold", 1.0, err));
     SQM__TRY(sqm__param_float(&s->rest, params, n, "rest", 0.0, err));
-    SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 2, 0, err));
-    SQM__TRY(sqm__param_choice(&s->soft, params, n, "reset", sqm__spike_resets, 2, 0, err));
+    SQM__TRY(sqm__param_choice(&s->added, params, n, "input", sqm__spike_inputs, 0, err));
+    SQM__TRY(sqm__param_choice(&s->soft, params, n, "reset", sqm__spike_resets, 0, err));
     s->leak = (float)(1.0 / tau);
     s->width = *out_width = in_width;
     return SQM_OK;
@@ -12806,12 +12714,9 @@ static void sqm__spike_run(const void *bound, sqm_exec *x, float *out, const flo
 static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                      const sqm_span *spans, int32_t n_spans);
 
-static const char sqm__spike_keys[] = "tau threshold rest input reset";
-static const sqm_mixer sqm__spike_mixer = {
-    "spike", sqm__spike_keys, sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind,
-    sqm__spike_state_bytes, sqm__spike_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__spike_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_spike(void) { return &sqm__spike_mixer; }
+SQM__MIXER(spike, "spike", "tau threshold rest input reset",
+           sizeof(sqm__spike), SQM_MIXER_CAUSAL, 0, sqm__spike_bind, sqm__spike_state_bytes,
+           sqm__spike_used_bytes, sqm__no_scratch, sqm__zero_state, sqm__spike_forward)
 static sqm_result sqm__spike_forward(const void *bound, sqm_exec *x, float *out, const float *in,
                                      const sqm_span *spans, int32_t n_spans)
 {
@@ -12994,13 +12899,10 @@ static sqm_result sqm__select_forward(const void *bound, sqm_exec *x, float *out
                           sqm__select_scratch_bytes(bound, sqm__spans_reach(spans, n_spans), 0, x->threads),
                           sqm__select_run);
 }
-static const char sqm__select_keys[] = "heads head_dim k every";
-static const sqm_mixer sqm__select_mixer = {
-    "select", sqm__select_keys, sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS,
-    sizeof(sqm__kv_header), sqm__select_bind, sqm__select_state_bytes, sqm__select_used_bytes,
-    sqm__select_scratch_bytes, sqm__select_reset, sqm__select_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_select(void) { return &sqm__select_mixer; }
+SQM__MIXER(select, "select", "heads head_dim k every",
+           sizeof(sqm__select), SQM_MIXER_CAUSAL | SQM_MIXER_STATE_GROWS, sizeof(sqm__kv_header),
+           sqm__select_bind, sqm__select_state_bytes, sqm__select_used_bytes, sqm__select_scratch_bytes,
+           sqm__select_reset, sqm__select_forward)
 
 /* ---- [MIX.compress] blocks of rows, each melted into one -------------------------------------------------
    y_b[c] = sum_j e^(z_j[c] + bias_j[c]) x_j[c] / sum_j e^(z_j[c] + bias_j[c])     j over the `size` rows of b
@@ -13113,13 +13015,9 @@ static sqm_result sqm__compress_forward(const void *bound, sqm_exec *x, float *o
     return sqm__run_spans(sqm_mixer_compress(), bound, x, out, in, spans, n_spans,
                           sqm__compress_scratch_bytes(bound, 0, 0, 1), sqm__compress_run);
 }
-static const char sqm__compress_keys[] = "size overlap bias";
-static const sqm_mixer sqm__compress_mixer = {
-    "compress", sqm__compress_keys, sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind,
-    sqm__compress_state_bytes, sqm__compress_used_bytes, sqm__compress_scratch_bytes, sqm__zero_state,
-    sqm__compress_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_compress(void) { return &sqm__compress_mixer; }
+SQM__MIXER(compress, "compress", "size overlap bias",
+           sizeof(sqm__compress), SQM_MIXER_CAUSAL, 0, sqm__compress_bind, sqm__compress_state_bytes,
+           sqm__compress_used_bytes, sqm__compress_scratch_bytes, sqm__zero_state, sqm__compress_forward)
 
 /* ---- [MIX.lsh] attention among rows that hash alike -------------------------------------------------------
    Of each head and each round of hashing r, with x_t a row's shared query and key:
@@ -13368,14 +13266,10 @@ static sqm_result sqm__lsh_forward(const void *bound, sqm_exec *x, float *out, c
                     (size_t)a->chunk * (size_t)a->head_dim * 4);
     return SQM_OK;
 }
-static const char sqm__lsh_keys[] =
-    "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations";
-static const sqm_mixer sqm__lsh_mixer = {
-    "lsh", sqm__lsh_keys,
-    sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
-    sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward
-};
-SQMDEF const sqm_mixer *sqm_mixer_lsh(void) { return &sqm__lsh_mixer; }
+SQM__MIXER(lsh, "lsh",
+           "heads head_dim chunk before after rounds buckets buckets2 shortest multiple causal rotations",
+           sizeof(sqm__lsh), SQM_MIXER_WHOLE_ONLY, 0, sqm__lsh_bind, sqm__no_state_bytes, sqm__no_used_bytes,
+           sqm__lsh_scratch_bytes, sqm__no_reset, sqm__lsh_forward)
 
 /* ---- the list of all mixers ---------------------------------------------------------------------------- */
 static const sqm_mixer *const sqm__mixers[] = {
@@ -13383,9 +13277,9 @@ static const sqm_mixer *const sqm__mixers[] = {
     &sqm__conv_mixer,
     &sqm__conv_whole_mixer,
     &sqm__memory_mixer,
-    &sqm__caching_mixer,
+    &sqm__memory_caching_mixer,
     &sqm__compress_mixer,
-    &sqm__context_mixer,
+    &sqm__memory_context_mixer,
     &sqm__kernel_memory_mixer,
     &sqm__codebook_mixer,
     &sqm__scan_mixer,
@@ -15811,6 +15705,7 @@ static int32_t sqm__tok_strips(const sqm__tok *t)
 }
 
 #undef SQM__TOK_NONE
+#undef SQM__OP
 #else /* SEQMODEL_NO_TOKENIZER */
 typedef struct sqm__tok { int32_t none; } sqm__tok;
 #endif
@@ -15969,20 +15864,12 @@ typedef struct sqm__binder {            /* what lives only while a recipe is bou
     sqm_error               *err;
 } sqm__binder;
 
-static int sqm__has_word(const char *words, const char *word)
-{
-    const size_t n = strlen(word);
-    for (const char *at = words; n && (at = strstr(at, word)) != NULL; at++)
-        if ((at == words || at[-1] == ' ') && (at[n] == ' ' || at[n] == 0)) return 1;
-    return 0;
-}
-static const char *const sqm__norm_names[] = { "rms", "layer", "l2", "sum" };
+static const char sqm__norm_names[] = "rms layer l2 sum";
 
-static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *const *names,
-                                   int32_t n)
+static sqm_result sqm__bind_choice(int32_t *choice, sqm__binder *b, const char *key, const char *words)
 {
     const sqm_param *p = sqm__param(b->params, b->n_params, key);
-    *choice = p && p->text ? sqm__choose(names, n, p->text) : -1;
+    *choice = p ? sqm__word_index(words, p->text) : -1;
     if (*choice < 0)
         SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d: %s = '%s' is unknown", b->line, key,
                   p && p->text ? p->text : "(missing)");
@@ -16001,7 +15888,7 @@ static sqm_result sqm__bind_params(sqm__binder *b, const sqm__file_op *op, const
         sqm_param *to = &b->params[i];
         memset(to, 0, sizeof(*to));
         to->key = sqm__file_text(f, from->key);
-        if (!sqm__has_word(keys, to->key))
+        if (sqm__word_index(keys, to->key) < 0)
             SQM__FAIL(b->err, SQM_E_UNSUPPORTED, b->line, "op %d (%s): unknown option '%s'", b->line,
                       type->name, to->key);
         if (from->type == 0) {
@@ -16142,7 +16029,7 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
     if (n > SQM__MAX_EXPERTS || op->dst == op->src || op->dst == op->src2)
         SQM__FAIL(b->err, SQM_E_SHAPE, n, "op %d: %d experts, or in place", b->line, n);
     if (sqm__param(b->params, b->n_params, "slots")) return sqm__bind_slots(b, op);
-    SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT));
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "act", sqm__act_names));
     SQM__TRY(sqm__bind_expert_weights(op->linear, b, "up", "up_b", n, 0, op->in_width));
     SQM__TRY(sqm__bind_expert_weights(&op->moe->down, b, "down", "down_b", n, 0, 0));
     hidden = op->linear->weights[0].shape[0];
@@ -16157,14 +16044,14 @@ static sqm_result sqm__bind_experts(sqm__binder *b, sqm__op *op)
 }
 
 enum { SQM__SCORE_SOFTMAX, SQM__SCORE_SIGMOID, SQM__SCORE_NONE, SQM__SCORE_SPARSEMIXER };
-static const char *const sqm__score_names[] = { "softmax", "sigmoid", "none", "sparsemixer" };
+static const char sqm__score_names[] = "softmax sigmoid none sparsemixer";
 static sqm_result sqm__bind_route(sqm__binder *b, sqm__op *op)
 {
     sqm__route *r = &op->moe->route;
     const int32_t n = op->in_width;
     op->out_width = n;
     SQM__TRY(sqm__param_int(&r->k, b->params, b->n_params, "k", 0, 1, n, b->err));
-    SQM__TRY(sqm__bind_choice(&r->score, b, "score", sqm__score_names, SQM__COUNT(sqm__score_names)));
+    SQM__TRY(sqm__bind_choice(&r->score, b, "score", sqm__score_names));
     SQM__TRY(sqm__param_int(&r->groups, b->params, b->n_params, "groups", 1, 1, n, b->err));
     SQM__TRY(sqm__param_int(&r->group_k, b->params, b->n_params, "group_k", r->groups, 1, r->groups, b->err));
     SQM__TRY(sqm__param_int(&r->group_top, b->params, b->n_params, "group_top", 1, 1, 2, b->err));
@@ -16219,7 +16106,7 @@ static sqm_result sqm__bind_norm(sqm__binder *b, sqm__op *op)
 {
     const sqm_param *gain = sqm__param(b->params, b->n_params, "w");
     int32_t size;
-    SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__norm_names, SQM__COUNT(sqm__norm_names)));
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__norm_names));
     SQM__TRY(sqm__param_float(&op->number, b->params, b->n_params, "eps", 0.0, b->err));
     SQM__TRY(sqm__param_int(&op->first, b->params, b->n_params, "first", 0, 0, op->in_width - 1, b->err));
     SQM__TRY(sqm__param_int(&op->count, b->params, b->n_params, "count", op->in_width - op->first, 1,
@@ -16252,7 +16139,7 @@ static sqm_result sqm__bind_rope_dynamic(sqm__binder *b, sqm__op *op)
     SQM__TRY(sqm__param_int(&op->heads, b->params, b->n_params, "heads", 1, 1, 1 << 16, b->err));
     SQM__TRY(sqm__param_int(&op->head_dim, b->params, b->n_params, "head_dim", 0, 2, 1 << 16, b->err));
     SQM__TRY(sqm__param_int(&r.dims, b->params, b->n_params, "dims", op->head_dim, 2, op->head_dim, b->err));
-    SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names, SQM__COUNT(sqm__style_names)));
+    SQM__TRY(sqm__bind_choice(&op->choice, b, "style", sqm__style_names));
     if (op->dst != op->src || r.dims % 2 ||
         op->first + (int64_t)(op->heads - 1) * op->head_dim + r.dims > op->in_width)
         SQM__FAIL(b->err, SQM_E_SHAPE, r.dims,
@@ -16358,7 +16245,7 @@ static sqm_result sqm__bind_groups(sqm__binder *b, sqm__op *op)
     if (op->dst == op->src) SQM__FAIL(b->err, SQM_E_FORMAT, op->dst, "op %d: cannot work in place", b->line);
     each = op->in_width / op->groups;
     if (op->kind == SQM__OP_REDUCE) {
-        SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__reduce_names, 3));
+        SQM__TRY(sqm__bind_choice(&op->choice, b, "kind", sqm__reduce_names));
         width = 1;
     } else if (op->kind == SQM__OP_MIRROR) {
         width = 2 * each;
@@ -16447,14 +16334,14 @@ static sqm_result sqm__bind_cat(sqm__binder *b, sqm__op *op)
 static sqm_result sqm__bind_act(sqm__binder *b, sqm__op *op)
 {
     SQM__TRY(sqm__bind_columns(b, op));
-    return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names, SQM_ACT_COUNT);
+    return sqm__bind_choice(&op->choice, b, "kind", sqm__act_names);
 }
 static sqm_result sqm__bind_glu(sqm__binder *b, sqm__op *op)
 {
     op->out_width = op->in_width / 2;
     if (op->in_width % 2) SQM__FAIL(b->err, SQM_E_SHAPE, op->in_width, "op %d: glu of an odd width %d",
                                     b->line, op->in_width);
-    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names);
 }
 static sqm_result sqm__bind_gate(sqm__binder *b, sqm__op *op)
 {
@@ -16466,7 +16353,7 @@ static sqm_result sqm__bind_gate(sqm__binder *b, sqm__op *op)
                   "op %d: %d columns cannot be gated by r%d from column %d of %d", b->line, op->in_width,
                   op->src2, op->first, b->width[op->src2]);
     op->count = b->width[op->src2];
-    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names, SQM_ACT_COUNT);
+    return sqm__bind_choice(&op->choice, b, "act", sqm__act_names);
 }
 /* add, mul */
 static sqm_result sqm__bind_pair(sqm__binder *b, sqm__op *op)
@@ -17857,178 +17744,75 @@ static void sqm__run_batch(sqm_session *s)
 }
 
 /* ---- the kinds of ops ---------------------------------------------------------------------------------- */
-static const char sqm__op_embed_keys[] = "w scale offset add divide period";
-static const sqm_op sqm__op_embed = {
-    SQM__OP_EMBED, 1, 0, "embed", sqm__op_embed_keys,
-    sqm__bind_embed, sqm__run_embed, sqm__embed_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_embed(void) { return &sqm__op_embed; }
-static const char sqm__op_norm_keys[] = "kind eps w b first count groups";
-static const sqm_op sqm__op_norm = {
-    SQM__OP_NORM, 1, 0, "norm", sqm__op_norm_keys,
-    sqm__bind_norm, sqm__run_norm, NULL
-};
-SQMDEF const sqm_op *sqm_op_norm(void) { return &sqm__op_norm; }
-static const char sqm__op_linear_keys[] = "w b scale add first apart precise";
-static const sqm_op sqm__op_linear = {
-    SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", sqm__op_linear_keys,
-    sqm__bind_linear, sqm__run_linear, sqm__linear_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_linear(void) { return &sqm__op_linear; }
-static const char sqm__rope_keys[] =
-    "first heads head_dim dims style freq attn_factor freq_long attn_long long_from ntk_factor ntk_length "
-    "divide period";
-static const sqm_op sqm__op_rope = {
-    SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
-    sqm__bind_rope, sqm__run_rope, NULL
-};
-SQMDEF const sqm_op *sqm_op_rope(void) { return &sqm__op_rope; }
-static const sqm_op sqm__op_rope_dynamic = {
-    SQM__OP_ROPE, 1, 0, "rope", sqm__rope_keys,
-    sqm__bind_rope_dynamic, sqm__run_rope_dynamic, sqm__rope_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_rope_dynamic(void) { return &sqm__op_rope_dynamic; }
-static const sqm_op sqm__op_mix = {                      /* the mixer knows its keys */
-    SQM__OP_MIX, 1, 0, "mix", "",
-    sqm__bind_mix, sqm__run_mix, sqm__mix_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_mix(void) { return &sqm__op_mix; }
-static const char sqm__op_act_keys[] = "kind first count";
-static const sqm_op sqm__op_act = {
-    SQM__OP_ACT, 1, 0, "act", sqm__op_act_keys,
-    sqm__bind_act, sqm__run_act, NULL
-};
-SQMDEF const sqm_op *sqm_op_act(void) { return &sqm__op_act; }
-static const char sqm__op_glu_keys[] = "act";
-static const sqm_op sqm__op_glu = {
-    SQM__OP_GLU, 1, 0, "glu", sqm__op_glu_keys,
-    sqm__bind_glu, sqm__run_glu, NULL
-};
-SQMDEF const sqm_op *sqm_op_glu(void) { return &sqm__op_glu; }
-static const sqm_op sqm__op_add = {
-    SQM__OP_ADD, 2, 0, "add", "",
-    sqm__bind_pair, sqm__run_pair, NULL
-};
-SQMDEF const sqm_op *sqm_op_add(void) { return &sqm__op_add; }
-static const sqm_op sqm__op_mul = {
-    SQM__OP_MUL, 2, 0, "mul", "",
-    sqm__bind_pair, sqm__run_pair, NULL
-};
-SQMDEF const sqm_op *sqm_op_mul(void) { return &sqm__op_mul; }
-static const char sqm__op_scale_keys[] = "by first count grow every shift";
-static const sqm_op sqm__op_scale = {
-    SQM__OP_SCALE, 1, 0, "scale", sqm__op_scale_keys,
-    sqm__bind_scale, sqm__run_scale, NULL
-};
-SQMDEF const sqm_op *sqm_op_scale(void) { return &sqm__op_scale; }
-static const char sqm__op_copy_keys[] = "first count";
-static const sqm_op sqm__op_copy = {
-    SQM__OP_COPY, 1, 0, "copy", sqm__op_copy_keys,
-    sqm__bind_copy, sqm__run_copy, NULL
-};
-SQMDEF const sqm_op *sqm_op_copy(void) { return &sqm__op_copy; }
-static const char sqm__op_softcap_keys[] = "cap first count";
-static const sqm_op sqm__op_softcap = {
-    SQM__OP_SOFTCAP, 1, 0, "softcap", sqm__op_softcap_keys,
-    sqm__bind_softcap, sqm__run_softcap, NULL
-};
-SQMDEF const sqm_op *sqm_op_softcap(void) { return &sqm__op_softcap; }
-static const char sqm__op_head_keys[] = "w b scale softcap";
-static const sqm_op sqm__op_head = {
-    SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", sqm__op_head_keys,
-    sqm__bind_head, sqm__run_head, sqm__linear_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_head(void) { return &sqm__op_head; }
-static const char sqm__op_input_keys[] = "width";
-static const sqm_op sqm__op_input = {
-    SQM__OP_INPUT, 1, 0, "input", sqm__op_input_keys,
-    sqm__bind_input, sqm__run_input, NULL
-};
-SQMDEF const sqm_op *sqm_op_input(void) { return &sqm__op_input; }
-static const char sqm__op_affine_keys[] = "w b first count";
-static const sqm_op sqm__op_affine = {
-    SQM__OP_AFFINE, 1, 0, "affine", sqm__op_affine_keys,
-    sqm__bind_affine, sqm__run_affine, NULL
-};
-SQMDEF const sqm_op *sqm_op_affine(void) { return &sqm__op_affine; }
-static const char sqm__op_cat_keys[] = "groups";
-static const sqm_op sqm__op_cat = {
-    SQM__OP_CAT, 2, 0, "cat", sqm__op_cat_keys,
-    sqm__bind_cat, sqm__run_cat, NULL
-};
-SQMDEF const sqm_op *sqm_op_cat(void) { return &sqm__op_cat; }
-static const char sqm__op_gate_keys[] = "act first";
-static const sqm_op sqm__op_gate = {
-    SQM__OP_GATE, 2, 0, "gate", sqm__op_gate_keys,
-    sqm__bind_gate, sqm__run_gate, NULL
-};
-SQMDEF const sqm_op *sqm_op_gate(void) { return &sqm__op_gate; }
-static const char sqm__op_softmax_keys[] = "groups scale first count";
-static const sqm_op sqm__op_softmax = {
-    SQM__OP_SOFTMAX, 1, 0, "softmax", sqm__op_softmax_keys,
-    sqm__bind_softmax, sqm__run_softmax, NULL
-};
-SQMDEF const sqm_op *sqm_op_softmax(void) { return &sqm__op_softmax; }
-static const char sqm__op_monomials_keys[] = "groups";
-static const sqm_op sqm__op_monomials = {
-    SQM__OP_MONOMIALS, 1, 0, "monomials", sqm__op_monomials_keys,
-    sqm__bind_groups, sqm__run_groups_op, NULL
-};
-SQMDEF const sqm_op *sqm_op_monomials(void) { return &sqm__op_monomials; }
-static const char sqm__op_reduce_keys[] = "kind groups";
-static const sqm_op sqm__op_reduce = {
-    SQM__OP_REDUCE, 1, 0, "reduce", sqm__op_reduce_keys,
-    sqm__bind_groups, sqm__run_groups_op, NULL
-};
-SQMDEF const sqm_op *sqm_op_reduce(void) { return &sqm__op_reduce; }
-static const char sqm__op_mirror_keys[] = "groups";
-static const sqm_op sqm__op_mirror = {
-    SQM__OP_MIRROR, 1, 0, "mirror", sqm__op_mirror_keys,
-    sqm__bind_groups, sqm__run_groups_op, NULL
-};
-SQMDEF const sqm_op *sqm_op_mirror(void) { return &sqm__op_mirror; }
-static const char sqm__op_clip_keys[] = "low high first count";
-static const sqm_op sqm__op_clip = {
-    SQM__OP_CLIP, 1, 0, "clip", sqm__op_clip_keys,
-    sqm__bind_clip, sqm__run_clip, NULL
-};
-SQMDEF const sqm_op *sqm_op_clip(void) { return &sqm__op_clip; }
-static const char sqm__op_blocks_keys[] = "w out groups shared";
-static const sqm_op sqm__op_blocks = {
-    SQM__OP_BLOCKS, 1, 0, "blocks", sqm__op_blocks_keys,
-    sqm__bind_groups, sqm__run_groups_op, NULL
-};
-SQMDEF const sqm_op *sqm_op_blocks(void) { return &sqm__op_blocks; }
-static const char sqm__op_route_keys[] =
-    "k score b raw groups group_k group_top renorm least eps scale jitter";
-static const sqm_op sqm__op_route = {
-    SQM__OP_ROUTE, 1, SQM__PART_MOE, "route", sqm__op_route_keys,
-    sqm__bind_route, sqm__run_route, sqm__route_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_route(void) { return &sqm__op_route; }
-static const char sqm__op_experts_keys[] = "up down up_b down_b act add input limit alpha plus slots blocks";
-static const sqm_op sqm__op_experts = {
-    SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts", sqm__op_experts_keys,
-    sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch
-};
-SQMDEF const sqm_op *sqm_op_experts(void) { return &sqm__op_experts; }
-static const char sqm__op_combine_keys[] = "out groups first add";
-static const sqm_op sqm__op_combine = {
-    SQM__OP_COMBINE, 2, 0, "combine", sqm__op_combine_keys,
-    sqm__bind_combine, sqm__run_combine, NULL
-};
-SQMDEF const sqm_op *sqm_op_combine(void) { return &sqm__op_combine; }
-static const char sqm__op_sinkhorn_keys[] = "n iterations first eps";
-static const sqm_op sqm__op_sinkhorn = {
-    SQM__OP_SINKHORN, 1, 0, "sinkhorn", sqm__op_sinkhorn_keys,
-    sqm__bind_sinkhorn, sqm__run_sinkhorn, NULL
-};
-SQMDEF const sqm_op *sqm_op_sinkhorn(void) { return &sqm__op_sinkhorn; }
-static const sqm_op sqm__op_pick = {
-    SQM__OP_PICK, 2, 0, "pick", "",
-    sqm__bind_pick, sqm__run_pick, NULL
-};
-SQMDEF const sqm_op *sqm_op_pick(void) { return &sqm__op_pick; }
+#define SQM__OP(id, kind, inputs, parts, its_name, its_keys, ...) \
+    static const char sqm__op_##id##_name[] = its_name, sqm__op_##id##_keys[] = its_keys; \
+    static const sqm_op sqm__op_##id = \
+        { kind, inputs, parts, sqm__op_##id##_name, sqm__op_##id##_keys, __VA_ARGS__ }; \
+    SQMDEF const sqm_op *sqm_op_##id(void) { return &sqm__op_##id; }
+SQM__OP(embed, SQM__OP_EMBED, 1, 0, "embed", "w scale offset add divide period",
+        sqm__bind_embed, sqm__run_embed, sqm__embed_op_scratch)
+SQM__OP(norm, SQM__OP_NORM, 1, 0, "norm", "kind eps w b first count groups",
+        sqm__bind_norm, sqm__run_norm, NULL)
+SQM__OP(linear, SQM__OP_LINEAR, 1, SQM__PART_LINEAR, "linear", "w b scale add first apart precise",
+        sqm__bind_linear, sqm__run_linear, sqm__linear_op_scratch)
+#define SQM__ROPE_KEYS \
+    "first heads head_dim dims style freq attn_factor freq_long attn_long long_from ntk_factor ntk_length " \
+    "divide period"
+SQM__OP(rope, SQM__OP_ROPE, 1, 0, "rope", SQM__ROPE_KEYS,
+        sqm__bind_rope, sqm__run_rope, NULL)
+SQM__OP(rope_dynamic, SQM__OP_ROPE, 1, 0, "rope", SQM__ROPE_KEYS,
+        sqm__bind_rope_dynamic, sqm__run_rope_dynamic, sqm__rope_op_scratch)
+#undef SQM__ROPE_KEYS
+SQM__OP(mix, SQM__OP_MIX, 1, 0, "mix", "",               /* the mixer knows its keys */
+        sqm__bind_mix, sqm__run_mix, sqm__mix_op_scratch)
+SQM__OP(act, SQM__OP_ACT, 1, 0, "act", "kind first count",
+        sqm__bind_act, sqm__run_act, NULL)
+SQM__OP(glu, SQM__OP_GLU, 1, 0, "glu", "act",
+        sqm__bind_glu, sqm__run_glu, NULL)
+SQM__OP(add, SQM__OP_ADD, 2, 0, "add", "",
+        sqm__bind_pair, sqm__run_pair, NULL)
+SQM__OP(mul, SQM__OP_MUL, 2, 0, "mul", "",
+        sqm__bind_pair, sqm__run_pair, NULL)
+SQM__OP(scale, SQM__OP_SCALE, 1, 0, "scale", "by first count grow every shift",
+        sqm__bind_scale, sqm__run_scale, NULL)
+SQM__OP(copy, SQM__OP_COPY, 1, 0, "copy", "first count",
+        sqm__bind_copy, sqm__run_copy, NULL)
+SQM__OP(softcap, SQM__OP_SOFTCAP, 1, 0, "softcap", "cap first count",
+        sqm__bind_softcap, sqm__run_softcap, NULL)
+SQM__OP(head, SQM__OP_HEAD, 1, SQM__PART_LINEAR, "head", "w b scale softcap",
+        sqm__bind_head, sqm__run_head, sqm__linear_op_scratch)
+SQM__OP(input, SQM__OP_INPUT, 1, 0, "input", "width",
+        sqm__bind_input, sqm__run_input, NULL)
+SQM__OP(affine, SQM__OP_AFFINE, 1, 0, "affine", "w b first count",
+        sqm__bind_affine, sqm__run_affine, NULL)
+SQM__OP(cat, SQM__OP_CAT, 2, 0, "cat", "groups",
+        sqm__bind_cat, sqm__run_cat, NULL)
+SQM__OP(gate, SQM__OP_GATE, 2, 0, "gate", "act first",
+        sqm__bind_gate, sqm__run_gate, NULL)
+SQM__OP(softmax, SQM__OP_SOFTMAX, 1, 0, "softmax", "groups scale first count",
+        sqm__bind_softmax, sqm__run_softmax, NULL)
+SQM__OP(monomials, SQM__OP_MONOMIALS, 1, 0, "monomials", "groups",
+        sqm__bind_groups, sqm__run_groups_op, NULL)
+SQM__OP(reduce, SQM__OP_REDUCE, 1, 0, "reduce", "kind groups",
+        sqm__bind_groups, sqm__run_groups_op, NULL)
+SQM__OP(mirror, SQM__OP_MIRROR, 1, 0, "mirror", "groups",
+        sqm__bind_groups, sqm__run_groups_op, NULL)
+SQM__OP(clip, SQM__OP_CLIP, 1, 0, "clip", "low high first count",
+        sqm__bind_clip, sqm__run_clip, NULL)
+SQM__OP(blocks, SQM__OP_BLOCKS, 1, 0, "blocks", "w out groups shared",
+        sqm__bind_groups, sqm__run_groups_op, NULL)
+SQM__OP(route, SQM__OP_ROUTE, 1, SQM__PART_MOE, "route",
+        "k score b raw groups group_k group_top renorm least eps scale jitter",
+        sqm__bind_route, sqm__run_route, sqm__route_op_scratch)
+SQM__OP(experts, SQM__OP_EXPERTS, 2, SQM__PART_LINEAR | SQM__PART_MOE, "experts",
+        "up down up_b down_b act add input limit alpha plus slots blocks",
+        sqm__bind_experts, sqm__run_experts, sqm__experts_op_scratch)
+SQM__OP(combine, SQM__OP_COMBINE, 2, 0, "combine", "out groups first add",
+        sqm__bind_combine, sqm__run_combine, NULL)
+SQM__OP(sinkhorn, SQM__OP_SINKHORN, 1, 0, "sinkhorn", "n iterations first eps",
+        sqm__bind_sinkhorn, sqm__run_sinkhorn, NULL)
+SQM__OP(pick, SQM__OP_PICK, 2, 0, "pick", "",
+        sqm__bind_pick, sqm__run_pick, NULL)
 /* in the order of their numbers */
 static const sqm_op *const sqm__ops[SQM__OP_COUNT] = {
     &sqm__op_embed, &sqm__op_norm, &sqm__op_linear, &sqm__op_rope_dynamic, &sqm__op_mix, &sqm__op_act,
@@ -21978,6 +21762,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__MADD
 #undef SQM__MAX_WEIGHTS
 #undef SQM__CHECK_ROWS
+#undef SQM__MIXER
 #undef SQM__FILE_MAJOR
 #undef SQM__FILE_MINOR
 #undef SQM__FILE_ENDIAN

@@ -579,6 +579,7 @@ int main(void)
         test_beams_against_all_texts(kinds[i], i == 1 ? 1.0f : i == 2 ? 0.6f : 0.0f);
         test_beams_against_a_plain_version(kinds[i]);
     }
+    test_rewind(TINY_ATTENTION | TINY_WINDOW | TINY_PLAIN);
     test_biases_and_allowed_tokens();
     test_speculation(TINY_LONG);
     test_speculation_refusals();

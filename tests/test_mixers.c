@@ -223,7 +223,7 @@ static int64_t read_names(expression *e, const char *function)
     const sqm_tensor *t;
     read_word(e, key);
     if (take(e, ",")) read_word(e, word);
-    if (!take(e, ")") || !sqm__has_word(e->r->mixer->keys, key)) e->failed = 1;
+    if (!take(e, ")") || sqm__word_index(e->r->mixer->keys, key) < 0) e->failed = 1;
     p = param(e, key);
     t = p && p->tensors ? p->tensors[0] : NULL;
     if (strcmp(function, "has") == 0) return p != NULL;
@@ -259,7 +259,7 @@ static int64_t read_name(expression *e, const char *name)
     if (strcmp(name, "out") == 0) return e->r->out;
     if (strcmp(name, "context") == 0) return e->context;
     if (strcmp(name, "batch") == 0) return e->batch;
-    if (sqm__has_word(e->r->mixer->keys, name)) return p ? (int64_t)p->number : 0;
+    if (sqm__word_index(e->r->mixer->keys, name) >= 0) return p ? (int64_t)p->number : 0;
     snprintf(start, sizeof(start), "; %.39s = ", name);
     def = strstr(e->text, start);
     if (!def || e->depth > 3) { e->failed = 1; return 0; }
@@ -375,8 +375,8 @@ static void check_keys(const char *name, const char *keys, const char *text)
     for (const char *at = strchr(text, '`'); at; at = strchr(at + 1, '`')) {
         const size_t n = strcspn(at + 1, "`");
         snprintf(word, sizeof(word), "%.*s", (int)n, at + 1);
-        if (!sqm__has_word(keys, word)) printf("MIXERS.md, %s: has no key %s\n", name, word);
-        CHECK(sqm__has_word(keys, word));
+        if (sqm__word_index(keys, word) < 0) printf("MIXERS.md, %s: has no key %s\n", name, word);
+        CHECK(sqm__word_index(keys, word) >= 0);
         at += n + 1;
     }
 }

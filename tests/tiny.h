@@ -103,8 +103,9 @@ static inline void write_panels(sqm_writer *w, const float *values, int32_t rows
 
 /* ---- models with random weights ---- */
 enum { TINY_DIM = 16, TINY_CONTEXT = 200 };
-/* What mixes; may be combined. TINY_LONG: rotary frequencies that depend on the length beyond 40 tokens. */
-enum { TINY_ATTENTION = 1, TINY_WINDOW = 2, TINY_RECURRENT = 4, TINY_LONG = 8 };
+/* What mixes; may be combined. TINY_LONG: rotary frequencies that depend on the length beyond 40 tokens.
+   TINY_PLAIN: with the attention for small programs. */
+enum { TINY_ATTENTION = 1, TINY_WINDOW = 2, TINY_RECURRENT = 4, TINY_LONG = 8, TINY_PLAIN = 16 };
 static const struct { const char *name; int32_t rows; float size; } tiny_tensors[] = {
     {"embed", 0, 1.0f}, {"w", TINY_DIM, 0.3f}, {"o", TINY_DIM, 0.4f}, {"q", 3 * TINY_DIM, 0.8f},
     {"p", TINY_DIM, 0.5f}};
@@ -154,7 +155,11 @@ static inline sqm_model *tiny_model(const char *const *pieces, int32_t n, int32_
     }
     sqm_writer_data(w, freq, sizeof(freq));
     CHECK(sqm_writer_close(w, &err) == SQM_OK);
-    sqm_model *m = sqm_load_file(file, NULL, &err);
+    const sqm_mixer *const plain[] = {sqm_mixer_attention_plain(), NULL};
+    sqm_open_options options;
+    memset(&options, 0, sizeof(options));
+    if (mixes & TINY_PLAIN) options.mixers = plain;
+    sqm_model *m = sqm_load_file(file, &options, &err);
     if (!m) printf("%s\n", err.text);
     CHECK(m != NULL);
     remove(file);

@@ -54,7 +54,7 @@ static int is_plain(const sqm__file *f, const sqm__file_op *op)
     const char *keys = sqm_mixer_attention_plain()->keys;
     if (op->op == SQM__OP_ROPE) return !has_option(f, op, "freq_long") && !has_option(f, op, "ntk_factor");
     for (uint32_t i = 0; i < op->n_params; i++)
-        if (!sqm__has_word(keys, sqm__file_text(f, f->params[op->first_param + i].key))) return 0;
+        if (sqm__word_index(keys, sqm__file_text(f, f->params[op->first_param + i].key)) < 0) return 0;
     return 1;
 }
 /* The function that registers an op or, with mixers, its mixer; "" when it has none. */

@@ -612,7 +612,7 @@ static int vector_scan_orders(vector_case *v)
     if (!want) return vector_stop(v, VECTOR_FAIL, "out.order is missing");
     o.columns = columns;
     for (int32_t k = 0; k < 4; k++) {
-        o.kind = sqm__choose(sqm__order_names, 4, ssm_cross_orders[k]);
+        o.kind = sqm__word_index(sqm__order_names, ssm_cross_orders[k]);
         for (int32_t i = 0; sqm__order_run(&run, &o, lines * columns, i); i++)
             for (int32_t n = 0; n < run.count; n++) {
                 const float got = (float)(run.first + n * run.step);
