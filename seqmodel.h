@@ -455,9 +455,9 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
-/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8: 8-bit codes
-   with a scale for each vector. */
-typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8 } sqm_kv;
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8, Q4: codes of 8 or
+   4 bits with a scale for each 32 numbers of a vector; 4 bits are a quarter of float16 and can be heard. */
+typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8, SQM_KV_Q4 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
     int32_t             max_context;
@@ -2284,8 +2284,29 @@ typedef struct sqm__dense {
     sqm_dtype      dtype;
 } sqm__dense;
 
-/* Panels of keys or values that are widened to float32 at once */
+/* ---- keys and values as they lie in a tile, see [MIX.attention]: float32, float16, 8-bit codes (SQM_I8) or
+   4-bit codes (SQM_Q4) ---- */
+SQM__INLINE int sqm__kv_is_coded(sqm_dtype t) { return t == SQM_I8 || t == SQM_Q4; }
+/* Of a panel [rows][width]; 4-bit codes of rows 2i and 2i + 1 share bytes, the even row has the low halves. */
+SQM__INLINE size_t sqm__kv_panel_bytes(sqm_dtype t, int32_t rows, int32_t width)
+{
+    return t == SQM_Q4 ? (size_t)((rows + 1) / 2) * (size_t)width
+                       : (size_t)rows * (size_t)width * (t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1);
+}
+/* Columns of values that are stored: the last panel of codes is only as wide as it must be. */
+SQM__INLINE int32_t sqm__kv_columns(sqm_dtype t, int32_t v_dim)
+{
+    return sqm__kv_is_coded(t) ? v_dim : (v_dim + SQM__LANES - 1) / SQM__LANES * SQM__LANES;
+}
+/* Scales are float16, those of 4-bit codes without sign and the last 7 bits. */
+SQM__INLINE size_t sqm__kv_scale_bytes(sqm_dtype t) { return t == SQM_I8 ? 2 : t == SQM_Q4 ? 1 : 0; }
+
+/* Panels of keys or values that are widened to float32 at once, and rows of values */
 SQM__INLINE int32_t sqm__widened(size_t n_vectors) { return n_vectors < 6 ? 1 : 2; }
+SQM__INLINE int32_t sqm__widened_rows(int32_t head_dim)
+{
+    return sqm__min(SQM__TILE_KEYS, (head_dim + SQM__LANES - 1) / SQM__LANES * SQM__LANES);
+}
 
 /* Query vectors of one key/value head against a run of key tiles. */
 typedef struct sqm__attend {
@@ -2293,14 +2314,14 @@ typedef struct sqm__attend {
     float         *acc;                 /* [n_vectors, v_pad] running weighted sum of values */
     float         *max, *sum;           /* [n_vectors] running maximum and sum of exponentials */
     float         *scores;              /* [n_vectors, SQM__TILE_KEYS] */
-    float         *panels;              /* [sqm__widened(n_vectors)][max(head_dim, SQM__TILE_KEYS), 16] */
+    float         *panels;              /* [sqm__widened(n_vectors)][panel_rows, 16] */
     const int32_t *position, *oldest;   /* [n_vectors] of each query, and of the first key it sees */
     const float   *bias;                /* [n_vectors, SQM__TILE_KEYS] to add to the scores, or NULL */
-    int32_t        n_vectors, head_dim, v_pad;
+    int32_t        n_vectors, head_dim, v_dim, v_pad, panel_rows;
     int32_t        keep;                /* positions before it are always visible */
     int32_t        shared;              /* values are the first columns of the keys: none are stored */
     float          softcap;             /* 0: none */
-    sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16 or SQM_I8 */
+    sqm_dtype      dtype;               /* of keys and values: SQM_F32, SQM_F16, SQM_I8 or SQM_Q4 */
 } sqm__attend;
 
 /* One row of a depthwise convolution: y[c] = bias[c] + sum_k weights[k][c] * rows[k][c] */
@@ -5155,25 +5176,52 @@ SQM__SPECIAL float SQM__NAME(weigh_tile)(const sqm__attend *a, int32_t m, int32_
     return lanes[0];
 }
 
-/* Panels of 16 keys [head_dim][16] or of 16 columns of values [n][16] are widened to float32, a few at a
-   time, when they hold codes or serve many rows. Scales: of keys [head_dim / 32][64] by key, of values [64]
-   by row. */
+/* Panels of 16 keys [head_dim][16] or of 16 columns of values [64][16] are widened to float32, a few at a
+   time, when they hold codes or serve many rows. Scales: of keys [head_dim / 32][64] by key, of values
+   [v_dim / 32][64] by row. */
 SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 {
-    return a->dtype == SQM_I8 || (a->dtype == SQM_F16 && a->n_vectors >= 6);
+    return sqm__kv_is_coded(a->dtype) || (a->dtype == SQM_F16 && a->n_vectors >= 6);
 }
-/* to [n][16] = a panel's n rows */
-SQM__SPECIAL void SQM__NAME(widen)(const sqm__attend *a, float *to, const uint8_t *codes, const float *scales,
-                                   int32_t n, const int values)
+/* 16 lanes of row i of a panel, codes without their scale; lanes from `width` on are any */
+SQM__SPECIAL v16 SQM__NAME(kv_row)(const uint8_t *panel, int32_t i, int32_t width, const sqm_dtype dtype)
 {
-    for (int32_t i = 0; i < n; i++, to += SQM__LANES) {
-        if (a->dtype == SQM_F16) {
-            SQM__NAME(store)(to, SQM__NAME(load_f16)(codes + i * 2 * SQM__LANES));
-        } else {
-            const v16 scale = values ? SQM__SET1(scales[i])
-                                     : SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS);
-            SQM__NAME(store)(to, SQM__MUL(scale, SQM__NAME(load_s8)(codes + i * SQM__LANES)));
+    const uint8_t *at = panel + sqm__kv_panel_bytes(dtype, dtype == SQM_Q4 ? i & ~1 : i, width);
+    if (dtype == SQM_F32) return SQM__NAME(load)((const float *)(const void *)at);
+    if (dtype == SQM_F16) return SQM__NAME(load_f16)(at);
+    if (dtype == SQM_Q4) {
+        uint8_t codes[SQM__LANES];
+        const int shift = i % 2 * 4;
+        for (int k = 0; k < SQM__LANES; k++) codes[k] = (uint8_t)((at[k] >> shift & 15) - 8);
+        return SQM__NAME(load_s8)(codes);
+    }
+    return SQM__NAME(load_s8)(at);
+}
+/* 16 scales from the i-th on */
+SQM__SPECIAL v16 SQM__NAME(kv_scales)(const uint8_t *scales, int32_t i, const sqm_dtype dtype)
+{
+    uint16_t half[SQM__LANES];
+    if (dtype == SQM_I8) return SQM__NAME(load_f16)(scales + 2 * i);
+    for (int k = 0; k < SQM__LANES; k++) half[k] = (uint16_t)(scales[i + k] << 7);
+    return SQM__NAME(load_f16)((const uint8_t *)half);
+}
+/* to [n][16] = rows [first, first + n) of a panel of `width` columns, times their scales. The second
+   dimension of scales of keys is the panel's first key. */
+SQM__SPECIAL void SQM__NAME(widen)(float *to, const uint8_t *panel, const uint8_t *scales, int32_t first,
+                                   int32_t n, int32_t width, const int values, const sqm_dtype dtype)
+{
+    float by_row[SQM__LANES];
+    v16 scale = SQM__SET1(1.0f);
+    for (int32_t i = first; i < first + n; i++, to += SQM__LANES) {
+        v16 row = SQM__NAME(kv_row)(panel, i, width, dtype);
+        if (values && dtype != SQM_F16) {
+            if (i % SQM__LANES == 0) SQM__NAME(store)(by_row, SQM__NAME(kv_scales)(scales, i, dtype));
+            scale = SQM__SET1(by_row[i % SQM__LANES]);
+        } else if (dtype != SQM_F16 && i % SQM__GROUP == 0) {
+            scale = SQM__NAME(kv_scales)(scales, i / SQM__GROUP * SQM__TILE_KEYS, dtype);
         }
+        if (dtype != SQM_F16) row = SQM__MUL(scale, row);
+        SQM__NAME(store)(to, row);
     }
 }
 /* to[16][stride 16] = four rows of 16 turned: to[k][i] = from[i][k] */
@@ -5196,60 +5244,70 @@ SQM__SPECIAL void SQM__NAME(turn4)(float *to, const float *from)
 }
 /* A panel of values out of keys: 16 of their columns from `column` on, zeros behind the last. */
 SQM__SPECIAL const uint8_t *SQM__NAME(shared_panel)(const sqm__attend *a, const uint8_t *keys,
-                                                    const float *scales, int32_t column, int32_t n)
+                                                    const uint8_t *scales, int32_t column, int32_t n)
 {
-    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
+    const size_t panel_bytes = sqm__kv_panel_bytes(a->dtype, a->head_dim, SQM__LANES);
     float rows[4 * SQM__LANES];
-    for (int32_t from = 0; from < n; from += SQM__LANES)
+    for (int32_t from = 0; from < n; from += SQM__LANES, keys += panel_bytes)
         for (int32_t i = column; i < column + SQM__LANES; i++) {
-            const uint8_t *codes = keys + ((size_t)from * (size_t)a->head_dim +
-                                           (size_t)i * SQM__LANES) * element;
             v16 x = SQM__SET1(0.0f);
-            if (i < a->head_dim && a->dtype == SQM_F16) x = SQM__NAME(load_f16)(codes);
-            else if (i < a->head_dim && a->dtype == SQM_F32)
-                x = SQM__NAME(load)((const float *)(const void *)codes);
-            else if (i < a->head_dim)
-                x = SQM__MUL(SQM__NAME(load)(scales + i / SQM__GROUP * SQM__TILE_KEYS + from),
-                             SQM__NAME(load_s8)(codes));
+            if (i < a->head_dim) x = SQM__NAME(kv_row)(keys, i, SQM__LANES, a->dtype);
+            if (i < a->head_dim && sqm__kv_is_coded(a->dtype))
+                x = SQM__MUL(SQM__NAME(kv_scales)(scales, i / SQM__GROUP * SQM__TILE_KEYS + from, a->dtype),
+                             x);
             SQM__NAME(store)(rows + i % 4 * SQM__LANES, x);
             if (i % 4 == 3) SQM__NAME(turn4)(a->panels + from * SQM__LANES + i - column - 3, rows);
         }
     return (const uint8_t *)a->panels;
 }
 /* scores = q times n_panels of keys, or acc += scores times n_panels of values, of n rows */
-SQM__SPECIAL void SQM__NAME(attend_panels)(const sqm__attend *a, const uint8_t *codes, size_t panel_bytes,
-                                           const float *scales, int32_t n_panels, int32_t n, const int values)
+SQM__SPECIAL void SQM__NAME(attend_panels)(const sqm__attend *a, const uint8_t *panels, const uint8_t *scales,
+                                           int32_t n_panels, int32_t n, const int values)
 {
     const int widens = SQM__NAME(widens)(a);
     const int32_t at_once = widens ? sqm__widened((size_t)a->n_vectors) : n_panels;
-    const size_t x_stride = (size_t)(values ? SQM__TILE_KEYS : a->head_dim), widened = x_stride * SQM__LANES;
-    for (int32_t i = 0; i < n_panels; i += at_once) {
-        const int32_t here = sqm__min(at_once, n_panels - i);
-        const uint8_t *from = codes + (size_t)i * panel_bytes;
-        for (int32_t p = 0; widens && p < here; p++) {
-            const int32_t column = (i + p) * SQM__LANES;
-            SQM__NAME(widen)(a, a->panels + (size_t)p * widened, from + (size_t)p * panel_bytes,
-                             scales + (values ? column / SQM__GROUP * SQM__TILE_KEYS : column), n, values);
+    const int32_t rows = widens && values ? sqm__widened_rows(a->head_dim) : n;
+    const size_t panel_bytes = sqm__kv_panel_bytes(a->dtype, values ? SQM__TILE_KEYS : a->head_dim,
+                                                   SQM__LANES);
+    const size_t scale_bytes = sqm__kv_scale_bytes(a->dtype), widened = (size_t)a->panel_rows * SQM__LANES;
+    for (int32_t i = 0; i < n_panels; i += at_once)
+        for (int32_t first = 0; first < n; first += rows) {
+            const int32_t here = sqm__min(at_once, n_panels - i), n_rows = sqm__min(rows, n - first);
+            const uint8_t *from = panels + (size_t)i * panel_bytes;
+            for (int32_t p = 0; widens && p < here; p++) {
+                const int32_t column = (i + p) * SQM__LANES;
+                const int32_t all = values ? sqm__kv_columns(a->dtype, a->v_dim) - column : SQM__LANES;
+                const uint8_t *scale = scales + scale_bytes * (size_t)(values ? column / SQM__GROUP *
+                                                                       SQM__TILE_KEYS : column);
+                float *to = a->panels + (size_t)p * widened;
+                const uint8_t *panel = from + (size_t)p * panel_bytes;
+                const int32_t width = sqm__min(all, SQM__LANES);
+                if (a->dtype == SQM_F16)
+                    SQM__NAME(widen)(to, panel, NULL, first, n_rows, SQM__LANES, values, SQM_F16);
+                else if (a->dtype == SQM_I8)
+                    SQM__NAME(widen)(to, panel, scale, first, n_rows, width, values, SQM_I8);
+                else
+                    SQM__NAME(widen)(to, panel, scale, first, n_rows, width, values, SQM_Q4);
+            }
+            SQM__NAME(product)((values ? a->acc : a->scores) + i * SQM__LANES,
+                               (size_t)(values ? a->v_pad : SQM__TILE_KEYS),
+                               values ? a->scores + first : a->q,
+                               (size_t)(values ? SQM__TILE_KEYS : a->head_dim), a->n_vectors,
+                               widens ? (const uint8_t *)a->panels : from,
+                               widens ? widened * sizeof(float) : panel_bytes, here, n_rows, values,
+                               widens ? SQM_F32 : a->dtype);
         }
-        SQM__NAME(product)((values ? a->acc : a->scores) + i * SQM__LANES,
-                           (size_t)(values ? a->v_pad : SQM__TILE_KEYS), values ? a->scores : a->q, x_stride,
-                           a->n_vectors, widens ? (const uint8_t *)a->panels : from,
-                           widens ? widened * sizeof(float) : panel_bytes, here, n, values,
-                           widens ? SQM_F32 : a->dtype);
-    }
 }
 static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, int32_t first_key,
                                    int32_t n_keys)
 {
-    const size_t element = a->dtype == SQM_F32 ? 4 : a->dtype == SQM_I8 ? 1 : 2;
-    const size_t key_bytes = (size_t)a->head_dim * SQM__LANES * element;
-    const size_t value_bytes = SQM__TILE_KEYS * SQM__LANES * element;
     const int32_t value_panels = a->shared ? 0 : a->v_pad / SQM__LANES;
-    const uint8_t *values = tile + 4 * key_bytes;
-    const float *key_scales = (const float *)(const void *)(values + (size_t)value_panels * value_bytes);
-    const float *value_scales = key_scales + sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
-    SQM__NAME(attend_panels)(a, tile, key_bytes, key_scales, sqm__ceil_div(n_keys, SQM__LANES), a->head_dim,
-                             0);
+    const uint8_t *values = tile + 4 * sqm__kv_panel_bytes(a->dtype, a->head_dim, SQM__LANES);
+    const uint8_t *key_scales = values + (a->shared ? 0 : sqm__kv_panel_bytes(a->dtype, SQM__TILE_KEYS,
+                                                              sqm__kv_columns(a->dtype, a->v_dim)));
+    const uint8_t *value_scales = key_scales + sqm__kv_scale_bytes(a->dtype) *
+                                  (size_t)sqm__ceil_div(a->head_dim, SQM__GROUP) * SQM__TILE_KEYS;
+    SQM__NAME(attend_panels)(a, tile, key_scales, sqm__ceil_div(n_keys, SQM__LANES), a->head_dim, 0);
     for (int32_t i = 0; a->bias && i < a->n_vectors * SQM__TILE_KEYS; i += SQM__LANES)
         SQM__NAME(store)(a->scores + i, SQM__ADD(SQM__NAME(load)(a->scores + i),
                                                  SQM__NAME(load)(a->bias + i)));
@@ -5271,7 +5329,7 @@ static void SQM__NAME(attend_tile)(const sqm__attend *a, const uint8_t *tile, in
     for (int32_t i = 0; a->shared && i < a->v_pad; i += SQM__LANES)
         SQM__NAME(product)(a->acc + i, (size_t)a->v_pad, a->scores, SQM__TILE_KEYS, a->n_vectors,
                            SQM__NAME(shared_panel)(a, tile, key_scales, i, n_keys), 0, 1, n_keys, 1, SQM_F32);
-    SQM__NAME(attend_panels)(a, values, value_bytes, value_scales, value_panels, n_keys, 1);
+    SQM__NAME(attend_panels)(a, values, value_scales, value_panels, n_keys, 1);
 }
 
 /* ---- short convolutions -------------------------------------------------------------------------------- */
@@ -7263,10 +7321,11 @@ static const char sqm__reduce_names[] = "sum mean max";
    selected=K  the last K columns of a row are numbers of the keys that it attends to, -1 for none
             ([MIX.select]); with every= they are numbers of entries, and the row's own keys stay all visible.
    State    tiles of 64 positions: [tile][kv head] { keys [4][head_dim][16], values [v_pad / 16][64][16] }
-            in float32, float16 or 8-bit codes, a ring of tiles when there is a window, behind the tiles of
-            `keep`. Keys and values are thus panels of [KERN]'s dense product. 8-bit codes share a float32
-            scale per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_pad / 32][64]
-            }. Biases of keys [64] stand at the end of a tile; tiles of 64 entries behind all these.
+            in float32, float16 or codes of 8 or 4 bits, a ring of tiles when there is a window, behind the
+            tiles of `keep`. Keys and values are thus panels of [KERN]'s dense product. Codes share a scale
+            per 32 of a vector, behind the values: { keys [head_dim / 32][64], values [v_dim / 32][64] }, and
+            their last panel of values is [64][v_dim % 16]. 4-bit codes: rows 2i and 2i + 1 of a panel share
+            bytes. Biases of keys [64] stand at the end of a tile; tiles of 64 entries behind all these.
    Order    tiles start at multiples of 64 of the absolute position and are folded in one by one (online
             softmax, Milakov
             & Gimelshein 2018), then entries: a row's result does not depend on how calls or batches are cut.
@@ -7281,7 +7340,6 @@ typedef struct sqm__attention {
     int32_t      keep;                  /* first positions that no window hides */
     int32_t      shared, every, selected;
     int32_t      row_width;             /* of the keys and values of a row, or of an entry */
-    int32_t      v_stored;              /* columns of values in a tile: v_pad, 0 when shared */
     int32_t      chunk, reach;          /* 0: none; positions of a run and the runs before it */
     int32_t      key_bias, most;
     int32_t      sums, out_width;
@@ -7316,7 +7374,6 @@ static sqm_result sqm__attention_bind_keys(sqm__attention *a, sqm_error *err)
         SQM__FAIL(err, SQM_E_LIMIT, a->kv_heads, "keys of %d heads are too wide", a->kv_heads);
     a->row_width = (int32_t)row;
     a->v_pad = sqm__ceil_div(a->v_dim, SQM__LANES) * SQM__LANES;
-    a->v_stored = a->shared ? 0 : a->v_pad;
     return SQM_OK;
 }
 static sqm_result sqm__attention_bind_more(sqm__attention *a, const sqm_param *params, int32_t n,
@@ -7381,20 +7438,20 @@ static sqm_result sqm__attention_bind_as(sqm__attention *a, const sqm__attention
     return SQM_OK;
 }
 
-SQM__INLINE size_t sqm__kv_element(sqm_dtype t) { return t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1; }
 SQM__INLINE size_t sqm__kv_keys_bytes(const sqm__attention *a, sqm_dtype t)
 {
-    return (size_t)a->head_dim * SQM__TILE_KEYS * sqm__kv_element(t);
+    return 4 * sqm__kv_panel_bytes(t, a->head_dim, SQM__LANES);
 }
 SQM__INLINE size_t sqm__kv_codes_bytes(const sqm__attention *a, sqm_dtype t)     /* keys and values */
 {
-    return sqm__kv_keys_bytes(a, t) + (size_t)a->v_stored * SQM__TILE_KEYS * sqm__kv_element(t);
+    return sqm__kv_keys_bytes(a, t) +
+           (a->shared ? 0 : sqm__kv_panel_bytes(t, SQM__TILE_KEYS, sqm__kv_columns(t, a->v_dim)));
 }
 SQM__INLINE size_t sqm__kv_tile_bytes(const sqm__attention *a, sqm_dtype t)      /* of one kv head */
 {
-    const size_t groups = (size_t)(sqm__ceil_div(a->head_dim, SQM__GROUP) + sqm__ceil_div(a->v_stored,
-                                                                                          SQM__GROUP));
-    return sqm__kv_codes_bytes(a, t) + (t == SQM_I8 ? groups * SQM__TILE_KEYS * sizeof(float) : 0) +
+    const int32_t groups = sqm__ceil_div(a->head_dim, SQM__GROUP) +
+                           (a->shared ? 0 : sqm__ceil_div(a->v_dim, SQM__GROUP));
+    return sqm__kv_codes_bytes(a, t) + (size_t)groups * SQM__TILE_KEYS * sqm__kv_scale_bytes(t) +
            (a->key_bias ? SQM__TILE_KEYS * sizeof(float) : 0);
 }
 SQM__INLINE float *sqm__kv_biases(const sqm__attention *a, uint8_t *tile, sqm_dtype t)    /* [64] */
@@ -7455,6 +7512,11 @@ SQM__INLINE int32_t sqm__attention_block_rows(const sqm__attention *a)
 {
     return sqm__max(1, (a->shared ? 64 : 24) / a->group);    /* tiles of shared values are turned for each */
 }
+/* Rows of a panel of keys or values as float32 */
+SQM__INLINE int32_t sqm__panel_rows(const sqm__attention *a)
+{
+    return sqm__max(a->head_dim, a->shared ? SQM__TILE_KEYS : sqm__widened_rows(a->head_dim));
+}
 /* Scratch of a block out of calls of `rows` rows at most, with `length` keys at most */
 static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length, int32_t rows)
 {
@@ -7463,7 +7525,7 @@ static size_t sqm__attention_piece_bytes(const sqm__attention *a, size_t length,
     const size_t words = (length + 31) / 32 * block;
     const size_t select = a->most ? length * 2 + words : 0;
     const size_t m = block * (size_t)a->group;
-    const size_t panels = (size_t)(sqm__widened(m) * sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES);
+    const size_t panels = (size_t)(sqm__widened(m) * sqm__panel_rows(a) * SQM__LANES);
     const size_t bias = a->slopes || a->key_bias ? SQM__TILE_KEYS : 0;
     return (a->selected ? sqm__kv_tile_bytes(a, SQM_F32) : 0) +
         sqm__align_up((panels + m * ((size_t)a->head_dim + (size_t)a->v_pad + SQM__TILE_KEYS + bias + 4) +
@@ -7505,53 +7567,128 @@ SQM__INLINE uint8_t *sqm__kv_entry(const sqm__attention *a, void *state, int32_t
             (size_t)kv_head);
 }
 
-/* Writes n <= 32 values as runs of `run` elements that begin `jump` elements
-   apart; returns the scale of 8-bit codes. */
-static float sqm__kv_store(const sqm__kernels *kernels, uint8_t *to, sqm_dtype dtype, int32_t run,
-                           size_t jump,
-                           const float *from, int32_t n)
+/* Lanes [lane, lane + n) of row `row` of a panel [rows][width], 4-bit codes a byte each: writes, reads them */
+static void sqm__kv_put(uint8_t *panel, sqm_dtype dtype, int32_t width, int32_t row, int32_t lane,
+                        const uint8_t *from, int32_t n)
 {
-    union { uint16_t half[SQM__GROUP]; int8_t code[SQM__GROUP]; } narrow;
-    const void *source = from;
-    const size_t bytes = sqm__kv_element(dtype);
-    float scale = 1.0f;
-    int32_t sums[2];
-    if (dtype == SQM_F16) { SQM__CALL(kernels, narrow)(narrow.half, from, n); source = narrow.half; }
-    if (dtype == SQM_I8) { SQM__CALL(kernels, quantize)(narrow.code, &scale, sums, 1, 0, from,
-                                             n); source = narrow.code; }
-    for (int32_t i = 0; i < n; i += run)
-        memcpy(to + (size_t)(i / run) * jump * bytes, (const uint8_t *)source + (size_t)i * bytes,
-               (size_t)sqm__min(run, n - i) * bytes);
-    return scale;
+    const size_t element = sqm__kv_panel_bytes(dtype, 1, 1);
+    const int shift = row % 2 * 4;
+    uint8_t *to = panel + sqm__kv_panel_bytes(dtype, dtype == SQM_Q4 ? row & ~1 : row, width) +
+                  (size_t)lane * element;
+    if (dtype != SQM_Q4) memcpy(to, from, (size_t)n * element);
+    else for (int32_t i = 0; i < n; i++) to[i] = (uint8_t)((to[i] & ~(15 << shift)) | from[i] << shift);
+}
+static void sqm__kv_get(uint8_t *to, const uint8_t *panel, sqm_dtype dtype, int32_t width, int32_t row,
+                        int32_t lane, int32_t n)
+{
+    const size_t element = sqm__kv_panel_bytes(dtype, 1, 1);
+    const int shift = row % 2 * 4;
+    const uint8_t *from = panel + sqm__kv_panel_bytes(dtype, dtype == SQM_Q4 ? row & ~1 : row, width) +
+                          (size_t)lane * element;
+    if (dtype != SQM_Q4) memcpy(to, from, (size_t)n * element);
+    else for (int32_t i = 0; i < n; i++) to[i] = from[i] >> shift & 15;
+}
+
+/* x [n] = x times the Hadamard matrix over the root of its size, in blocks: the largest power of two up to 32
+   that divides head_dim. 4-bit codes are those of turned keys, in which no channel takes the range of all
+   others (Ashkboos et al. 2024, QuaRot, 2404.00456); queries turn too, which leaves their products alone. */
+static void sqm__turn(float *x, int32_t n, int32_t head_dim)
+{
+    int32_t block = 1;
+    float norm;
+    while (block < SQM__GROUP && head_dim % (2 * block) == 0) block *= 2;
+    norm = 1.0f / sqm__sqrt((float)block);
+    for (int32_t half = 1; half < block; half *= 2)
+        for (int32_t i = 0; i < n; i += 2 * half)
+            for (int32_t j = i; j < i + half; j++) {
+                const float a = x[j], b = x[j + half];
+                x[j] = a + b;
+                x[j + half] = a - b;
+            }
+    for (int32_t i = 0; i < n; i++) x[i] *= norm;
+}
+SQM__INLINE int sqm__turns_keys(const sqm__attention *a, sqm_dtype t) { return t == SQM_Q4 && !a->shared; }
+
+/* 4-bit codes (8 is zero) of n <= 32 numbers, and their scale, of those that 8 bits hold the one with the
+   least sum of squared errors: the next above the largest number's 7th, or one of the three below. */
+static uint8_t sqm__kv_quantize4(uint8_t *codes, const float *from, int32_t n)
+{
+    float most = 0.0f, least = 0.0f;
+    int32_t top, best = 0;
+    for (int32_t i = 0; i < n; i++) most = from[i] > most ? from[i] : -from[i] > most ? -from[i] : most;
+    top = sqm__min((sqm__f32_to_f16(most * (1.0f / 7.0f)) + 127) >> 7, 247);         /* the largest finite */
+    for (int32_t bits = top; bits > 0 && bits > top - 4; bits--) {
+        const float scale = sqm__f16_to_f32((uint16_t)(bits << 7)), inverse = 1.0f / scale;
+        uint8_t now[SQM__GROUP];
+        float error = 0.0f;
+        for (int32_t i = 0; i < n; i++) {
+            const float x = from[i] * inverse;
+            const int32_t code = sqm__round_sum(x > 7.0f ? 7.0f : x > -8.0f ? x : -8.0f);
+            const float wrong = from[i] - (float)code * scale;
+            now[i] = (uint8_t)(8 + code);
+            error += wrong * wrong;
+        }
+        if (best && error >= least) continue;
+        best = bits;
+        least = error;
+        memcpy(codes, now, (size_t)n);
+    }
+    if (!best) memset(codes, 8, (size_t)n);
+    return (uint8_t)best;
+}
+/* n <= 32 numbers as elements; writes the scale of codes, if any, to the scales of a group */
+static const uint8_t *sqm__kv_encode(const sqm__kernels *kernels, uint8_t *room, sqm_dtype dtype,
+                                     const float *from, int32_t n, uint8_t *scales, int32_t key)
+{
+    if (dtype == SQM_F16) SQM__CALL(kernels, narrow)((uint16_t *)(void *)room, from, n);
+    if (dtype == SQM_Q4) scales[key] = sqm__kv_quantize4(room, from, n);
+    if (dtype == SQM_I8) {
+        float scale;
+        uint16_t half;
+        int32_t sums[2];
+        SQM__CALL(kernels, quantize)((int8_t *)room, &scale, sums, 1, 0, from, n);
+        half = sqm__f32_to_f16(scale);
+        memcpy(scales + 2 * key, &half, sizeof(half));
+    }
+    return dtype == SQM_F32 ? (const uint8_t *)(const void *)from : room;
 }
 
 /* Writes key and value of one kv head to place `at` of a tile; row: keys and values of all kv heads. */
 static void sqm__kv_write(const sqm__attention *a, const sqm__kernels *kernels, uint8_t *tile,
                           sqm_dtype dtype, int32_t at, int32_t kv_head, const float *row)
 {
-    const size_t key = (size_t)(at % SQM__TILE_KEYS), element = sqm__kv_element(dtype);
-    const size_t head_dim = (size_t)a->head_dim, v_dim = (size_t)a->v_dim;
-    uint8_t *keys = tile, *values = keys + sqm__kv_keys_bytes(a, dtype);
-    float *scales = (float *)(void *)(keys + sqm__kv_codes_bytes(a, dtype));
-    float *biases = a->key_bias ? sqm__kv_biases(a, keys, dtype) : NULL;
-    const float *k = row + (size_t)kv_head * head_dim;
-    const float *v = row + (size_t)a->kv_heads * head_dim + (size_t)kv_head * v_dim;
-    if (key == 0) memset(keys, 0, sqm__kv_tile_bytes(a, dtype));
-    if (biases) biases[key] = row[a->row_width + kv_head];
-    keys += (key / SQM__LANES * head_dim * SQM__LANES + key % SQM__LANES) * element;
-    for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
-        const float scale = sqm__kv_store(kernels, keys + (size_t)i * SQM__LANES * element, dtype, 1,
-                                          SQM__LANES,
-                                          k + i, sqm__min(SQM__GROUP, a->head_dim - i));
-        if (dtype == SQM_I8) scales[key] = scale;
+    const int32_t key = at % SQM__TILE_KEYS, columns = sqm__kv_columns(dtype, a->v_dim);
+    const size_t element = sqm__kv_panel_bytes(dtype, 1, 1);
+    const size_t group = SQM__TILE_KEYS * sqm__kv_scale_bytes(dtype);
+    uint8_t *keys = tile + (size_t)(key / SQM__LANES) * sqm__kv_panel_bytes(dtype, a->head_dim, SQM__LANES);
+    uint8_t *values = tile + sqm__kv_keys_bytes(a, dtype), *scales = tile + sqm__kv_codes_bytes(a, dtype);
+    const float *k = row + (size_t)kv_head * (size_t)a->head_dim;
+    const float *v = row + (size_t)a->kv_heads * (size_t)a->head_dim + (size_t)kv_head * (size_t)a->v_dim;
+    uint16_t room[SQM__GROUP];
+    float turned[SQM__GROUP];
+    if (key == 0) memset(tile, 0, sqm__kv_tile_bytes(a, dtype));
+    if (a->key_bias) sqm__kv_biases(a, tile, dtype)[key] = row[a->row_width + kv_head];
+    for (int32_t i = 0; i < a->head_dim; i += SQM__GROUP, scales += group) {
+        const int32_t n = sqm__min(SQM__GROUP, a->head_dim - i);
+        const float *part = k + i;
+        const uint8_t *from;
+        if (sqm__turns_keys(a, dtype)) {
+            memcpy(turned, part, (size_t)n * sizeof(float));
+            sqm__turn(turned, n, a->head_dim);
+            part = turned;
+        }
+        from = sqm__kv_encode(kernels, (uint8_t *)(void *)room, dtype, part, n, scales, key);
+        for (int32_t j = 0; j < n; j++)
+            sqm__kv_put(keys, dtype, SQM__LANES, i + j, key % SQM__LANES, from + (size_t)j * element, 1);
     }
-    values += key * SQM__LANES * element;
-    for (int32_t i = 0; !a->shared && i < a->v_dim; i += SQM__GROUP, scales += SQM__TILE_KEYS) {
-        const float scale = sqm__kv_store(kernels, values + (size_t)i * SQM__TILE_KEYS * element, dtype,
-                                          SQM__LANES,
-                                          SQM__TILE_KEYS * SQM__LANES, v + i, sqm__min(SQM__GROUP,
-                                                                                       a->v_dim - i));
-        if (dtype == SQM_I8) scales[key] = scale;
+    for (int32_t i = 0; !a->shared && i < a->v_dim; i += SQM__GROUP, scales += group) {
+        const int32_t n = sqm__min(SQM__GROUP, a->v_dim - i);
+        const uint8_t *from = sqm__kv_encode(kernels, (uint8_t *)(void *)room, dtype, v + i, n, scales, key);
+        for (int32_t j = 0; j < n; j += SQM__LANES)
+            sqm__kv_put(values + (size_t)((i + j) / SQM__LANES) *
+                        sqm__kv_panel_bytes(dtype, SQM__TILE_KEYS, SQM__LANES), dtype,
+                        sqm__min(SQM__LANES, columns - i - j), key, 0, from + (size_t)j * element,
+                        sqm__min(SQM__LANES, n - j));
     }
 }
 /* All keys, values and entries of a span for one kv head */
@@ -7693,13 +7830,13 @@ SQM__INLINE int32_t sqm__attention_oldest(const sqm__attention *a, int32_t posit
 
 /* Lays the work of a block out in its scratch: n queries, of one kv head, the first one's row at `start`. */
 static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, float *floats,
-                                 const float *q_rows, int32_t n, int32_t start)
+                                 const float *q_rows, int32_t n, int32_t start, sqm_dtype dtype)
 {
     const size_t capacity = (size_t)n;
     int32_t *position, *oldest;
     memset(work, 0, sizeof(*work));
     work->panels = floats;
-    floats += sqm__widened(capacity) * sqm__max(a->head_dim, SQM__TILE_KEYS) * SQM__LANES;
+    floats += sqm__widened(capacity) * sqm__panel_rows(a) * SQM__LANES;
     work->q = floats;                    floats += capacity * (size_t)a->head_dim;
     work->acc = floats;                  floats += capacity * (size_t)a->v_pad;
     work->scores = floats;               floats += capacity * SQM__TILE_KEYS;
@@ -7709,9 +7846,12 @@ static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, flo
     oldest = position + capacity;
     work->position = position;
     work->oldest = oldest;
+    work->dtype = dtype;
     work->n_vectors = n;
     work->head_dim = a->head_dim;
+    work->v_dim = a->v_dim;
     work->v_pad = a->v_pad;
+    work->panel_rows = sqm__panel_rows(a);
     work->keep = a->keep;
     work->shared = a->shared;
     work->softcap = a->softcap;
@@ -7722,6 +7862,7 @@ static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, flo
             (size_t)(m % a->group) * (size_t)a->head_dim;
         float *to = work->q + (size_t)m * (size_t)a->head_dim;
         for (int32_t i = 0; i < a->head_dim; i++) to[i] = q[i] * a->scale;
+        if (sqm__turns_keys(a, dtype)) sqm__turn(to, a->head_dim, a->head_dim);
         work->max[m] = -3.0e38f;
         work->sum[m] = 0.0f;
         position[m] = start + t;
@@ -7733,17 +7874,28 @@ static void sqm__attention_begin(const sqm__attention *a, sqm__attend *work, flo
 static void sqm__kv_copy(const sqm__attention *a, uint8_t *to_tile, int32_t to, const uint8_t *from_tile,
                          int32_t at, sqm_dtype dtype)
 {
-    const size_t element = sqm__kv_element(dtype), lane = SQM__LANES * element, dim = (size_t)a->head_dim;
-    const size_t from = (size_t)(at % SQM__TILE_KEYS), place = (size_t)to;
-    const uint8_t *k = from_tile + (from / SQM__LANES * dim * SQM__LANES + from % SQM__LANES) * element;
-    uint8_t *to_k = to_tile + (place / SQM__LANES * dim * SQM__LANES + place % SQM__LANES) * element;
-    const size_t keys = sqm__kv_keys_bytes(a, dtype), codes = sqm__kv_codes_bytes(a, dtype);
-    const size_t all = sqm__kv_tile_bytes(a, dtype);
-    for (size_t i = 0; i < dim; i++) memcpy(to_k + i * lane, k + i * lane, element);
-    for (size_t i = keys; i < codes; i += SQM__TILE_KEYS * lane)
-        memcpy(to_tile + i + place * lane, from_tile + i + from * lane, lane);
-    for (size_t i = codes; i < all; i += SQM__TILE_KEYS * sizeof(float))
-        memcpy(to_tile + i + place * sizeof(float), from_tile + i + from * sizeof(float), sizeof(float));
+    const int32_t from = at % SQM__TILE_KEYS, columns = a->shared ? 0 : sqm__kv_columns(dtype, a->v_dim);
+    const size_t key_panel = sqm__kv_panel_bytes(dtype, a->head_dim, SQM__LANES);
+    const size_t value_panel = sqm__kv_panel_bytes(dtype, SQM__TILE_KEYS, SQM__LANES);
+    const size_t values = sqm__kv_keys_bytes(a, dtype), all = sqm__kv_tile_bytes(a, dtype);
+    const size_t scale = sqm__kv_scale_bytes(dtype), bias = a->key_bias ? SQM__TILE_KEYS * sizeof(float) : 0;
+    uint8_t lanes[SQM__LANES * sizeof(float)];
+    for (int32_t i = 0; i < a->head_dim; i++) {
+        sqm__kv_get(lanes, from_tile + (size_t)(from / SQM__LANES) * key_panel, dtype, SQM__LANES, i,
+                    from % SQM__LANES, 1);
+        sqm__kv_put(to_tile + (size_t)(to / SQM__LANES) * key_panel, dtype, SQM__LANES, i, to % SQM__LANES,
+                    lanes, 1);
+    }
+    for (int32_t i = 0; i < columns; i += SQM__LANES) {
+        const size_t panel = values + (size_t)(i / SQM__LANES) * value_panel;
+        const int32_t width = sqm__min(SQM__LANES, columns - i);
+        sqm__kv_get(lanes, from_tile + panel, dtype, width, from, 0, width);
+        sqm__kv_put(to_tile + panel, dtype, width, to, 0, lanes, width);
+    }
+    for (size_t i = sqm__kv_codes_bytes(a, dtype); i < all - bias; i += SQM__TILE_KEYS * scale)
+        memcpy(to_tile + i + (size_t)to * scale, from_tile + i + (size_t)from * scale, scale);
+    if (bias) memcpy(to_tile + all - bias + (size_t)to * sizeof(float),
+                     from_tile + all - bias + (size_t)from * sizeof(float), sizeof(float));
 }
 
 /* A block of rows [first, first + rows) of a span for the query heads of one kv head, while it runs */
@@ -7771,8 +7923,8 @@ static void sqm__attention_start(sqm__attention_part *p, uint8_t *scratch)
     sqm__attention_begin(a, &p->work,
                          (float *)(void *)(a->selected ? scratch + sqm__kv_tile_bytes(a, SQM_F32) : scratch),
                          sqm__attention_row(p, 0) + (size_t)(p->kv_head * a->group) * (size_t)a->head_dim,
-                         p->rows * a->group, p->span->position + p->first);
-    p->work.dtype = ((const sqm__kv_header *)p->span->state)->dtype;
+                         p->rows * a->group, p->span->position + p->first,
+                         ((const sqm__kv_header *)p->span->state)->dtype);
     p->positions = (int32_t *)(void *)(p->work.sum + capacity);
     p->oldest = p->positions + capacity;
 }
@@ -12829,7 +12981,7 @@ static void sqm__select_row(const sqm__select_job *job, const sqm_span *span, in
     const sqm__attention *a = &job->s->keys;
     const sqm_dtype dtype = ((const sqm__kv_header *)span->state)->dtype;
     const size_t row = (size_t)(span->first_row + t), heads = (size_t)a->heads;
-    const size_t panel = (size_t)a->head_dim * SQM__LANES * sqm__kv_element(dtype);
+    const size_t panel = sqm__kv_panel_bytes(dtype, a->head_dim, SQM__LANES);
     const float *q = job->in + row * (size_t)a->in_width, *w = q + heads * (size_t)a->head_dim;
     const int32_t n = (span->position + t + 1) / job->s->every;
     float *scores = work + heads * SQM__TILE_KEYS;
@@ -16925,7 +17077,8 @@ static size_t sqm__session_scratch_bytes(const sqm_model *m, const sqm_session_c
 
 static sqm_dtype sqm__kv_dtype(const sqm_session_config *c)
 {
-    return c->kv == SQM_KV_F16 ? SQM_F16 : c->kv == SQM_KV_Q8 ? SQM_I8 : SQM_F32;
+    static const sqm_dtype of[] = { SQM_F32, SQM_F32, SQM_F16, SQM_I8, SQM_Q4 };         /* by sqm_kv */
+    return of[c->kv];
 }
 
 /* Offsets of the slots of one sequence; the last entry is the size of
@@ -17036,7 +17189,7 @@ static sqm_result sqm__session_defaults(sqm_session_config *to, const sqm_model 
     if (to->precision != SQM_FAST && to->precision != SQM_EXACT)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->precision, "precision = %d is neither SQM_FAST nor SQM_EXACT",
                   (int32_t)to->precision);
-    if ((uint32_t)to->kv > SQM_KV_Q8)
+    if ((uint32_t)to->kv > SQM_KV_Q4)
         SQM__FAIL(err, SQM_E_ARGUMENT, to->kv, "kv = %d is not one of SQM_KV_*", (int32_t)to->kv);
     if (to->kv == SQM_KV_AUTO) to->kv = to->precision == SQM_EXACT ? SQM_KV_F32 : SQM_KV_F16;
     return SQM_OK;
@@ -18013,7 +18166,7 @@ typedef struct sqm__saved {
     int32_t  position, has_logits, kv;
     uint64_t bytes;
 } sqm__saved;
-static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '1' };
+static const uint8_t sqm__saved_magic[8] = { 'S', 'Q', 'M', 'S', 'T', 'A', 'T', '2' };
 
 /* ---- going back ---- */
 /* How many tokens the state of an op can go back from the furthest one it has seen. */

@@ -236,6 +236,33 @@ static void test_pieces(const shape *s)
     bench_close(&b);
 }
 
+/* Codes: near what floats give, the same bits for all instruction sets and pieces */
+static void test_codes(const shape *s)
+{
+    static const sqm_isa isas[] = { SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
+    static const struct { sqm_dtype dtype; double tolerance; } kinds[] = { { SQM_I8, 0.02 }, { SQM_Q4, 0.3 } };
+    bench b;
+    float *exact;
+    bench_open(&b, s, 0.73f);
+    exact = b.want;
+    b.want = (float *)malloc((size_t)b.rows * (size_t)b.out_width * 4);
+    for (int k = 0; k < 2; k++) {
+        sqm_exec x = bench_exec(&b, SQM_ISA_SCALAR, 1);
+        void *state = bench_state(&b, b.rows, kinds[k].dtype);
+        CHECK(bench_feed(&b, &x, b.want, state, 0, b.rows) == SQM_OK);
+        CHECK_CLOSE(b.want, exact, (size_t)b.rows * (size_t)b.out_width, kinds[k].tolerance, "codes");
+        free(state);
+        for (int i = 0; i < 4; i++) {
+            if (!sqm_cpu_has(isas[i])) continue;
+            x = bench_exec(&b, isas[i], 1);
+            check_pieces(&b, &x, 1, kinds[k].dtype, 0.0);
+            check_pieces(&b, &x, 50, kinds[k].dtype, 0.0);
+        }
+    }
+    free(exact);
+    bench_close(&b);
+}
+
 /* Sequences of other lengths, one of them without state, in one call and in another order of rows. */
 static void test_spans(const shape *s)
 {
@@ -410,6 +437,7 @@ static void test_all_pieces(void)
         s.sums = i == 0 || i == 5;
         s.keep = s.window && i % 2 ? (int32_t)draw(70) : 0;
         test_pieces(&s);
+        test_codes(&s);
         test_spans(&s);
     }
 }

@@ -248,6 +248,7 @@ static void test_attention(void)
         if (round < 10) rig_all_pieces(&r);
         rig_pieces(&r, SQM_ISA_AUTO, 1, 33, SQM_F16, 4e-3);
         rig_pieces(&r, SQM_ISA_AUTO, 1, 33, SQM_I8, 0.1);
+        rig_pieces(&r, SQM_ISA_AUTO, 1, 33, SQM_Q4, 1.0);
         free(out);
         rig_close(&r);
     }

@@ -79,16 +79,16 @@ static void test_splits(const sqm_model *m, sqm_precision precision, sqm_kv kv)
     free(whole);
 }
 
-static void test_isas(const sqm_model *m, sqm_precision precision)
+static void test_isas(const sqm_model *m, sqm_precision precision, sqm_kv kv)
 {
     static const sqm_isa isas[] = { SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON, SQM_ISA_WASM };
-    sqm_session *s = make(m, 64, 1, 1, SQM_ISA_SCALAR, precision, SQM_KV_Q8);
+    sqm_session *s = make(m, 64, 1, 1, SQM_ISA_SCALAR, precision, kv);
     float *scalar = feed_in_steps(s, 0, LENGTH);
     sqm_session_free(s);
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < 4; i++) {
         float *other;
         if (!sqm_cpu_has(isas[i])) continue;
-        s = make(m, 64, 1, 1, isas[i], precision, SQM_KV_Q8);
+        s = make(m, 64, 1, 1, isas[i], precision, kv);
         other = feed_in_steps(s, 0, LENGTH);
         check_same(scalar, other, sqm_isa_name(isas[i]));
         free(other);
@@ -280,13 +280,15 @@ int main(void)
         test_splits(m, SQM_EXACT, SQM_KV_F32);
         test_splits(m, SQM_FAST, SQM_KV_F16);
         test_splits(m, SQM_FAST, SQM_KV_Q8);
-        test_isas(m, SQM_EXACT);
-        test_isas(m, SQM_FAST);
+        test_splits(m, SQM_FAST, SQM_KV_Q4);
+        test_isas(m, SQM_EXACT, SQM_KV_Q8);
+        test_isas(m, SQM_FAST, SQM_KV_Q4);
         test_batches(m, SQM_FAST);
         if (i == 0) {
             test_fork_save_load(m, SQM_KV_F32);
             test_fork_save_load(m, SQM_KV_F16);
             test_fork_save_load(m, SQM_KV_Q8);
+            test_fork_save_load(m, SQM_KV_Q4);
             test_bad_arguments(m);
             test_sizes(m);
             test_small(m);

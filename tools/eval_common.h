@@ -27,10 +27,10 @@ static int eval_parse_int(const char *text, int32_t low, int32_t high, int32_t *
     return 1;
 }
 
-static const char *const eval_kv_names[] = { "auto", "f32", "f16", "q8" };      /* by sqm_kv */
+static const char *const eval_kv_names[] = { "auto", "f32", "f16", "q8", "q4" };     /* by sqm_kv */
 static int eval_parse_kv(const char *text, sqm_kv *kv)
 {
-    for (int i = 0; i < 4; i++)
+    for (int i = 0; i < 5; i++)
         if (strcmp(text, eval_kv_names[i]) == 0) { *kv = (sqm_kv)i; return 1; }
     return 0;
 }

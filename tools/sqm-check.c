@@ -15,7 +15,7 @@ static const char help[] =
     "1e-6 * max|expected|); the tokens of the greedy continuation must be equal.\n"
     "  --factor F    default 20\n"
     "  --split N     feed N tokens a call, continue from the state; default: everything in one call\n"
-    "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16|q8\n"
+    "  --threads N   --isa scalar|avx2|avx512|neon   --kv f32|f16|q8|q4\n"
     "  --fast        quantised products may round activations (default: exact)\n"
     "  -t TYPE       f32 f16 bf16 q8 q4 keep: convert to this type\n"
     "  --model FILE  convert this checkpoint instead of the case's own, e.g. a GGUF file of it\n"

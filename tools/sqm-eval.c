@@ -15,7 +15,7 @@ static const char help[] =
     "--perplexity    exp of the mean negative log-probability of all tokens but the first\n"
     "--exact         every product in float32 (default: fast, quantised products round activations)\n"
     "--split N       feed N tokens a call (default 512)\n"
-    "--threads N     --isa auto|scalar|avx2|avx512|neon     --kv f32|f16|q8\n"
+    "--threads N     --isa auto|scalar|avx2|avx512|neon     --kv f32|f16|q8|q4\n"
     "Without --logits and --perplexity the five likeliest next tokens are printed.\n"
     "Exit status: 0 done, 1 failed, 2 wrong usage.\n";
 

@@ -4,7 +4,7 @@
 #include "../seqmodel.h"
 #include "target_types.h"
 
-static const char *const kv_names[] = { "auto", "f32", "f16", "q8" };           /* by sqm_kv */
+static const char *const kv_names[] = { "auto", "f32", "f16", "q8", "q4" };           /* by sqm_kv */
 
 static const char help[] =
     "usage: sqm-info FILE.sqm [options]\n"
@@ -20,7 +20,7 @@ static const char help[] =
     "-b N            rows computed at once\n"
     "-s N            sequences\n"
     "--threads N\n"
-    "--kv f32|f16|q8 type of attention caches\n"
+    "--kv f32|f16|q8|q4 type of attention caches\n"
     "--exact         with SQM_EXACT\n"
     "--target T      only the memory on that machine, exact, as macros of a C header: MODEL_BYTES for\n"
     "                sqm_open, SESSION_BYTES for sqm_session_init. T: cortex-m..., rv32 or host. One\n"
@@ -407,7 +407,7 @@ static int parse(info_options *o, int argc, char **argv)
             o->custom = 1;
             i++;
         } else if (strcmp(a, "--kv") == 0) {
-            int kind = (int)SQM_KV_Q8;
+            int kind = (int)SQM_KV_Q4;
             while (kind > 0 && (!value || strcmp(value, kv_names[kind]) != 0)) kind--;
             if (!kind) { fprintf(stderr, "sqm-info: --kv needs f32, f16 or q8\n"); return 0; }
             o->config.kv = (sqm_kv)kind;
