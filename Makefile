@@ -112,8 +112,8 @@ examples-test: all
 matrix:
 	BUILD=$(BUILD) sh tests/matrix.sh
 
-firmware: $(BUILD)/seqmodel.o $(BUILD)/sqm-info $(BUILD)/sqm-embed
-	BUILD=$(BUILD) CC="$(CC)" OPENMP="$(OPENMP)" sh tests/firmware.sh
+firmware: $(BUILD)/seqmodel.o $(BUILD)/sqm-info $(BUILD)/sqm-embed $(BUILD)/sqm-convert
+	BUILD=$(BUILD) CC="$(CC)" OPENMP="$(OPENMP)" DATA="$(DATA)" sh tests/firmware.sh
 
 models := examples/models
 bench: all

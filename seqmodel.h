@@ -1182,20 +1182,11 @@ static int sqm__same_text(const char *a, const char *b) { return a && b && strcm
 
 SQMDEF const char *sqm_result_name(sqm_result r)
 {
-    switch (r) {
-    case SQM_OK:            return "SQM_OK";
-    case SQM_STOPPED:       return "SQM_STOPPED";
-    case SQM_E_ARGUMENT:    return "SQM_E_ARGUMENT";
-    case SQM_E_MEMORY:      return "SQM_E_MEMORY";
-    case SQM_E_IO:          return "SQM_E_IO";
-    case SQM_E_FORMAT:      return "SQM_E_FORMAT";
-    case SQM_E_VERSION:     return "SQM_E_VERSION";
-    case SQM_E_CHECKSUM:    return "SQM_E_CHECKSUM";
-    case SQM_E_SHAPE:       return "SQM_E_SHAPE";
-    case SQM_E_UNSUPPORTED: return "SQM_E_UNSUPPORTED";
-    case SQM_E_LIMIT:       return "SQM_E_LIMIT";
-    }
-    return "unknown result";
+    static const char names[][18] = {                  /* from -9 on */
+        "SQM_E_LIMIT", "SQM_E_UNSUPPORTED", "SQM_E_SHAPE", "SQM_E_CHECKSUM", "SQM_E_VERSION", "SQM_E_FORMAT",
+        "SQM_E_IO", "SQM_E_MEMORY", "SQM_E_ARGUMENT", "SQM_OK", "SQM_STOPPED"
+    };
+    return r >= SQM_E_LIMIT && r <= SQM_STOPPED ? names[r - SQM_E_LIMIT] : "unknown result";
 }
 
 /* ==== [MEM] Arena ==========================================================================================
@@ -1265,12 +1256,12 @@ static void *sqm__allocate(void **owned, size_t need, const char *what, sqm_erro
 #define SQM__PANEL_ROWS 16
 
 typedef struct sqm__dtype_info {
-    const char *name;
-    uint16_t    dtype;        /* sqm_dtype */
-    uint16_t    row_bytes;    /* bytes an element in SQM_ROWS; 0: not allowed there */
-    uint16_t    unit_k;       /* columns a unit of a panel; 0: not allowed in SQM_PANELS */
-    uint16_t    unit_bytes;
-    uint16_t    code_bytes;   /* quantised: codes of 32 k; else 0 */
+    char     name[6];
+    uint16_t dtype;        /* sqm_dtype */
+    uint16_t row_bytes;    /* bytes an element in SQM_ROWS; 0: not allowed there */
+    uint16_t unit_k;       /* columns a unit of a panel; 0: not allowed in SQM_PANELS */
+    uint16_t unit_bytes;
+    uint16_t code_bytes;   /* quantised: codes of 32 k; else 0 */
 } sqm__dtype_info;
 
 static const sqm__dtype_info sqm__dtypes[] = {
@@ -2165,16 +2156,8 @@ SQMDEF sqm_isa sqm_cpu_best_isa(void)
 
 SQMDEF const char *sqm_isa_name(sqm_isa isa)
 {
-    switch (isa) {
-    case SQM_ISA_AUTO:   return "auto";
-    case SQM_ISA_SCALAR: return "scalar";
-    case SQM_ISA_AVX2:   return "avx2";
-    case SQM_ISA_AVX512: return "avx512";
-    case SQM_ISA_NEON:   return "neon";
-    case SQM_ISA_HELIUM: return "helium";
-    case SQM_ISA_WASM:   return "wasm";
-    }
-    return "unknown";
+    static const char names[][7] = { "auto", "scalar", "avx2", "avx512", "neon", "helium", "wasm" };
+    return (uint32_t)isa <= SQM_ISA_WASM ? names[isa] : "unknown";
 }
 
 #define SQM__TEXT2(x) #x

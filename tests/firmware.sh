@@ -3,13 +3,24 @@
 # this machine and shows what it takes: one line a case (PASS, FAIL, SKIP), then a table. `make firmware` calls it.
 #   TEXT_MODEL, STREAM_MODEL   weight files to run, instead of those in examples/models
 #   TEXT_CONTEXT, TEXT_PROMPT  longest context, ids of the prompt
+#   DATA=dir                   also its stories260K, with attention caches of 8 and of 4 bits
 BUILD=${BUILD:-build}
-text_model=${TEXT_MODEL:-examples/models/shakespeare.sqm}
-stream_model=${STREAM_MODEL:-examples/models/keywords.sqm}
-context=${TEXT_CONTEXT:-128}
-prompt=${TEXT_PROMPT:-82,79,77,69,79,58}
 dir=$BUILD/firmware
+stories=${DATA:+$DATA/real/models/stories260k}
 mkdir -p "$dir"
+
+# program NAME: its source, model and options
+program() {
+    unit=text model=examples/models/$1.sqm flags= kv=q8 boards='M3 M7 M55 RV32'
+    context=${TEXT_CONTEXT:-128} prompt=${TEXT_PROMPT:-82,79,77,69,79,58}
+    case $1 in
+    text)      model=${TEXT_MODEL:-examples/models/shakespeare.sqm} ;;
+    mamba)     flags=-DBYTES ;;
+    stream)    unit=stream model=${STREAM_MODEL:-examples/models/keywords.sqm} ;;
+    stories-*) model=$dir/stories.sqm kv=${1#*-} boards=M7 context=256 prompt=1 ;;
+    esac
+    flags="$flags -DCONTEXT=$context -DPROMPT=$prompt -DKV=SQM_KV_$(echo "$kv" | tr q Q)"
+}
 
 # board NAME: how to compile for it, and to run it. Arm: flash at 0, memory at 0x20000000; the M55 has the weights in
 # a memory of their own
@@ -37,15 +48,13 @@ missing() {
     command -v $qemu > /dev/null || echo $qemu
 }
 
-# headers PROGRAM WHERE TARGET: memory.h and model.h
+# headers WHERE TARGET: memory.h and model.h
 headers() {
-    mkdir -p "$2"
-    case $1 in
-    text) "$BUILD/sqm-info" "$text_model" --target "$3" -c "$context" -b 1 --kv q8 > "$2/memory.h" &&
-          "$BUILD/sqm-embed" "$text_model" -n model -o "$2/model.h" ;;
-    *)    "$BUILD/sqm-info" "$stream_model" --target "$3" -b 1 > "$2/memory.h" &&
-          "$BUILD/sqm-embed" "$stream_model" -n model -o "$2/model.h" ;;
-    esac
+    mkdir -p "$1"
+    growth=
+    [ $unit = stream ] || growth="-c $context --kv $kv"
+    "$BUILD/sqm-info" "$model" --target "$2" -b 1 $growth > "$1/memory.h" &&
+        "$BUILD/sqm-embed" "$model" -n model -o "$1/model.h"
 }
 
 # library_bytes MAP OBJECT: code and constants that OBJECT brought into a program; all of the library, without main and
@@ -65,85 +74,67 @@ library_bytes() {
 # said FILE: the lines that must be the same everywhere
 said() { sed -n '/^text /,/^logits /p' "$1"; }
 
-# build PROGRAM FLAGS...: $here/PROGRAM.elf from the headers there; prints why not
+# build: $here/$unit.elf from the headers there; prints why not
 build() {
-    unit=$1
-    shift
-    { ${tools}gcc -Os -Wall -Wextra -Werror -ffunction-sections -fdata-sections $cpu $defines -DCONTEXT="$context" \
-          -DPROMPT="$prompt" "$@" -I"$here" --specs=picolibc.specs -c "examples/firmware/$unit.c" -o "$here/$unit.o" &&
+    { ${tools}gcc -Os -Wall -Wextra -Werror -ffunction-sections -fdata-sections $cpu $defines $flags -I"$here" \
+          --specs=picolibc.specs -c "examples/firmware/$unit.c" -o "$here/$unit.o" &&
       ${tools}gcc $cpu $link "$here/$unit.o" -o "$here/$unit.elf" --specs=picolibc.specs --oslib=semihost \
           --crt0=hosted -Wl,--gc-sections -Wl,-Map="$here/$unit.map" -lm; } > "$here/build.log" 2>&1 ||
         { head -n 20 "$here/build.log"; return 1; }
 }
 
-# run PROGRAM BOARD: builds and runs; leaves out.txt in its directory. Prints why not.
+# run NAME: builds and runs the program on the board; leaves out.txt in $here. Prints why not.
 run() {
-    here=$dir/$1-$2
-    headers "$1" "$here" $target || return 1
-    build "$1" || return 1
-    set -- "$1" "$2" $machine
+    headers "$here" $target || return 1
+    build || return 1
+    set -- "$1" $machine
     if [ -n "$weights" ]; then
-        ${tools}objcopy -O binary -j .weights "$here/$1.elf" "$here/weights.bin"
+        ${tools}objcopy -O binary -j .weights "$here/$unit.elf" "$here/weights.bin"
         set -- "$@" -device "loader,addr=$weights,file=$here/weights.bin"
     fi
-    program=$1
-    shift 2
+    name=$1
+    shift
     timeout 300 $qemu "$@" -nographic -monitor none -serial none -icount shift=0 \
-        -semihosting-config enable=on,target=native -kernel "$here/$program.elf" > "$here/out.txt" 2>&1 < /dev/null ||
+        -semihosting-config enable=on,target=native -kernel "$here/$unit.elf" > "$here/out.txt" 2>&1 < /dev/null ||
         { echo "status $?"; tail -n 5 "$here/out.txt"; return 1; }
     ! grep FAIL "$here/out.txt" || return 1
-    [ "$(said "$here/out.txt")" = "$(said "$dir/$program-host/out.txt")" ] ||
+    [ "$(said "$here/out.txt")" = "$(said "$dir/$name-host/out.txt")" ] ||
         { echo "text or logits differ from this machine's"; return 1; }
 }
 
 failed=0
 rm -f "$dir/table"
-for program in text stream; do
-    here=$dir/$program-host
-    headers $program "$here" host &&
-        ${CC:-cc} -O1 -DHOST -DCONTEXT="$context" -DPROMPT="$prompt" -I"$here" "examples/firmware/$program.c" \
-            "$BUILD/seqmodel.o" -o "$here/$program" $OPENMP -lm && "$here/$program" > "$here/out.txt" &&
-        ! grep FAIL "$here/out.txt" || { echo "FAIL $program-host"; failed=1; continue; }
+programs='text mamba stream'
+if [ -d "$stories" ]; then
+    "$BUILD/sqm-convert" "$stories/stories260K.bin" --tokenizer "$stories/tok512.bin" -t q8 -o "$dir/stories.sqm" \
+        > "$dir/convert.log" 2>&1 && programs="$programs stories-q8 stories-q4" ||
+        { echo "FAIL stories: see $dir/convert.log"; failed=1; }
+fi
+for name in $programs; do
+    program "$name"
+    here=$dir/$name-host
+    headers "$here" host &&
+        ${CC:-cc} -O1 -DHOST $flags -I"$here" "examples/firmware/$unit.c" "$BUILD/seqmodel.o" -o "$here/$unit" \
+            $OPENMP -lm && "$here/$unit" > "$here/out.txt" &&
+        ! grep FAIL "$here/out.txt" || { echo "FAIL $name-host"; failed=1; continue; }
     said "$here/out.txt"
-    for name in M3 M7 M55 RV32; do
-        board $name
+    for board in $boards; do
+        board "$board"
+        here=$dir/$name-$board
         lacks=$(missing)
         if [ -n "$lacks" ]; then
-            echo "SKIP $program-$name: $lacks is not installed"
-        elif run $program $name; then
-            echo "PASS $program-$name"
-            here=$dir/$program-$name
-            sed -n 's/^#define [A-Z]*_BYTES //p' "$here/memory.h" | tr '\n' ' ' > "$here/row"
+            echo "SKIP $name-$board: $lacks is not installed"
+        elif run "$name"; then
+            echo "PASS $name-$board"
+            sed -n 's/^memory model \(.*\) session \(.*\), a byte.*/\1 \2/p' "$here/out.txt" > "$here/row"
             sed -n 's/^instructions \(.*\) stack \(.*\)/\1 \2/p' "$here/out.txt" >> "$here/row"
-            echo "$program $name $(library_bytes "$here/$program.map" "$here/$program.o")" | cat - "$here/row" |
+            echo "$name $board $(library_bytes "$here/$unit.map" "$here/$unit.o")" | cat - "$here/row" |
                 tr '\n' ' ' | sed 's/$/\n/' >> "$dir/table"
         else
-            echo "FAIL $program-$name"
+            echo "FAIL $name-$board"
             failed=1
         fi
     done
-done
-
-# The code of a Mamba model that reads rows: no small one is at hand, so the program is only linked.
-for name in M3 M7 M55 RV32; do
-    board $name
-    [ -z "$(missing)" ] || continue
-    here=$dir/mamba-$name
-    mkdir -p "$here"
-    printf '#define MODEL_BYTES 16\n#define SESSION_BYTES 64\n' > "$here/memory.h"
-    cat > "$here/model.h" <<'END'
-#define MODEL_OPS sqm_op_input(), sqm_op_norm(), sqm_op_linear(), sqm_op_mix(), sqm_op_cat(), sqm_op_gate(), \
-                  sqm_op_head(), NULL
-#define MODEL_MIXERS sqm_mixer_conv(), sqm_mixer_scan(), NULL
-static const unsigned char model[64] = { 0 };
-END
-    if build stream -DSEQMODEL_NO_TOKENIZER; then
-        echo "PASS mamba-$name: links"
-        echo "mamba $name $(library_bytes "$here/stream.map" "$here/stream.o") 0 0 0 0" >> "$dir/table"
-    else
-        echo "FAIL mamba-$name"
-        failed=1
-    fi
 done
 
 if sh tests/target_sizes.sh "$dir/target_sizes.h" 2> /dev/null; then
@@ -154,10 +145,9 @@ else
 fi
 
 [ ! -f "$dir/table" ] || awk '
-    BEGIN { printf "\n%-7s %-5s %10s %12s %14s %8s %16s\n", "program", "core", "library", "model index", "session",
+    BEGIN { printf "\n%-10s %-5s %10s %12s %14s %8s %16s\n", "program", "core", "library", "model index", "session",
                    "stack", "instructions"
-            printf "%-7s %-5s %10s %12s %14s %8s %16s\n", "", "", "bytes flash", "bytes RAM", "bytes RAM", "bytes",
+            printf "%-10s %-5s %10s %12s %14s %8s %16s\n", "", "", "bytes flash", "bytes RAM", "bytes RAM", "bytes",
                    "a token or row" }
-    $4 == 0 { printf "%-7s %-5s %10d\n", $1, $2, $3; next }
-    { printf "%-7s %-5s %10d %12d %14d %8d %16d\n", $1, $2, $3, $4, $5, $7, $6 }' "$dir/table"
+    { printf "%-10s %-5s %10d %12d %14d %8d %16d\n", $1, $2, $3, $4, $5, $7, $6 }' "$dir/table"
 exit $failed

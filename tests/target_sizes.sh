@@ -6,14 +6,20 @@ dir=${BUILD:-build}/firmware
 mkdir -p "$dir"
 status=0
 
-# line NAME PREFIX FLAGS...: the sizes as the compiler PREFIXgcc sees them
+# sizes FLAGS...: the numbers of tests/target_sizes.c in $dir/sizes.bin
+sizes() {
+    "${prefix}gcc" -O0 -w "$@" -c tests/target_sizes.c -o "$dir/sizes.o" &&
+        "${prefix}objcopy" -O binary -j target_sizes "$dir/sizes.o" "$dir/sizes.bin"
+}
+
+# line NAME PREFIX FLAGS...: the sizes as the compiler PREFIXgcc sees them, and that of a model without tokenizer
 line() {
     name=$1 prefix=$2
     shift 2
     command -v "${prefix}gcc" > /dev/null || { echo "${prefix}gcc is not installed" >&2; status=77; return; }
-    "${prefix}gcc" -O0 -w "$@" -c tests/target_sizes.c -o "$dir/sizes.o" &&
-        "${prefix}objcopy" -O binary -j target_sizes "$dir/sizes.o" "$dir/sizes.bin" || exit 1
-    printf '{ "%s", {%s } },\n' "$name" "$(od -An -v -tu4 -w4 "$dir/sizes.bin" | awk '
+    sizes "$@" && mv "$dir/sizes.bin" "$dir/all_sizes.bin" && sizes "$@" -DSEQMODEL_NO_TOKENIZER || exit 1
+    head -c 8 "$dir/sizes.bin" | tail -c 4 >> "$dir/all_sizes.bin"          # that of a model
+    printf '{ "%s", {%s } },\n' "$name" "$(od -An -v -tu4 -w4 "$dir/all_sizes.bin" | awk '
         { text = (NR > 1 ? ", " : " ") $1; if (length(line text) > 90) { sub(/, $/, ",", line); print line ","
               line = "   "; sub(/^, /, " ", text) } line = line text } END { printf "%s", line }')"
 }

@@ -89,10 +89,10 @@ if [ -n "$model" ]; then
     "$build/sqm-info" "$model" $small | tr -d , > "$work/sizes"
     model_bytes=$(sed -n 's/^memory *model \([0-9]*\) bytes.*/\1/p' "$work/sizes")
     session_bytes=$(sed -n 's/^memory *session (con.*) \([0-9]*\) bytes.*/\1/p' "$work/sizes")
-    expect 0 "^#define MODEL_BYTES ${model_bytes:-none}\$" "$build/sqm-info" "$model" --target host $small
+    expect 0 "^#  define MODEL_BYTES ${model_bytes:-none}\$" "$build/sqm-info" "$model" --target host $small
     expect 0 "^#define SESSION_BYTES ${session_bytes:-none}\$" "$build/sqm-info" "$model" --target host $small
     expect 0 '^#define SESSION_BYTES [0-9]*$' "$build/sqm-info" "$model" --target cortex-m7 $small
-    expect 0 '^#define MODEL_BYTES [0-9]*$' "$build/sqm-info" "$model" --target rv32 $small
+    expect 0 '^#  define MODEL_BYTES [0-9]*$' "$build/sqm-info" "$model" --target rv32 $small
 fi
 expect 0 '^| llama | [0-9]* | [0-9.e-]* | [0-9]* % |' "$build/sqm-check" --table "$(dirname "$0")/data/hf/llama"
 if command -v python3 > /dev/null; then

@@ -254,22 +254,25 @@ static int print_target(const sqm__file *f, const info_options *o)
     enum { N_MODEL = TARGET_MODEL_TYPES(COUNT) 0, N_SESSION = TARGET_SESSION_TYPES(COUNT) 0 };
     sqm__bound_size bound[] = { TARGET_MIXERS(BOUND) { NULL, 0 } };
     const uint32_t *s = find_target(o->target), *t = s + N_MODEL, *b = t + N_SESSION;
-    const sqm__model_sizes model = { s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], bound };
+    sqm__model_sizes model = { s[0], s[1], s[2], s[3], s[4], s[5], s[6], s[7], bound };
     const sqm__session_sizes session = { t[0], t[1], t[2], t[3] };
     sqm_session_config config = o->config;
     sqm_open_options all;
     sqm_error err;
-    size_t model_bytes, session_bytes;
+    size_t model_bytes, bare_bytes, session_bytes, n = 0;
     sqm_model *m = sqm_load_memory(f->image, f->bytes, NULL, &err);
-    for (size_t i = 0; bound[i].mixer; i++) bound[i].bytes = b[i];
+    for (; bound[n].mixer; n++) bound[n].bytes = b[n];
     memset(&all, 0, sizeof(all));
     all.mixers = sqm_all_mixers();
     all.ops = sqm_all_ops();
     if (config.threads == 0) config.threads = 1;
     model_bytes = m ? sqm__model_size(f->image, f->bytes, &all, &model, &err) : 0;
+    model.model = b[n];                 /* without a tokenizer */
+    bare_bytes = m ? sqm__model_size(f->image, f->bytes, &all, &model, &err) : 0;
     session_bytes = model_bytes ? sqm__session_size(m, &config, &session, &err) : 0;
     if (session_bytes)
-        printf("#define MODEL_BYTES %lu\n#define SESSION_BYTES %lu\n", (unsigned long)model_bytes,
+        printf("#ifdef SEQMODEL_NO_TOKENIZER\n#  define MODEL_BYTES %lu\n#else\n#  define MODEL_BYTES %lu\n"
+               "#endif\n#define SESSION_BYTES %lu\n", (unsigned long)bare_bytes, (unsigned long)model_bytes,
                (unsigned long)session_bytes);
     else fprintf(stderr, "sqm-info: %s: %s\n", o->path, err.text);
     sqm_model_free(m);

@@ -6,6 +6,9 @@
 #define SEQMODEL_NO_ERROR_TEXT
 #define SEQMODEL_Q8_ONLY                               /* the types of the weights here */
 #ifndef HOST                                           /* there, seqmodel.o has the passes of a PC */
+#  ifdef BYTES
+#    define SEQMODEL_NO_TOKENIZER
+#  endif
 #  define SEQMODEL_IMPLEMENTATION
 #endif
 #include "../../seqmodel.h"
