@@ -455,8 +455,8 @@ SQMDEF const char *sqm_model_meta(const sqm_model *m, const char *key);    /* NU
 
 /* ---- session: everything that changes; one thread at a time -------------------------------------------- */
 typedef struct sqm_session sqm_session;
-/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8, Q4: codes of 8 or
-   4 bits with a scale for each 32 numbers of a vector; 4 bits are a quarter of float16 and can be heard. */
+/* Element type of attention caches. AUTO: float16 with SQM_FAST, float32 with SQM_EXACT. Q8, Q4: codes of 8
+   or 4 bits with a scale for each 32 numbers of a vector; 4 bits cost small models some perplexity. */
 typedef enum sqm_kv { SQM_KV_AUTO, SQM_KV_F32, SQM_KV_F16, SQM_KV_Q8, SQM_KV_Q4 } sqm_kv;
 typedef struct sqm_session_config {                    /* all zero = defaults */
     /* tokens a sequence may reach; 0: the model's own (2048 if unlimited) */
@@ -2267,10 +2267,10 @@ typedef struct sqm__dense {
     sqm_dtype      dtype;
 } sqm__dense;
 
-/* ---- keys and values as they lie in a tile, see [MIX.attention]: float32, float16, 8-bit codes (SQM_I8) or
-   4-bit codes (SQM_Q4) ---- */
+/* Keys and values as they lie in a tile, see [MIX.attention]: float32, float16, 8-bit codes (SQM_I8) or
+   4-bit codes (SQM_Q4) */
 SQM__INLINE int sqm__kv_is_coded(sqm_dtype t) { return t == SQM_I8 || t == SQM_Q4; }
-/* Of a panel [rows][width]; 4-bit codes of rows 2i and 2i + 1 share bytes, the even row has the low halves. */
+/* Of a panel [rows][width]; 4-bit codes of rows 2i and 2i + 1 share bytes, row 2i has the low halves. */
 SQM__INLINE size_t sqm__kv_panel_bytes(sqm_dtype t, int32_t rows, int32_t width)
 {
     return t == SQM_Q4 ? (size_t)((rows + 1) / 2) * (size_t)width
@@ -7550,7 +7550,7 @@ SQM__INLINE uint8_t *sqm__kv_entry(const sqm__attention *a, void *state, int32_t
             (size_t)kv_head);
 }
 
-/* Lanes [lane, lane + n) of row `row` of a panel [rows][width], 4-bit codes a byte each: writes, reads them */
+/* Lanes [lane, lane + n) of row `row` of a panel [rows][width], 4-bit codes a byte each: writes and reads */
 static void sqm__kv_put(uint8_t *panel, sqm_dtype dtype, int32_t width, int32_t row, int32_t lane,
                         const uint8_t *from, int32_t n)
 {

@@ -240,7 +240,9 @@ static void test_pieces(const shape *s)
 static void test_codes(const shape *s)
 {
     static const sqm_isa isas[] = { SQM_ISA_SCALAR, SQM_ISA_AVX2, SQM_ISA_AVX512, SQM_ISA_NEON };
-    static const struct { sqm_dtype dtype; double tolerance; } kinds[] = { { SQM_I8, 0.02 }, { SQM_Q4, 0.3 } };
+    static const struct { sqm_dtype dtype; double tolerance; } kinds[] = {
+        { SQM_I8, 0.02 }, { SQM_Q4, 0.3 }
+    };
     bench b;
     float *exact;
     bench_open(&b, s, 0.73f);

@@ -38,7 +38,7 @@ static const char help[] =
     "-b N            max_batch of the session (the library's own choice)\n"
     "-t N            threads (all)\n"
     "--isa X         auto, scalar, avx2, avx512, neon or wasm\n"
-    "--kv X          attention caches in f32, f16 or q8 (f16; f32 with --exact)\n"
+    "--kv X          attention caches in f32, f16, q8 or q4 (f16; f32 with --exact)\n"
     "--exact         every product in float32\n"
     "--no-roofline   do not measure the machine\n"
     "--flat N        instead: time a token and bytes of state when 1, 1,000, 10,000 ... N tokens have gone\n"
