@@ -695,16 +695,19 @@ typedef struct sqm_beam_options {                      /* all zero = defaults */
     const sqm_bias *biases;                            /* [n_biases] as in sqm_sampler */
     int32_t         n_biases;
     sqm_grammar    *grammar;                           /* of n_beams sequences; begins anew. NULL: none */
+    /* NULL-terminated; a text ends with the token that completes one of these, 1 to 128 bytes each */
+    const char *const *stop;
 } sqm_beam_options;
 typedef struct sqm_beam {
-    /* [n_tokens] without the one that ends it; in `memory` */
+    /* [n_tokens] without the one that ends it, but with all tokens of a stop text; in `memory` */
     const int32_t *tokens;
     int32_t        n_tokens, ended;                    /* ended 0: cut at max_tokens */
+    int32_t        stop_bytes;                         /* of its text's end: a stop text and what follows */
     double         log_prob, score;
 } sqm_beam;
 /* Continues sequence seq, which stays as it is and must have logits. best [n_best] gets *n_found texts, best
    first. memory: sqm_beam_size bytes, aligned to 16. Equal probabilities: the better parent, then the lower
-   token. SQM_E_ARGUMENT: a number out of range or seq among the beams; SQM_E_MEMORY. */
+   token. SQM_E_ARGUMENT: a number out of range, a stop text too long or seq among the beams; SQM_E_MEMORY. */
 SQMDEF size_t     sqm_beam_size(const sqm_session *s, const sqm_beam_options *o, sqm_error *err);
 SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_options *o, void *memory,
                                   size_t memory_bytes, sqm_beam *best, int32_t *n_found);
@@ -19856,6 +19859,17 @@ typedef struct sqm__stream {
     char               text[SQM__STREAM_ROOM];
 } sqm__stream;
 
+static sqm_result sqm__check_stops(const char *const *stop, sqm_error *err)
+{
+    for (int32_t i = 0; stop && stop[i]; i++) {
+        const size_t length = strlen(stop[i]);
+        if (length < 1 || length > SQM__STOP_LIMIT)
+            SQM__FAIL(err, SQM_E_ARGUMENT, length, "stop text %d has %z bytes, not 1 to %d", i,
+                      (uint64_t)length, (int32_t)SQM__STOP_LIMIT);
+    }
+    return SQM_OK;
+}
+
 /* Passes on the first n bytes of text. */
 static void sqm__stream_emit(sqm__stream *s, int32_t n)
 {
@@ -20481,13 +20495,7 @@ static sqm_result sqm__gen_check(const sqm__gen *g)
         SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "the grammar was made for another model");
     if (g->options->speculator && g->options->speculator->session != g->session)
         SQM__FAIL(g->err, SQM_E_ARGUMENT, 0, "the speculator was made for another session");
-    for (int32_t i = 0; g->options->stop && g->options->stop[i]; i++) {
-        const size_t length = strlen(g->options->stop[i]);
-        if (length < 1 || length > SQM__STOP_LIMIT)
-            SQM__FAIL(g->err, SQM_E_ARGUMENT, length, "stop text %d has %z bytes, not 1 to %d", i,
-                      (uint64_t)length, (int32_t)SQM__STOP_LIMIT);
-    }
-    return SQM_OK;
+    return sqm__check_stops(g->options->stop, g->err);
 }
 
 /* Back from all guesses, also after an error. */
@@ -20564,7 +20572,7 @@ typedef struct sqm__beam_node { int32_t parent, token; } sqm__beam_node;
 typedef struct sqm__beam_end {          /* a text that has come to its end */
     double  score;
     int64_t cost;
-    int32_t node, n_tokens, ended;
+    int32_t node, n_tokens, ended, stop_bytes;
 } sqm__beam_end;
 typedef struct sqm__beam_live {
     int64_t cost;
@@ -20577,7 +20585,7 @@ typedef struct sqm__beams {
     sqm_beam_options  o;                /* with defaults filled in */
     int32_t           seq, vocab, most_ways;
     sqm__beam_way    *ways;             /* [most_ways] the best, in order */
-    sqm__beam_node   *nodes;            /* [max_tokens * n_beams] */
+    sqm__beam_node   *nodes;            /* [max_tokens * n_beams], of most_ways if there are stop texts */
     sqm__beam_live   *live, *next;      /* [n_beams] best first */
     sqm__beam_end    *ends;             /* [n_best] best first */
     sqm_input        *inputs;           /* [n_beams] */
@@ -20635,15 +20643,20 @@ static sqm_result sqm__beam_defaults(sqm__beams *b, const sqm_session *s, const 
                        o->grammar->config.n_sequences < o->n_beams))
         SQM__FAIL(err, SQM_E_ARGUMENT, o->n_beams, "the grammar is of another model, or follows fewer than "
                   "n_beams = %d sequences", o->n_beams);
+    if (o->stop && !info.has_tokenizer)
+        SQM__FAIL(err, SQM_E_UNSUPPORTED, 0, "stop texts: the model has no tokenizer, or this build");
+    SQM__TRY(sqm__check_stops(o->stop, err));
     for (int32_t id = 0; id < b->vocab && ends < 64; id++) ends += sqm_token_is_end(sqm_session_model(s), id);
-    b->most_ways = b->o.n_beams * (1 + ends);          /* enough for n_beams that go on */
+    /* enough for n_beams that go on, as far as it depends on tokens alone */
+    b->most_ways = b->o.n_beams * (1 + ends + (o->stop != NULL));
     return SQM_OK;
 }
 static void sqm__beam_layout(sqm__beams *b, sqm__arena *a)
 {
     const size_t n = (size_t)b->o.n_beams, best = (size_t)b->o.n_best, most = (size_t)b->o.max_tokens;
     b->ways = (sqm__beam_way *)sqm__arena_push(a, ((size_t)b->most_ways + 1) * sizeof(*b->ways), 16);
-    b->nodes = (sqm__beam_node *)sqm__push_product(a, most * n, sizeof(*b->nodes), 16);
+    b->nodes = (sqm__beam_node *)sqm__push_product(a, most * (b->o.stop ? (size_t)b->most_ways : n),
+                                                   sizeof(*b->nodes), 16);
     b->live = (sqm__beam_live *)sqm__arena_push(a, n * sizeof(*b->live), 16);
     b->next = (sqm__beam_live *)sqm__arena_push(a, n * sizeof(*b->next), 16);
     b->ends = (sqm__beam_end *)sqm__arena_push(a, (best + 1) * sizeof(*b->ends), 16);
@@ -20654,7 +20667,8 @@ static void sqm__beam_layout(sqm__beams *b, sqm__arena *a)
 }
 
 /* Puts a text that has ended in its place among the n_best. */
-static void sqm__beam_end_text(sqm__beams *b, int64_t cost, int32_t node, int32_t n_tokens, int32_t ended)
+static void sqm__beam_end_text(sqm__beams *b, int64_t cost, int32_t node, int32_t n_tokens, int32_t ended,
+                               int32_t stop_bytes)
 {
     sqm__beam_end e;
     int32_t at = b->n_found;
@@ -20663,6 +20677,7 @@ static void sqm__beam_end_text(sqm__beams *b, int64_t cost, int32_t node, int32_
     e.node = node;
     e.n_tokens = n_tokens;
     e.ended = ended;
+    e.stop_bytes = stop_bytes;
     for (; at > 0 && b->ends[at - 1].score < e.score; at--) b->ends[at] = b->ends[at - 1];
     b->ends[at] = e;
     b->n_found = sqm__min(b->n_found + 1, b->o.n_best);
@@ -20703,7 +20718,7 @@ static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
                   (uint64_t)room);
     if (g) mask = g->calls->mask(g, beam->slot, 0, &any, sqm__session_err(b->session));
     if (g && !mask) return sqm__session_err(b->session)->code;
-    if (!any && g->calls->can_end(g, beam->slot)) sqm__beam_end_text(b, beam->cost, beam->node, step, 1);
+    if (!any && g->calls->can_end(g, beam->slot)) sqm__beam_end_text(b, beam->cost, beam->node, step, 1, 0);
     if (!any) return SQM_OK;
     sqm__sample_biased(c, sqm_logits(b->session, b->o.first_seq + beam->slot), n, b->o.biases,
                        b->o.biases ? b->o.n_biases : 0);
@@ -20732,6 +20747,29 @@ static sqm_result sqm__beam_expand(sqm__beams *b, int32_t parent, int32_t step)
     return SQM_OK;
 }
 
+/* Bytes from the beginning of the first stop text that `token` completes behind a node's text to the end of
+   both; 0: none. */
+static int32_t sqm__beam_stopped(const sqm__beams *b, int32_t node, int32_t token)
+{
+    enum { BEFORE = SQM__STOP_LIMIT - 1 };             /* what a stop text can have before the token */
+    const sqm_model *m = sqm_session_model(b->session);
+    char text[BEFORE + 512], piece[512];
+    const int32_t bytes = sqm_token_text(m, token, 0, text + BEFORE, 512), end = BEFORE + sqm__min(bytes, 512);
+    int32_t begin = BEFORE;
+    for (; node >= 0 && begin > 0; node = b->nodes[node].parent) {
+        const int32_t n = sqm__min(sqm_token_text(m, b->nodes[node].token, 0, piece, 512), 512);
+        const int32_t fit = sqm__min(sqm__max(n, 0), begin);
+        begin -= fit;
+        memcpy(text + begin, piece + sqm__max(n, 0) - fit, (size_t)fit);
+    }
+    for (int32_t at = begin; at < end; at++)
+        for (int32_t i = 0; b->o.stop[i]; i++) {
+            const int32_t n = (int32_t)strlen(b->o.stop[i]);
+            if (at + n > BEFORE && at + n <= end && memcmp(text + at, b->o.stop[i], (size_t)n) == 0)
+                return BEFORE + bytes - at;
+        }
+    return 0;
+}
 /* The best ways become the beams of the next step, or texts if their token ends one. */
 static void sqm__beam_select(sqm__beams *b, int32_t step)
 {
@@ -20739,12 +20777,18 @@ static void sqm__beam_select(sqm__beams *b, int32_t step)
     for (int32_t i = 0; i < b->n_ways && b->n_next < b->o.n_beams; i++) {
         const sqm__beam_way *w = &b->ways[i];
         sqm__beam_live *to = &b->next[b->n_next];
+        const int32_t before = b->live[w->parent].node;
+        const int32_t stop_bytes = b->o.stop ? sqm__beam_stopped(b, before, w->token) : 0;
         if (sqm_token_is_end(sqm_session_model(b->session), w->token)) {
-            sqm__beam_end_text(b, w->cost, b->live[w->parent].node, step + 1, 1);
+            sqm__beam_end_text(b, w->cost, before, step + 1, 1, 0);
             continue;
         }
         to->cost = w->cost;
-        to->node = sqm__beam_node_of(b, b->live[w->parent].node, w->token);
+        to->node = sqm__beam_node_of(b, before, w->token);
+        if (stop_bytes) {
+            sqm__beam_end_text(b, w->cost, to->node, step + 1, 1, stop_bytes);
+            continue;
+        }
         to->parent = w->parent;
         b->n_next++;
     }
@@ -20809,7 +20853,7 @@ static sqm_result sqm__beam_run(sqm__beams *b)
         SQM__TRY(sqm__beam_move(b));
     }
     for (int32_t i = 0; step == most && i < b->n_live; i++)
-        sqm__beam_end_text(b, b->live[i].cost, b->live[i].node, step, 0);
+        sqm__beam_end_text(b, b->live[i].cost, b->live[i].node, step, 0, 0);
     return SQM_OK;
 }
 
@@ -20852,6 +20896,7 @@ SQMDEF sqm_result sqm_beam_search(sqm_session *s, int32_t seq, const sqm_beam_op
         best[i].tokens = tokens;
         best[i].n_tokens = n;
         best[i].ended = e->ended;
+        best[i].stop_bytes = e->stop_bytes;
         best[i].log_prob = sqm__beam_log_prob(e->cost);
         best[i].score = e->score;
         for (int32_t k = e->node; k >= 0; k = b.nodes[k].parent) tokens[--n] = b.nodes[k].token;

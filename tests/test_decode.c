@@ -349,8 +349,16 @@ static int by_score(const void *a, const void *b)
     const double x = ((const text_of *)a)->score, y = ((const text_of *)b)->score;
     return x < y ? 1 : x > y ? -1 : 0;
 }
-/* All texts of up to `most` tokens that end, or have that length. */
-static int32_t all_texts(sqm_session *s, text_of *out, int32_t most, double power, uint32_t banned)
+/* do tokens of the FEW end with "ab", special ones left out? */
+static int ends_with_ab(const int32_t *tokens, int32_t n)
+{
+    int32_t last = 0;
+    if (n < 1 || tokens[n - 1] != 4) return 0;
+    for (int32_t i = 0; i < n - 1; i++) if (tokens[i] >= 3) last = tokens[i];
+    return last == 3;
+}
+/* All texts of up to `most` tokens that end, with "ab" if stops is set, or have that length. */
+static int32_t all_texts(sqm_session *s, text_of *out, int32_t most, double power, uint32_t banned, int stops)
 {
     int32_t digits[8] = {0}, n_out = 0, depth = 1;
     double sum[9] = {0.0};
@@ -361,11 +369,12 @@ static int32_t all_texts(sqm_session *s, text_of *out, int32_t most, double powe
         if (id == FEW) { if (--depth > 0) digits[depth - 1]++; continue; }
         for (int32_t k = 0; k < FEW; k++) if (banned >> k & 1) rows[depth - 1][k] = -INFINITY;
         sum[depth] = sum[depth - 1] + log_softmax(rows[depth - 1], FEW, id);
-        if (id == 1 || depth == most) {
+        const int stopped = stops && ends_with_ab(digits, depth);
+        if (id == 1 || stopped || depth == most) {
             text_of *t = &out[n_out++];
             t->n = depth - (id == 1);
             memcpy(t->tokens, digits, (size_t)t->n * sizeof(int32_t));
-            t->ended = id == 1;
+            t->ended = id == 1 || stopped;
             t->log_prob = sum[depth];
             t->score = sum[depth] / pow((double)depth, power);
             digits[depth - 1]++;
@@ -395,6 +404,7 @@ static void test_beams_against_all_texts(int kind, float power)
         const int32_t prompt[3] = {0, 3, 4};
         const sqm_bias ban[1] = {{2, -INFINITY}};
         const uint32_t banned = 1u << 2;
+        const char *const stop[3] = {"xyz", "ab", NULL};
         sqm_beam_options o;
         int32_t n = 0, same = 1;
         memset(&o, 0, sizeof(o));
@@ -404,8 +414,10 @@ static void test_beams_against_all_texts(int kind, float power)
         o.length_power = power;
         o.biases = ban;
         o.n_biases = seed % 2 ? 1 : 0;
+        o.stop = seed / 2 ? stop : NULL;
         CHECK(sqm_feed(s, 0, prompt, 3) == SQM_OK);
-        const int32_t n_all = all_texts(s, all, MOST, (double)power, seed % 2 ? banned : 0);
+        const int32_t n_all = all_texts(s, all, MOST, (double)power, seed % 2 ? banned : 0,
+                                        seed / 2 != 0);
         const size_t need = sqm_beam_size(s, &o, &err);
         void *memory = malloc(need);
         CHECK(sqm_beam_search(s, 0, &o, memory, need - 1, best, &n) == SQM_E_MEMORY);
@@ -415,6 +427,7 @@ static void test_beams_against_all_texts(int kind, float power)
             same &= same_text(&best[i], &all[i]);
             CHECK(fabs(best[i].log_prob - all[i].log_prob) < 1e-5 &&
                   fabs(best[i].score - all[i].score) < 1e-5);
+            CHECK(best[i].stop_bytes == (o.stop && ends_with_ab(all[i].tokens, all[i].n) ? 2 : 0));
         }
         CHECK(same);
         free(memory);

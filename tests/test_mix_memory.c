@@ -1122,7 +1122,7 @@ static void test_caching_refusals(void)
     word(&b, "memory", "mlp");
     word(&b, "update", "sum");
     number(&b, "hidden", 8);
-    refused(&b, "combine=mean of deep memories", __LINE__);
+    refused(&b, "deep memories combine into one only without update=sum", __LINE__);
 }
 static void test_kernel_refusals(void)
 {

@@ -474,7 +474,7 @@ static void test_scan_refusals(void)
     (void)rig_tensor(scan_rig(&r, 0, 24), "d", 9, 0, 1.0f, 0.0f);
     REFUSED(&r, "d must be 8 float32 values, has 9");
     rig_word(scan_rig(&r, 0, 24), "input", "root");
-    REFUSED(&r, "input = root does not go with 4 states");
+    REFUSED(&r, "this input does not go with 4 states");
     rig_word(scan_rig(&r, 0, 24), "input", "half");
     REFUSED(&r, "input = 'half' is unknown");
     rig_number(scan_rig(&r, 0, 24), "dt_min", 3);
@@ -483,7 +483,7 @@ static void test_scan_refusals(void)
     rig_number(scan_rig(&r, 0, 24), "complex", 2);
     REFUSED(&r, "complex = 2");
     rig_word(scan_rig(&r, 1, 24), "order", "down");
-    REFUSED(&r, "order = down needs columns=");
+    REFUSED(&r, "order = down or up needs columns=");
     rig_open(&r, sqm_mixer_scan(), 24, 1);
     (void)rig_panels(&r, "a", 8, 3, 1.0f, 0.0f);
     rig_number(&r, "complex", 1);

@@ -81,7 +81,7 @@ if [ -n "$model" ]; then
     expect 0 '^| 1 | [0-9.]* | [0-9]* |$' "$build/sqm-bench" "$model" --flat 1 -n 1 -r 1 -t 1
     echo 1 2 3 > "$work/ids"
     expect 0 - "$build/sqm-eval" "$model" --ids "$work/ids" --state "$work/state"
-    expect 0 '^SQMSTAT1$' head -c 8 "$work/state"
+    expect 0 '^SQMSTAT2$' head -c 8 "$work/state"
     # what a program must register, and memory on other machines; on this one it is what a session takes
     expect 0 '^#define M_MIXERS sqm_mixer_attention_plain(), NULL$' "$build/sqm-embed" "$model" -o - -n m
     expect 0 '^#define M_OPS .*sqm_op_rope(), .*NULL$' "$build/sqm-embed" "$model" -o - -n m
