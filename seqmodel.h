@@ -6807,9 +6807,9 @@ static void sqm__quantize_task(void *arg, int32_t piece)
                           (size_t)(t % job->tile);
         if (t < job->n) {
             SQM__CALL(job->x->kernels, quantize)(job->codes + at * SQM__GROUP, job->code_scales + at,
-                                      job->code_sums + 2 * at, tile, job->plane,
-                                      job->a + (size_t)t * job->a_stride + (size_t)part * (size_t)job->cols,
-                                      job->cols);
+                                                 job->code_sums + 2 * at, tile, job->plane,
+                                                 job->a + (size_t)t * job->a_stride +
+                                                     (size_t)part * (size_t)job->cols, job->cols);
             continue;
         }
         for (size_t g = 0; g < groups; g++) {           /* rows that fill up the last tile */
@@ -6959,9 +6959,9 @@ static void sqm__normalize_task(void *arg, int32_t piece)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim, affine = job->own ? at : 0;
             SQM__CALL(job->x->kernels, normalize)(job->y + (size_t)t * job->y_stride + at, job->a +
-                                       (size_t)t * job->a_stride + at,
-                                       job->dim, job->kind, job->gain ? job->gain + affine : NULL,
-                                       job->bias ? job->bias + affine : NULL, job->number);
+                                                  (size_t)t * job->a_stride + at,
+                                                  job->dim, job->kind, job->gain ? job->gain + affine : NULL,
+                                                  job->bias ? job->bias + affine : NULL, job->number);
         }
 }
 static void sqm__glu_task(void *arg, int32_t piece)
@@ -6971,7 +6971,7 @@ static void sqm__glu_task(void *arg, int32_t piece)
          t++) {
         const float *a = job->a + (size_t)t * job->a_stride;
         SQM__CALL(job->x->kernels, glu)(job->y + (size_t)t * job->y_stride, a, a + job->dim, (size_t)job->dim,
-                             job->kind);
+                                        job->kind);
     }
 }
 static void sqm__gate_task(void *arg, int32_t piece)
@@ -7005,7 +7005,8 @@ static void sqm__softmax_task(void *arg, int32_t piece)
         for (int32_t g = 0; g < job->groups; g++) {
             const size_t at = (size_t)g * (size_t)job->dim;
             SQM__CALL(job->x->kernels, softmax)(job->y + (size_t)t * job->y_stride + at,
-                                     job->a + (size_t)t * job->a_stride + at, job->dim, job->number);
+                                                job->a + (size_t)t * job->a_stride + at, job->dim,
+                                                job->number);
         }
 }
 static sqm__rows_job sqm__rows(const sqm_exec *x, float *y, size_t y_stride, const float *a, size_t a_stride,
@@ -7965,8 +7966,8 @@ static void sqm__attend_entries(sqm__attention_part *p)
     }
     for (int32_t entry = 0; entry < n; entry += SQM__TILE_KEYS)
         SQM__CALL(p->job->x->kernels, attend_tile)(&p->work, sqm__kv_entry(a, p->span->state, entry,
-                                                   p->kv_head), entry,
-                                        sqm__min(SQM__TILE_KEYS, n - entry));
+                                                                           p->kv_head), entry,
+                                                                sqm__min(SQM__TILE_KEYS, n - entry));
 }
 /* Row t over the keys or entries that it lists */
 static void sqm__attend_listed(sqm__attention_part *p, int32_t t)
@@ -8695,7 +8696,7 @@ static void sqm__layer_read(const sqm__kernels *k, const sqm__layer *l, float *y
                             const float *weights, const float *x, size_t x_stride, int32_t n)
 {
     SQM__CALL(k, product)(y, y_stride, x, x_stride, n, (const uint8_t *)(const void *)(weights + l->at),
-               (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
+                          (size_t)l->rows * SQM__LANES * sizeof(float), l->n_panels, l->rows, 0, SQM_F32);
 }
 /* h = act(z) or act(z) * u, and the bias's 1 */
 static void sqm__memory_hidden(const sqm__memory *m, const sqm__kernels *k, const sqm__memory_work *w,
@@ -8777,7 +8778,7 @@ static void sqm__memory_errors(const sqm__memory *m, const sqm__kernels *k, cons
     for (int32_t i = 0; i < n; i++) sqm__memory_loss(m, k, w, h, i);
     if (!m->in.floats) return;
     SQM__CALL(k, product_back)(w->e_in, w->z_stride, w->e, w->v_stride, n, weights + m->out.at, m->out.rows,
-                    m->out.n_panels, m->hidden);
+                               m->out.n_panels, m->hidden);
     for (int32_t i = 0; i < n; i++) {
         const size_t at = (size_t)i * w->z_stride;
         float *e = w->e_in + at, *g = w->e_gate + at;
@@ -8822,15 +8823,15 @@ static void sqm__newton_steps(const sqm__kernels *k, float *y, int32_t a, int32_
     for (int step = 0; step < 5; step++) {
         sqm__to_panels_across(across, y, b_pad, a, b);
         SQM__CALL(k, product)(g, a_pad, y, b_pad, a, (const uint8_t *)(const void *)across, panel * (size_t)b,
-                   (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
+                              (int32_t)(a_pad / SQM__LANES), b, 0, SQM_F32);
         sqm__to_panels(g_panels, g, a_pad, a, a);
         SQM__CALL(k, product)(g2, a_pad, g, a_pad, a, (const uint8_t *)(const void *)g_panels, panel * rows,
-                   (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
+                              (int32_t)(a_pad / SQM__LANES), a, 0, SQM_F32);
         SQM__CALL(k, blend)(g2, g, rows * a_pad, 2.0315f, -4.7750f);
         sqm__to_panels(along, y, b_pad, a, b);
         for (size_t i = 0; i < rows * b_pad; i++) y[i] *= 3.4445f;
         SQM__CALL(k, product)(y, b_pad, g2, a_pad, a, (const uint8_t *)(const void *)along, panel * rows,
-                   (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
+                              (int32_t)(b_pad / SQM__LANES), a, 1, SQM_F32);
     }
 }
 /* x = NS(s), both panels over the columns of a matrix [rows, cols]; the shorter side is made the rows, which
@@ -9403,8 +9404,8 @@ static void sqm__kernel_read(const sqm__kernel_memory *m, const sqm__kernels *k,
             else for (int32_t j = 0; j < keys; j++) s[j] = s[j] < 0.0f ? -s[j] : s[j];
         }
         SQM__CALL(k, product)(acc, (size_t)m->v_pad, w->scores, SQM__TILE_KEYS, n,
-                   (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
-                   panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
+                              (const uint8_t *)(const void *)(tile + m->head_dim * SQM__TILE_KEYS),
+                              panel * SQM__TILE_KEYS, m->v_pad / SQM__LANES, keys, 1, SQM_F32);
     }
 }
 /* Decays all coefficients and adds those of the window, which stand in the rows of v. */
@@ -9712,7 +9713,7 @@ static void sqm__codebook_step(const sqm__codebook *c, const sqm__kernels *k, co
     sqm__codebook_weigh(c, k, head, work, scores, relative,
                         c->bias ? c->bias + (size_t)h * (size_t)c->near : NULL, p);
     SQM__CALL(k, product)(acc, (size_t)c->v_pad, work, 0, 1, (const uint8_t *)(const void *)head->means,
-               panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
+                          panel * (size_t)c->codes, c->v_pad / SQM__LANES, c->codes, 0, SQM_F32);
     SQM__CALL(k, product)(acc, (size_t)c->v_pad, work + c->codes_pad, 0, 1,
                           (const uint8_t *)(const void *)head->values,
                panel * (size_t)c->near, c->v_pad / SQM__LANES, c->near, 1, SQM_F32);
@@ -9739,8 +9740,8 @@ static void sqm__codebook_product(const sqm__codebook *c, const sqm__kernels *k,
     const size_t panel = (size_t)c->head_dim * SQM__LANES * (t->dtype == SQM_F32 ? 4u : 2u);
     const size_t panels = (size_t)(outputs / SQM__LANES);
     SQM__CALL(k, product)(y, (size_t)outputs, x, (size_t)(c->heads * (2 * c->head_dim + c->v_dim)), n,
-               (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels, c->head_dim, 0,
-               t->dtype);
+                          (const uint8_t *)t->data + panel * panels * (size_t)h, panel, (int32_t)panels,
+                          c->head_dim, 0, t->dtype);
 }
 static void sqm__codebook_block(const sqm__codebook_job *job, float *work, const sqm_span *span, int32_t h,
                                 int32_t first, int32_t n)
@@ -10561,7 +10562,7 @@ static void sqm__shift_task(void *arg, int32_t piece)
         }
         for (size_t i = 0; i < (size_t)a->mixes; i++)
             SQM__CALL(job->x->kernels, lerp)(out + i * width, x, before, a->w ? a->w + i * width : NULL,
-                                  a->dynamic ? x + (1 + i) * width : NULL, a->width);
+                                             a->dynamic ? x + (1 + i) * width : NULL, a->width);
     }
 }
 static sqm_result sqm__shift_forward(const void *bound, sqm_exec *x, float *out, const float *in,
@@ -10961,7 +10962,7 @@ static void sqm__context_finish_rows(const sqm__context *c, const sqm_exec *x, f
         if (!all) continue;
         SQM__CALL(x->kernels, activate)(row + v, row + v, (size_t)rate, SQM_ACT_SOFTPLUS);
         SQM__CALL(x->kernels, activate)(row + v + rate, row + v + rate, (size_t)(c->columns - v - rate),
-                             SQM_ACT_SIGMOID);
+                                        SQM_ACT_SIGMOID);
     }
 }
 
@@ -12975,8 +12976,8 @@ static void sqm__select_row(const sqm__select_job *job, const sqm_span *span, in
         const int32_t here = sqm__min(SQM__TILE_KEYS, n - key);
         float *sums = scores + key;
         SQM__CALL(job->x->kernels, product)(work, SQM__TILE_KEYS, q, (size_t)a->head_dim, a->heads,
-                                 sqm__kv_tile(a, span->state, key, 0), panel,
-                                 sqm__ceil_div(here, SQM__LANES), a->head_dim, 0, dtype);
+                                            sqm__kv_tile(a, span->state, key, 0), panel,
+                                            sqm__ceil_div(here, SQM__LANES), a->head_dim, 0, dtype);
         for (int32_t j = 0; j < here; j++) sums[j] = 0.0f;
         for (size_t h = 0; h < heads; h++)
             for (int32_t j = 0; j < here; j++) {
@@ -17413,7 +17414,7 @@ static void sqm__run_expert(const sqm_exec *x, const sqm__op *op, const sqm__exp
     if (!op->moe->gating.is_plain) sqm__apply_gating(r->hidden, inner, (size_t)n, &op->moe->gating);
     for (size_t t = 0; t < (size_t)n; t++)
         SQM__CALL(x->kernels, glu)(r->inner + t * inner, r->hidden + t * hidden,
-                        op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
+                                   op->own ? NULL : r->hidden + t * hidden + inner, inner, op->choice);
     one = op->moe->down;
     one.weights += e;
     if (one.biases) one.biases += e;
@@ -20754,7 +20755,8 @@ static int32_t sqm__beam_stopped(const sqm__beams *b, int32_t node, int32_t toke
     enum { BEFORE = SQM__STOP_LIMIT - 1 };             /* what a stop text can have before the token */
     const sqm_model *m = sqm_session_model(b->session);
     char text[BEFORE + 512], piece[512];
-    const int32_t bytes = sqm_token_text(m, token, 0, text + BEFORE, 512), end = BEFORE + sqm__min(bytes, 512);
+    const int32_t bytes = sqm_token_text(m, token, 0, text + BEFORE, 512);
+    const int32_t end = BEFORE + sqm__min(bytes, 512);
     int32_t begin = BEFORE;
     for (; node >= 0 && begin > 0; node = b->nodes[node].parent) {
         const int32_t n = sqm__min(sqm_token_text(m, b->nodes[node].token, 0, piece, 512), 512);
