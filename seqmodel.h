@@ -7225,7 +7225,8 @@ static int32_t sqm__word_index(const char *words, const char *word)
 {
     const size_t n = word ? strlen(word) : 0;
     for (int32_t i = 0; *words; i++) {
-        const size_t length = strcspn(words, " ");
+        const char *const space = strchr(words, ' ');
+        const size_t length = space ? (size_t)(space - words) : strlen(words);
         if (length == n && memcmp(words, word, n) == 0) return i;
         words += length + (words[length] == ' ');
     }
@@ -15844,7 +15845,6 @@ static int32_t sqm__tok_strips(const sqm__tok *t)
 }
 
 #undef SQM__TOK_NONE
-#undef SQM__OP
 #else /* SEQMODEL_NO_TOKENIZER */
 typedef struct sqm__tok { int32_t none; } sqm__tok;
 #endif
@@ -21946,6 +21946,7 @@ SQMDEF void sqm_writer_abort(sqm_writer *w)
 #undef SQM__MAX_WEIGHTS
 #undef SQM__CHECK_ROWS
 #undef SQM__MIXER
+#undef SQM__OP
 #undef SQM__FILE_MAJOR
 #undef SQM__FILE_MINOR
 #undef SQM__FILE_ENDIAN

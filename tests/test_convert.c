@@ -247,6 +247,9 @@ static void test_safetensors_headers(void)
     save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 4],"
                 " \"data_offsets\": [0, 0]}}", 0);
     REFUSE("h.safetensors", "tensor a");
+    save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [4294967296, 4294967296, 0],"
+                " \"data_offsets\": [0, 0]}}", 0);
+    REFUSE("h.safetensors", "more elements than there can be");
     save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1,1,1,1,1,1,1,1,1], \"data_offsets\": [0, 4]}}", 4);
     REFUSE("h.safetensors", "tensor a");
     save_header("{\"a\": {\"dtype\": \"F32\", \"shape\": [1], \"data_offsets\": [0, 4]},"

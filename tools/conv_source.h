@@ -103,7 +103,7 @@ static uint64_t conv__extent(const conv_tensor *t)
    (conv_set_strides).                                                                                      */
 static CONV_UNUSED int conv_source_add(conv_source *s, const conv_tensor *t)
 {
-    uint64_t extent;
+    uint64_t extent, n = 64;            /* elements, with room for factors of readers */
     if (s->env->failed) return 0;
     if (t->ndim < 0 || t->ndim > CONV_MAX_DIMS)
         return conv_fail(s->env, "tensor %.200s has %d dimensions, at most %d are known", t->name, t->ndim,
@@ -112,7 +112,11 @@ static CONV_UNUSED int conv_source_add(conv_source *s, const conv_tensor *t)
         if (t->shape[i] < 0 || t->stride[i] < 0)
             return conv_fail(s->env, "tensor %.200s has a negative size or stride: shape %s", t->name,
                              conv_shape_text(s->env, t->shape, t->ndim));
+        if (t->shape[i] > 1) n = conv_times(n, (uint64_t)t->shape[i]);       /* also when another is 0 */
     }
+    if (n > (uint64_t)INT64_MAX)
+        return conv_fail(s->env, "tensor %.200s has more elements than there can be: shape %s", t->name,
+                         conv_shape_text(s->env, t->shape, t->ndim));
     extent = conv__extent(t);
     if (t->first > t->storage->bytes || extent > t->storage->bytes - t->first)
         return conv_fail(s->env,
