@@ -148,7 +148,8 @@ static void seed_sequences(void)
 }
 
 /* ---- states of single mixers --------------------------------------------------------------------------- */
-enum { CONTEXT = 16, ROWS = 4 };
+enum { CONTEXT = 16, ROWS = 4, PLACES = CONTEXT - ROWS + 1 };
+static const sqm_dtype kv_types[] = { SQM_F32, SQM_F16, SQM_I8, SQM_Q4 };
 typedef struct slot {                  /* a mixer of samples.h with a state at position 0 */
     rig      r;
     sqm_exec x;
@@ -157,13 +158,13 @@ typedef struct slot {                  /* a mixer of samples.h with a state at p
     size_t   state_bytes;
 } slot;
 
-static void slot_open(slot *s, int32_t sample_number)
+static void slot_open(slot *s, int32_t sample_number, int32_t kv)
 {
     sqm_error err;
     size_t scratch_bytes;
     rig_open(&s->r, &samples[sample_number]);
     if (rig_bind(&s->r, &err) != SQM_OK) abort();
-    s->state_bytes = s->r.mixer->state_bytes(s->r.bound, CONTEXT, ROWS, SQM_F32);
+    s->state_bytes = s->r.mixer->state_bytes(s->r.bound, CONTEXT, ROWS, kv_types[kv]);
     scratch_bytes = s->r.mixer->scratch_bytes(s->r.bound, CONTEXT, ROWS, 1) + 192;
     s->state = (uint8_t *)calloc(s->state_bytes + 1, 1);
     s->scratch = (uint8_t *)calloc(scratch_bytes, 1);
@@ -171,7 +172,7 @@ static void slot_open(slot *s, int32_t sample_number)
     s->out = (float *)calloc((size_t)(s->r.out * ROWS), sizeof(float));
     if (!s->state || !s->scratch || !s->in || !s->out) exit(2);
     if (sqm_exec_init(&s->x, SQM_ISA_AUTO, 1, s->scratch, scratch_bytes) != SQM_OK) abort();
-    s->r.mixer->reset(s->r.bound, s->state, s->state_bytes, CONTEXT, ROWS, SQM_F32);
+    s->r.mixer->reset(s->r.bound, s->state, s->state_bytes, CONTEXT, ROWS, kv_types[kv]);
     for (int32_t i = 0; i < s->r.width * ROWS; i++) s->in[i] = values[i % 999];
 }
 
@@ -196,15 +197,15 @@ static size_t slot_used(const slot *s, int32_t position)
     return used > s->r.mixer->header_bytes ? used - s->r.mixer->header_bytes : 0;
 }
 
-/* Input: number of the sample, position, what is behind the header of the state. */
+/* Input: number of the sample, position + PLACES * type of caches, what is behind the header of the state. */
 static void run_slot(const uint8_t *data, size_t size)
 {
     slot s;
     if (size < 2) return;
     if (values[0] == 0.0f) fill_values();
-    slot_open(&s, data[0] % N_SAMPLES);
+    slot_open(&s, data[0] % N_SAMPLES, data[1] / PLACES % 4);
     if (s.state_bytes) {
-        const int32_t position = data[1] % (CONTEXT - ROWS + 1);
+        const int32_t position = data[1] % PLACES;
         const size_t used = slot_used(&s, position), n = size - 2 < used ? size - 2 : used;
         memcpy(s.state + s.r.mixer->header_bytes, data + 2, n);
         slot_feed(&s, position);
@@ -215,9 +216,9 @@ static void run_slot(const uint8_t *data, size_t size)
 static void seed_slots(void)
 {
     fill_values();
-    for (int32_t i = 0; i < N_SAMPLES; i++) {
+    for (int32_t i = 0; i < N_SAMPLES * 4; i++) {
         slot s;
-        slot_open(&s, i);
+        slot_open(&s, i / 4, i % 4);
         if (s.state_bytes) {
             size_t used;
             char name[16];
@@ -227,8 +228,8 @@ static void seed_slots(void)
             used = slot_used(&s, 2 * ROWS);
             seed = (uint8_t *)calloc(used + 2, 1);
             if (!seed) exit(2);
-            seed[0] = (uint8_t)i;
-            seed[1] = 2 * ROWS;
+            seed[0] = (uint8_t)(i / 4);
+            seed[1] = (uint8_t)(2 * ROWS + i % 4 * PLACES);
             memcpy(seed + 2, s.state + s.r.mixer->header_bytes, used);
             snprintf(name, sizeof name, "%d", (int)i);
             fuzz_seed(name, seed, used + 2);
