@@ -2279,6 +2279,11 @@ SQM__INLINE size_t sqm__kv_panel_bytes(sqm_dtype t, int32_t rows, int32_t width)
     return t == SQM_Q4 ? (size_t)((rows + 1) / 2) * (size_t)width
                        : (size_t)rows * (size_t)width * (t == SQM_F32 ? 4 : t == SQM_F16 ? 2 : 1);
 }
+/* Where row i of a panel begins: with 4-bit codes also the row that shares its bytes */
+SQM__INLINE size_t sqm__kv_row_at(sqm_dtype t, int32_t i, int32_t width)
+{
+    return sqm__kv_panel_bytes(t, t == SQM_Q4 ? i & ~1 : i, width);
+}
 /* Columns of values that are stored: the last panel of codes is only as wide as it must be. */
 SQM__INLINE int32_t sqm__kv_columns(sqm_dtype t, int32_t v_dim)
 {
@@ -5172,7 +5177,7 @@ SQM__SPECIAL int SQM__NAME(widens)(const sqm__attend *a)
 /* 16 lanes of row i of a panel, codes without their scale; lanes from `width` on are any */
 SQM__SPECIAL v16 SQM__NAME(kv_row)(const uint8_t *panel, int32_t i, int32_t width, const sqm_dtype dtype)
 {
-    const uint8_t *at = panel + sqm__kv_panel_bytes(dtype, dtype == SQM_Q4 ? i & ~1 : i, width);
+    const uint8_t *at = panel + sqm__kv_row_at(dtype, i, width);
     if (dtype == SQM_F32) return SQM__NAME(load)((const float *)(const void *)at);
     if (dtype == SQM_F16) return SQM__NAME(load_f16)(at);
     if (dtype == SQM_Q4) {
@@ -7561,8 +7566,7 @@ static void sqm__kv_put(uint8_t *panel, sqm_dtype dtype, int32_t width, int32_t 
 {
     const size_t element = sqm__kv_panel_bytes(dtype, 1, 1);
     const int shift = row % 2 * 4;
-    uint8_t *to = panel + sqm__kv_panel_bytes(dtype, dtype == SQM_Q4 ? row & ~1 : row, width) +
-                  (size_t)lane * element;
+    uint8_t *to = panel + sqm__kv_row_at(dtype, row, width) + (size_t)lane * element;
     if (dtype != SQM_Q4) memcpy(to, from, (size_t)n * element);
     else for (int32_t i = 0; i < n; i++) to[i] = (uint8_t)((to[i] & ~(15 << shift)) | from[i] << shift);
 }
@@ -7571,8 +7575,7 @@ static void sqm__kv_get(uint8_t *to, const uint8_t *panel, sqm_dtype dtype, int3
 {
     const size_t element = sqm__kv_panel_bytes(dtype, 1, 1);
     const int shift = row % 2 * 4;
-    const uint8_t *from = panel + sqm__kv_panel_bytes(dtype, dtype == SQM_Q4 ? row & ~1 : row, width) +
-                          (size_t)lane * element;
+    const uint8_t *from = panel + sqm__kv_row_at(dtype, row, width) + (size_t)lane * element;
     if (dtype != SQM_Q4) memcpy(to, from, (size_t)n * element);
     else for (int32_t i = 0; i < n; i++) to[i] = from[i] >> shift & 15;
 }

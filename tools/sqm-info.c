@@ -412,7 +412,7 @@ static int parse(info_options *o, int argc, char **argv)
         } else if (strcmp(a, "--kv") == 0) {
             int kind = (int)SQM_KV_Q4;
             while (kind > 0 && (!value || strcmp(value, kv_names[kind]) != 0)) kind--;
-            if (!kind) { fprintf(stderr, "sqm-info: --kv needs f32, f16 or q8\n"); return 0; }
+            if (!kind) { fprintf(stderr, "sqm-info: --kv needs f32, f16, q8 or q4\n"); return 0; }
             o->config.kv = (sqm_kv)kind;
             o->custom = 1;
             i++;
