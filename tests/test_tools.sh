@@ -30,7 +30,7 @@ expect 0 '^usage: sqm-info' "$build/sqm-info" --help
 expect 2 '^usage: sqm-info' "$build/sqm-info"
 expect 2 "unexpected '--nonsense'" "$build/sqm-info" --nonsense
 expect 2 'positive number' "$build/sqm-info" "$toy" -c 0
-expect 2 'f32, f16 or q8' "$build/sqm-info" "$toy" --kv q9
+expect 2 'f32, f16, q8 or q4' "$build/sqm-info" "$toy" --kv q9
 expect 2 'cortex-m' "$build/sqm-info" "$toy" --target z80
 expect 1 'cannot open' "$build/sqm-info" "$work/absent.sqm"
 expect 0 'as they were written' "$build/sqm-info" --verify "$toy"
