@@ -109,7 +109,7 @@ tokenizers: $(BUILD)/tests/test_tok
 examples-test: all
 	MODELS="$(MODELS)" sh tests/examples.sh $(BUILD)
 
-matrix:
+matrix: all
 	BUILD=$(BUILD) sh tests/matrix.sh
 
 firmware: $(BUILD)/seqmodel.o $(BUILD)/sqm-info $(BUILD)/sqm-embed $(BUILD)/sqm-convert
