@@ -326,6 +326,15 @@ static int convert__write(conv *c, convert_input *in, const char *out, const con
     return convert__open_again(c, out);
 }
 
+int convert_parse_target(const char *text, conv_target *target)
+{
+    static const char *const names[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };
+    for (int i = 0; i <= (int)CONV_KEEP; i++) {
+        if (strcmp(names[i], text) == 0) { *target = (conv_target)i; return 1; }
+    }
+    return 0;
+}
+
 int convert_checkpoint(const char *in_path, const char *out, const convert_options *o,
                        convert_report *report)
 {

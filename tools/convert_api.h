@@ -27,4 +27,7 @@ typedef struct convert_report {
 int convert_checkpoint(const char *in_path, const char *out, const convert_options *o,
                        convert_report *report);
 
+/* "f32", "f16", "bf16", "q8", "q4" or "keep"; 0 when the text is none of them.                             */
+int convert_parse_target(const char *text, conv_target *target);
+
 #endif /* CONVERT_API_H_INCLUDED */

@@ -1,4 +1,4 @@
-/* eval_common.h: what sqm-check and sqm-eval share: running tokens through a model, reading options.       */
+/* eval_common.h: how the tools that run models read their options.                                        */
 #ifndef EVAL_COMMON_H_INCLUDED
 #define EVAL_COMMON_H_INCLUDED
 #include <math.h>
@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-static int eval_parse_isa(const char *text, sqm_isa *isa)
+static inline int eval_parse_isa(const char *text, sqm_isa *isa)
 {
     for (int i = (int)SQM_ISA_AUTO; i <= (int)SQM_ISA_WASM; i++) {
         const char *name = sqm_isa_name((sqm_isa)i);
@@ -18,7 +18,7 @@ static int eval_parse_isa(const char *text, sqm_isa *isa)
 }
 
 /* A whole number in [low, high]; 0 when the text is none.                                                  */
-static int eval_parse_int(const char *text, int32_t low, int32_t high, int32_t *value)
+static inline int eval_parse_int(const char *text, int32_t low, int32_t high, int32_t *value)
 {
     char *end;
     const long v = strtol(text, &end, 10);
@@ -28,7 +28,7 @@ static int eval_parse_int(const char *text, int32_t low, int32_t high, int32_t *
 }
 
 static const char *const eval_kv_names[] = { "auto", "f32", "f16", "q8", "q4" };     /* by sqm_kv */
-static int eval_parse_kv(const char *text, sqm_kv *kv)
+static inline int eval_parse_kv(const char *text, sqm_kv *kv)
 {
     for (int i = 0; i < 5; i++)
         if (strcmp(text, eval_kv_names[i]) == 0) { *kv = (sqm_kv)i; return 1; }

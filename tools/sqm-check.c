@@ -338,17 +338,13 @@ static check_result check_table(const check_options *o, const char *path, int fi
 /* ---- command line -------------------------------------------------------------------------------------- */
 static int parse_value(check_options *o, const char *key, const char *value)
 {
-    static const char *const types[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target    */
     if (strcmp(key, "--model") == 0) return (o->model = value) != NULL;
     if (strcmp(key, "--factor") == 0) return (o->factor = strtod(value, NULL)) > 0.0;
     if (strcmp(key, "--split") == 0) return eval_parse_int(value, 0, 1 << 30, &o->split);
     if (strcmp(key, "--threads") == 0) return eval_parse_int(value, 1, 1024, &o->session.threads);
     if (strcmp(key, "--isa") == 0) return eval_parse_isa(value, &o->session.isa);
     if (strcmp(key, "--kv") == 0) return eval_parse_kv(value, &o->session.kv);
-    for (int i = 0; strcmp(key, "-t") == 0 && i < 6; i++) {
-        if (strcmp(types[i], value) == 0) { o->target = (conv_target)i; return 1; }
-    }
-    return 0;
+    return strcmp(key, "-t") == 0 && convert_parse_target(value, &o->target);
 }
 
 /* 1: read; 0: not a flag.                                                                                  */

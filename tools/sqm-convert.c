@@ -38,15 +38,6 @@ static void show_progress(void *user, uint64_t done, uint64_t all)
             done == all ? "\n" : "");
 }
 
-static int parse_target(const char *text, conv_target *target)
-{
-    static const char *const names[] = { "f32", "f16", "bf16", "q8", "q4", "keep" };   /* by conv_target    */
-    for (int i = 0; i < 6; i++) {
-        if (strcmp(names[i], text) == 0) { *target = (conv_target)i; return 1; }
-    }
-    return 0;
-}
-
 static int usage_error(const char *what, const char *detail)
 {
     fprintf(stderr, "sqm-convert: %s%s\nsqm-convert --help says more\n", what, detail);
@@ -91,7 +82,7 @@ int main(int argc, char **argv)
         if (!value) return usage_error("a value is missing after ", argv[i]);
         if (strcmp(argv[i], "-o") == 0) out = value;
         else if (strcmp(argv[i], "--tokenizer") == 0) options.tokenizer = value;
-        else if (!parse_target(value, &options.target)) return usage_error("unknown type ", value);
+        else if (!convert_parse_target(value, &options.target)) return usage_error("unknown type ", value);
         i++;
     }
     if (!in || !out)

@@ -2,9 +2,8 @@
    Build: cc -O2 tools/sqm-info.c -o sqm-info -lm                                                          */
 #define SEQMODEL_IMPLEMENTATION
 #include "../seqmodel.h"
+#include "eval_common.h"
 #include "target_types.h"
-
-static const char *const kv_names[] = { "auto", "f32", "f16", "q8", "q4" };           /* by sqm_kv */
 
 static const char help[] =
     "usage: sqm-info FILE.sqm [options]\n"
@@ -227,7 +226,7 @@ static int print_memory(const sqm_model *m, const sqm__file *f, const info_optio
         if (!numbers[i]) continue;
         used += snprintf(what + used, sizeof(what) - (size_t)used, "%s %d, ", names[i], (int)numbers[i]);
     }
-    snprintf(what + used, sizeof(what) - (size_t)used, "kv %s%s", kv_names[o->config.kv],
+    snprintf(what + used, sizeof(what) - (size_t)used, "kv %s%s", eval_kv_names[o->config.kv],
              o->config.precision == SQM_EXACT ? ", exact" : "");
     return !print_session(m, &o->config, what);
 }
@@ -386,15 +385,6 @@ static int show(const info_options *o)
     return status;
 }
 
-/* A positive number that fits int32_t; 0: it is none. */
-static int32_t positive(const char *text)
-{
-    char *end;
-    const long v = text ? strtol(text, &end, 10) : 0;
-    if (!text || *end || end == text || v < 1 || v > INT32_MAX) return 0;
-    return (int32_t)v;
-}
-
 static int parse(info_options *o, int argc, char **argv)
 {
     memset(o, 0, sizeof(*o));
@@ -405,15 +395,17 @@ static int parse(info_options *o, int argc, char **argv)
                           strcmp(a, "-s") == 0 ? &o->config.n_sequences :
                           strcmp(a, "--threads") == 0 ? &o->config.threads : NULL;
         if (number) {
-            *number = positive(value);
-            if (!*number) { fprintf(stderr, "sqm-info: %s needs a positive number\n", a); return 0; }
+            if (!value || !eval_parse_int(value, 1, INT32_MAX, number)) {
+                fprintf(stderr, "sqm-info: %s needs a positive number\n", a);
+                return 0;
+            }
             o->custom = 1;
             i++;
         } else if (strcmp(a, "--kv") == 0) {
-            int kind = (int)SQM_KV_Q4;
-            while (kind > 0 && (!value || strcmp(value, kv_names[kind]) != 0)) kind--;
-            if (!kind) { fprintf(stderr, "sqm-info: --kv needs f32, f16, q8 or q4\n"); return 0; }
-            o->config.kv = (sqm_kv)kind;
+            if (!value || !eval_parse_kv(value, &o->config.kv)) {
+                fprintf(stderr, "sqm-info: --kv needs f32, f16, q8 or q4\n");
+                return 0;
+            }
             o->custom = 1;
             i++;
         } else if (strcmp(a, "--meta") == 0) {
