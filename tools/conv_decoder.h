@@ -14,7 +14,7 @@ typedef enum conv_qkv_order {         /* rows of a fused q, k, v weight         
     CONV_QKV_STACKED,                 /* all of q, all of k, all of v                                       */
     CONV_QKV_PER_HEAD,                /* for each head q, k, v: [heads, 3, head_dim]                        */
     CONV_QKV_GROUPED,                 /* per key head its queries, k, v: [kv_heads, group + 2, head_dim] */
-    CONV_QKV_CODEGEN                  /* per quarter of the heads q, v, k: [4, 3, heads / 4 * head_dim] */
+    CONV_QKV_CODEGEN                  /* per quarter of the rows q, v, k: [4, 3, heads * head_dim / 4]   */
 } conv_qkv_order;
 
 typedef enum conv_head_norm {         /* norm of queries and keys                                           */
@@ -245,8 +245,8 @@ static void conv__qkv_fused(conv *c, const conv_decoder *d, int32_t i, conv_part
         parts[2] = conv_part_rows(c, all, nv, q + kv, kv, kv, kv);
     } else if (d->qkv_order == CONV_QKV_CODEGEN) {
         const int64_t part = q / 4;
-        if (!c->env->failed && d->heads % 4)
-            conv_fail(c->env, "%d heads do not divide into four parts", d->heads);
+        if (!c->env->failed && q % 4)
+            conv_fail(c->env, "%d rows of queries do not divide into four parts", (int)q);
         parts[0] = conv_part_rows(c, all, nq, 0, part, 3 * part, q);
         parts[1] = conv_part_rows(c, all, nk, 2 * part, part, 3 * part, q);
         parts[2] = conv_part_rows(c, all, nv, part, part, 3 * part, q);

@@ -938,7 +938,7 @@ static void arch_xlstm(conv *c)
     arch_xlstm_keys(c);
     if (!arch_ssm_decoder(c, &d, "backbone.embeddings", "backbone.out_norm", "backbone.blocks.")) return;
     d.dim = conv_size(c, "hidden_size", conv_size(c, "embedding_dim", 4096));
-    d.layers = conv_size(c, "num_hidden_layers", conv_size(c, "num_blocks", 32));
+    d.layers = conv_size(c, "num_blocks", conv_size(c, "num_hidden_layers", 32));
     d.vocab = conv_size(c, "vocab_size", 50304);
     d.tied = conv_bool(c, "tie_word_embeddings", 0);
     d.norm_eps = conv_positive(c, "norm_eps", 1e-6);

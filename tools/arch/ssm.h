@@ -778,9 +778,7 @@ static int arch_recurrent_gemma_base(conv *c, conv_decoder *d)
     d->vocab = conv_size(c, "vocab_size", CONV_REQUIRED);
     d->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     d->kv_heads = conv_size(c, "num_key_value_heads", d->heads);
-    d->head_dim = conv_head_dim(c, d->dim, d->heads);
-    if (conv_size(c, "head_dim", d->head_dim) != d->head_dim)
-        conv_fail(c->env, "config.json: \"head_dim\" is not hidden_size / num_attention_heads");
+    d->head_dim = conv_key(c, "head_dim") ? conv_size(c, "head_dim", 1) : conv_head_dim(c, d->dim, d->heads);
     d->ffn = conv_size(c, "intermediate_size", CONV_REQUIRED) / 2;
     d->tied = conv_bool(c, "tie_word_embeddings", 1);
     d->norm_eps = conv_positive(c, "rms_norm_eps", 1e-6);
