@@ -561,15 +561,30 @@ static int conv__head_source(conv *c, const conv_decoder *d)
     return 7;
 }
 
+/* Whether the head is the embedding: the configuration says so, and the checkpoint has no other one. Some models
+   keep a head of their own whatever their configuration says.                                              */
+static int conv__is_tied(conv *c, const conv_decoder *d, conv_tensor *head)
+{
+    const conv_tensor *embed = conv_source_find(&c->source, conv_format(c->env, "%s%s", d->embed,
+                                                                        d->weight_suffix));
+    const uint64_t bytes = head ? conv__extent(head) : 0;
+    if (!d->tied || !head) return d->tied;
+    if (embed && embed->type == head->type && embed->ndim == head->ndim && conv__extent(embed) == bytes &&
+        memcmp(embed->shape, head->shape, (size_t)head->ndim * sizeof *head->shape) == 0 &&
+        !embed->storage->packed_bytes && !head->storage->packed_bytes &&
+        memcmp(embed->storage->data + embed->first, head->storage->data + head->first, (size_t)bytes) != 0)
+        return 0;
+    head->used = 1;                                    /* a copy of the embedding                           */
+    return 1;
+}
+
 static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
 {
     const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix),
         *bias = d->head_bias_name ? d->head_bias_name : conv_format(c->env, "%s.bias", d->head);
-    conv_tensor *t = conv_source_find(&c->source, weight);
-    const int src = conv__head_source(c, d);
-    if (d->tied && t) t->used = 1;                     /* a copy of the embedding                           */
+    const int src = conv__head_source(c, d), tied = conv__is_tied(c, d, conv_source_find(&c->source, weight));
     conv_put(c, "head logits r%d w=@%s", src,
-             d->tied ? "embed" : conv_make(c, "head", CONV_TABLE,
+             tied ? "embed" : conv_make(c, "head", CONV_TABLE,
                                            conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim
                                                      : d->dim)));
     if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))

@@ -189,7 +189,7 @@ static CONV_UNUSED void ssm_put_selective(conv *c, const ssm_selective *s)
 
 typedef struct ssm_mamba1 {
     int32_t     inner, state, rank, taps;
-    const char *act;
+    const char *act;                  /* of the convolution; the gate is silu                               */
     const char *norms[3];             /* see ssm_selective                                                  */
     double      norm_eps;
 } ssm_mamba1;
@@ -230,7 +230,7 @@ static CONV_UNUSED void ssm_put_mamba1(conv *c, const ssm_block *b, const ssm_ma
 {
     ssm_put_linear(c, b, 2, b->src, b->names->in_proj, 2 * (int64_t)m->inner, b->dim, 0);
     ssm_put_mamba1_direction(c, b, m, 0);
-    conv_line(c, "gate r8 r8 r2 act=%s first=%d", m->act, m->inner);
+    conv_line(c, "gate r8 r8 r2 act=silu first=%d", m->inner);
     ssm_put_out(c, b, 8, b->names->out_proj, m->inner);
 }
 
@@ -243,7 +243,7 @@ static CONV_UNUSED void ssm_put_vim(conv *c, const ssm_block *b, const ssm_mamba
     ssm_put_mamba1_direction(c, b, m, 0);
     conv_line(c, "copy r9 r8");
     ssm_put_mamba1_direction(c, &back, m, 1);
-    conv_line(c, "add r8 r8 r9\ngate r8 r8 r2 act=%s first=%d", m->act, m->inner);
+    conv_line(c, "add r8 r8 r9\ngate r8 r8 r2 act=silu first=%d", m->inner);
     if (halve) conv_line(c, "scale r8 r8 by=0.5");
     ssm_put_out(c, b, 8, "out_proj", m->inner);
     if (conv_has(c, ssm_in(c, b, "gamma")))

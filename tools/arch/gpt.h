@@ -366,7 +366,8 @@ static void arch_biogpt(conv *c)
     arch_opt_names(c, &d, prefix);
     d.final_norm = conv_format(c->env, "%slayer_norm", prefix);
     d.head = "output_projection";
-    d.norm_eps = conv_positive(c, "layer_norm_eps", 1e-12);
+    d.norm_eps = 1e-5;                                 /* of all norms, whatever layer_norm_eps says        */
+    conv_key(c, "layer_norm_eps");
     d.qkv_bias = d.o_bias = d.ffn_bias = CONV_BIAS;
     if (!conv_key(c, "hidden_act")) d.act = "gelu";
     conv_key(c, "activation_dropout");

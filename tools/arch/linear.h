@@ -960,7 +960,8 @@ static void arch_xlstm(conv *c)
         lin_put_xlstm_block(&l, &x, &names);
     }
     conv_line(c, "# output");
-    if (conv_bool(c, "add_out_norm", 1)) conv_put_norm(c, &d, 0, 0, "norm", d.final_norm);
+    if (conv_bool(c, "add_out_norm", 1) || conv_has(c, conv_format(c->env, "%s.weight", d.final_norm)))
+        conv_put_norm(c, &d, 0, 0, "norm", d.final_norm);
     conv_put_head(c, &d);
 }
 

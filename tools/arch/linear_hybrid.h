@@ -43,7 +43,7 @@ static void arch_linear_sizes(conv *c, const conv_decoder *d, lin_layer *y)
     y->key_dim = conv_size(c, "linear_key_head_dim", 128);
     y->v_dim = conv_size(c, "linear_value_head_dim", 128);
     y->taps = conv_size(c, "linear_conv_kernel_dim", 4);
-    y->qk_act = y->v_act = "silu";
+    y->qk_act = y->v_act = d->act;
     y->map = LIN_MAP_L2;
     y->update = "delta";
     y->decay = LIN_DECAY_SOFTPLUS;
@@ -51,7 +51,7 @@ static void arch_linear_sizes(conv *c, const conv_decoder *d, lin_layer *y)
     y->dt_bias = "dt_bias";
     y->norm = LIN_NORM_HEAD;
     y->norm_eps = d->norm_eps;
-    y->gate_act = d->act;
+    y->gate_act = "silu";
     if (!c->env->failed && y->v_heads % y->k_heads)
         conv_fail(c->env, "config.json: %d value heads do not divide over %d key heads", y->v_heads,
                   y->k_heads);
@@ -361,7 +361,7 @@ static void arch_kimi_linear_layer(conv *c, const arch_kimi *k, int32_t i)
     memcpy(y.conv, kernels, sizeof kernels);
     y.n_conv = 3;
     y.taps = k->taps;
-    y.qk_act = y.v_act = "silu";
+    y.qk_act = y.v_act = d->act;
     y.map = LIN_MAP_L2;
     y.update = "delta";
     y.decay = k->bound != 0.0 ? LIN_DECAY_BOUNDED : LIN_DECAY_SOFTPLUS;

@@ -593,7 +593,7 @@ static void arch_zamba_mamba1(conv *c, const ssm_block *b, const ssm_mamba1 *m, 
         ssm_put_selective(c, &s);
         conv_line(c, h ? "cat r10 r9 r8\ncopy r9 r10" : "copy r9 r8");
     }
-    conv_line(c, "gate r9 r9 r2 act=%s first=%d", m->act, m->inner);
+    conv_line(c, "gate r9 r9 r2 act=silu first=%d", m->inner);
     ssm_put_out(c, b, 9, "out_proj", inner);
 }
 
@@ -626,6 +626,8 @@ static int arch_zamba_base(conv *c, arch_zamba *z, const json_value *types)
     conv_decoder *d = &z->d;
     memset(z, 0, sizeof *z);
     if (!conv_hf_decoder(c, d, 1)) return 0;
+    if (!d->tied)                                      /* it unties the layers that share weights as well   */
+        conv_fail(c->env, "config.json: \"tie_word_embeddings\": false is not supported");
     c->ignored = copies;                               /* some files repeat shared weights in every layer   */
     d->norm_eps = conv_positive(c, "rms_norm_eps", 1e-5);
     d->final_norm = conv_format(c->env, "%sfinal_layernorm", conv_prefix(c, "model.", "embed_tokens.weight"));
