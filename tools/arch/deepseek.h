@@ -49,8 +49,7 @@ static void arch_latent_widths(conv *c, arch_latent *k, const arch_latent_usual 
     m->v_dim = conv_size(c, "v_head_dim", usual->v_dim ? usual->v_dim : conv_head_dim(c, m->dim, m->heads));
     m->scale = arch_latent_mscale(c) / sqrt((double)m->plain + m->rotated);
     m->norm_eps = 1e-6;               /* whatever rms_norm_eps says                                         */
-    if (conv_size(c, "qk_head_dim", (int64_t)m->plain + m->rotated) != (int64_t)m->plain + m->rotated)
-        conv_fail(c->env, "config.json: \"qk_head_dim\" is not qk_nope_head_dim + qk_rope_head_dim");
+    conv_key(c, "qk_head_dim");       /* the sum of the two                                                 */
     if (conv_size(c, "num_key_value_heads", m->heads) != m->heads)
         conv_fail(c->env, "config.json: latent attention with \"num_key_value_heads\" other than "
                   "num_attention_heads is not supported");

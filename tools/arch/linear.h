@@ -113,6 +113,7 @@ static void arch_rwkv(conv *c)
     const double eps = conv_positive(c, "layer_norm_epsilon", 1e-5);
     const lin l = arch_lin(c, "", ".weight", -1);
     double scale = 1.0;
+    int tied;
     lin_rwkv r;
     memset(&r, 0, sizeof r);
     r.dim = conv_size(c, "hidden_size", 4096);
@@ -121,7 +122,7 @@ static void arch_rwkv(conv *c)
     r.ffn = conv_size(c, "intermediate_size", 4 * (int64_t)r.dim);
     c->max_context = conv_size(c, "context_length", 1024);
     c->unlimited = 1;
-    conv_only_bool(c, "tie_word_embeddings", 0);
+    tied = conv_bool(c, "tie_word_embeddings", 0) && !conv_has(c, "head.weight");
     if (conv_size(c, "attention_hidden_size", r.dim) != r.dim)
         conv_fail(c->env, "config.json: \"attention_hidden_size\" other than hidden_size is not supported");
     arch_lin_embed(&l, "rwkv.embeddings.weight", vocab, r.dim);
@@ -139,8 +140,9 @@ static void arch_rwkv(conv *c)
         conv_line(c, "scale r0 r0 by=0.5");
     }
     conv_line(c, "# output");
-    arch_lin_layer_norm(&l, 0, 0, "rwkv.ln_out", r.dim, eps);
-    arch_lin_head(&l, "head.weight", vocab, r.dim);
+    arch_lin_layer_norm(&l, 0, 0, "rwkv.ln_out", r.dim, 1e-5);
+    if (tied) conv_line(c, "head logits r0 w=@embed");
+    else arch_lin_head(&l, "head.weight", vocab, r.dim);
 }
 
 /* ---- flash-linear-attention: one decoder, many mixers -------------------------------------------------- */

@@ -151,7 +151,7 @@ static void arch_qwen_hybrid(conv *c)
     memset(&m, 0, sizeof m);
     c->ignored = mtp;
     if (!conv_hf_decoder(c, &d, 0)) return;
-    conv_only_bool(c, "attention_bias", 0);
+    d.qkv_bias = d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     d.norm_eps = conv_positive(c, "rms_norm_eps", 1e-6);
     d.norm_plus = 1.0;
     d.head_norm = CONV_HEAD_NORM_SHARED;
@@ -233,7 +233,7 @@ static void arch_olmo_hybrid(conv *c)
     conv_decoder d;
     for (int i = 0; start[i]; i++) conv_key(c, start[i]);
     if (!conv_hf_decoder(c, &d, 0)) return;
-    conv_only_bool(c, "attention_bias", 0);
+    d.qkv_bias = d.o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     d.norm_eps = conv_positive(c, "rms_norm_eps", 1e-6);
     d.head_norm = CONV_HEAD_NORM_FULL;
     d.q_norm = "self_attn.q_norm";
@@ -270,7 +270,7 @@ static int arch_minimax_linear(conv *c, const conv_decoder *d, int32_t i, conv_p
     y.scale = 1.0;
     y.norm = LIN_NORM_ALL;
     y.norm_weight = "norm";
-    y.norm_eps = d->norm_eps;
+    y.norm_eps = 1e-6;                /* whatever rms_norm_eps says                                         */
     y.gate = lin_part(&l, "output_gate", (int64_t)d->heads * d->head_dim, d->dim);
     y.gate_act = "sigmoid";
     *out = lin_part(&l, "out_proj", d->dim, (int64_t)d->heads * d->head_dim);
@@ -446,7 +446,7 @@ static int arch_kimi_sizes(conv *c, arch_kimi *k, const char *embed)
     d->attn_norm = "input_layernorm";
     d->ffn_norm = "post_attention_layernorm";
     d->act = conv_activation(c, "hidden_act", "silu");
-    conv_only_bool(c, "attention_bias", 0);
+    d->qkv_bias = d->o_bias = arch_bias(conv_bool(c, "attention_bias", 0));
     c->max_context = arch_size_either(c, "max_position_embeddings", "model_max_length", CONV_REQUIRED);
     m->heads = conv_size(c, "num_attention_heads", CONV_REQUIRED);
     m->q_rank = conv_key(c, "q_lora_rank") ? conv_size(c, "q_lora_rank", 1) : 0;
@@ -456,8 +456,7 @@ static int arch_kimi_sizes(conv *c, arch_kimi *k, const char *embed)
     m->v_dim = conv_size(c, "v_head_dim", 128);
     m->scale = 1.0 / sqrt((double)m->plain + m->rotated);
     m->norm_eps = 1e-6;               /* whatever rms_norm_eps says                                         */
-    if (conv_size(c, "qk_head_dim", (int64_t)m->plain + m->rotated) != (int64_t)m->plain + m->rotated)
-        conv_fail(c->env, "config.json: \"qk_head_dim\" is not qk_nope_head_dim + qk_rope_head_dim");
+    conv_key(c, "qk_head_dim");       /* the sum of the two                                                 */
     conv_key(c, "head_dim");          /* in use by no layer                                                 */
     conv_key(c, "num_key_value_heads");
     x->experts = conv_size(c, "num_experts", CONV_REQUIRED);

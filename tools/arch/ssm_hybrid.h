@@ -292,7 +292,8 @@ static int arch_nemotron_h_sizes(conv *c, conv_decoder *d, ssm_mamba2 *m, conv_m
     d->up = "mixer.up_proj"; d->down = "mixer.down_proj";
     d->act = conv_activation(c, "mlp_hidden_act", "relu2");
     d->ffn_bias = arch_bias(conv_bool(c, "mlp_bias", 0));
-    conv_only_bool(c, "attention_bias", 0);
+    d->qkv_bias = d->o_bias = CONV_BIAS_IF_PRESENT;    /* transformers has none, whatever attention_bias    */
+    conv_key(c, "attention_bias");
     m->heads = conv_size(c, "mamba_num_heads", 128);
     m->head_dim = conv_size(c, "mamba_head_dim", 64);
     if (!c->env->failed && (int64_t)m->heads * m->head_dim > 1 << 28) conv_fail(c->env, "too many heads");
