@@ -561,8 +561,8 @@ static int conv__head_source(conv *c, const conv_decoder *d)
     return 7;
 }
 
-/* Whether the head is the embedding: the configuration says so, and the checkpoint has no other one. Some models
-   keep a head of their own whatever their configuration says.                                              */
+/* Whether the head is the embedding: the configuration says so, and the checkpoint has no other one. Some
+   models keep a head of their own whatever their configuration says.                                       */
 static int conv__is_tied(conv *c, const conv_decoder *d, conv_tensor *head)
 {
     const conv_tensor *embed = conv_source_find(&c->source, conv_format(c->env, "%s%s", d->embed,
@@ -585,8 +585,7 @@ static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
     const int src = conv__head_source(c, d), tied = conv__is_tied(c, d, conv_source_find(&c->source, weight));
     conv_put(c, "head logits r%d w=@%s", src,
              tied ? "embed" : conv_make(c, "head", CONV_TABLE,
-                                           conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim
-                                                     : d->dim)));
+                                        conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim : d->dim)));
     if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))
         conv_put(c, " b=@%s", conv_make(c, "head.bias", CONV_VECTOR, conv_take(c, bias, d->vocab, 0)));
     conv_put_real(c, "scale", d->head_scale, 1.0);

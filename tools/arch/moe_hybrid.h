@@ -591,8 +591,8 @@ static void arch_jetmoe(conv *c)
     a.m.k = conv_size(c, "num_experts_per_tok", 2);
     if (!conv_hf_decoder_of(c, &a.d, 1, "kv_channels", 128)) return;
     if (a.m.k > a.m.experts || a.m.k > INT32_MAX / a.d.kv_heads)
-        conv_fail(c->env, "config.json: %d key heads times %d of %d experts are impossible", a.d.kv_heads, a.m.k,
-                  a.m.experts);
+        conv_fail(c->env, "config.json: %d key heads times %d of %d experts are impossible", a.d.kv_heads,
+                  a.m.k, a.m.experts);
     else a.d.heads = a.d.kv_heads * a.m.k;             /* num_attention_heads is not asked                  */
     eps = conv_positive(c, "rms_norm_eps", 1e-6);
     a.d.norm_eps = 1e-6;                               /* of the layers' norms, whatever rms_norm_eps says  */
