@@ -582,10 +582,10 @@ static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
 {
     const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix),
         *bias = d->head_bias_name ? d->head_bias_name : conv_format(c->env, "%s.bias", d->head);
+    const int32_t width = d->embed_dim ? d->embed_dim : d->dim;
     const int src = conv__head_source(c, d), tied = conv__is_tied(c, d, conv_source_find(&c->source, weight));
     conv_put(c, "head logits r%d w=@%s", src,
-             tied ? "embed" : conv_make(c, "head", CONV_TABLE,
-                                        conv_take(c, weight, d->vocab, d->embed_dim ? d->embed_dim : d->dim)));
+             tied ? "embed" : conv_make(c, "head", CONV_TABLE, conv_take(c, weight, d->vocab, width)));
     if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))
         conv_put(c, " b=@%s", conv_make(c, "head.bias", CONV_VECTOR, conv_take(c, bias, d->vocab, 0)));
     conv_put_real(c, "scale", d->head_scale, 1.0);
