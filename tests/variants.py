@@ -63,10 +63,8 @@ def widen(config):
                 part[key] = value * 3 // 2
             elif key in LAYERS:
                 part[key] = value + 1
-            elif not (key == "intermediate_size" and "expand" in part):
+            else:
                 part[key] = value + more
-    if "expand" in config and config.get("model_type") in ("mamba", "falcon_mamba"):
-        config["intermediate_size"] = config["expand"] * config["hidden_size"]
 
 
 def new_values(key, value):

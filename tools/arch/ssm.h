@@ -185,9 +185,9 @@ static void arch_mamba(conv *c)
     ssm_mamba1 m;
     memset(&m, 0, sizeof m);
     if (!arch_mamba_base(c, &d, 1)) return;
-    m.inner = arch_expanded(c, &d, "expand", 2.0);
-    if (conv_size(c, "intermediate_size", m.inner) != m.inner)
-        conv_fail(c->env, "config.json: \"intermediate_size\" is not expand * hidden_size = %d", m.inner);
+    conv_key(c, "expand");
+    m.inner = conv_key(c, "intermediate_size") ? conv_size(c, "intermediate_size", 1)
+            : arch_expanded(c, &d, "expand", 2.0);
     m.state = conv_size(c, "state_size", 16);
     m.taps = conv_size(c, "conv_kernel", 4);
     m.rank = arch_auto_size(c, "time_step_rank", (d.dim + 15) / 16);
