@@ -9,8 +9,8 @@ case's own. What transformers itself cannot do is left out. Prints one line a va
 a message), or MADE without --check.
 
 Known to differ: selections of top-k keys (DeepSeek-V3.2, DeepSeek-V4, GLM-DSA) where scores are exactly equal, which
-is frequent at 0 after ReLU. torch's choice among them depends on the length of the call. Reformer's hashed layers turn by random
-matrices."""
+is frequent at 0 after ReLU: torch's choice among them depends on the length of the call. Hashed layers of Reformer:
+every run draws its matrices anew."""
 import argparse
 import copy
 import json
