@@ -137,12 +137,9 @@ def logits(model, ids):
         return model(torch.tensor([ids])).logits[0].double().numpy()
 
 
-def make(source, target, change, seed):
+def make(source, meta, config, target, change, seed):
     """Writes the variant of the case `source` into the directory `target`."""
-    with open(os.path.join(source, "meta.json")) as f:
-        meta = json.load(f)
-    with open(os.path.join(source, "config.json")) as f:
-        config = json.load(f)
+    meta, config = dict(meta), copy.deepcopy(config)
     kind, rng = getattr(transformers, meta["cls"]), np.random.default_rng(seed)
     change(config)
     if isinstance(config.get("time_step_limit"), list):
@@ -197,7 +194,7 @@ def main():
             target = os.path.join(o.out, name.replace("/", "_"), case)
             os.makedirs(target, exist_ok=True)
             try:
-                make(source, target, change, o.seed)
+                make(source, meta, config, target, change, o.seed)
             except Exception:                           # whatever the library says of such a configuration
                 continue
             said = "MADE"

@@ -46,6 +46,7 @@ typedef struct conv_decoder {
     const char *head_bias_name;       /* NULL: head.bias                                                    */
     const char *norm, *head_norm_kind;                       /* "rms" or "layer"                            */
     double      norm_eps, norm_plus;                         /* norm_plus 1: checkpoints hold w - 1         */
+    double      final_eps;                                   /* of the last norm; 0: norm_eps               */
     int32_t     norm_plain;                                  /* norms have no weights                       */
     conv_bias   norm_bias, head_norm_bias, qkv_bias, o_bias, ffn_bias, head_bias;
     conv_qkv_order qkv_order;
@@ -561,21 +562,15 @@ static int conv__head_source(conv *c, const conv_decoder *d)
     return 7;
 }
 
-/* Whether the head is the embedding: the configuration says so, and the checkpoint has no other one. Some
-   models keep a head of their own whatever their configuration says.                                       */
-static int conv__is_tied(conv *c, const conv_decoder *d, conv_tensor *head)
+/* Whether the tensor `head` is the embedding: the configuration says so (tied), and the checkpoint has no
+   other one. Some models keep a head of their own whatever their configuration says.                       */
+static CONV_UNUSED int conv_is_tied(conv *c, int tied, const char *embed, const char *head)
 {
-    const conv_tensor *embed = conv_source_find(&c->source, conv_format(c->env, "%s%s", d->embed,
-                                                                        d->weight_suffix));
-    const uint64_t bytes = head ? conv__extent(head) : 0;
-    if (!d->tied || !head) return d->tied;
-    if (embed && embed->type == head->type && embed->ndim == head->ndim && conv__extent(embed) == bytes &&
-        memcmp(embed->shape, head->shape, (size_t)head->ndim * sizeof *head->shape) == 0 &&
-        !embed->storage->packed_bytes && !head->storage->packed_bytes &&
-        memcmp(embed->storage->data + embed->first, head->storage->data + head->first, (size_t)bytes) != 0)
-        return 0;
-    head->used = 1;                                    /* a copy of the embedding                           */
-    return 1;
+    conv_tensor *t = tied ? conv_source_find(&c->source, head) : NULL;
+    const conv_tensor *of = t ? conv_source_find(&c->source, embed) : NULL;
+    if (of && conv_tensors_differ(of, t)) return 0;
+    if (t) t->used = 1;                                /* a copy of the embedding                           */
+    return tied;
 }
 
 static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
@@ -583,7 +578,8 @@ static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
     const char *weight = conv_format(c->env, "%s%s", d->head, d->weight_suffix),
         *bias = d->head_bias_name ? d->head_bias_name : conv_format(c->env, "%s.bias", d->head);
     const int32_t width = d->embed_dim ? d->embed_dim : d->dim;
-    const int src = conv__head_source(c, d), tied = conv__is_tied(c, d, conv_source_find(&c->source, weight));
+    const char *embed = conv_format(c->env, "%s%s", d->embed, d->weight_suffix);
+    const int src = conv__head_source(c, d), tied = conv_is_tied(c, d->tied, embed, weight);
     conv_put(c, "head logits r%d w=@%s", src,
              tied ? "embed" : conv_make(c, "head", CONV_TABLE, conv_take(c, weight, d->vocab, width)));
     if (d->head_bias == CONV_BIAS || (d->head_bias == CONV_BIAS_IF_PRESENT && conv_has(c, bias)))
@@ -591,6 +587,16 @@ static CONV_UNUSED void conv_put_head(conv *c, const conv_decoder *d)
     conv_put_real(c, "scale", d->head_scale, 1.0);
     conv_put_real(c, "softcap", d->head_softcap, 0.0);
     conv_line(c, "%s", "");
+}
+
+/* Final norm, with an epsilon of its own where it has one, and head                                        */
+static CONV_UNUSED void conv_put_output(conv *c, const conv_decoder *d)
+{
+    conv_decoder last = *d;
+    if (d->final_eps != 0.0) last.norm_eps = d->final_eps;
+    conv_line(c, "# output");
+    if (d->final_norm) conv_put_norm(c, &last, 0, 0, "norm", d->final_norm);
+    conv_put_head(c, d);
 }
 
 static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
@@ -601,9 +607,7 @@ static CONV_UNUSED void conv_emit_decoder(conv *c, const conv_decoder *d)
         conv_line(c, "# layer %d", i);
         conv_put_layer(c, d, i);
     }
-    conv_line(c, "# output");
-    if (d->final_norm) conv_put_norm(c, d, 0, 0, "norm", d->final_norm);
-    conv_put_head(c, d);
+    conv_put_output(c, d);
 }
 
 /* ---- the usual sources of sizes and names -------------------------------------------------------------- */

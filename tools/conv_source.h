@@ -99,6 +99,17 @@ static uint64_t conv__extent(const conv_tensor *t)
     return last == UINT64_MAX ? UINT64_MAX : conv_times(last + 1, conv_types[t->type].bytes);
 }
 
+/* Whether two tensors of one type and shape hold other bytes. 0 also where they are not compared: of other
+   shapes, or packed.                                                                                       */
+static CONV_UNUSED int conv_tensors_differ(const conv_tensor *a, const conv_tensor *b)
+{
+    const uint64_t bytes = conv__extent(a);
+    return a->type == b->type && a->ndim == b->ndim && conv__extent(b) == bytes &&
+           memcmp(a->shape, b->shape, (size_t)a->ndim * sizeof *a->shape) == 0 &&
+           !a->storage->packed_bytes && !b->storage->packed_bytes &&
+           memcmp(a->storage->data + a->first, b->storage->data + b->first, (size_t)bytes) != 0;
+}
+
 /* Adds a tensor after checking that all of it lies inside its storage. Strides must be set
    (conv_set_strides).                                                                                      */
 static CONV_UNUSED int conv_source_add(conv_source *s, const conv_tensor *t)

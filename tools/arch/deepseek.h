@@ -210,7 +210,7 @@ static void arch_latent_emit(conv *c, arch_latent *k)
         arch_latent_out(c, k, i, conv_put_mla(c, &k->d, &k->mla, i, 1));
         arch_latent_ffn(c, k, i, !k->moe.experts || arch_latent_is_dense(c, k, i));
     }
-    arch_output(c, &k->d);
+    conv_put_output(c, &k->d);
 }
 
 /* ---- DeepSeek-V2 and -V3, GLM-4.7-Flash ---------------------------------------------------------------- */
@@ -373,7 +373,7 @@ static void arch_longcat_flash(conv *c)
         conv_fail(c->env, "config.json: \"num_hidden_layers\" is not twice \"num_layers\"");
     conv_put_embedding(c, &k.d);
     for (int32_t i = 0; i < k.d.layers && !c->env->failed; i++) arch_longcat_layer(c, &k, i, zero);
-    arch_output(c, &k.d);
+    conv_put_output(c, &k.d);
 }
 
 /* ---- GGUF: deepseek2, which is also V3, GLM-4.7-Flash, Youtu, Moonlight ... --------------------------- */
@@ -468,7 +468,7 @@ static void arch_gguf_deepseek2(conv *c)
         arch_gguf_experts(c, &k.d, &k.moe, i);
         if (k.shared) arch_gguf_shared(c, &k.d, i, k.shared, 0);
     }
-    arch_output(c, &k.d);
+    conv_put_output(c, &k.d);
 }
 
 #endif /* ARCH_DEEPSEEK_H_INCLUDED */

@@ -84,7 +84,7 @@ static void arch_index_emit(conv *c, arch_latent *k, const arch_index *x, const 
         arch_latent_out(c, k, i, conv_put_mla_attention(c, &k->d, &k->mla, i, 1));
         arch_latent_ffn(c, k, i, arch_latent_is_dense(c, k, i));
     }
-    arch_output(c, &k->d);
+    conv_put_output(c, &k->d);
 }
 
 static void arch_deepseek_v32(conv *c)

@@ -131,7 +131,7 @@ static void arch_gguf_rwkv(conv *c)
         conv_line(c, "add r0 r0 r%d", reg);
         if ((i + 1) % every == 0) conv_line(c, "scale r0 r0 by=0.5");
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* The layers of Qwen2 around the mixers                                                                    */
@@ -154,7 +154,7 @@ static void arch_gguf_rwkv_qwen2(conv *c)
         arch_gguf_time_mix_layer(c, &r, version, i, kv_heads);
         arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 #endif /* ARCH_GGUF_RWKV_H_INCLUDED */

@@ -122,7 +122,7 @@ static void arch_rwkv(conv *c)
     r.ffn = conv_size(c, "intermediate_size", 4 * (int64_t)r.dim);
     c->max_context = conv_size(c, "context_length", 1024);
     c->unlimited = 1;
-    tied = conv_bool(c, "tie_word_embeddings", 0) && !conv_has(c, "head.weight");
+    tied = conv_is_tied(c, conv_bool(c, "tie_word_embeddings", 0), "rwkv.embeddings.weight", "head.weight");
     if (conv_size(c, "attention_hidden_size", r.dim) != r.dim)
         conv_fail(c->env, "config.json: \"attention_hidden_size\" other than hidden_size is not supported");
     arch_lin_embed(&l, "rwkv.embeddings.weight", vocab, r.dim);
@@ -221,7 +221,7 @@ static void arch_fla_model(conv *c, int (*mixer)(arch_fla *f))
         conv_put_linear(c, 0, reg, &out, 1, 1.0, CONV_ADD);
         arch_ffn_branch(c, &f.d, i);
     }
-    arch_output(c, &f.d);
+    conv_put_output(c, &f.d);
 }
 
 /* Projections and convolutions; sizes of y are set.                                                        */

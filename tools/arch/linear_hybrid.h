@@ -178,7 +178,7 @@ static void arch_qwen_hybrid(conv *c)
         if (experts && !arch_qwen_is_dense(c, i)) arch_qwen_experts(c, &d, i, &m);
         else arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- OLMo hybrid --------------------------------------------------------------------------------------- */
@@ -243,7 +243,7 @@ static void arch_olmo_hybrid(conv *c)
     conv_put_embedding(c, &d);
     for (int32_t i = 0; i < d.layers && !c->env->failed; i++)
         arch_olmo_hybrid_layer(c, &d, i, arch_layer_attends(c, &d, i, 4));
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- MiniMax: lightning attention; branches are added to their normalised input ------------------------ */
@@ -332,7 +332,7 @@ static void arch_minimax(conv *c)
         arch_minimax_sum(c, conv_number(c, conv_format(c->env, "%s_alpha_factor", kind), 1.0));
         arch_minimax_experts(c, &d, i, &m);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- Kimi Linear, Bailing: Kimi delta attention, latent attention, experts ----------------------------- */
@@ -552,7 +552,7 @@ static void arch_kimi_linear(conv *c)
         arch_kimi_names(c, &k, i, experts, "e_score_correction_bias");
         arch_kimi_layer(c, &k, i, arch_kimi_attends(c, &k, i), arch_kimi_is_dense(c, &k, i));
     }
-    arch_output(c, &k.d);
+    conv_put_output(c, &k.d);
 }
 
 static void arch_bailing_hybrid(conv *c)
@@ -583,7 +583,7 @@ static void arch_bailing_hybrid(conv *c)
         arch_kimi_names(c, &k, i, experts, "expert_bias");
         arch_kimi_layer(c, &k, i, arch_layer_attends(c, &k.d, i, every), arch_kimi_is_dense(c, &k, i));
     }
-    arch_output(c, &k.d);
+    conv_put_output(c, &k.d);
 }
 
 #endif /* ARCH_LINEAR_HYBRID_H_INCLUDED */

@@ -180,7 +180,7 @@ static void arch_moe_emit(conv *c, arch_moe *a)
     if (c->env->failed) return;
     conv_put_embedding(c, &a->d);
     for (int32_t i = 0; i < a->d.layers && !c->env->failed; i++) arch_moe_layer(c, a, i);
-    arch_output(c, &a->d);
+    conv_put_output(c, &a->d);
 }
 
 /* ---- reading configurations -------------------------------------------------------------------------- */
@@ -598,7 +598,7 @@ static void arch_gguf_moe_emit(conv *c, arch_moe *a)
     if (c->env->failed) return;
     conv_put_embedding(c, &a->d);
     for (int32_t i = 0; i < a->d.layers && !c->env->failed; i++) arch_gguf_moe_layer(c, a, i);
-    arch_output(c, &a->d);
+    conv_put_output(c, &a->d);
 }
 
 /* Mixtral is llama with experts                                                                            */

@@ -59,7 +59,7 @@ static void arch_hunyuan_moe(conv *c)
             conv_fail(c->env, "config.json: more than one \"num_shared_expert\" is not supported");
         arch_moe_layer(c, &a, i);
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- Phi-3.5-MoE: LayerNorm, biases, two experts one after the other --------------------------------- */
@@ -202,7 +202,7 @@ static void arch_dbrx(conv *c)
         conv_put_route(c, &a.m, 1, a.d.dim);
         conv_put_experts(c, &a.m, 0, 1, 1);
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- gpt-oss: sinks, biases everywhere, experts stored [in, out] with gate and up by turns ----------- */
@@ -267,7 +267,7 @@ static void arch_gpt_oss(conv *c)
         a.m.down_bias = conv_layer_name(c, &a.d, i, "mlp.experts.down_proj_bias");
         arch_moe_layer(c, &a, i);
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- AFMoE (Trinity): gated attention, rope on layers with a window, norms before and after branches - */
@@ -349,7 +349,7 @@ static void arch_laguna(conv *c)
             ? "mlp.shared_experts" : "mlp.shared_expert";
         arch_moe_layer(c, &a, i);
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- MiMo-V2-Flash: layers with a window have twice the key heads, and sinks ------------------------- */
@@ -389,7 +389,7 @@ static void arch_mimo_v2_flash(conv *c)
             conv_fail(c->env, "%d query heads do not divide over %d key heads", a.d.heads, a.d.kv_heads);
         arch_moe_layer(c, &a, i);
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- Llama 4: attention in chunks, layers without rope whose queries grow, weights on the inputs - */
@@ -463,7 +463,7 @@ static void arch_llama4(conv *c)
     conv_put_embedding(c, &a.d);
     for (int32_t i = 0; i < a.d.layers && !c->env->failed; i++)
         arch_llama4_layer(c, &a, i, chunk, tuned ? grow : 0.0, norms);
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- Lara mini: gated delta net, attention with a window and rope, attention without either ---------- */
@@ -531,7 +531,7 @@ static void arch_lara_mini(conv *c)
         }
         arch_moe_experts(c, &a, i);
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- JetMoE: experts hold queries and output maps; keys and values are common ------------------------ */
@@ -584,7 +584,6 @@ static void arch_jetmoe_attention(conv *c, const conv_decoder *d, int32_t i, con
 static void arch_jetmoe(conv *c)
 {
     arch_moe a;
-    double eps;
     memset(&a, 0, sizeof a);
     arch_moe_unused_keys(c);
     a.m.experts = conv_size(c, "num_local_experts", 8);
@@ -594,7 +593,7 @@ static void arch_jetmoe(conv *c)
         conv_fail(c->env, "config.json: %d key heads times %d of %d experts are impossible", a.d.kv_heads,
                   a.m.k, a.m.experts);
     else a.d.heads = a.d.kv_heads * a.m.k;             /* num_attention_heads is not asked                  */
-    eps = conv_positive(c, "rms_norm_eps", 1e-6);
+    a.d.final_eps = conv_positive(c, "rms_norm_eps", 1e-6);
     a.d.norm_eps = 1e-6;                               /* of the layers' norms, whatever rms_norm_eps says  */
     conv_hf_rope(c, &a.d.ropes[0], "rope.freq", NULL, &arch_rope_keys, a.d.head_dim);
     a.m.dim = a.d.dim;
@@ -609,8 +608,7 @@ static void arch_jetmoe(conv *c)
         arch_moe_experts(c, &a, i);
         arch_jetmoe_bias(c, &a.d, i, "ffn.bias", "mlp.bias");
     }
-    a.d.norm_eps = eps;
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 /* ---- ZAYA: queries and keys through convolutions, half of the values late, a deep router - */
@@ -883,7 +881,7 @@ static void arch_zaya(conv *c)
         conv_put_experts(c, &a.m, 3, 1, 0);
         arch_zaya_sum(c, &a.d, i, 3, "post_mlp_residual_scale");
     }
-    arch_output(c, &a.d);
+    conv_put_output(c, &a.d);
 }
 
 #endif /* ARCH_MOE_HYBRID_H_INCLUDED */

@@ -43,13 +43,12 @@ static void arch_ctrl(conv *c)
     const char *prefix = conv_prefix(c, "transformer.", "w.weight");
     static const char *const unused[] = { "*pos_encoding", NULL };
     conv_decoder d;
-    double eps;
     if (!arch_gpt_base(c, &d, 1)) return;
     arch_gpt2_summary(c);
     c->ignored = unused;
     c->unlimited = 1;
     d.ffn = conv_size(c, "dff", CONV_REQUIRED);
-    eps = d.norm_eps;
+    d.final_eps = d.norm_eps;
     d.norm_eps = 1e-6;                                 /* of the layers' norms                              */
     d.embed = conv_format(c->env, "%sw", prefix);
     d.final_norm = conv_format(c->env, "%slayernorm", prefix);
@@ -62,13 +61,7 @@ static void arch_ctrl(conv *c)
     d.act = "relu";
     d.embed_scale = sqrt((double)d.dim);
     d.sines = arch_sines(c, d.dim, d.dim / 2.0);
-    conv_put_embedding(c, &d);
-    for (int32_t i = 0; i < d.layers && !c->env->failed; i++) {
-        conv_line(c, "# layer %d", i);
-        conv_put_layer(c, &d, i);
-    }
-    d.norm_eps = eps;
-    arch_output(c, &d);
+    conv_emit_decoder(c, &d);
 }
 
 #endif /* ARCH_SINES_H_INCLUDED */

@@ -90,13 +90,6 @@ static void arch_expert_branch(conv *c, const conv_decoder *d, int32_t i, conv_m
     conv_put_experts(c, m, 0, 1, 1);
 }
 
-static void arch_output(conv *c, const conv_decoder *d)
-{
-    conv_line(c, "# output");
-    conv_put_norm(c, d, 0, 0, "norm", d->final_norm);
-    conv_put_head(c, d);
-}
-
 /* A bias must be in the checkpoint exactly when the configuration says so.                                 */
 static void arch_expect_bias(conv *c, const ssm_block *b, const char *name, int wanted)
 {
@@ -203,7 +196,7 @@ static void arch_mamba(conv *c)
         arch_expect_bias(c, &b, "conv1d", taps_bias);
         ssm_put_mamba1(c, &b, &m);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* The gated norm of Mamba-2 always gates with silu and counts its mean squares group by group.             */
@@ -234,7 +227,7 @@ static void arch_mamba2(conv *c)
         arch_expect_bias(c, &b, "conv1d", taps_bias);
         ssm_put_mamba2(c, &b, &m);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- original checkpoints of state-spaces/mamba: config.json without model_type ------------------------ */
@@ -463,7 +456,7 @@ static void arch_state_spaces(conv *c)
         arch_state_spaces_layer(c, &d, i);
         if (mlp) arch_state_spaces_mlp(c, &d, i, mlp);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- GGUF: Mamba, FalconMamba, Mamba-2 ----------------------------------------------------------------- */
@@ -507,7 +500,7 @@ static void arch_gguf_mamba(conv *c)
         if (second) ssm_put_mamba2(c, &b, &m2);
         else ssm_put_mamba1(c, &b, &m1);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- LFM2, LFM3: gated short convolutions between attention layers ------------------------------------- */
@@ -638,7 +631,7 @@ static void arch_lfm2(conv *c)
         else arch_expert_branch(c, &d, i, &x, "feed_forward.gate.weight",
                                 choice ? "feed_forward.expert_bias" : NULL, names);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* Rope where the last frequencies are 0: all channels of a head form pairs, only some of them turn.        */
@@ -710,7 +703,7 @@ static void arch_lfm3(conv *c)
         }
         arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- RecurrentGemma: RG-LRU and attention with a window ------------------------------------------------ */
@@ -838,7 +831,7 @@ static void arch_recurrent_gemma(conv *c)
         }
         arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 #endif /* ARCH_SSM_H_INCLUDED */

@@ -61,7 +61,7 @@ static void arch_bamba(conv *c)
         else arch_hybrid_block(c, &d, i, &m, bias, taps_bias);
         arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* One number of a list of n multipliers; the list absent: 1                                                */
@@ -150,7 +150,7 @@ static void arch_falcon_h1(conv *c)
     conv_set_scale(&d, conv_number(c, "key_multiplier", 1.0) / sqrt((double)d.head_dim));
     conv_put_embedding(c, &d);
     for (int32_t i = 0; i < d.layers && !c->env->failed; i++) arch_falcon_h1_layer(c, &d, i, &m, &x);
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- GraniteMoeHybrid, NemotronH: dense or with experts ------------------------------------------------ */
@@ -228,7 +228,7 @@ static void arch_granite_hybrid(conv *c)
         if (x.experts) arch_granite_experts(c, &d, i, &x);
         else arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* A layer of NemotronH is one branch: states, attention, an MLP or experts.                                */
@@ -358,7 +358,7 @@ static void arch_nemotron_h(conv *c)
             ssm_put_mamba2(c, &b, &m);
         }
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- Jamba: Mamba-1 and attention, MLPs and experts in turns ------------------------------------------- */
@@ -422,7 +422,7 @@ static void arch_jamba(conv *c)
         else
             arch_ffn_branch(c, &d, i);
     }
-    arch_output(c, &d);
+    conv_put_output(c, &d);
 }
 
 /* ---- Zamba, Zamba2: blocks of attention and MLP whose weights several layers share --------------------- */
@@ -673,7 +673,7 @@ static void arch_zamba1(conv *c)
         arch_expect_bias(c, &b, "conv1d", taps_bias);
         arch_zamba_mamba1(c, &b, &m, heads);
     }
-    arch_output(c, &z.d);
+    conv_put_output(c, &z.d);
 }
 
 static void arch_zamba2(conv *c)
@@ -717,7 +717,7 @@ static void arch_zamba2(conv *c)
         const ssm_block b = arch_zamba_layer(c, &z, types, i, &use);
         ssm_put_mamba2(c, &b, &m);
     }
-    arch_output(c, &z.d);
+    conv_put_output(c, &z.d);
 }
 
 #endif /* ARCH_SSM_HYBRID_H_INCLUDED */
